@@ -1,0 +1,122 @@
+"""Values that print as the call that makes them, and read back from that text without running code.
+
+Strategies, threats, attacks, objectives and schedules are frozen dataclasses that inherit from :class:`Value`.
+Their ``repr`` shows only what differs from the defaults, ``to_dict`` shows every field (the run key is made
+of it), and :func:`parse` reads either the ``repr`` or a bare name such as ``"lora"``.
+"""
+
+import ast
+import dataclasses
+import difflib
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+_ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Base of the frozen dataclasses that configure a run."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Value.__repr__  # type: ignore[method-assign]  # dataclass() keeps a __repr__ it finds in the class body
+
+    def __repr__(self) -> str:
+        parts = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.default is not dataclasses.MISSING:
+                default = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            else:
+                default = dataclasses.MISSING
+            if default is not dataclasses.MISSING and value == default and type(value) is type(default):
+                continue
+            parts.append(f"{field.name}={value!r}" if field.kw_only else repr(value))
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, defaults included, as plain JSON values; ``"name"`` holds the class name."""
+        return {"name": type(self).__name__} | {
+            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def parse(text: str, choices: Mapping[str, type]) -> Any:
+    """Read ``"LoRA(rank=4)"``, ``"PGD(Linf(4/255), steps=7)"`` or ``"lora"`` into the value it names.
+
+    Names are matched without regard to case, ``_`` and ``-``. Only literals, arithmetic on numbers and calls of
+    the names in ``choices`` are accepted, so the text cannot run code.
+
+    Raises:
+        ValueError: the text is not such a call, or names something that is not among ``choices``.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"cannot read {text!r} as a call such as 'LoRA(rank=4)': {error.msg}") from None
+    named = {_key(name): made for name, made in choices.items()}
+
+    def look_up(name: str) -> type:
+        if _key(name) not in named:
+            near = difflib.get_close_matches(_key(name), named, n=1)
+            hint = f"did you mean {named[near[0]].__name__}? " if near else ""
+            raise ValueError(f"unknown name {name!r} in {text!r}; {hint}Choices: {', '.join(choices)}")
+        return named[_key(name)]
+
+    def read(node: ast.expr, top: bool = False) -> Any:
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name) if top or _key(name) in named:
+                return _make(look_up(name), (), {}, text)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+                named_arguments = {k.arg: read(k.value) for k in keywords if k.arg is not None}
+                return _make(look_up(name), tuple(read(arg) for arg in args), named_arguments, text)
+            case ast.Tuple(elts=items) | ast.List(elts=items):
+                return tuple(read(item) for item in items)
+            case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
+                return {read(k): read(v) for k, v in zip(keys, values, strict=True) if k is not None}
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -read(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                try:
+                    return _ARITHMETIC[type(op)](read(left), read(right))
+                except (TypeError, ZeroDivisionError, OverflowError) as error:
+                    raise ValueError(f"cannot compute {ast.unparse(node)!r} in {text!r}: {error}") from None
+            case _:
+                raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a literal or one of: {', '.join(choices)}")
+
+    return read(node, top=True)
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -> Any:
+    try:
+        return cls(*args, **kwargs)
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(cls))
+        reason = str(error).replace("__init__()", "").replace("  ", " ")
+        raise ValueError(f"cannot make {cls.__name__} from {text!r}: {reason}. Its fields: {fields}") from None

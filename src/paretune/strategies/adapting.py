@@ -1,0 +1,190 @@
+"""Putting a strategy on a model in place, and taking it off: merged into the weights, or gone without a trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paretune.backbones import Backbone, inside
+from paretune.sites import Site
+from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
+
+_ATTRIBUTE = "_paretune_adaptation"
+
+
+@dataclass
+class Adaptation:
+    """What an adapted model remembers: enough to save the adapter and to give the base back bit for bit.
+
+    Args:
+        strategy: what was put on.
+        head: dotted name of the classifier.
+        sites: where modules may have been inserted.
+        trained: names of the trainable parameters, head included.
+        base: the values before adapting of everything that changes in place.
+        required_grad: which parameters were trainable before.
+    """
+
+    strategy: Strategy
+    head: str
+    sites: tuple[Site, ...]
+    trained: tuple[str, ...]
+    base: dict[str, Tensor]
+    required_grad: dict[str, bool]
+
+
+def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
+    """Put ``strategy`` on ``backbone`` in place and return the same object.
+
+    The head and the strategy's parameters become trainable, everything else is frozen. The logits do not change.
+
+    Args:
+        backbone: from :func:`~paretune.load_backbone` or :class:`~paretune.Backbone`.
+        strategy: for example ``LoRA(rank=8)``.
+        seed: seeds the new parameters; the global random state is untouched.
+
+    Raises:
+        TypeError: ``backbone`` is not a Backbone.
+        ValueError: it is adapted already, or the strategy does not fit it. The model is unchanged then.
+    """
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"adapt needs a Backbone, got {type(backbone).__name__}; wrap it: Backbone(module, mean=, std=, head=)")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        install(backbone.module, strategy, Anatomy(backbone.head, backbone.sites))
+    backbone.frozen_batchnorm = strategy.bn == "frozen"
+    return backbone.train(backbone.training)
+
+
+def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
+    """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
+    already = adaptation_of(module)
+    if already is not None:
+        raise ValueError(f"the model already carries {already.strategy!r}; call remove_adapter or merge_adapter first")
+    required_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    before = dict(module.named_parameters())
+    try:
+        chosen = set(strategy.install(module, anatomy))
+        parameters = dict(module.named_parameters())
+        trained = tuple(name for name in parameters if name in chosen or inside(name, anatomy.head))
+        base = {name: before[name].detach().clone() for name in trained if name in before}
+        if strategy.bn == "adapt":
+            base |= {name: buffer.clone() for name, buffer in batchnorm_buffers(module).items()}
+    except BaseException:
+        _uninstall(module)
+        raise
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    adaptation = Adaptation(strategy, anatomy.head, anatomy.sites, trained, base, required_grad)
+    module.__dict__[_ATTRIBUTE] = adaptation
+    return adaptation
+
+
+def adaptation_of(model: nn.Module) -> Adaptation | None:
+    """The record of the strategy that ``model`` (a Backbone or a plain module) carries, if any."""
+    module = model.module if isinstance(model, Backbone) else model
+    found: Adaptation | None = module.__dict__.get(_ATTRIBUTE)
+    return found
+
+
+def require_adaptation(model: nn.Module) -> Adaptation:
+    """As :func:`adaptation_of`, but a model without an adapter is an error."""
+    found = adaptation_of(model)
+    if found is None:
+        raise ValueError(f"this {type(model).__name__} carries no adapter; call adapt or load_adapter first")
+    return found
+
+
+def trainable_parameters(model: nn.Module, *, head: bool = True) -> dict[str, nn.Parameter]:
+    """The parameters that an adapted model trains, by name; without the classifier if ``head`` is False."""
+    adaptation = require_adaptation(model)
+    module = model.module if isinstance(model, Backbone) else model
+    parameters = dict(module.named_parameters())
+    return {
+        name: parameters[name] for name in adaptation.trained if head or not inside(name, adaptation.head)
+    }
+
+
+def merge_adapter(model: nn.Module) -> nn.Module:
+    """Turn an adapted model into one with plain weights and the same logits, in place; returns the same object.
+
+    Raises:
+        ValueError: the model carries no adapter, or one that no weight can absorb (Compacter).
+    """
+    adaptation = require_adaptation(model)
+    if adaptation.strategy.why_not_mergeable:
+        name = type(adaptation.strategy).__name__
+        raise ValueError(f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter")
+    module = model.module if isinstance(model, Backbone) else model
+    for _, layer in Delta.carriers(module):
+        Delta.remove(layer, merge=True)
+    _forget(model, module, adaptation)
+    return model
+
+
+def remove_adapter(model: nn.Module) -> nn.Module:
+    """Give back the model as it was before :func:`adapt`, bit for bit, in place; returns the same object.
+
+    Raises:
+        ValueError: the model carries no adapter.
+    """
+    adaptation = require_adaptation(model)
+    module = model.module if isinstance(model, Backbone) else model
+    _uninstall(module)
+    restore(module, adaptation.base)
+    _forget(model, module, adaptation)
+    return model
+
+
+def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy ``values`` into the parameters and buffers of these names."""
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+
+
+def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Running statistics of the batch norms, by name."""
+    return {
+        f"{name}.{own}" if name else own: buffer
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for own, buffer in part.named_buffers(recurse=False)
+    }
+
+
+def base_state(module: nn.Module) -> dict[str, Tensor]:
+    """State dict of the model underneath: as it was before :func:`adapt`, in the base's own names."""
+    adaptation = adaptation_of(module)
+    if adaptation is None:
+        return dict(module.state_dict())
+    inserted = [name for name, part in module.named_modules() if isinstance(part, Inserted)]
+    state = {}
+    for name, value in module.state_dict().items():
+        if name in adaptation.base:
+            value = adaptation.base[name]
+        elif ".parametrizations.weight." in name:
+            if not name.endswith(".original"):
+                continue
+            name = name.removesuffix(".parametrizations.weight.original") + ".weight"
+        elif any(inside(name, place) for place in inserted):
+            continue
+        state[name] = value
+    return state
+
+
+def _uninstall(module: nn.Module) -> None:
+    for _, layer in Delta.carriers(module):
+        Delta.remove(layer, merge=False)
+    Inserted.detach_all(module)
+
+
+def _forget(model: nn.Module, module: nn.Module, adaptation: Adaptation) -> None:
+    del module.__dict__[_ATTRIBUTE]
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(adaptation.required_grad[name])
+        parameter.grad = None
+    if isinstance(model, Backbone):
+        model.frozen_batchnorm = False

@@ -1,0 +1,16 @@
+"""Linear probing: only the head trains."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from paretune.strategies.base import Anatomy, Strategy
+
+
+@dataclass(frozen=True)
+class LinearProbe(Strategy):
+    """Train the classifier head only."""
+
+    def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
+        """Nothing is added."""
+        return []
