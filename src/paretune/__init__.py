@@ -24,6 +24,7 @@ _HOMES = {
         "remove_adapter",
         "trainable_parameters",
     ),
+    "interchange": ("load_adapter", "read_adapter", "save_adapter"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

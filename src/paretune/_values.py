@@ -120,3 +120,26 @@ def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -
         fields = ", ".join(field.name for field in dataclasses.fields(cls))
         reason = str(error).replace("__init__()", "").replace("  ", " ")
         raise ValueError(f"cannot make {cls.__name__} from {text!r}: {reason}. Its fields: {fields}") from None
+
+
+def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
+    """The value whose :meth:`Value.to_dict` gave ``data``.
+
+    Raises:
+        ValueError: ``data`` names nothing among ``choices``, or has other fields.
+    """
+    if not isinstance(data, Mapping) or data.get("name") not in choices:
+        named = data.get("name") if isinstance(data, Mapping) else data
+        raise ValueError(f"unknown name {named!r}; choices: {', '.join(choices)}")
+    cls = choices[data["name"]]
+    known = {field.name for field in dataclasses.fields(cls)}
+    strange = sorted(set(data) - known - {"name"})
+    if strange:
+        raise ValueError(f"{data['name']} has no field {', '.join(strange)}; its fields: {', '.join(sorted(known))}")
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Mapping) and "name" in value:
+            return from_dict(value, choices)
+        return tuple(read(item) for item in value) if isinstance(value, list) else value
+
+    return cls(**{key: read(value) for key, value in data.items() if key != "name"})
