@@ -104,7 +104,9 @@ def parse(text: str, choices: Mapping[str, type]) -> Any:
                 except (TypeError, ZeroDivisionError, OverflowError) as error:
                     raise ValueError(f"cannot compute {ast.unparse(node)!r} in {text!r}: {error}") from None
             case _:
-                raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a literal or one of: {', '.join(choices)}")
+                raise ValueError(
+                    f"{ast.unparse(node)!r} in {text!r} is not a literal or one of: {', '.join(choices)}"
+                )
 
     return read(node, top=True)
 
@@ -119,7 +121,9 @@ def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(cls))
         reason = str(error).replace("__init__()", "").replace("  ", " ")
-        raise ValueError(f"cannot make {cls.__name__} from {text!r}: {reason}. Its fields: {fields}") from None
+        raise ValueError(
+            f"cannot make {cls.__name__} from {text!r}: {reason}. Its fields: {fields}"
+        ) from None
 
 
 def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
@@ -135,7 +139,9 @@ def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     strange = sorted(set(data) - known - {"name"})
     if strange:
-        raise ValueError(f"{data['name']} has no field {', '.join(strange)}; its fields: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{data['name']} has no field {', '.join(strange)}; its fields: {', '.join(sorted(known))}"
+        )
 
     def read(value: Any) -> Any:
         if isinstance(value, Mapping) and "name" in value:
@@ -143,3 +149,16 @@ def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
         return tuple(read(item) for item in value) if isinstance(value, list) else value
 
     return cls(**{key: read(value) for key, value in data.items() if key != "name"})
+
+
+def parse_many(text: str, choices: Mapping[str, type]) -> tuple[Any, ...]:
+    """Read ``"lora, BitFit()"``: several values, separated by commas; see :func:`parse`."""
+    try:
+        items = ast.parse(f"({text},)", mode="eval").body
+    except SyntaxError:
+        raise ValueError(
+            f"cannot read {text!r} as calls separated by commas, such as 'lora,BitFit()'"
+        ) from None
+    if not isinstance(items, ast.Tuple):
+        raise ValueError(f"cannot read {text!r} as calls separated by commas, such as 'lora,BitFit()'")
+    return tuple(parse(ast.unparse(item), choices) for item in items.elts)

@@ -29,6 +29,7 @@ class Backbone(nn.Module):
             structure of the known families (timm ViT-like, ConvNeXt, ResNet, EfficientNet; transformers ViT).
         image_size: height and width in pixels the model is used at.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
+        source: the name that :func:`load_backbone` makes this model from, recorded in adapter files.
 
     Raises:
         ValueError: ``head`` names no layer, ``std`` is not above 0, or a pattern in ``sites`` matches nothing.
@@ -47,16 +48,22 @@ class Backbone(nn.Module):
         sites: Sequence[str | Site] | None = None,
         image_size: int = 224,
         architecture: str | None = None,
+        source: str | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean and std need one entry a channel and std > 0; got mean={mean}, std={std}")
         self.module = module
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
         self.head = find_head(module, head)
         self.image_size = image_size
         self.architecture = architecture or architecture_of(module)
+        self.source = source
         self.frozen_batchnorm = False
         self._sites = sites
         self.training = module.training
@@ -134,7 +141,11 @@ def load_backbone(
 
 
 def _load_offline(
-    name: str, num_classes: int, img_size: int | None, pretrained: bool, weights: StateDict | str | Path | None
+    name: str,
+    num_classes: int,
+    img_size: int | None,
+    pretrained: bool,
+    weights: StateDict | str | Path | None,
 ) -> Backbone:
     from paretune.weights import OFFLINE, offline_weights
 
@@ -143,7 +154,9 @@ def _load_offline(
 
         near = difflib.get_close_matches(name, [*OFFLINE, *timm.list_models()], n=1)
         hint = f"; did you mean {near[0] if near[0] in OFFLINE else 'timm:' + near[0]!r}?" if near else ""
-        raise ValueError(f"name must be timm:NAME, hf:NAME_OR_DIRECTORY or one of {', '.join(OFFLINE)}; got {name!r}{hint}")
+        raise ValueError(
+            f"name must be timm:NAME, hf:NAME_OR_DIRECTORY or one of {', '.join(OFFLINE)}; got {name!r}{hint}"
+        )
     record = OFFLINE[name]
     size = img_size or record.image_size
     if pretrained and weights is None:
@@ -165,7 +178,9 @@ def _load_timm(
 
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=3)
-        raise ValueError(f"timm has no model {architecture!r} (asked for {name!r}); near names: {', '.join(near) or 'none'}")
+        raise ValueError(
+            f"timm has no model {architecture!r} (asked for {name!r}); near names: {', '.join(near) or 'none'}"
+        )
     config = timm.get_pretrained_cfg(architecture)
     fixed = config is not None and config.fixed_input_size
     arguments: dict[str, Any] = {"img_size": img_size} if fixed and img_size else {}
@@ -182,16 +197,27 @@ def _load_timm(
         raise ValueError(f"img_size must be a multiple of the patch size {patch[0]} of {name!r}; got {size}")
     head = settings["classifier"]
     if not isinstance(head, str):
-        raise ValueError(f"{name!r} has the heads {head}; wrap the model yourself: Backbone(module, head=...)")
+        raise ValueError(
+            f"{name!r} has the heads {head}; wrap the model yourself: Backbone(module, head=...)"
+        )
     if weights is not None:
         load_weights(module, weights, head)
     return Backbone(
-        module.eval(), mean=mean or settings["mean"], std=std or settings["std"], head=head, image_size=size
+        module.eval(),
+        mean=mean or settings["mean"],
+        std=std or settings["std"],
+        head=head,
+        image_size=size,
+        source=name,
     )
 
 
 def _load_transformers(
-    source: str, num_classes: int, img_size: int | None, pretrained: bool, weights: StateDict | str | Path | None
+    source: str,
+    num_classes: int,
+    img_size: int | None,
+    pretrained: bool,
+    weights: StateDict | str | Path | None,
 ) -> Backbone:
     import transformers
 
@@ -201,7 +227,9 @@ def _load_transformers(
     except OSError as error:
         raise ValueError(f"cannot read hf:{source}: {str(error).splitlines()[0]}") from error
     if "image_mean" not in processor:
-        raise ValueError(f"hf:{source} does not state image_mean and image_std; use Backbone(module, mean=, std=)")
+        raise ValueError(
+            f"hf:{source} does not state image_mean and image_std; use Backbone(module, mean=, std=)"
+        )
     own_size = getattr(config, "image_size", None)
     if img_size is not None and own_size is not None and own_size != img_size:
         raise ValueError(f"hf:{source} is built for image_size={own_size}; got img_size={img_size}")
@@ -210,7 +238,9 @@ def _load_transformers(
             source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
         head = find_head(module, None)
-        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(info["missing_keys"])
+        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
+            info["missing_keys"]
+        )
         loose = {key for key in loose if not inside(key, head)}
         if loose:
             raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
@@ -225,6 +255,7 @@ def _load_transformers(
         std=processor["image_std"],
         head=head,
         image_size=img_size or own_size or 224,
+        source=f"hf:{source}",
     )
 
 
@@ -283,7 +314,9 @@ def find_head(module: nn.Module, head: str | None) -> str:
             head = next((name for name in reversed(names) if isinstance(names[name], nn.Linear)), "")
     if not isinstance(names.get(head), nn.Linear | nn.Conv2d):
         layers = [name for name, part in names.items() if isinstance(part, nn.Linear | nn.Conv2d)]
-        raise ValueError(f"head must name a Linear or Conv2d layer; got {head!r}. The last ones: {', '.join(layers[-5:])}")
+        raise ValueError(
+            f"head must name a Linear or Conv2d layer; got {head!r}. The last ones: {', '.join(layers[-5:])}"
+        )
     return head
 
 
@@ -301,12 +334,12 @@ def inside(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(prefix + ".")
 
 
-def tensor_digests(state: StateDict, head: str) -> dict[str, str]:
-    """A short digest (64 bits) of each tensor outside the head, by name."""
+def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
+    """A short digest (64 bits) of each tensor by name, without those of ``head``."""
     return {
         key: _digest(tensor)
         for key, tensor in state.items()
-        if not inside(key, head) and not key.endswith("num_batches_tracked")
+        if not (head is not None and inside(key, head)) and not key.endswith("num_batches_tracked")
     }
 
 

@@ -75,9 +75,13 @@ def _block_sites(name: str, block: Any) -> Iterator[Site]:
         # timm: ViT, DeiT, DINOv2, EVA, BEiT, Swin. The input of drop_path comes after LayerScale.
         yield Site(prefix + "drop_path1", "input", "attention", block.norm1.weight.numel(), -1)
         yield Site(prefix + "drop_path2", "input", "mlp", block.norm2.weight.numel(), -1)
-    elif has("attention", "mlp", "layernorm_before", "layernorm_after") and hasattr(block.attention, "o_proj"):
+    elif has("attention", "mlp", "layernorm_before", "layernorm_after") and hasattr(
+        block.attention, "o_proj"
+    ):
         # transformers: ViT and relatives.
-        yield Site(prefix + "attention.o_proj", "output", "attention", block.attention.o_proj.out_features, -1)
+        yield Site(
+            prefix + "attention.o_proj", "output", "attention", block.attention.o_proj.out_features, -1
+        )
         yield Site(prefix + "mlp.fc2", "output", "mlp", block.mlp.fc2.out_features, -1)
     elif has("conv_dw", "norm", "mlp", "drop_path") and hasattr(block, "gamma"):
         # timm: ConvNeXt. The last layer of its MLP is a Linear or a 1×1 convolution.
@@ -121,7 +125,17 @@ def _probe(module: nn.Module, names: Sequence[str], example: Tensor) -> list[Sit
         output = outputs.get(name)
         if not isinstance(output, Tensor) or output.ndim not in (3, 4):
             got = "it did not run" if name not in outputs else getattr(output, "shape", type(output).__name__)
-            raise ValueError(f"sites: the output of {name!r} must be a tensor of three or four axes; got {got}")
+            raise ValueError(
+                f"sites: the output of {name!r} must be a tensor of three or four axes; got {got}"
+            )
         tokens = output.ndim == 3
-        sites.append(Site(name, "output", "mlp" if tokens else "conv", output.shape[-1 if tokens else 1], -1 if tokens else 1))
+        sites.append(
+            Site(
+                name,
+                "output",
+                "mlp" if tokens else "conv",
+                output.shape[-1 if tokens else 1],
+                -1 if tokens else 1,
+            )
+        )
     return sites

@@ -4,6 +4,7 @@ Stored are the tensors that training may have changed: the adapter's, the head, 
 lets them adapt. Of every other tensor of the base a digest is stored, so that loading onto another base is refused by name.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paretune._files import sync_directory, write_json, write_text
+from paretune._files import sync_directory, write_atomically, write_json, write_text
 from paretune._values import from_dict
 from paretune.backbones import Backbone, architecture_of, fingerprint, find_head, tensor_digests
 from paretune.sites import Site
@@ -28,6 +29,7 @@ from paretune.strategies.adapting import (
     base_state,
     batchnorm_buffers,
     install,
+    merge_adapter,
     remove_adapter,
     require_adaptation,
     restore,
@@ -63,10 +65,17 @@ def save_adapter(
     """
     adaptation = require_adaptation(model)
     directory = Path(directory)
-    if directory.exists() and not (directory / CONFIG).is_file() and (not directory.is_dir() or any(directory.iterdir())):
+    if (
+        directory.exists()
+        and not (directory / CONFIG).is_file()
+        and (not directory.is_dir() or any(directory.iterdir()))
+    ):
         raise FileExistsError(f"{directory} exists and is not an adapter; choose another directory")
     module = model.module if isinstance(model, Backbone) else model
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_tensors(module, adaptation).items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in stored_tensors(module, adaptation).items()
+    }
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity; the adapter was not saved")
@@ -116,7 +125,9 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
     head = config["head"]
     present = adaptation_of(module)
     if present is not None:
-        raise ValueError(f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first")
+        raise ValueError(
+            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
+        )
     _check_architecture(model, module, config, head)
     _check_classes(module, head, tensors, directory)
     if check_base:
@@ -128,11 +139,28 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
     except ValueError:
         remove_adapter(module)
         raise
-    names = {_stored_name(name): name for name in stored_tensors_full_names(module, adaptation)}
-    restore(module, {names[name]: value for name, value in tensors.items()})
+    restore_stored(module, adaptation, tensors)
     if isinstance(model, Backbone):
         model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()
+
+
+def save_merged(model: nn.Module, path: str | Path) -> Path:
+    """Write the adapted model as a plain ``.safetensors`` checkpoint that timm or transformers loads without paretune.
+
+    The model itself keeps its adapter.
+
+    Raises:
+        ValueError: the model carries no adapter, or one that cannot be merged; or ``path`` has another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path}")
+    merged = merge_adapter(copy.deepcopy(model))
+    module = merged.module if isinstance(merged, Backbone) else merged
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    return path
 
 
 def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -153,7 +181,9 @@ def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{directory / CONFIG} does not describe an adapter of paretune")
     if config.get("version") != VERSION:
-        raise ValueError(f"{directory} has format version {config.get('version')}; this paretune reads version {VERSION}")
+        raise ValueError(
+            f"{directory} has format version {config.get('version')}; this paretune reads version {VERSION}"
+        )
     missing = {"strategy", "head", "sites", "base", "tensors"} - set(config)
     if missing:
         raise ValueError(f"{directory / CONFIG} lacks {', '.join(sorted(missing))}")
@@ -170,7 +200,9 @@ def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
 
 def stored_tensors(module: nn.Module, adaptation: Adaptation) -> dict[str, Tensor]:
     """What an adapter file holds, under the names it has there."""
-    return {_stored_name(name): value for name, value in stored_tensors_full_names(module, adaptation).items()}
+    return {
+        _stored_name(name): value for name, value in stored_tensors_full_names(module, adaptation).items()
+    }
 
 
 def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict[str, Tensor]:
@@ -180,6 +212,12 @@ def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict
     if adaptation.strategy.bn == "adapt":
         stored |= batchnorm_buffers(module)
     return stored
+
+
+def restore_stored(module: nn.Module, adaptation: Adaptation, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of an adapter file into the adapted ``module``."""
+    names = {_stored_name(name): name for name in stored_tensors_full_names(module, adaptation)}
+    restore(module, {names[name]: value for name, value in tensors.items()})
 
 
 def _stored_name(name: str) -> str:
@@ -214,6 +252,7 @@ def _describe(
         "preprocessing": preprocessing,
         "base": {
             "architecture": architecture,
+            "source": model.source if isinstance(model, Backbone) else None,
             "fingerprint": fingerprint(architecture, digests),
             "tensors": digests,
         },
@@ -232,7 +271,9 @@ def _check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str
         raise ValueError(f"the adapter's head is {head!r}, this model's is {own_head!r}")
 
 
-def _check_classes(module: nn.Module, head: str, tensors: Mapping[str, Tensor], directory: str | Path) -> None:
+def _check_classes(
+    module: nn.Module, head: str, tensors: Mapping[str, Tensor], directory: str | Path
+) -> None:
     layer: Any = module.get_submodule(head)
     saved = tensors.get(f"{head}.weight")
     if saved is not None and saved.shape != layer.weight.shape:
@@ -260,7 +301,9 @@ def _check_base(
         )
 
 
-def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: str | Path) -> None:
+def _check_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: str | Path
+) -> None:
     problems = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
     problems += [f"{name} is unknown" for name in sorted(set(found) - set(expected))]
     problems += [
@@ -292,7 +335,9 @@ def _card(config: Mapping[str, Any]) -> str:
     if config["preprocessing"]:
         lines.append(f"- preprocessing of pixels in [0, 1]: {json.dumps(config['preprocessing'])}")
     lines += [f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in notes.items()]
-    lines += ["", "Robust accuracies are measured with the attack named here; they are upper bounds, not certificates.", ""]
+    lines += [
+        "",
+        "Robust accuracies are measured with the attack named here; they are upper bounds, not certificates.",
+        "",
+    ]
     return "\n".join(lines)
-
-

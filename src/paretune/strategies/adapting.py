@@ -49,7 +49,9 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         ValueError: it is adapted already, or the strategy does not fit it. The model is unchanged then.
     """
     if not isinstance(backbone, Backbone):
-        raise TypeError(f"adapt needs a Backbone, got {type(backbone).__name__}; wrap it: Backbone(module, mean=, std=, head=)")
+        raise TypeError(
+            f"adapt needs a Backbone, got {type(backbone).__name__}; wrap it: Backbone(module, mean=, std=, head=)"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         install(backbone.module, strategy, Anatomy(backbone.head, backbone.sites))
@@ -61,7 +63,9 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
     """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
     already = adaptation_of(module)
     if already is not None:
-        raise ValueError(f"the model already carries {already.strategy!r}; call remove_adapter or merge_adapter first")
+        raise ValueError(
+            f"the model already carries {already.strategy!r}; call remove_adapter or merge_adapter first"
+        )
     required_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     before = dict(module.named_parameters())
     try:
@@ -115,7 +119,9 @@ def merge_adapter(model: nn.Module) -> nn.Module:
     adaptation = require_adaptation(model)
     if adaptation.strategy.why_not_mergeable:
         name = type(adaptation.strategy).__name__
-        raise ValueError(f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter")
+        raise ValueError(
+            f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter"
+        )
     module = model.module if isinstance(model, Backbone) else model
     for _, layer in Delta.carriers(module):
         Delta.remove(layer, merge=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -33,6 +34,7 @@ class Strategy(Value, ABC):
     bn: Literal["frozen", "adapt"] = "frozen"
 
     why_not_mergeable: ClassVar[str] = ""
+    learning_rate: ClassVar[float] = 2e-3  # peak rate of AdamW when the user gives none
 
     def __post_init__(self) -> None:
         if self.bn not in ("frozen", "adapt"):
@@ -53,24 +55,40 @@ class Delta(nn.Module):
     _order: tuple[str, ...] = ()
 
     def install(self, layer: nn.Module) -> None:
-        """Parametrize ``layer.weight``, which keeps its place among the layer's parameters on removal."""
+        """Parametrize ``layer.weight``.
+
+        Raises:
+            ValueError: ``layer`` has parametrizations already.
+        """
+        if parametrize.is_parametrized(layer):
+            raise ValueError(f"{type(layer).__name__} has parametrizations of its own; remove them before adapting")
         self._order = tuple(layer._parameters)
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
         parametrize.register_parametrization(layer, "weight", self, unsafe=True)
 
     @staticmethod
     def remove(layer: nn.Module, *, merge: bool) -> None:
-        """Undo :meth:`install`; with ``merge`` the effective weight becomes the plain weight."""
+        """Undo :meth:`install`; with ``merge`` the effective weight becomes the plain weight.
+
+        Not through torch's ``remove_parametrizations``: a deep copy shares its class with the original, and that
+        function deletes ``weight`` from the class, which breaks the other one. The parameter also keeps its place.
+        """
         lists: Any = layer.parametrizations
-        order = lists["weight"][0]._order
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=merge)
-        layer._parameters = {name: layer._parameters[name] for name in order}
+        original, order = lists["weight"].original, lists["weight"][0]._order
+        if merge:
+            with torch.no_grad():
+                original.copy_(layer.weight)
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer._modules["parametrizations"]
+        layer._parameters = {name: original if name == "weight" else layer._parameters[name] for name in order}
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """Names and layers of ``module`` that carry a delta."""
         for name, layer in list(module.named_modules()):
-            if parametrize.is_parametrized(layer, "weight") and isinstance(layer.parametrizations["weight"][0], Delta):  # type: ignore[index]
+            if parametrize.is_parametrized(layer, "weight") and isinstance(
+                layer.parametrizations["weight"][0], Delta
+            ):  # type: ignore[index]
                 yield name, layer
 
 
@@ -110,5 +128,7 @@ class Inserted(nn.Module):
                 if isinstance(child, Inserted):
                     delattr(place, name)
                     for hooks in (place._forward_hooks, place._forward_pre_hooks):
-                        for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child]:
+                        for key in [
+                            key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child
+                        ]:
                             del hooks[key]

@@ -38,7 +38,9 @@ class Compacter(Strategy):
     placement: Literal["both", "mlp"] = "both"
     train_norms: bool = False
 
-    why_not_mergeable: ClassVar[str] = "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
+    why_not_mergeable: ClassVar[str] = (
+        "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +68,9 @@ class Compacter(Strategy):
             )
         for site in sites:
             if site.width % self.n:
-                raise ValueError(f"Compacter: n={self.n} does not divide the width {site.width} of {site.module!r}")
+                raise ValueError(
+                    f"Compacter: n={self.n} does not divide the width {site.width} of {site.module!r}"
+                )
         some = next(module.parameters())
         rule = nn.Parameter(torch.empty(self.n, self.n, self.n, device=some.device, dtype=some.dtype))
         nn.init.normal_(rule, std=RULE_STD)

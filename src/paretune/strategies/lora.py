@@ -95,7 +95,9 @@ class LoRA(Strategy):
                 )
             for name, parts in hits.items():
                 if len(found.get(name, parts)) != len(parts):
-                    raise ValueError(f"LoRA: targets {self.targets} name {name!r} both as a whole and by its q, k, v parts")
+                    raise ValueError(
+                        f"LoRA: targets {self.targets} name {name!r} both as a whole and by its q, k, v parts"
+                    )
                 found[name] = tuple(a or b for a, b in zip(found.get(name, parts), parts, strict=True))
         return {name: found[name] for name in layers if name in found}
 

@@ -1,0 +1,215 @@
+"""The files of a run directory: what a row and its bits must look like, and how they are read."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+ROW_FIELDS: dict[str, type] = {
+    "schema": int,
+    "run": str,  # key of the run
+    "task": str,
+    "strategy": str,  # display name, "LoRA"
+    "config": str,  # the call that makes the strategy, "LoRA(rank=4)"
+    "seed": int,
+    "step": int,
+    "epoch": float,
+    "attack": str,
+    "threat": str,
+    "epsilon": float,  # fraction of the pixel range
+    "clean": float,  # accuracies are fractions; these two on the report split …
+    "robust": float,
+    "clean_select": float,  # … and these on the select split
+    "robust_select": float,
+    "examples": int,
+    "examples_select": int,
+    "report_id": str,  # fingerprints: which examples the accuracies are about
+    "select_id": str,
+    "bits": str,  # file inside the run directory
+    "bits_key": str,
+    "trainable_parameters": int,
+    "train_seconds": float,
+    "cpu_seconds": float,
+    "peak_memory_bytes": int,
+    "precision": str,
+    "versions": dict,
+}
+_ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
+SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
+
+Bits = dict[str, NDArray[np.bool_]]
+Row = Mapping[str, Any]
+
+
+def run_key(config: Mapping[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of ``config`` as canonical JSON: sorted, no spaces."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path / "config.json")
+    if config.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path / 'config.json'} has schema {config.get('schema')!r}; this library reads {SCHEMA}. "
+            "Upgrade paretune, or point to a run directory"
+        )
+    return config
+
+
+def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
+    """Line numbers and rows of points.jsonl, checked."""
+    file = path / "points.jsonl"
+    if not file.exists():
+        return []
+    *lines, torn = file.read_bytes().split(b"\n")
+    if torn:
+        log.info("%s: the last line is unfinished and was left out", file)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} is not JSON ({error}); remove the line to evaluate this point again"
+            ) from None
+        check_row(row, where, key)
+        if identity(row) in seen:
+            raise ValueError(
+                f"{where} repeats the point of line {seen[identity(row)]}; remove one of the two lines"
+            )
+        seen[identity(row)] = number
+        rows.append((number, row))
+    return rows
+
+
+def check_row(row: Any, where: str, key: str) -> None:
+    if not isinstance(row, dict) or (missing := [field for field in ROW_FIELDS if field not in row]):
+        raise ValueError(f"{where} lacks {', '.join(missing) if isinstance(row, dict) else 'all fields'}")
+    if row["schema"] != SCHEMA:
+        raise ValueError(
+            f"{where} has schema {row['schema']!r}; this library reads {SCHEMA}. Upgrade paretune"
+        )
+    for field, kind in ROW_FIELDS.items():
+        value = row[field]
+        if not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):
+            raise ValueError(f"{where} (step {row['step']}): {field} must be {kind.__name__}; got {value!r}")
+        if isinstance(value, int | float) and field != "seed" and not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"{where} (step {row['step']}): {field} must be finite and not negative; got {value}"
+            )
+    for field in _ACCURACIES:
+        if row[field] > 1:
+            raise ValueError(
+                f"{where} (step {row['step']}): {field} is a fraction in [0, 1]; got {row[field]}"
+            )
+    if row["epsilon"] == 0 or (row["threat"] == "Linf" and row["epsilon"] > 1):
+        raise ValueError(
+            f"{where}: epsilon is a fraction of the pixel range, 8/255 and not 8; got {row['epsilon']}"
+        )
+    if row["run"] != key:
+        raise ValueError(
+            f"{where} belongs to run {row['run']}, but config.json makes {key}: files of two runs mixed"
+        )
+
+
+def identity(row: Row) -> tuple[Any, ...]:
+    return row["step"], row["attack"], row["epsilon"]
+
+
+def check_bits(row: Row, bits: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Bits have the sizes and the means that the row states, and robust implies clean."""
+    for split, suffix, examples, _ in SPLITS:
+        vectors = {}
+        for name, key in (("clean", f"{split}/clean"), ("robust", f"{split}/{row['bits_key']}")):
+            if key not in bits:
+                raise ValueError(f"bits lacks {key!r}; got {', '.join(bits)}")
+            vector = vectors[name] = np.asarray(bits[key])
+            if vector.dtype != bool or vector.shape != (row[examples],) or vector.size == 0:
+                raise ValueError(
+                    f"bits[{key!r}] must be a boolean vector of {examples} = {row[examples]} > 0 values; "
+                    f"got {vector.dtype}, shape {vector.shape}"
+                )
+            if abs(vector.mean() - row[name + suffix]) > 1e-6:
+                raise ValueError(
+                    f"{name + suffix} is {row[name + suffix]}, but {key} has the mean {vector.mean()}"
+                )
+        if (vectors["robust"] & ~vectors["clean"]).any():
+            raise ValueError(
+                f"{split}/{row['bits_key']} is true where {split}/clean is not; robust implies clean"
+            )
+
+
+def load_packed(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; copy run directories whole")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def pack(tensors: Mapping[str, NDArray[np.uint8]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of byte vectors.
+
+    The safetensors library orders metadata at random; with the order fixed, a run that is repeated or resumed
+    gives the same bytes. Format: https://huggingface.co/docs/safetensors/index#format
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in sorted(tensors):
+        start, end = end, end + tensors[name].size
+        header[name] = {"dtype": "U8", "shape": [tensors[name].size], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return (
+        len(text).to_bytes(8, "little") + text + b"".join(tensors[name].tobytes() for name in sorted(tensors))
+    )
+
+
+def differences(stored: Any, given: Any, name: str = "") -> str:
+    """The fields that differ, by dotted name: ``seed: 0 there, 1 here``."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        keys = sorted({*stored, *given})
+        parts = [
+            differences(stored.get(key, _ABSENT), given.get(key, _ABSENT), f"{name}.{key}" if name else key)
+            for key in keys
+            if key not in stored
+            or key not in given
+            or run_key({"": stored[key]}) != run_key({"": given[key]})
+        ]
+        return "; ".join(parts)
+    return f"{name}: {stored!r} there, {given!r} here"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()

@@ -1,0 +1,59 @@
+"""Everything a stopped run needs to go on exactly where it was, in one safetensors file.
+
+There is no random state in it: the loop derives the randomness of each step from (seed, step).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from paretune import _files
+from paretune.interchange.files import stored_tensors_full_names
+from paretune.strategies.adapting import require_adaptation, restore
+
+
+def save_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """Write the trained tensors of ``module``, the optimiser's state and ``progress`` (JSON), whole or not at all."""
+    tensors: dict[str, Tensor] = {
+        f"model/{name}": value.detach().cpu().contiguous()
+        for name, value in stored_tensors_full_names(module, require_adaptation(module)).items()
+    }
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+    metadata = {"progress": json.dumps(progress)}
+    _files.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint back into ``module`` and ``optimizer`` and return its ``progress``.
+
+    Raises:
+        ValueError: the file is damaged; the message says how to start over.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({error}); delete it to train this run from its start"
+        ) from None
+    restore(
+        module, {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, field = name.split("/")
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress

@@ -1,0 +1,207 @@
+"""What a run is made from, as plain values: the command line, YAML files and sweeps all build these.
+
+A run is a pure function of its :class:`RunConfig`, so it can be retried, resumed or moved to another process.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+from paretune._values import parse, parse_many
+from paretune.attacks import PGD, THREATS, Threat
+from paretune.backbones import Backbone, load_backbone
+from paretune.data import ImageData, load_data
+from paretune.objectives import AdversarialTraining, Natural, Objective
+from paretune.optimizers import AdamW
+from paretune.progress import Status
+from paretune.results import Run
+from paretune.schedules import EpsilonSchedule
+from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
+from paretune.training import train
+
+
+CPU_SIZES = {"efficientnet-lite0": 40, "dinov2-small": 56}
+
+
+class Strategies(tuple[Strategy, ...]):
+    """Several strategies; reads ``"lora,BitFit()"`` or a list of such calls."""
+
+    @classmethod
+    def read(cls, value: object) -> Self:
+        """From a string or a list of strings."""
+        texts = value if isinstance(value, str) else ", ".join(map(str, value))  # type: ignore[call-overload]
+        return cls(parse_many(texts, STRATEGIES))
+
+
+class Seeds(tuple[int, ...]):
+    """Several seeds; reads ``"0,1,2"`` or a list of numbers."""
+
+    @classmethod
+    def read(cls, value: object) -> Self:
+        """From a string, one number or a list of numbers."""
+        items = (
+            str(value).strip("()[] ").rstrip(",").split(",") if isinstance(value, str | int) else list(value)
+        )  # type: ignore[call-overload]
+        return cls(int(item) for item in items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The task and the training budget that compared runs share.
+
+    Args:
+        backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
+        weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
+        img_size: height and width of the images in pixels. null takes the model's own, but sizes that suit a CPU for
+            the two offline backbones: 40 for efficientnet-lite0, 56 for dinov2-small.
+        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
+        data_root: where torchvision keeps its data sets, for cifar10 and the like.
+        limit: use this many images only, over all splits; all of them when null.
+        split_seed: seeds the train, select and report splits, which all runs share.
+        norm: norm of the threat model.
+        epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
+        train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
+        eval_steps: PGD steps of the evaluation.
+        schedule: strength of the training attack over time.
+        epochs: passes over the train split.
+        batch_size: images a step.
+        optimizer: AdamW() takes the strategy's own learning rate.
+        points: evaluation points over training; each is one point of the frontier.
+    """
+
+    backbone: str = "efficientnet-lite0"
+    weights: str | None = None
+    img_size: int | None = None
+    data: str = "digits"
+    data_root: str | None = None
+    limit: int | None = None
+    split_seed: int = 0
+    norm: Literal["Linf", "L2"] = "Linf"
+    epsilon: str = "2/255"
+    train_steps: int = 3
+    eval_steps: int = 10
+    schedule: EpsilonSchedule = EpsilonSchedule.two_hinge(0.25, 0.75)
+    epochs: float = 6
+    batch_size: int = 32
+    optimizer: AdamW = AdamW()
+    points: int = 6
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.epochs <= 0:
+            raise ValueError(f"epochs must be above 0, got {self.epochs}")
+        _ = self.threat
+
+    @property
+    def threat(self) -> Threat:
+        """The threat model that ``norm`` and ``epsilon`` name."""
+        try:
+            radius = float(parse(self.epsilon, {}))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"epsilon must be a number or a fraction such as 4/255, got {self.epsilon!r}"
+            ) from None
+        return THREATS[self.norm](radius)
+
+    @property
+    def objective(self) -> Objective:
+        """What training minimises."""
+        return (
+            AdversarialTraining(PGD(self.threat, steps=self.train_steps)) if self.train_steps else Natural()
+        )
+
+    @property
+    def attack(self) -> PGD:
+        """What the models are measured with."""
+        return PGD(self.threat, steps=self.eval_steps)
+
+    def load_backbone(self, num_classes: int, seed: int) -> Backbone:
+        """The backbone with a fresh head."""
+        return load_backbone(
+            self.backbone,
+            num_classes=num_classes,
+            img_size=self.img_size or CPU_SIZES.get(self.backbone),
+            weights=self.weights,
+            seed=seed,
+        )
+
+    def load_data(self, image_size: int) -> ImageData:
+        """The data at the backbone's size."""
+        return load_data(
+            self.data, img_size=image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TaskConfig):
+    """One run: a task, a strategy and a seed.
+
+    Args:
+        strategy: FullFineTune, LinearProbe, BitFit, LoRA or Compacter, with its options as in LoRA(rank=4).
+        seed: seeds the head, the strategy's parameters, the batches and the attacks.
+    """
+
+    strategy: Strategy = LoRA()
+    seed: int = 0
+
+    def run(
+        self, out: str | Path, *, resume: bool = True, progress: bool | Callable[[Status], None] = True
+    ) -> Run:
+        """Train and measure; see :func:`paretune.train`."""
+        size = self.img_size or CPU_SIZES.get(self.backbone) or self.load_backbone(2, 0).image_size
+        data = self.load_data(size)
+        backbone = self.load_backbone(len(data.classes), self.seed)
+        adapt(backbone, self.strategy, seed=self.seed)
+        per_epoch = max(1, len(data.train) // self.batch_size)
+        steps = max(1, round(self.epochs * per_epoch))
+        return train(
+            backbone,
+            data,
+            self.objective,
+            out=out,
+            steps=steps,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            epsilon=self.schedule,
+            attacks=[self.attack],
+            eval_every=max(1, -(-steps // self.points)),
+            seed=self.seed,
+            resume=resume,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TaskConfig):
+    """A comparison: the same task for every strategy and seed.
+
+    Args:
+        strategies: comma-separated, with options as in "bitfit,LoRA(rank=4)".
+        seeds: comma-separated; five or more give intervals that cover training, not only the test images.
+    """
+
+    strategies: Strategies = field(
+        default_factory=lambda: Strategies((BitFit(), LoRA(), Compacter(), FullFineTune()))
+    )
+    seeds: Seeds = field(default_factory=lambda: Seeds((0, 1)))
+
+    def runs(self) -> list[RunConfig]:
+        """One configuration a run, the strategies of a seed next to each other.
+
+        Raises:
+            ValueError: a strategy or a seed is named twice, or none is.
+        """
+        for name in ("strategies", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must name each one once and at least one, got {tuple(values)}")
+        shared = {each.name: getattr(self, each.name) for each in dataclasses.fields(TaskConfig)}
+        return [
+            RunConfig(**shared, strategy=strategy, seed=seed)
+            for seed in self.seeds
+            for strategy in self.strategies
+        ]

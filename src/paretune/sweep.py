@@ -1,0 +1,153 @@
+"""A grid of runs on the processes of one machine."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from paretune.config import RunConfig
+from paretune.progress import Status, bars
+from paretune.results import Run, load_runs
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+log = logging.getLogger(__name__)
+
+
+def sweep(
+    configs: Sequence[RunConfig],
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> list[Run]:
+    """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
+
+    Each worker is a process that uses its share of the cores. Which worker takes which run changes no result.
+
+    Args:
+        configs: what to run.
+        out: made if it does not exist.
+        workers: processes; None takes one a core (one in all if there is a GPU), never more than runs.
+        resume: go on with runs that were stopped; False starts them over.
+        progress: show bars on the terminal.
+
+    Returns:
+        One run a configuration, in the same order.
+
+    Raises:
+        ValueError: ``workers`` is below 1, or two configurations are the same.
+        Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
+    """
+    out = Path(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        workers = 1 if torch.cuda.is_available() else cores
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = min(workers, len(configs))
+    paths = [out / directory_name(config) for config in configs]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two of the configurations are the same")
+    out.mkdir(parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
+    messages: Queue[Any] = spawn.Queue()
+    threads = max(1, cores // workers)
+    with (
+        _shown(messages, [path.name for path in paths], enabled=progress),
+        ProcessPoolExecutor(
+            workers, mp_context=spawn, initializer=_start, initargs=(messages, threads)
+        ) as pool,
+    ):
+        futures = [
+            pool.submit(_run, config, path, resume) for config, path in zip(configs, paths, strict=True)
+        ]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        for future in done:
+            future.result()
+    return [load_runs(path)[0] for path in paths]
+
+
+def directory_name(config: RunConfig) -> str:
+    """``lora-rank-4-seed0-1a2b3c4d``: readable, and different for different configurations."""
+    text = json.dumps({**vars(config), "strategy": config.strategy.to_dict()}, sort_keys=True, default=repr)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
+    return f"{slug}-seed{config.seed}-{digest}"
+
+
+_messages: "Queue[Any] | None" = None
+
+
+def _start(messages: "Queue[Any]", threads: int) -> None:
+    global _messages
+    _messages = messages
+    torch.set_num_threads(threads)
+
+
+def _run(config: RunConfig, path: Path, resume: bool) -> None:
+    def report(status: Status) -> None:
+        if _messages is not None:
+            _messages.put((path.name, status))
+
+    config.run(path, resume=resume, progress=report)
+    if _messages is not None:
+        _messages.put((path.name, None))
+
+
+@contextlib.contextmanager
+def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> Iterator[None]:
+    """One bar for the whole sweep and one for each run under way."""
+    stop = threading.Event()
+    display = bars()
+    display.disable = not enabled
+
+    def listen() -> None:
+        with display:
+            whole = display.add_task(f"{len(names)} runs", total=None, note="")
+            tasks: dict[str, Any] = {}
+            steps: dict[str, int] = {}
+            total = finished = 0
+            while not (stop.is_set() and messages.empty()):
+                try:
+                    name, status = messages.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if status is None:
+                    finished += 1
+                    steps[name] = total or steps.get(name, 0)
+                    if name in tasks:
+                        display.update(tasks[name], visible=False)
+                else:
+                    if name not in tasks:
+                        tasks[name] = display.add_task(name, total=status.total, note="")
+                    total, steps[name] = status.total, status.step
+                    display.update(tasks[name], completed=status.step)
+                    if status.clean is not None:
+                        display.update(tasks[name], note=str(status))
+                if total:
+                    display.update(whole, total=total * len(names), completed=sum(steps.values()))
+                display.update(whole, note=f"{finished} done")
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
