@@ -4,15 +4,24 @@ Names load on first use, so that ``import paretune`` is quick and never touches 
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "attacks": ("L2", "Linf", "PGD", "attack_copy"),
     "backbones": ("Backbone", "load_backbone"),
-    "sites": ("Site",),
-    "weights": ("offline_weights",),
     "data": ("ImageData", "load_data"),
+    "evaluation": ("evaluate",),
+    "interchange": ("load_adapter", "save_adapter", "save_merged"),
+    "objectives": ("AdversarialTraining", "Natural"),
+    "optimizers": ("AdamW",),
+    "pareto": ("area", "frontier"),
+    "report": ("plot_frontiers", "write_report"),
+    "results": ("load_points", "load_runs"),
+    "schedules": ("EpsilonSchedule",),
+    "sites": ("Site",),
+    "stats": ("compare", "recommend"),
     "strategies": (
         "BitFit",
         "Compacter",
@@ -24,7 +33,8 @@ _HOMES = {
         "remove_adapter",
         "trainable_parameters",
     ),
-    "interchange": ("load_adapter", "read_adapter", "save_adapter"),
+    "training": ("train",),
+    "weights": ("offline_weights",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

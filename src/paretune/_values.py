@@ -90,7 +90,9 @@ def parse(text: str, choices: Mapping[str, type]) -> Any:
             case ast.Name(id=name) if top or _key(name) in named:
                 return _make(look_up(name), (), {}, text)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-                named_arguments = {k.arg: read(k.value) for k in keywords if k.arg is not None}
+                if any(keyword.arg is None for keyword in keywords):
+                    raise ValueError(f"'**' in {text!r} is not read; write the fields out")
+                named_arguments = {str(keyword.arg): read(keyword.value) for keyword in keywords}
                 return _make(look_up(name), tuple(read(arg) for arg in args), named_arguments, text)
             case ast.Tuple(elts=items) | ast.List(elts=items):
                 return tuple(read(item) for item in items)

@@ -103,7 +103,7 @@ class Train(RunConfig):
         print(f"\nadapter: {(Path(self.out) / 'adapter').resolve()}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a saved adapter, clean and under PGD at several radii.
 
@@ -156,7 +156,7 @@ class Evaluate:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Report:
     """Write the report of finished runs: one HTML file, and beside it the figure as SVG and PNG and the areas as CSV.
 
@@ -177,7 +177,7 @@ class Report:
         print(f"report: {write_report(self.runs, out).resolve()}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Adapters:
     """Look at a saved adapter, check it against its base, or merge it into plain weights.
 
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.subcommand is None:
             parser.print_help()
             return 0
-        command, chosen = COMMANDS[options.subcommand], options[options.subcommand]
+        command, chosen = COMMANDS[options.subcommand], parser.instantiate(options)[options.subcommand]
         command(**{field.name: chosen[field.name] for field in fields(command)})()  # type: ignore[arg-type]
     except KeyboardInterrupt:
         print("paretune: stopped; the same command goes on from the last evaluation point", file=sys.stderr)
@@ -293,25 +293,18 @@ def build_parser() -> Any:
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
-    from paretune.optimizers import AdamW
-    from paretune.schedules import EpsilonSchedule
     from paretune.strategies import STRATEGIES, Strategy
 
     class Parser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not type-checked here
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise ValueError(message) from ex
 
-    def reads(kind: type, choices: dict[str, type]) -> None:
-        register_type(
-            kind,
-            serializer=repr,
-            deserializer=lambda value: value if isinstance(value, kind) else parse(value, choices),
-            fail_already_registered=False,
-        )
-
-    reads(Strategy, dict(STRATEGIES))
-    reads(AdamW, {"AdamW": AdamW})
-    reads(EpsilonSchedule, {"EpsilonSchedule": EpsilonSchedule})
+    register_type(
+        Strategy,
+        serializer=repr,
+        deserializer=lambda value: value if isinstance(value, Strategy) else parse(str(value), STRATEGIES),
+        fail_already_registered=False,
+    )
     for several in (Strategies, Seeds):
         register_type(
             several,
@@ -328,7 +321,7 @@ def build_parser() -> Any:
     for name, command in COMMANDS.items():
         one = Parser(description=(command.__doc__ or "").partition("\n\n")[0])
         one.add_argument("--config", action="config", help="YAML file with any of these options")
-        one.add_class_arguments(command, None, fail_untyped=True)
+        one.add_class_arguments(command, None, as_positional=True)
         commands.add_subcommand(name, one, help=command.HELP)
     return parser
 

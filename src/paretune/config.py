@@ -21,8 +21,7 @@ from paretune.schedules import EpsilonSchedule
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.training import train
 
-
-CPU_SIZES = {"efficientnet-lite0": 40, "dinov2-small": 56}
+CPU_SIZES = {"efficientnet-lite0": 32, "dinov2-small": 56}
 
 
 class Strategies(tuple[Strategy, ...]):
@@ -31,8 +30,8 @@ class Strategies(tuple[Strategy, ...]):
     @classmethod
     def read(cls, value: object) -> Self:
         """From a string or a list of strings."""
-        texts = value if isinstance(value, str) else ", ".join(map(str, value))  # type: ignore[call-overload]
-        return cls(parse_many(texts, STRATEGIES))
+        items = value if isinstance(value, list | tuple) else [value]
+        return cls(parse_many(", ".join(map(str, items)), STRATEGIES))
 
 
 class Seeds(tuple[int, ...]):
@@ -41,9 +40,7 @@ class Seeds(tuple[int, ...]):
     @classmethod
     def read(cls, value: object) -> Self:
         """From a string, one number or a list of numbers."""
-        items = (
-            str(value).strip("()[] ").rstrip(",").split(",") if isinstance(value, str | int) else list(value)
-        )  # type: ignore[call-overload]
+        items = value if isinstance(value, list | tuple) else str(value).split(",")
         return cls(int(item) for item in items)
 
 
@@ -55,10 +52,10 @@ class TaskConfig:
         backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
         weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
         img_size: height and width of the images in pixels. null takes the model's own, but sizes that suit a CPU for
-            the two offline backbones: 40 for efficientnet-lite0, 56 for dinov2-small.
+            the two offline backbones: 32 for efficientnet-lite0, 56 for dinov2-small.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like.
-        limit: use this many images only, over all splits; all of them when null.
+        limit: use this many images only, over all splits; null uses all.
         split_seed: seeds the train, select and report splits, which all runs share.
         norm: norm of the threat model.
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
@@ -76,17 +73,17 @@ class TaskConfig:
     img_size: int | None = None
     data: str = "digits"
     data_root: str | None = None
-    limit: int | None = None
+    limit: int | None = 1200
     split_seed: int = 0
     norm: Literal["Linf", "L2"] = "Linf"
     epsilon: str = "2/255"
     train_steps: int = 3
     eval_steps: int = 10
-    schedule: EpsilonSchedule = EpsilonSchedule.two_hinge(0.25, 0.75)
-    epochs: float = 6
+    schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    epochs: float = 5.0
     batch_size: int = 32
-    optimizer: AdamW = AdamW()
-    points: int = 6
+    optimizer: AdamW = field(default_factory=AdamW)
+    points: int = 4
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
@@ -145,7 +142,7 @@ class RunConfig(TaskConfig):
         seed: seeds the head, the strategy's parameters, the batches and the attacks.
     """
 
-    strategy: Strategy = LoRA()
+    strategy: Strategy = field(default_factory=LoRA)
     seed: int = 0
 
     def run(

@@ -1,8 +1,8 @@
 """Labelled images in three disjoint splits: one to train on, one to choose by, one to report.
 
 A frontier whose points were chosen on the images that measure it looks better than it is. Training, choice
-and measurement therefore never share an example, and which example goes where follows from the data set, the
-seed and nothing else. Images leave this module as float32 in [0, 1] of shape (batch, 3, height, width).
+and measurement therefore never share an example, and which example goes where follows from the data set and
+the arguments alone. Images leave this module as float32 in [0, 1] of shape (batch, 3, height, width).
 """
 
 import difflib
@@ -32,7 +32,8 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         ids: Identity of each example in the whole data set, whatever the seed, the limit and the image size;
             int64, shape (examples,).
         fingerprint: Digest of data set, image size, ids and labels. Results with the same fingerprint are
-            about the same images in the same order.
+            about the same images in the same order. Of a folder, names and sizes of the files stand for their
+            content; of a Hugging Face data set, its name, sizes and labels.
     """
 
     def __init__(self, labels: Tensor, ids: Tensor, read: Reader, fingerprint: str) -> None:

@@ -55,7 +55,7 @@ def transfer_failure(clean: float, chance: float, examples: int, epsilon: float)
     margin = 2 * math.sqrt(chance * (1 - chance) / examples)
     if epsilon > 0 and clean <= chance + margin:
         return (
-            f"transfer failure: clean accuracy {clean:.0%} is chance level while training at epsilon {epsilon * 255:.3g}/255. "
+            f"transfer failure: clean accuracy {clean:.0%} is chance level at epsilon {epsilon * 255:.3g}/255. "
             "Start the attack later (EpsilonSchedule.two_hinge()), lower epsilon, or train longer"
         )
     return None

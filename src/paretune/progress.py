@@ -82,7 +82,7 @@ def bars() -> Progress:
 
 def peak_memory_bytes() -> int:
     """Largest memory of this process so far: on the GPU if there is one in use, else resident."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.memory_allocated() > 0:
         return int(torch.cuda.max_memory_allocated())
     try:
         import resource

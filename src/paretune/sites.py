@@ -106,7 +106,7 @@ def _probe(module: nn.Module, names: Sequence[str], example: Tensor) -> list[Sit
     outputs: dict[str, Any] = {}
     handles = [
         module.get_submodule(name).register_forward_hook(
-            lambda _module, _args, output, name=name: outputs.setdefault(name, output)  # type: ignore[misc]
+            lambda _module, _args, output, name=name: outputs.setdefault(name, output)
         )
         for name in names
     ]

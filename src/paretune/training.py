@@ -84,9 +84,11 @@ def train(
     optimizer = optimizer or AdamW()
     epsilon = epsilon or EpsilonSchedule()
     attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     per_epoch = max(1, len(data.train) // batch_size)
     total = _total_steps(epochs, steps, per_epoch)
-    eval_every = min(eval_every or per_epoch, total)
+    eval_every = min(per_epoch if eval_every is None else eval_every, total)
     if eval_every < 1:
         raise ValueError(f"eval_every must be at least 1 step, got {eval_every}")
     if not attacks:
@@ -181,9 +183,10 @@ def train(
                 report = _evaluate(accelerator, model, data.report, attacks, seed)
                 select = _evaluate(accelerator, model, data.select, attacks, seed)
                 robust = max(select.robust_accuracy(each) for each in attacks)
-                attacked = [row["accuracy"] for row in rows if row["epsilon"] > 0]
+                # Only at full strength do the training and the evaluation attack compare.
+                attacked = [row["accuracy"] for row in rows if attack and row["epsilon"] == attack.threat.epsilon]
                 findings = [transfer_failure(select.clean_accuracy, chance, len(data.select), strength)]
-                if attacked and epsilon.factor(at) == 1:
+                if attacked:
                     findings.append(catastrophic_overfitting(float(np.mean(attacked)), robust, chance))
                 for finding in filter(None, findings):
                     log.warning("%s, step %d: %s", path.name, step, finding)

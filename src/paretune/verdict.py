@@ -1,6 +1,8 @@
 """The outcome of a comparison: numbers with their uncertainty, and the sentences they allow."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -110,8 +112,10 @@ class Condition:
         """What the numbers allow to say."""
         best, cheapest = self.best, self.recommended
         similar = tuple(name for name in self.tied[1:] if name not in self.indistinguishable)
+        alone = len(self.areas) == 1
+        what = "an area of" if alone else "the largest area,"
         parts = [
-            f"{best.strategy} has the largest area, {best.area:.3f} ({self.level:.0%} interval "
+            f"{best.strategy} has {what} {best.area:.3f} ({self.level:.0%} interval "
             f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
             f"{_count(len(best.seeds), 'training seed')})"
         ]
@@ -119,7 +123,7 @@ class Condition:
             parts.append(f"{_join(self.indistinguishable)} cannot be told apart from it")
         if similar:
             parts.append(f"{_join(similar)} {_is(similar)} less than {self.margin:g} behind")
-        if len(self.areas) == 1:
+        if alone:
             parts.append("there is no other strategy to compare it with")
         elif len(self.tied) == 1:
             parts.append("every other strategy is told apart from it")
@@ -182,9 +186,8 @@ class Comparison:
         """What the numbers allow to say, one line for each condition, named if there are several."""
         if len(self.conditions) == 1:
             return self.conditions[0].verdict
-        return "\n".join(
-            f"{c.task}, {threat_text(c.threat, c.epsilon)}: {c.verdict}" for c in self.conditions
-        )
+        names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in self.conditions])
+        return "\n".join(f"{name}: {c.verdict}" for name, c in zip(names, self.conditions, strict=True))
 
     def to_frame(self) -> pd.DataFrame:
         """The areas as a table, one row for each estimate."""
@@ -193,15 +196,29 @@ class Comparison:
 
 def epsilon_text(epsilon: float) -> str:
     """``4/255`` where the value is that, else a short decimal."""
-    numerator = round(epsilon * 255, 1)
-    if 0 < numerator < 255 and abs(numerator / 255 - epsilon) < 1e-6:
-        return f"{numerator:g}/255"
+    halves = round(2 * 255 * epsilon)
+    if abs(halves / 2 / 255 - epsilon) < 1e-6 and abs(round(epsilon, 3) - epsilon) > 1e-9:
+        return f"{halves / 2:g}/255"
     return f"{epsilon:.4g}"
 
 
 def threat_text(threat: str, epsilon: float) -> str:
     """``L∞ ≤ 4/255``."""
     return f"{'L∞' if threat == 'Linf' else threat} ≤ {epsilon_text(epsilon)}"
+
+
+def attack_text(attack: str) -> str:
+    """``PGD(Linf(4/255))`` for ``PGD(Linf(0.01568627450980392))``."""
+    return re.sub(r"\d*\.\d{4,}", lambda match: epsilon_text(float(match[0])), attack)
+
+
+def condition_names(conditions: Sequence[tuple[str, str, float, str]]) -> list[str]:
+    """``digits, L∞ ≤ 4/255`` for each (task, threat, epsilon, attack); with the attack where that is not unique."""
+    short = [f"{task}, {threat_text(threat, epsilon)}" for task, threat, epsilon, _ in conditions]
+    return [
+        name if short.count(name) == 1 else f"{name}, {attack_text(attack)}"
+        for name, (_, _, _, attack) in zip(short, conditions, strict=True)
+    ]
 
 
 def _count(number: int, noun: str) -> str:

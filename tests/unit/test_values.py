@@ -1,0 +1,63 @@
+"""Values print as calls and read back, and text never runs code."""
+
+import pytest
+
+from paretune._values import from_dict, parse, parse_many
+from paretune.attacks import L2, PGD, Linf
+from paretune.strategies import STRATEGIES, BitFit, Compacter, LoRA
+
+CHOICES = {**STRATEGIES, "PGD": PGD, "Linf": Linf, "L2": L2}
+EXAMPLES = [
+    BitFit(),
+    BitFit(bn="adapt"),
+    LoRA(rank=4, targets=("q", "v"), alpha=2.0),
+    Compacter(placement="mlp"),
+    PGD(Linf(4 / 255), steps=7),
+    PGD(L2(0.5), restarts=3),
+]
+
+
+@pytest.mark.parametrize("value", EXAMPLES, ids=repr)
+def test_a_value_reads_back_from_its_repr_and_from_its_dict(value) -> None:
+    assert parse(repr(value), CHOICES) == value
+    assert from_dict(value.to_dict(), CHOICES) == value
+
+
+def test_repr_shows_only_what_differs_from_the_defaults() -> None:
+    assert repr(LoRA()) == "LoRA()"
+    assert repr(LoRA(rank=4)) == "LoRA(rank=4)"
+
+
+def test_names_may_be_bare_and_spelt_loosely() -> None:
+    assert parse("lora", CHOICES) == LoRA()
+    assert parse("bit-fit".replace("-", "_"), CHOICES) == BitFit()
+    assert parse("PGD(Linf(4/255), steps=7)", CHOICES) == PGD(Linf(4 / 255), steps=7)
+    assert parse_many("lora(rank=2), bitfit", CHOICES) == (LoRA(rank=2), BitFit())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "LoRA.__init__",
+        "[LoRA() for _ in 'a']",
+        "LoRA(rank=(lambda: 4)())",
+        "LoRA(**{'rank': 4})",
+        "open('x')",
+        "'a' * 10**9 if True else 0",
+    ],
+)
+def test_code_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse(text, CHOICES)
+
+
+def test_errors_name_the_nearest_choice_and_the_fields() -> None:
+    with pytest.raises(ValueError, match="did you mean LoRA"):
+        parse("lorra", CHOICES)
+    with pytest.raises(ValueError, match=r"Its fields: bn, rank"):
+        parse("LoRA(ranks=4)", CHOICES)
+    with pytest.raises(ValueError, match="rank must be a whole number"):
+        parse("LoRA(rank=0)", CHOICES)
+    with pytest.raises(ValueError, match="has no field depth"):
+        from_dict({"name": "LoRA", "depth": 3}, CHOICES)
