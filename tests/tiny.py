@@ -23,7 +23,12 @@ def network() -> nn.Module:
             return x + self.norm(self.conv(x)).relu()
 
     return nn.Sequential(
-        nn.Conv2d(3, 8, 2, 2), Residual(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 10)
+        nn.Conv2d(3, 8, 2, 2),
+        Residual(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(32, 10),
     )
 
 

@@ -126,11 +126,16 @@ class TaskConfig:
             seed=seed,
         )
 
-    def load_data(self, image_size: int) -> ImageData:
+    def load_data(self) -> ImageData:
         """The data at the backbone's size."""
+        size = self.img_size or CPU_SIZES.get(self.backbone) or self.load_backbone(2, 0).image_size
         return load_data(
-            self.data, img_size=image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
+            self.data, img_size=size, seed=self.split_seed, limit=self.limit, root=self.data_root
         )
+
+    def check(self) -> None:
+        """Load data and backbone once, for the errors that this brings to light."""
+        self.load_backbone(len(self.load_data().classes), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +154,7 @@ class RunConfig(TaskConfig):
         self, out: str | Path, *, resume: bool = True, progress: bool | Callable[[Status], None] = True
     ) -> Run:
         """Train and measure; see :func:`paretune.train`."""
-        size = self.img_size or CPU_SIZES.get(self.backbone) or self.load_backbone(2, 0).image_size
-        data = self.load_data(size)
+        data = self.load_data()
         backbone = self.load_backbone(len(data.classes), self.seed)
         adapt(backbone, self.strategy, seed=self.seed)
         per_epoch = max(1, len(data.train) // self.batch_size)

@@ -1,6 +1,7 @@
 """The three ways robust fine-tuning goes wrong without an error, recognised and named."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,17 +11,23 @@ class TrainingDiverged(RuntimeError):
     """The loss or a gradient became NaN or infinite; the run's last checkpoint is from before."""
 
 
-def check_finite(loss: Tensor, gradient_norm: Tensor, step: int, lr: float) -> None:
+def check_finite(values: Sequence[Tensor], step: int, lr: float, cause: Exception | None = None) -> None:
     """Stop before the step that would spoil the weights.
 
+    Args:
+        values: the loss and the norm of the gradient, or the weights.
+        step: for the message.
+        lr: peak learning rate, for the message.
+        cause: the error that a NaN led to, if any.
+
     Raises:
-        TrainingDiverged: ``loss`` or ``gradient_norm`` is NaN or infinite.
+        TrainingDiverged: one of ``values`` is NaN or infinite.
     """
-    if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):
+    if not all(bool(torch.isfinite(value).all()) for value in values):
         raise TrainingDiverged(
-            f"loss {float(loss):.4g}, gradient norm {float(gradient_norm):.4g} at step {step} with learning rate {lr:.2g}; "
-            f"the last checkpoint is unharmed. Lower the learning rate, e.g. AdamW({lr / 3:.1g})"
-        )
+            f"NaN or infinity at step {step} with learning rate {lr:.2g}; the last checkpoint is unharmed. "
+            f"Lower the learning rate, e.g. AdamW({lr / 3:.1g})"
+        ) from cause
 
 
 def catastrophic_overfitting(trained: float, robust: float, chance: float) -> str | None:

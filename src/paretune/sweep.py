@@ -1,6 +1,7 @@
 """A grid of runs on the processes of one machine."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ import torch
 from paretune.config import RunConfig
 from paretune.progress import Status, bars
 from paretune.results import Run, load_runs
+from paretune.strategies import LinearProbe
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -62,6 +64,10 @@ def sweep(
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
+    if resume and all((path / "DONE").exists() for path in paths):
+        return [load_runs(path)[0] for path in paths]
+    for config in {dataclasses.replace(config, strategy=LinearProbe(), seed=0) for config in configs}:
+        config.check()  # a wrong name is an error here and now, not in every worker
     out.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()

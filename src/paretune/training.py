@@ -163,10 +163,14 @@ def train(
             step_seed = _mix(seed, step, rank)
             torch.manual_seed(step_seed)  # dropout and stochastic depth
             images, labels = images.to(accelerator.device), labels.to(accelerator.device)
-            loss, logits = objective.loss(wrapped, copy, images, labels, strength, step_seed)
+            try:
+                loss, logits = objective.loss(wrapped, copy, images, labels, strength, step_seed)
+            except ValueError as error:  # an attack refuses a model that answers NaN
+                check_finite(parameters, step, lr, error)
+                raise
             accelerator.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip or float("inf"))
-            check_finite(loss.detach(), norm, step, lr)
+            check_finite([loss.detach(), norm], step, lr)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             copy.outdated = True
@@ -184,7 +188,9 @@ def train(
                 select = _evaluate(accelerator, model, data.select, attacks, seed)
                 robust = max(select.robust_accuracy(each) for each in attacks)
                 # Only at full strength do the training and the evaluation attack compare.
-                attacked = [row["accuracy"] for row in rows if attack and row["epsilon"] == attack.threat.epsilon]
+                attacked = [
+                    row["accuracy"] for row in rows if attack and row["epsilon"] == attack.threat.epsilon
+                ]
                 findings = [transfer_failure(select.clean_accuracy, chance, len(data.select), strength)]
                 if attacked:
                     findings.append(catastrophic_overfitting(float(np.mean(attacked)), robust, chance))

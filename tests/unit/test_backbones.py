@@ -13,7 +13,9 @@ def test_images_are_normalised_inside() -> None:
     inner = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     model = pt.Backbone(inner, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125), image_size=8)
     x = torch.rand(4, 3, 8, 8)
-    by_hand = (x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1)
+    by_hand = (x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / torch.tensor([0.5, 0.25, 0.125]).view(
+        1, 3, 1, 1
+    )
     assert torch.equal(model(x), inner(by_hand))
 
 
@@ -97,12 +99,16 @@ def test_a_transformers_directory_loads_with_a_new_head(tmp_path) -> None:
     module.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"cannot read|image_mean"):
         pt.load_backbone(f"hf:{tmp_path}", num_classes=3)
-    transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.5, 0.5]).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.5, 0.5]).save_pretrained(
+        tmp_path
+    )
     loaded = pt.load_backbone(f"hf:{tmp_path}", num_classes=3)
     assert loaded.num_classes == 3
     assert loaded.image_size == 32
     assert [round(value, 3) for value in loaded.mean.flatten().tolist()] == [0.1, 0.2, 0.3]
-    assert torch.equal(loaded.module.state_dict()["vit.embeddings.cls_token"], module.vit.embeddings.cls_token)
+    assert torch.equal(
+        loaded.module.state_dict()["vit.embeddings.cls_token"], module.vit.embeddings.cls_token
+    )
     with pytest.raises(ValueError, match="image_size=32"):
         pt.load_backbone(f"hf:{tmp_path}", num_classes=3, img_size=64)
 
@@ -165,7 +171,9 @@ class Unknown(nn.Module):
 
 
 def test_an_unknown_family_takes_patterns_and_otherwise_lists_candidates() -> None:
-    with pytest.raises(ValueError, match=r"no residual branch is known in Unknown.*candidates: stem, branch, classifier"):
+    with pytest.raises(
+        ValueError, match=r"no residual branch is known in Unknown.*candidates: stem, branch, classifier"
+    ):
         pt.adapt(pt.Backbone(Unknown(), image_size=16), pt.Compacter())
     with pytest.raises(ValueError, match="pattern 'brunch' matches no module"):
         _ = pt.Backbone(Unknown(), image_size=16, sites=["brunch"]).sites

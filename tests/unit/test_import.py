@@ -15,11 +15,22 @@ def modules_after(statement: str) -> set[str]:
 
 def test_import_loads_no_heavy_package_and_starts_no_gpu() -> None:
     loaded = modules_after("import paretune")
-    assert not loaded & {"torch", "transformers", "peft", "timm", "matplotlib", "altair", "vl_convert", "pandas"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "peft",
+        "timm",
+        "matplotlib",
+        "altair",
+        "vl_convert",
+        "pandas",
+    }
 
 
 def test_statistics_and_report_need_no_torch() -> None:
-    loaded = modules_after("import paretune; paretune.area, paretune.compare, paretune.write_report, paretune.load_runs")
+    loaded = modules_after(
+        "import paretune; paretune.area, paretune.compare, paretune.write_report, paretune.load_runs"
+    )
     assert not loaded & {"torch", "transformers", "peft", "timm", "matplotlib", "altair"}
 
 

@@ -22,7 +22,10 @@ TIMINGS = ["train_seconds", "cpu_seconds", "peak_memory_bytes"]
 
 def same_run(a: Path, b: Path) -> None:
     """Equal adapters, bits, logs and rows; only the clock may differ."""
-    first, second = load_file(a / "adapter/adapter_model.safetensors"), load_file(b / "adapter/adapter_model.safetensors")
+    first, second = (
+        load_file(a / "adapter/adapter_model.safetensors"),
+        load_file(b / "adapter/adapter_model.safetensors"),
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     rows = [load_runs(path)[0].points.drop(columns=TIMINGS) for path in (a, b)]
@@ -47,7 +50,10 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
 
 def test_a_run_killed_at_every_write_ends_as_if_it_had_not_been(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 8
@@ -190,7 +196,14 @@ def test_a_model_without_an_adapter_or_with_other_classes_is_refused(tmp_path) -
         pt.train(plain, tiny.data(), pt.Natural(), out=tmp_path, steps=1)
     few = pt.ImageData.from_tensors(torch.rand(60, 3, 8, 8), torch.arange(60) % 3)
     with pytest.raises(ValueError, match="model has 10 classes"):
-        pt.train(pt.adapt(plain, pt.LinearProbe()), few, pt.Natural(), out=tmp_path, steps=1, attacks=[pt.PGD(pt.Linf(0.1))])
+        pt.train(
+            pt.adapt(plain, pt.LinearProbe()),
+            few,
+            pt.Natural(),
+            out=tmp_path,
+            steps=1,
+            attacks=[pt.PGD(pt.Linf(0.1))],
+        )
 
 
 @pytest.mark.slow
@@ -198,7 +211,16 @@ def test_two_processes_train_together(tmp_path) -> None:
     """Under accelerate each process takes its half of the batch; rows and examples are counted once."""
     script = "from tests import tiny; from pathlib import Path; import sys; tiny.run(Path(sys.argv[1]))"
     (tmp_path / "script.py").write_text(script)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     done = subprocess.run(
         [*launch, str(tmp_path / "script.py"), str(tmp_path / "run")],

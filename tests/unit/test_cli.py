@@ -1,0 +1,182 @@
+"""The command line, run as a user runs it but in this process."""
+
+import os
+
+import pytest
+import timm
+import torch
+
+import paretune as pt
+from paretune.cli import COMMANDS, main
+from paretune.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweep import directory_name
+
+# A full path through the command line in seconds: random weights, tiny images, few steps.
+SMALL = [
+    "--backbone",
+    "timm:test_resnet",
+    "--img-size",
+    "32",
+    "--limit",
+    "120",
+    "--epochs",
+    "1",
+    "--points",
+    "2",
+]
+SMALL += ["--eval-steps", "2", "--train-steps", "1", "--batch-size", "16"]
+
+
+@pytest.fixture
+def weights(tmp_path) -> str:
+    """Weights for timm's smallest ResNet, so that nothing is downloaded."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    return str(tmp_path / "w.pth")
+
+
+def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys) -> None:
+    out = tmp_path / "runs"
+    arguments = ["compare", *SMALL, "--weights", weights, "--out", str(out), "--seeds", "0", "--workers", "1"]
+    arguments += ["--strategies", "bitfit,LoRA(rank=2)"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "LoRA(rank=2)" in first
+    assert "has the largest area" in first
+    assert (out / "report.html").stat().st_size > 100_000
+    assert main(arguments) == 0  # finished runs are not repeated
+    assert capsys.readouterr().out == first
+
+    adapter = next(out.glob("lora*"))
+    assert main(["evaluate", str(adapter), "--weights", weights, "--limit", "120", "--steps", "2"]) == 0
+    assert "0.007843" in capsys.readouterr().out  # 2/255
+    assert main(["adapters", "show", str(adapter)]) == 0
+    assert "call: LoRA(rank=2)" in capsys.readouterr().out
+    assert main(["adapters", "verify", str(adapter), "--weights", weights]) == 0
+    assert (
+        main(
+            [
+                "adapters",
+                "merge",
+                str(adapter),
+                "--weights",
+                weights,
+                "--out",
+                str(tmp_path / "m.safetensors"),
+            ]
+        )
+        == 0
+    )
+    timm.create_model("test_resnet", num_classes=10, checkpoint_path=str(tmp_path / "m.safetensors"))
+    assert main(["adapters", "merge", str(adapter), "--weights", weights]) == 2
+    assert "merge needs --out" in capsys.readouterr().err
+    assert main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0
+    assert (tmp_path / "r.html").exists()
+
+
+def test_train_writes_a_run_and_goes_on_with_it(tmp_path, weights, capsys) -> None:
+    arguments = [
+        "train",
+        *SMALL,
+        "--weights",
+        weights,
+        "--out",
+        str(tmp_path / "run"),
+        "--strategy",
+        "Compacter(n=2)",
+    ]
+    assert main(arguments) == 0
+    assert "adapter:" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert main([*arguments, "--seed", "5"]) == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_a_printed_configuration_reads_back(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(
+            [
+                "compare",
+                "--strategies",
+                "lora(rank=3)",
+                "--optimizer.lr",
+                "0.01",
+                "--seeds",
+                "3,4",
+                "--print-config",
+            ]
+        )
+    text = capsys.readouterr().out
+    assert "strategies: LoRA(rank=3)" in text
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", "--config", str(tmp_path / "c.yaml"), "--print-config"])
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--epsilon", "8"], "did you mean 8/255"),
+        (["compare", "--epsilon", "four"], "epsilon must be a number or a fraction"),
+        (["compare", "--strategies", "lorra"], "did you mean LoRA"),
+        (["compare", "--strategies", "lora,lora"], "each one once"),
+        (["compare", "--seeds", "a"], "seeds"),
+        (["compare", "--epochs", "many"], "epochs"),
+        (["compare", "--data", "digitz"], "digits"),
+        (["compare", "--backbone", "vit"], "name must be timm:NAME"),
+        (["compare", "--nonsense"], "nonsense"),
+        (["train", "--strategy", "LoRA(rank=0)"], "rank must be a whole number"),
+        (["train", "--schedule.start", "2"], "start=2"),
+        (["evaluate", "/no/such/adapter"], "is not an adapter"),
+        (["adapters", "eat", "x"], "eat"),
+        (["report", "/no/such/runs"], "/no/such/runs"),
+        (["compre"], "compre"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, message: str, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("paretune: error: ")
+    assert message in error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_every_option_has_help(capsys) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        options = [line for line in text.splitlines() if line.startswith("  --") and "CONFIG" not in line]
+        flat = " ".join(text.split())
+        for line in options:
+            name = line.split()[0]
+            told = flat.split(f" {name} ", 2)[-1]
+            assert "(type:" in told or "print_config" in name, f"{command} {name}"
+            assert not told.split("(type:")[0].strip().startswith("("), f"{command} {name} has no help"
+
+
+def test_info_and_version(capsys) -> None:
+    assert main(["info"]) == 0
+    assert "torch" in capsys.readouterr().out
+    assert main([]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+
+def test_a_grid_is_every_strategy_with_every_seed_in_its_own_directory() -> None:
+    config = CompareConfig(strategies=Strategies((pt.BitFit(), pt.LoRA())), seeds=Seeds((0, 1, 2)))
+    runs = config.runs()
+    assert len(runs) == 6
+    assert len({directory_name(run) for run in runs}) == 6
+    assert directory_name(RunConfig(strategy=pt.LoRA(rank=4))).startswith("lora-rank-4-seed0-")
+    assert directory_name(RunConfig(epochs=1.0)) != directory_name(RunConfig(epochs=2.0))
+
+
+def test_reading_adapters_needs_no_backbone(tmp_path, capsys) -> None:
+    assert os.listdir(tmp_path) == []
+    assert main(["adapters", "show", str(tmp_path)]) == 2
+    assert "paretune.json" in capsys.readouterr().err
