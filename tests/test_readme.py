@@ -1,0 +1,41 @@
+"""The README's examples run as they stand, in order."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_examples_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(EXAMPLES) == 2
+    names: dict[str, object] = {}
+    for example in EXAMPLES:
+        exec(compile(example, str(README), "exec"), names)
+    frame = names["scores"].to_frame()  # type: ignore[attr-defined]
+    assert frame.clean.iloc[0] > 0.85
+    assert frame.robust.iloc[0] > 0.3
+    assert (tmp_path / "my-adapter/paretune.json").exists()
+
+
+def test_every_command_shown_is_understood(tmp_path, monkeypatch, capsys) -> None:
+    from paretune.cli import build_parser
+
+    monkeypatch.chdir(tmp_path)
+    shell = "\n".join(re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL))
+    commands = re.findall(r"^paretune (.+?)\s*(?:#.*|> .*)?$", shell, flags=re.MULTILINE)
+    assert len(commands) == 8
+    parser = build_parser()
+    for command in commands:
+        import shlex
+
+        from paretune.cli import _underscored
+
+        arguments = [_underscored(argument) for argument in shlex.split(command)]
+        if "--print_config" in arguments:
+            continue
+        assert parser.parse_args(arguments).subcommand == arguments[0]
