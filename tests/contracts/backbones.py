@@ -23,7 +23,9 @@ def make(name: str, seed: int = 0) -> Backbone:
         backbone = _huggingface_vit(seed)
     else:
         architecture, size = _TIMM[name]
-        backbone = load_backbone(f"timm:{architecture}", num_classes=5, img_size=size, pretrained=False, seed=seed)
+        backbone = load_backbone(
+            f"timm:{architecture}", num_classes=5, img_size=size, pretrained=False, seed=seed
+        )
     # Fresh models zero whole branches (layer scale, the last norm of a residual block), which would hide
     # a dead parameter behind them; and fresh batch norms have trivial statistics.
     generator = torch.Generator().manual_seed(seed + 1)

@@ -84,7 +84,9 @@ def test_contract(arch: str, strategy: pt.strategies.Strategy, tmp_path) -> None
     assert torch.equal(logits(backbone, x), after)
 
     # The attack copy agrees up to rounding: folding a batch norm reorders float32 sums.
-    torch.testing.assert_close(attack_copy(backbone)(x), after, rtol=1e-3, atol=1e-3 * float(after.abs().max()))
+    torch.testing.assert_close(
+        attack_copy(backbone)(x), after, rtol=1e-3, atol=1e-3 * float(after.abs().max())
+    )
 
     # Saved, and loaded into a fresh plain model: the same logits, bit for bit.
     pt.save_adapter(backbone, tmp_path / "adapter")
@@ -122,7 +124,9 @@ def test_input_gradient_matches_finite_differences(arch: str, strategy: pt.strat
     ahead, behind = (logits(backbone, x.detach() + sign * h * direction).square().sum() for sign in (1, -1))
     # The rounding of both sums, over 2h; h is so small that no unit crosses a kink of its activation.
     rounding = 1e3 * torch.finfo(torch.float64).eps * float(ahead) / h
-    torch.testing.assert_close((gradient * direction).sum(), (ahead - behind) / (2 * h), rtol=1e-5, atol=rounding)
+    torch.testing.assert_close(
+        (gradient * direction).sum(), (ahead - behind) / (2 * h), rtol=1e-5, atol=rounding
+    )
 
 
 @pytest.mark.slow
@@ -141,7 +145,9 @@ def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: s
         backbone, x, _ = adapted(arch, pt.LinearProbe(bn=policy))
         before = {n: b.clone() for n, b in backbone.module.named_buffers() if n.endswith("running_mean")}
         backbone.train()(x)
-        moved = [n for n, b in backbone.module.named_buffers() if n in before and not torch.equal(b, before[n])]
+        moved = [
+            n for n, b in backbone.module.named_buffers() if n in before and not torch.equal(b, before[n])
+        ]
         assert bool(moved) == (policy == "adapt")
         backbone.eval()
         after = logits(backbone, x)
@@ -162,7 +168,9 @@ def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: s
     ],
     ids=lambda value: repr(value) if not isinstance(value, int) else "",
 )
-def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(strategy: pt.strategies.Strategy, count: int) -> None:
+def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(
+    strategy: pt.strategies.Strategy, count: int
+) -> None:
     with torch.device("meta"):
         backbone = pt.load_backbone("timm:vit_base_patch16_224", num_classes=10, pretrained=False)
         pt.adapt(backbone, strategy)

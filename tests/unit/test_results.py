@@ -65,6 +65,8 @@ def run(tmp_path: Path) -> RunWriter:
 def test_what_is_written_is_read(run: RunWriter) -> None:
     run.finish({"note": "ok"})
     (read,) = load_runs(run.path)
+    header = (run.path / "bits/step-000010.safetensors").read_bytes()[:8]
+    assert int.from_bytes(header, "little") % 8 == 0  # the format aligns its data
     assert read.done
     assert read.config == {"schema": 1, **CONFIG}
     assert read.key == run.key == run_key({"schema": 1, **CONFIG})
@@ -271,6 +273,7 @@ def test_runs_are_found_below_a_directory_and_other_files_are_not_mistaken_for_t
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"architectures": ["ViT"]}')
     (tmp_path / "config.json").write_text("[]")
+    RunWriter(tmp_path / "a/b/0-seed0/adapter", CONFIG | {"seed": 9})  # what lies inside a run is part of it
     found = load_runs(tmp_path)
     names = ["0-seed0", "0-seed1", "1-seed0", "1-seed1", "just-begun"]
     assert [run.path.name for run in found] == names

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paretune._files import sync_directory, write_atomically, write_json, write_text
 from paretune._values import from_dict
-from paretune.backbones import Backbone, architecture_of, fingerprint, find_head, tensor_digests
+from paretune.backbones import Backbone, architecture_of, find_head, fingerprint, tensor_digests
 from paretune.sites import Site
 from paretune.strategies import STRATEGIES
 from paretune.strategies.adapting import (

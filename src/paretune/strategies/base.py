@@ -61,7 +61,9 @@ class Delta(nn.Module):
             ValueError: ``layer`` has parametrizations already.
         """
         if parametrize.is_parametrized(layer):
-            raise ValueError(f"{type(layer).__name__} has parametrizations of its own; remove them before adapting")
+            raise ValueError(
+                f"{type(layer).__name__} has parametrizations of its own; remove them before adapting"
+            )
         self._order = tuple(layer._parameters)
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
         parametrize.register_parametrization(layer, "weight", self, unsafe=True)
@@ -80,7 +82,9 @@ class Delta(nn.Module):
                 original.copy_(layer.weight)
         layer.__class__ = parametrize.type_before_parametrizations(layer)
         del layer._modules["parametrizations"]
-        layer._parameters = {name: original if name == "weight" else layer._parameters[name] for name in order}
+        layer._parameters = {
+            name: original if name == "weight" else layer._parameters[name] for name in order
+        }
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -88,7 +92,7 @@ class Delta(nn.Module):
         for name, layer in list(module.named_modules()):
             if parametrize.is_parametrized(layer, "weight") and isinstance(
                 layer.parametrizations["weight"][0], Delta
-            ):  # type: ignore[index]
+            ):
                 yield name, layer
 
 

@@ -1,6 +1,7 @@
 """BitFit: only the biases train (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -13,6 +14,8 @@ class BitFit(Strategy):
 
     A convolution without a bias is followed by a norm whose beta takes its place.
     """
+
+    learning_rate: ClassVar[float] = 2e-2
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Nothing is added.

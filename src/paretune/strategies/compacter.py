@@ -5,7 +5,7 @@ shared by every layer, times rank-r matrices of each layer's own.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -38,6 +38,7 @@ class Compacter(Strategy):
     placement: Literal["both", "mlp"] = "both"
     train_norms: bool = False
 
+    learning_rate: ClassVar[float] = 1e-2
     why_not_mergeable: ClassVar[str] = (
         "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
     )
@@ -110,7 +111,7 @@ class CompacterAdapter(Inserted):
     def forward(self, branch: Tensor) -> Tensor:
         """The changed branch, of the same shape."""
         x = branch.movedim(self.channel_axis, -1)
-        change = self.up(nn.functional.gelu(self.down(x, self.rule)), self.rule)
+        change: Tensor = self.up(nn.functional.gelu(self.down(x, self.rule)), self.rule)
         return branch + change.movedim(-1, self.channel_axis)
 
 
@@ -123,7 +124,7 @@ class PHM(nn.Module):
     def __init__(self, inputs: int, outputs: int, rule: Tensor, rank: int) -> None:
         super().__init__()
         n = rule.shape[0]
-        made = {"device": rule.device, "dtype": rule.dtype}
+        made: dict[str, Any] = {"device": rule.device, "dtype": rule.dtype}
         self.s = nn.Parameter(torch.empty(n, inputs // n, rank, **made))
         self.t = nn.Parameter(torch.empty(n, rank, outputs // n, **made))
         self.b = nn.Parameter(torch.zeros(outputs, **made))
@@ -136,4 +137,5 @@ class PHM(nn.Module):
         z = einsum("...ap,ipr->...air", x, self.s)  # rank-r summary of each of the n slices, for each i
         z = einsum("...air,iab->...bir", z, rule)
         y = einsum("...bir,irq->...bq", z, self.t)
-        return rearrange(y, "... b q -> ... (b q)") + self.b
+        flat: Tensor = rearrange(y, "... b q -> ... (b q)")
+        return flat + self.b

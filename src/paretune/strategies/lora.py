@@ -4,6 +4,7 @@ import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,12 @@ class LoRA(Strategy):
     targets: tuple[str, ...] = ("all",)
     rslora: bool = False
 
+    learning_rate: ClassVar[float] = 4e-3
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.targets, str):
-            object.__setattr__(self, "targets", (self.targets,))
-        object.__setattr__(self, "targets", tuple(self.targets))
+        given: Any = self.targets  # a single name or a list does as well
+        object.__setattr__(self, "targets", (given,) if isinstance(given, str) else tuple(given))
         if self.rank < 1 or int(self.rank) != self.rank:
             raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}")
         if self.alpha is not None and not self.alpha > 0:
@@ -133,7 +135,7 @@ class LoRADelta(Delta):
         self.rank = min(rank, block, columns)
         self.scaling = scaling
         self.parts = tuple(parts)
-        made = {"device": weight.device, "dtype": weight.dtype}
+        made: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         self.lora_A = nn.Parameter(torch.empty(sum(parts) * self.rank, columns, **made))
         self.lora_B = nn.Parameter(torch.zeros(sum(parts) * block, self.rank, **made))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as loralib and peft
@@ -144,7 +146,8 @@ class LoRADelta(Delta):
             delta = self.lora_B @ self.lora_A
         else:
             on = sum(self.parts)
-            blocks = iter(self.lora_B.unflatten(0, (on, -1)) @ self.lora_A.unflatten(0, (on, -1)))
-            off = weight.new_zeros(weight.shape[0] // len(self.parts), self.lora_A.shape[1])
+            rank, columns = self.rank, self.lora_A.shape[1]
+            blocks = iter(self.lora_B.view(on, -1, rank) @ self.lora_A.view(on, rank, columns))
+            off = weight.new_zeros(weight.shape[0] // len(self.parts), columns)
             delta = torch.cat([next(blocks) if part else off for part in self.parts])
         return weight + self.scaling * delta.view_as(weight)

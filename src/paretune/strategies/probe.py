@@ -1,6 +1,7 @@
 """Linear probing: only the head trains."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -10,6 +11,8 @@ from paretune.strategies.base import Anatomy, Strategy
 @dataclass(frozen=True)
 class LinearProbe(Strategy):
     """Train the classifier head only."""
+
+    learning_rate: ClassVar[float] = 1e-2
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Nothing is added."""

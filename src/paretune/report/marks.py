@@ -1,0 +1,23 @@
+"""The mark of a strategy as inline SVG, the same shapes as in the plots."""
+
+from paretune.report.drawing import Style
+
+_PATHS = {
+    "circle": "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
+    "square": "M3.5 3.5h9v9h-9z",
+    "triangle-up": "M8 2.5l5.5 10h-11z",
+    "triangle-down": "M8 13.5l5.5-10h-11z",
+    "triangle-right": "M13.5 8l-10 5.5v-11z",
+    "triangle-left": "M2.5 8l10 5.5v-11z",
+    "diamond": "M8 2l5 6l-5 6l-5-6z",
+    "cross": "M6 2.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
+}
+
+
+def symbol(style: Style) -> str:
+    """An SVG element of 16 by 16 pixels, hidden from screen readers: the name stands beside it."""
+    path = _PATHS[style.shape]
+    colour = f"var(--colour-{style.number})"
+    return (
+        f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true"><path fill="{colour}" d="{path}"/></svg>'
+    )

@@ -1,0 +1,266 @@
+"""The page in a real browser without a network: nothing fails, everything can be read, pointed at and pressed."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretune.report import page as page_module
+from paretune.report import write_report
+from paretune.report.drawing import as_points
+from paretune.results import load_runs
+from tests.synthetic import Strategy, write_run, write_runs
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<script>alert(1)</script>"
+ENDING = "</script><img src=x onerror=alert(2)>"
+LONG = "Adapter(placement='both', reduction=32, nonlinearity='gelu_new', initialiser='a-rather-long-word-that-must-break')"
+
+
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"):
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("PARETUNE_REQUIRE_BROWSER") == "1":
+        pytest.fail("PARETUNE_REQUIRE_BROWSER=1, but no Chromium is on PATH")
+    pytest.skip("no Chromium on PATH")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = chromium()
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """plain: four strategies, two seeds; hostile: two conditions with names that try to run or to overflow."""
+    root = tmp_path_factory.mktemp("reports")
+    write_runs(root / "plain-runs")
+    attacks = ((f"PGD({HOSTILE})", "Linf", 4 / 255, 1.0), ("PGD(L2(0.5))", "L2", 0.5, 0.8))
+    for number, name in enumerate((HOSTILE, ENDING, LONG, "${title}`'\"\\")):
+        strategy = Strategy(name, f"{name}()", 0.05 * number, 10 ** (number + 2))
+        write_run(root / "hostile-runs" / str(number), strategy, points=4, task=ENDING, attacks=attacks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "frontier_png", lambda *_, **__: b"")  # slow, and not looked at here
+        for name in ("plain", "hostile"):
+            write_report(root / f"{name}-runs", root / f"{name}.html")
+    return root
+
+
+class Opened:
+    """A page, what its console said, what it asked for, and whether a dialog opened."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1200, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.context.route(re.compile("^(?!file:)"), self._refuse)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", self._dismiss)
+        self.page.goto(file.as_uri())
+        self.page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=30_000)
+
+    def _refuse(self, route: Any) -> None:
+        self.asked.append(route.request.url)
+        route.abort()
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.said.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    def marks(self, name: str, plot: str = "frontier-0") -> Any:
+        return self.page.locator(f"#{plot} .{name}_marks path")
+
+    def faint(self) -> int:
+        """How many chosen marks are drawn faintly."""
+        opacities = self.marks("chosen").evaluate_all("marks => marks.map(m => +m.getAttribute('opacity'))")
+        return sum(opacity < 0.1 for opacity in opacities)
+
+    def settle(self) -> None:
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+
+
+@pytest.fixture
+def opened(browser: Any, reports: Path) -> Iterator[Opened]:
+    page = Opened(browser, reports / "plain.html")
+    yield page
+    page.context.close()
+
+
+def test_everything_is_drawn_and_nothing_fails(opened: Opened, reports: Path) -> None:
+    assert opened.said == []
+    assert opened.asked == []
+    points = as_points(load_runs(reports / "plain-runs"))
+    assert opened.marks("chosen").count() == points["chosen"].sum()
+    assert opened.marks("stairs").count() == 4
+    for plot in ("frontier-0", "forest-0", "cost-0"):
+        picture = opened.page.locator(f"#{plot} svg")
+        assert picture.bounding_box()["height"] > 150
+        chart = opened.page.locator(f"#{plot}")
+        assert chart.get_attribute("role") == "graphics-document"
+        assert "LoRA" in chart.get_attribute("aria-label")
+    names = opened.page.locator("#frontier-0 .mark-text.role-mark text").all_text_contents()
+    assert {"LoRA", "Compacter", "BitFit", "FullFineTune"} <= {*names}
+
+
+def test_hovering_shows_the_point(opened: Opened, reports: Path) -> None:
+    points = as_points(load_runs(reports / "plain-runs"))
+    mark = opened.marks("chosen").last
+    mark.hover(force=True)
+    tooltip = opened.page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for(timeout=5000)
+    shown = dict(zip(*[iter(tooltip.locator("td").all_inner_texts())] * 2, strict=True))
+    row = points[
+        (points["label"] == shown["Strategy"])
+        & (points["seed"] == int(shown["Seed"]))
+        & (points["step"] == int(shown["Step"].replace(",", "")))
+    ].iloc[0]
+    assert shown["Clean"] == f"{row['clean']:.1%}"
+    assert shown["Robust"] == f"{row['robust']:.1%}"
+    opened.page.mouse.move(1, 1)
+    opened.page.locator("#vg-tooltip-element:not(.visible)").wait_for(state="hidden", timeout=5000)
+
+
+def test_a_strategy_is_isolated_by_name_by_mark_and_by_keyboard(opened: Opened) -> None:
+    total = opened.marks("chosen").count()
+    pick = opened.page.locator(".pick", has_text="BitFit")
+    pick.click()
+    opened.settle()
+    others = opened.faint()
+    assert 0 < others < total
+    assert pick.get_attribute("aria-pressed") == "true"
+    assert opened.page.locator(".pick[aria-pressed=true]").count() == 1
+    opened.page.keyboard.press("Escape")
+    opened.settle()
+    assert opened.faint() == 0
+    pick.focus()
+    opened.page.keyboard.press("Enter")
+    opened.settle()
+    assert opened.faint() == others
+    opened.page.keyboard.press("Enter")
+    opened.settle()
+    assert opened.faint() == 0
+    assert pick.get_attribute("aria-pressed") == "false"
+    opened.marks("chosen").last.click(force=True)
+    opened.settle()
+    assert 0 < opened.faint() < total
+    assert opened.page.locator(".pick[aria-pressed=true]").count() == 1
+    opened.page.locator("#frontier-0 svg").click(position={"x": 90, "y": 390})  # an empty corner
+    opened.settle()
+    assert opened.faint() == 0
+    assert opened.page.locator(".pick[aria-pressed=true]").count() == 0
+
+
+def test_the_whole_range_can_be_shown(opened: Opened) -> None:
+    def labels() -> set[str]:
+        return {*opened.page.locator("#frontier-0 .role-axis-label text").all_text_contents()}
+
+    before, visited = labels(), opened.marks("visited").count()
+    assert not {"0%", "100%"} <= before
+    opened.page.locator(".zoom").click()
+    opened.settle()
+    assert {"0%", "100%"} <= labels()
+    assert opened.marks("visited").count() > visited
+    opened.page.locator(".zoom").click()
+    opened.settle()
+    assert labels() == before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("name", ["plain", "hostile"])
+def test_the_page_fits_the_screen(browser: Any, reports: Path, name: str, width: int, scheme: str) -> None:
+    opened = Opened(browser, reports / f"{name}.html", width, scheme)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    for plot in opened.page.locator(".chart svg").all():
+        box = plot.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["width"] > 0.75 * min(width, 420)
+    for number in range(opened.page.locator(".condition").count()):
+        frame = opened.page.locator(f"#forest-{number} path.background").first.bounding_box()
+        assert frame["width"] > 0.9 * opened.page.locator(f"#forest-{number}").bounding_box()["width"]
+    assert opened.said == []
+    opened.context.close()
+
+
+def contrast(page: Any, selector: str, attribute: str) -> float:
+    """The contrast of a colour with the card behind it, by the definition of WCAG 2."""
+    script = """([selector, attribute]) => {
+      const rgb = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+      const light = (c) => c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+      const luminance = (text) => { const [r, g, b] = rgb(text).map(light); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+      const element = document.querySelector(selector);
+      const pair = [getComputedStyle(element)[attribute], getComputedStyle(document.querySelector(".card")).backgroundColor];
+      const [low, high] = pair.map(luminance).sort((a, b) => a - b);
+      return (high + 0.05) / (low + 0.05);
+    }"""
+    return float(page.evaluate(script, [selector, attribute]))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_lines_stand_out_from_the_ground(browser: Any, reports: Path, scheme: str) -> None:
+    opened = Opened(browser, reports / "plain.html", scheme=scheme)
+    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
+    for selector in ("body", ".small", "thead th", "a.skip", "summary"):
+        assert contrast(opened.page, selector, "color") >= 4.5, selector
+    for selector in (".role-axis-label text", "#forest-0 .mark-text.role-mark text"):
+        assert contrast(opened.page, selector, "fill") >= 4.5, selector
+    for number in range(7):
+        for variable, least in (
+            (f"--text-{number}", 4.5),
+            (f"--colour-{number}", 3.0 if scheme == "dark" else 2.0),
+        ):
+            opened.page.evaluate("name => { document.body.style.outlineColor = `var(${name})`; }", variable)
+            assert contrast(opened.page, "body", "outlineColor") >= least, variable
+    opened.page.emulate_media(media="print", color_scheme=scheme)
+    assert contrast(opened.page, "body", "color") > 12
+    assert (
+        opened.page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
+        == "rgb(255, 255, 255)"
+    )
+    opened.context.close()
+
+
+def test_hostile_names_stay_text(browser: Any, reports: Path) -> None:
+    opened = Opened(browser, reports / "hostile.html")
+    page = opened.page
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 3
+    assert [*page.locator(".pick span").all_inner_texts()].count(HOSTILE) == 2  # one for each condition
+    assert ENDING in page.locator("h2").nth(1).inner_text()
+    for mark in opened.marks("chosen").all():
+        mark.hover(force=True)
+        opened.settle()
+    page.locator(".pick", has_text=ENDING).first.click()
+    opened.settle()
+    assert 0 < opened.faint() < opened.marks("chosen").count()
+    assert page.locator("#vg-tooltip-element img").count() == 0
+    assert opened.said == []
+    assert opened.asked == []
+    opened.context.close()
+
+
+def test_links_of_the_overview_lead_to_the_sections(browser: Any, reports: Path) -> None:
+    opened = Opened(browser, reports / "hostile.html")
+    opened.page.locator("#main a").nth(1).click()
+    assert opened.page.url.endswith("#condition-1")
+    assert opened.page.locator("#condition-1").bounding_box()["y"] < 900
+    opened.context.close()
