@@ -57,7 +57,6 @@ class Compare(CompareConfig):
                     "best clean",
                     "best robust",
                     "trainable",
-                    "seconds",
                 ],
                 [
                     [
@@ -68,7 +67,6 @@ class Compare(CompareConfig):
                         f"{each.best_clean:.3f}",
                         f"{each.best_robust:.3f}",
                         f"{each.trainable_parameters:,}",
-                        f"{each.train_seconds:.0f}",
                     ]
                     for each in condition.areas
                 ],
@@ -383,4 +381,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # a file or a pipe has no width; do not squeeze the columns
+    console.print(table)

@@ -89,7 +89,7 @@ def area(clean: ArrayLike, robust: ArrayLike, reference: Reference = (0.0, 0.0))
     Raises:
         ValueError: a value is not a finite number in [0, 1]; the row is named.
 
-    >>> area([0.9, 0.8, 0.7], [0.1, 0.4, 0.3])
+    >>> round(area([0.9, 0.8, 0.7], [0.1, 0.4, 0.3]), 4)
     0.33
     """
     a0, r0 = checked_reference(reference)
