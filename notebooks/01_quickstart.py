@@ -35,7 +35,7 @@ runs = Path(tempfile.mkdtemp())
 # the backbone normalises inside.
 
 # %%
-data = pt.load_data("digits", img_size=32, limit=800)
+data = pt.load_data("digits", img_size=24, limit=800)
 print(data)
 images, labels = data.report[:8]
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.2))
@@ -55,7 +55,7 @@ threat = pt.Linf(2 / 255)
 objective = pt.AdversarialTraining(pt.PGD(threat, steps=3))
 
 for strategy in (pt.BitFit(), pt.LoRA(rank=8)):
-    backbone = pt.load_backbone("efficientnet-lite0", num_classes=10, img_size=32)
+    backbone = pt.load_backbone("efficientnet-lite0", num_classes=10, img_size=24)
     model = pt.adapt(backbone, strategy)
     trainable = sum(p.numel() for p in pt.trainable_parameters(model).values())
     run = pt.train(
