@@ -23,7 +23,11 @@ HERE = Path(__file__).parent
 def processor() -> str:
     """Name of the processor, as far as the system tells."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in info.read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()
 
 
@@ -31,7 +35,9 @@ def main() -> None:
     """Run, measure, append."""
     with tempfile.TemporaryDirectory() as directory:
         started = time.perf_counter()
-        done = subprocess.run(["paretune", "compare"], cwd=directory, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            ["paretune", "compare"], cwd=directory, check=True, stdout=subprocess.PIPE, text=True
+        )
         seconds = time.perf_counter() - started
         print(done.stdout)
         from paretune.stats import compare

@@ -186,7 +186,7 @@ class CompareConfig(TaskConfig):
     """
 
     strategies: Strategies = field(
-        default_factory=lambda: Strategies((BitFit(), LoRA(), Compacter(), FullFineTune()))
+        default_factory=lambda: Strategies((FullFineTune(), LoRA(), BitFit(), Compacter()))
     )
     seeds: Seeds = field(default_factory=lambda: Seeds((0, 1)))
 
