@@ -44,10 +44,14 @@ class Compare(CompareConfig):
         from paretune.report import write_report
         from paretune.stats import compare
         from paretune.sweep import sweep
+        from paretune.verdict import threat_text
 
         runs = sweep(self.runs(), self.out, workers=self.workers, resume=self.resume)
         for condition in compare(runs).conditions:
-            print(f"\n{condition.task} · {self.backbone} · {condition.attack}")
+            steps = f"PGD with {self.eval_steps} steps"
+            print(
+                f"\n{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {steps}, {self.backbone}"
+            )
             _table(
                 [
                     "strategy",

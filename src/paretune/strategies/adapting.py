@@ -33,6 +33,10 @@ class Adaptation:
     base: dict[str, Tensor]
     required_grad: dict[str, bool]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Adaptation":
+        """The record is only read, so copies of a model share it and its values of the base."""
+        return self
+
 
 def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
     """Put ``strategy`` on ``backbone`` in place and return the same object.
