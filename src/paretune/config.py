@@ -21,7 +21,7 @@ from paretune.schedules import EpsilonSchedule
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.training import train
 
-CPU_SIZES = {"efficientnet-lite0": 24, "dinov2-small": 56}
+CPU_SIZES = {"efficientnet-lite0": 24, "dinov2-small": 28}
 
 
 class Strategies(tuple[Strategy, ...]):
@@ -52,7 +52,7 @@ class TaskConfig:
         backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
         weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
         img_size: height and width of the images in pixels. null takes the model's own, but sizes that suit a CPU for
-            the two offline backbones: 24 for efficientnet-lite0, 56 for dinov2-small.
+            the two offline backbones: 24 for efficientnet-lite0, 28 for dinov2-small.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like.
         limit: use this many images only, over all splits; null uses all.
