@@ -26,7 +26,7 @@ import torch
 
 import paretune as pt
 
-torch.set_num_threads(1)  # on images this small a second thread costs more than it brings
+torch.set_num_threads(1)  # the same numbers on any number of cores
 runs = Path(tempfile.mkdtemp())
 
 # %% [markdown]
