@@ -1,7 +1,5 @@
 """Laws of splitting, for any class counts, shares, seed and limit."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,14 +10,6 @@ from paretune.data import ImageData, load_data
 from paretune.data_splits import ROLES, Rows, apportion, pools_of, split_rows
 
 ROLE_SHARES = (0.6, 0.15, 0.25)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class_counts = st.lists(st.integers(3, 60), min_size=2, max_size=6)

@@ -5,7 +5,7 @@ import gzip
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +20,6 @@ from torch.utils.data import DataLoader
 import paretune.data
 from paretune import data_pixels, data_sources
 from paretune.data import ImageData, ImageSplit, load_data
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def numbered(count: int = 60, classes: int = 3, channels: int = 3, size: int = 4) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from torch import Tensor
 
 import paretune.weights
 from paretune.weights import OFFLINE, offline_weights
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def needs(name: str) -> pytest.MarkDecorator:
