@@ -1,0 +1,183 @@
+"""Compile the CUDA source at run time, by NVRTC alone: no CUDA toolkit, no host compiler.
+
+torch's Linux wheels depend on ``cuda-bindings``, NVRTC and the CUDA headers, so a machine that runs torch on an
+NVIDIA GPU has all that this needs. A compiled program is kept on disk, named by everything it depends on.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from paretune._files import write_atomically
+
+SOURCE = Path(__file__).with_name("pgd_step.cu")
+# NVRTC takes a generic lambda inside a kernel for host code unless device code is the default.
+OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
+_MAGIC = b"paretune kernels 1\n"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled kernels.
+
+    Args:
+        image: a cubin, or PTX text.
+        symbols: for each C++ name that was asked for, the name of its kernel in ``image``.
+    """
+
+    image: bytes
+    symbols: dict[str, str]
+
+
+def missing() -> str | None:
+    """Why NVRTC cannot be used here, or None if it can."""
+    import torch  # its wheel makes the CUDA libraries findable
+
+    if torch.version.hip is not None:
+        return "torch is built for ROCm, the kernels for NVIDIA GPUs"
+    try:
+        importlib.import_module("cuda.bindings.nvrtc")
+        _nvrtc_version()
+        _include_directory()
+    except Exception as error:  # a partly installed CUDA fails in many ways; each means the same here
+        return f"NVRTC cannot be loaded ({' '.join(str(error).split())}); pip install cuda-bindings"
+    return None
+
+
+def compile_program(
+    names: Sequence[str],
+    arch: str,
+    *,
+    kind: Literal["cubin", "ptx"] = "cubin",
+    source: str | None = None,
+    cache: bool = True,
+) -> Program:
+    """The kernels ``names`` for one architecture, from the disk cache if they are there.
+
+    Args:
+        names: C++ names with their template arguments, such as ``"paretune::linf_start"``.
+        arch: ``"sm_90"`` for a cubin, ``"compute_90"`` for PTX.
+        kind: machine code or PTX.
+        source: CUDA text; None takes the file of this package.
+        cache: look in :func:`cache_directory`, and keep the result there.
+
+    Raises:
+        ImportError: NVRTC is not installed.
+        RuntimeError: the source does not compile; the message holds the compiler's log.
+    """
+    if (reason := missing()) is not None:
+        raise ImportError(reason)
+    source = SOURCE.read_text(encoding="utf-8") if source is None else source
+    options = (f"--gpu-architecture={arch}", *OPTIONS)
+    identity = json.dumps([source, sorted(names), options, kind, _nvrtc_version()])
+    path = cache_directory() / f"{arch}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{kind}"
+    if cache and (program := _read(path)) is not None:
+        return program
+    program = _compile(source, names, options, kind)
+    if cache:
+        _write(path, program)
+    return program
+
+
+def cache_directory() -> Path:
+    """``$PARETUNE_CACHE/kernels``, else ``$XDG_CACHE_HOME/paretune/kernels``, else below ``~/.cache``."""
+    if own := os.environ.get("PARETUNE_CACHE"):
+        return Path(own).expanduser() / "kernels"
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "paretune" / "kernels"
+
+
+def _read(path: Path) -> Program | None:
+    """The program in ``path``, or None if there is none or the file is not what was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, _, body = data.removeprefix(_MAGIC).partition(b"\n")
+    if not data.startswith(_MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
+        _log.warning("%s is damaged; compiling it again", path)
+        return None
+    symbols, _, image = body.partition(b"\n")
+    return Program(image, json.loads(symbols))
+
+
+def _write(path: Path, program: Program) -> None:
+    body = json.dumps(program.symbols).encode() + b"\n" + program.image
+    data = _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    try:
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    except OSError as error:  # a full or read-only disk costs a compilation a process, nothing else
+        _log.warning("cannot keep compiled kernels in %s (%s); set PARETUNE_CACHE", path.parent, error)
+
+
+def _compile(source: str, names: Sequence[str], options: Sequence[str], kind: str) -> Program:
+    nvrtc = importlib.import_module("cuda.bindings.nvrtc")
+    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), SOURCE.name.encode(), 0, None, None))
+    try:
+        for name in names:
+            _checked(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+        flags = [option.encode() for option in (*options, f"-I{_include_directory()}")]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(
+                f"{SOURCE.name} does not compile: {log.decode(errors='replace').strip(chr(0))}"
+            )
+        symbols = {
+            name: _checked(nvrtc.nvrtcGetLoweredName(program, name.encode())).decode() for name in names
+        }
+        size, get = {
+            "cubin": (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN),
+            "ptx": (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX),
+        }[kind]
+        image = b" " * _checked(size(program))
+        _checked(get(program, image))  # fills the bytes in place
+        return Program(image, symbols)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """What an NVRTC call returned, without its status."""
+    status, *values = result
+    if status.value != 0:
+        raise RuntimeError(f"NVRTC failed with {status.name}")
+    return values[0] if values else None
+
+
+@functools.cache
+def _nvrtc_version() -> str:
+    nvrtc = importlib.import_module("cuda.bindings.nvrtc")
+    status, major, minor = nvrtc.nvrtcVersion()
+    _checked((status,))
+    return f"{major}.{minor}"
+
+
+@functools.cache
+def _include_directory() -> Path:
+    """Where ``cuda_bf16.h`` lies: in the wheels torch depends on, else in an installed toolkit."""
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [Path(entry) for entry in (spec.submodule_search_locations or ())] if spec else []
+    candidates = [
+        directory
+        for root in wheels
+        for directory in (*sorted(root.glob("cu*/include"), reverse=True), root / "cuda_runtime" / "include")
+    ]
+    toolkits = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
+    candidates += [Path(root) / "include" for root in toolkits if root]
+    for directory in candidates:
+        if (directory / "cuda_bf16.h").is_file():
+            return directory
+    raise FileNotFoundError(
+        "no cuda_bf16.h in " + ", ".join(map(str, candidates)) + "; pip install nvidia-cuda-runtime"
+    )
