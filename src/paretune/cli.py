@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
-from paretune._values import parse
+from paretune._values import parse, parse_many
 from paretune.config import CompareConfig, RunConfig, Seeds, Strategies
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Compare(CompareConfig):
                 ],
             )
             print(condition.verdict)
+            for note in condition.notes:
+                print(f"note: {note}")
         for run in runs:
             _print_findings(run)
         print(f"\nreport: {write_report(runs, Path(self.out) / 'report.html').resolve()}")
@@ -107,7 +109,7 @@ class Train(RunConfig):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a saved adapter, clean and under PGD at several radii.
+    """Measure a saved adapter, clean and under PGD at several radii or any other attacks.
 
     Args:
         adapter: directory of an adapter, or of a run that has one.
@@ -121,6 +123,9 @@ class Evaluate:
         epsilons: comma-separated radii in units of the pixel range.
         steps: PGD steps.
         restarts: PGD restarts.
+        attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
+            Then norm, epsilons, steps and restarts are not used.
+        precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
         seed: seeds the attack.
     """
 
@@ -136,11 +141,13 @@ class Evaluate:
     epsilons: str = "1/255,2/255,4/255"
     steps: int = 20
     restarts: int = 1
+    attacks: str | None = None
+    precision: Literal["fp32", "auto", "bf16"] = "fp32"
     seed: int = 0
 
     def __call__(self) -> None:
-        """Load, attack, print one row a radius."""
-        from paretune.attacks import PGD, THREATS
+        """Load, attack, print one row an attack."""
+        from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
         from paretune.data import load_data
         from paretune.evaluation import evaluate
 
@@ -148,13 +155,17 @@ class Evaluate:
         data = load_data(
             self.data, img_size=model.image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
         )
-        radii = [float(parse(text, {})) for text in self.epsilons.split(",")]
-        attacks = [
-            PGD(THREATS[self.norm](radius), steps=self.steps, restarts=self.restarts) for radius in radii
-        ]
-        scores = evaluate(model, data.report, attacks, seed=self.seed).to_frame()
+        attacks: list[Attack]
+        if self.attacks is not None:
+            attacks = list(parse_many(self.attacks, {**ATTACKS, **THREATS}))
+        else:
+            radii = [float(parse(text, {})) for text in self.epsilons.split(",")]
+            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
+        victim = attack_copy(model, precision=self.precision)
+        scores = evaluate(model, data.report, attacks, seed=self.seed, victim=victim, progress=True)
+        frame = scores.to_frame()
         _table(
-            list(scores.columns), [[_cell(value) for value in row] for row in scores.itertuples(index=False)]
+            list(frame.columns), [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
         )
 
 
@@ -258,6 +269,27 @@ class Info:
         _table(["what", "state"], rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selftest:
+    """Check the attack kernels on this machine and print a report to paste into an issue.
+
+    Args:
+        gpu: also run them on the GPU, compare with plain PyTorch, and time them.
+    """
+
+    HELP: ClassVar[str] = "check the attack kernels on this machine and print a report"
+    gpu: bool = False
+
+    def __call__(self) -> None:
+        """Run the checks and print one line each."""
+        from paretune.selftest import report, selftest
+
+        checks = selftest(gpu=self.gpu)
+        print(report(checks))
+        if any(check.passed is False for check in checks):
+            raise RuntimeError("the self-test failed; please open an issue with the lines above")
+
+
 COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "train": Train,
@@ -265,6 +297,7 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "adapters": Adapters,
     "info": Info,
+    "selftest": Selftest,
 }
 
 
@@ -324,6 +357,9 @@ def build_parser() -> Any:
         one = Parser(description=(command.__doc__ or "").partition("\n\n")[0])
         one.add_argument("--config", action="config", help="YAML file with any of these options")
         one.add_class_arguments(command, None, as_positional=True)
+        for action in one._actions:
+            if action.dest == "gpu":  # --gpu alone means --gpu true
+                action.nargs, action.const = "?", True
         commands.add_subcommand(name, one, help=command.HELP)
     return parser
 

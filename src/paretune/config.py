@@ -66,6 +66,8 @@ class TaskConfig:
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
         points: evaluation points over training; each is one point of the frontier.
+        precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
+            batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
     """
 
     backbone: str = "efficientnet-lite0"
@@ -84,6 +86,7 @@ class TaskConfig:
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
+    precision: Literal["fp32", "auto", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
@@ -171,6 +174,7 @@ class RunConfig(TaskConfig):
             attacks=[self.attack],
             eval_every=max(1, -(-steps // self.points)),
             seed=self.seed,
+            precision=self.precision,
             resume=resume,
             progress=progress,
         )

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paretune.attacks import PGD, attack_copy
+from paretune.attacks import Attack, AttackCopy, attack_copy
 from paretune.data import ImageSplit
+from paretune.progress import bars
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Scores:
     """
 
     clean: Bits
-    robust: dict[PGD, Bits]
+    robust: dict[Attack, Bits]
     split: str
 
     @property
@@ -37,7 +38,7 @@ class Scores:
         """Fraction right on clean images."""
         return float(self.clean.mean())
 
-    def robust_accuracy(self, attack: PGD) -> float:
+    def robust_accuracy(self, attack: Attack) -> float:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
 
@@ -62,12 +63,14 @@ class Scores:
 def evaluate(
     model: nn.Module,
     data: ImageSplit,
-    attacks: Sequence[PGD] = (),
+    attacks: Sequence[Attack] = (),
     *,
     epsilons: Sequence[float] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
+    victim: AttackCopy | None = None,
+    progress: bool = False,
 ) -> Scores:
     """Measure ``model`` on every example of ``data``: clean, and under each attack.
 
@@ -83,9 +86,13 @@ def evaluate(
         seed: seeds the attacks; the same seed gives the same bits.
         shard: (rank, world): only every world-th batch from rank on; the other bits are False, so that the bits of
             all ranks add up.
+        victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
+            ``attack_copy(model, precision="auto")`` does, or to evaluate often.
+        progress: show a bar with the time left on the terminal.
 
     Raises:
-        ValueError: ``data`` is empty, or two attacks are the same.
+        TypeError: something in ``attacks`` is not an attack.
+        ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design.
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
@@ -93,29 +100,40 @@ def evaluate(
         attacks = [attack.with_epsilon(epsilon) for attack in attacks for epsilon in epsilons]
     if len(set(attacks)) < len(attacks):
         raise ValueError(f"two attacks are the same: {', '.join(map(repr, attacks))}")
+    for attack in attacks:
+        if not isinstance(attack, Attack):
+            raise TypeError(f"attacks must hold attacks such as PGD(Linf(4/255)), got {attack!r}")
+        if not attack.in_ball:
+            raise ValueError(
+                f"{attack!r} leaves its ball by design: train with it, and evaluate with PGD or AutoAttack"
+            )
     modes = [(part, part.training) for part in model.modules()]
     clean = np.zeros(len(data), dtype=bool)
     robust = {attack: np.zeros(len(data), dtype=bool) for attack in attacks}
     device = next(model.parameters()).device
-    copy = attack_copy(model) if attacks else None
+    if victim is None and attacks:
+        victim = attack_copy(model)
     model.eval()
+    rank, world = shard
     try:
-        rank, world = shard
-        for number, start in enumerate(range(0, len(data), batch_size)):
-            if number % world != rank:
-                continue
-            positions = torch.arange(start, min(start + batch_size, len(data)))
-            images, labels = (part.to(device) for part in data[positions])
-            right = _right(model, images, labels)
-            clean[start : start + batch_size] = right.cpu().numpy()
-            for attack in attacks:
-                if copy is None or not right.any():
+        with bars(enabled=progress) as shown:
+            task = shown.add_task("evaluate", total=len(data) * max(1, len(attacks)), note="")
+            for number, start in enumerate(range(0, len(data), batch_size)):
+                if number % world != rank:
                     continue
-                # An example that is wrong when clean is not robust; only the others are attacked.
-                attacked = attack(copy, images[right], labels[right], seed=seed * 1_000_003 + start)
-                survived = torch.zeros_like(right)
-                survived[right] = _right(model, attacked, labels[right])
-                robust[attack][start : start + batch_size] = survived.cpu().numpy()
+                positions = torch.arange(start, min(start + batch_size, len(data)))
+                images, labels = (part.to(device) for part in data[positions])
+                right = _right(model, images, labels)
+                clean[start : start + batch_size] = right.cpu().numpy()
+                for attack in attacks:
+                    shown.update(task, note=repr(attack))
+                    # An example that is wrong when clean is not robust; only the others are attacked.
+                    if victim is not None and right.any():
+                        attacked = attack(victim, images[right], labels[right], seed=seed * 1_000_003 + start)
+                        survived = torch.zeros_like(right)
+                        survived[right] = _right(model, attacked, labels[right])
+                        robust[attack][start : start + batch_size] = survived.cpu().numpy()
+                    shown.advance(task, len(positions))
     finally:
         for part, training in modes:
             part.training = training

@@ -9,7 +9,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from paretune._values import Value
-from paretune.attacks import PGD, AttackCopy
+from paretune.attacks import Attack, AttackCopy
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one optimiser step learns.
+
+    Args:
+        images: (batch, channels, height, width) in [0, 1].
+        labels: (batch,).
+        epsilon: strength of the attack at this step; 0 means no attack.
+        seed: seeds the attack.
+    """
+
+    images: Tensor
+    labels: Tensor
+    epsilon: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -22,28 +39,17 @@ class Objective(Value, ABC):
 
     @property
     @abstractmethod
-    def attack(self) -> PGD | None:
+    def attack(self) -> Attack | None:
         """The attack at full epsilon."""
 
     @abstractmethod
-    def loss(
-        self,
-        model: nn.Module,
-        copy: Callable[[], AttackCopy],
-        images: Tensor,
-        labels: Tensor,
-        epsilon: float,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss, and the logits it was computed from, for the log.
 
         Args:
             model: in training mode.
             copy: gives the attack copy, brought up to date with the model.
-            images: (batch, channels, height, width) in [0, 1].
-            labels: (batch,).
-            epsilon: strength at this step; 0 means no attack.
-            seed: seeds the attack.
+            batch: what to learn.
         """
 
 
@@ -55,18 +61,10 @@ class Natural(Objective):
     def attack(self) -> None:
         """There is none."""
 
-    def loss(
-        self,
-        model: nn.Module,
-        copy: Callable[[], AttackCopy],
-        images: Tensor,
-        labels: Tensor,
-        epsilon: float,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy."""
-        logits = model(images)
-        return cross_entropy(logits.float(), labels), logits.detach()
+        logits = model(batch.images)
+        return cross_entropy(logits.float(), batch.labels), logits.detach()
 
 
 @dataclass(frozen=True)
@@ -76,34 +74,32 @@ class AdversarialTraining(Objective):
     Args:
         inner: the attack, for example ``PGD(Linf(4/255), steps=7)``. Its last iterate is trained on, whether or not it
             fools the model.
+
+    Raises:
+        ValueError: ``inner`` is targeted, or stops at the first success and so has no last iterate (FAB, Square,
+            AutoAttack).
     """
 
-    inner: PGD
+    inner: Attack
 
     def __post_init__(self) -> None:
-        if self.inner.targeted:
+        if getattr(self.inner, "targeted", False):
             raise ValueError("adversarial training needs an untargeted attack; got targeted=True")
-        object.__setattr__(self, "inner", dataclasses.replace(self.inner, keep="last"))
+        if hasattr(self.inner, "keep"):
+            object.__setattr__(self, "inner", dataclasses.replace(self.inner, keep="last"))  # type: ignore[call-arg]
+        elif not self.inner.single_run:
+            raise ValueError(f"{self.inner!r} stops at the first success; train with PGD, APGD or FGSM")
 
     @property
-    def attack(self) -> PGD:
+    def attack(self) -> Attack:
         """The attack at full epsilon."""
         return self.inner
 
-    def loss(
-        self,
-        model: nn.Module,
-        copy: Callable[[], AttackCopy],
-        images: Tensor,
-        labels: Tensor,
-        epsilon: float,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy on the images that the attack at ``epsilon`` returns."""
-        if epsilon > 0:
-            images = self.inner.with_epsilon(epsilon)(copy(), images, labels, seed=seed)
+        images = batch.images
+        if batch.epsilon > 0:
+            attack = self.inner.with_epsilon(batch.epsilon)
+            images = attack(copy(), images, batch.labels, seed=batch.seed)
         logits = model(images)
-        return cross_entropy(logits.float(), labels), logits.detach()
-
-
-OBJECTIVES: dict[str, type[Objective]] = {"Natural": Natural, "AdversarialTraining": AdversarialTraining}
+        return cross_entropy(logits.float(), batch.labels), logits.detach()

@@ -72,9 +72,8 @@ def progress_bar(
             yield show
 
 
-def bars() -> Progress:
-    """A rich display of bars with elapsed time and time left, on standard error."""
-
+def bars(*, enabled: bool = True) -> Progress:
+    """A rich display of bars with elapsed time and time left, on standard error; nothing unless ``enabled``."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -84,6 +83,7 @@ def bars() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
+        disable=not enabled,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from paretune import _files
-from paretune.attacks import PGD, AttackCopy, attack_copy
+from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
+from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
 from paretune.data import ImageData, ImageSplit
 from paretune.evaluation import Bits, Scores, evaluate
 from paretune.guards import catastrophic_overfitting, check_finite, transfer_failure
 from paretune.interchange.files import read_adapter, restore_stored, save_adapter
-from paretune.objectives import Objective
+from paretune.objectives import Batch, Objective
 from paretune.optimizers import AdamW
 from paretune.progress import Status, peak_memory_bytes, progress_bar
 from paretune.results import Run, RunWriter, load_runs
@@ -42,10 +43,11 @@ def train(
     batch_size: int = 32,
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
-    attacks: Sequence[PGD] | None = None,
+    attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
     seed: int = 0,
     workers: int = 0,
+    precision: Literal["auto"] | Precision = "fp32",
     resume: bool = True,
     progress: bool | Callable[[Status], None] = True,
 ) -> Run:
@@ -70,6 +72,8 @@ def train(
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
         workers: processes that load images; 0 loads them here.
+        precision: of the gradients of attacks, see :func:`~paretune.attack_copy`. What ``"auto"`` decides, which takes a
+            measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
         resume: go on with the run in ``out``; False starts it over.
         progress: show a bar on the terminal, or call this with a :class:`~paretune.progress.Status` after each step.
 
@@ -125,6 +129,7 @@ def train(
             "batch_size": batch_size,
             "eval_every": eval_every,
             "attacks": [each.to_dict() for each in attacks],
+            "attack_precision": precision,
         }
         writer = RunWriter(path, config)
         if not resume:
@@ -140,7 +145,13 @@ def train(
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
-    so_far: dict[str, Any] = {"step": 0, "train_seconds": 0.0, "cpu_seconds": 0.0, "findings": []}
+    so_far: dict[str, Any] = {
+        "step": 0,
+        "train_seconds": 0.0,
+        "cpu_seconds": 0.0,
+        "findings": [],
+        "attack_precision": precision,
+    }
     if checkpoint.exists():
         so_far = load_checkpoint(checkpoint, model.module, optimiser)
         log.info("%s goes on from step %d of %d", path, so_far["step"], total)
@@ -150,7 +161,7 @@ def train(
     chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
     batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
     loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
-    copy = _FreshCopy(model)
+    copy = _FreshCopy(model, so_far["attack_precision"])
     rows: list[dict[str, Any]] = []  # of the log, since the last evaluation point
     clock, cpu_clock = time.perf_counter(), time.process_time()
     with torch.random.fork_rng(), progress_bar(progress if rank == 0 else False, path.name, total) as show:
@@ -163,8 +174,9 @@ def train(
             step_seed = _mix(seed, step, rank)
             torch.manual_seed(step_seed)  # dropout and stochastic depth
             images, labels = images.to(accelerator.device), labels.to(accelerator.device)
+            batch = Batch(images, labels, strength, step_seed)
             try:
-                loss, logits = objective.loss(wrapped, copy, images, labels, strength, step_seed)
+                loss, logits = objective.loss(wrapped, copy, batch)
             except ValueError as error:  # an attack refuses a model that answers NaN
                 check_finite(parameters, step, lr, error)
                 raise
@@ -184,8 +196,9 @@ def train(
                 so_far["step"] = step
                 so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
                 so_far["cpu_seconds"] += time.process_time() - cpu_clock
-                report = _evaluate(accelerator, model, data.report, attacks, seed)
-                select = _evaluate(accelerator, model, data.select, attacks, seed)
+                report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
+                select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                so_far["attack_precision"] = copy().precision
                 robust = max(select.robust_accuracy(each) for each in attacks)
                 # Only at full strength do the training and the evaluation attack compare.
                 attacked = [
@@ -198,9 +211,8 @@ def train(
                     log.warning("%s, step %d: %s", path.name, step, finding)
                     so_far["findings"].append({"step": step, "finding": finding})
                 if writer is not None:
-                    cost = {key: so_far[key] for key in ("train_seconds", "cpu_seconds")} | _cost(
-                        model, accelerator
-                    )
+                    kept = ("train_seconds", "cpu_seconds", "attack_precision")
+                    cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
                     _append(writer, report, select, {"step": step, "epoch": step / per_epoch} | cost)
                     _append_log(path / "log.jsonl", rows)
                     save_checkpoint(checkpoint, model.module, optimiser, so_far)
@@ -226,14 +238,14 @@ def train(
 class _FreshCopy:
     """The attack copy of ``model``, made at its first use and brought up to date when it is asked for."""
 
-    def __init__(self, model: Backbone) -> None:
-        self.model = model
+    def __init__(self, model: Backbone, precision: Literal["auto"] | Precision) -> None:
+        self.model, self.precision = model, precision
         self.copy: AttackCopy | None = None
         self.outdated = False
 
     def __call__(self) -> AttackCopy:
         if self.copy is None:
-            self.copy = attack_copy(self.model)
+            self.copy = attack_copy(self.model, precision=self.precision)
         elif self.outdated:
             self.copy.refresh()
         self.outdated = False
@@ -265,7 +277,7 @@ class _Batches:
             yield batch[self.rank :: self.world].tolist()
 
 
-def _evaluation_attacks(objective: Objective) -> tuple[PGD, ...]:
+def _evaluation_attacks(objective: Objective) -> tuple[Attack, ...]:
     if objective.attack is None:
         raise ValueError(
             f"{objective!r} names no threat; say what to evaluate with: attacks=[PGD(Linf(4/255), steps=20)]"
@@ -289,10 +301,16 @@ def _mix(*numbers: int) -> int:
 
 
 def _evaluate(
-    accelerator: Accelerator, model: Backbone, split: ImageSplit, attacks: Sequence[PGD], seed: int
+    accelerator: Accelerator,
+    model: Backbone,
+    split: ImageSplit,
+    attacks: Sequence[Attack],
+    seed: int,
+    victim: AttackCopy,
 ) -> Scores:
     world = accelerator.num_processes
-    scores = evaluate(model, split, attacks, seed=seed, shard=(accelerator.process_index, world))
+    shard = (accelerator.process_index, world)
+    scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim)
     if world == 1:
         return scores
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.attacks import L2, PGD, Linf, Threat
+from paretune.attacks import L1, L2, PGD, Linf, Threat
 
-THREATS = st.one_of(st.floats(1e-3, 1.0).map(Linf), st.floats(1e-2, 5.0).map(L2))
+DENSE = st.one_of(st.floats(1e-3, 1.0).map(Linf), st.floats(1e-2, 5.0).map(L2))
+THREATS = st.one_of(DENSE, st.floats(1e-2, 50.0).map(L1))
 SEEDS = st.integers(0, 2**31)
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 FEW = settings(max_examples=40, deadline=None)
@@ -31,6 +32,8 @@ def slack(threat: Threat, images: Tensor) -> float:
     """Rounding: every pixel of a result by half a unit in the last place of 1, and a length by four of its own."""
     if isinstance(threat, Linf):
         return 2**-24
+    if isinstance(threat, L1):
+        return images[0].numel() * 2**-24 + 4 * 2**-23 * threat.epsilon
     return math.sqrt(images[0].numel()) * 2**-24 + 4 * 2**-23 * threat.epsilon
 
 
@@ -94,13 +97,44 @@ def test_a_random_start_is_allowed(threat: Threat, shape: tuple[int, ...], seed:
 
 
 @FEW
-@given(THREATS, SHAPES, SEEDS, st.floats(1e-3, 2.0))
+@given(DENSE, SHAPES, SEEDS, st.floats(1e-3, 2.0))
 def test_a_step_has_its_length(threat: Threat, shape: tuple[int, ...], seed: int, step_size: float) -> None:
     images, gradient = random_images(shape, seed), random_points(shape, seed)
     moved = threat.distance(threat.step(images, gradient, step_size), images)
     torch.testing.assert_close(
         moved, torch.full_like(moved, step_size), rtol=1e-5, atol=2 * slack(threat, images)
     )
+
+
+@FEW
+@given(st.floats(1e-2, 50.0), SHAPES, SEEDS, st.floats(1e-3, 20.0))
+def test_an_l1_step_has_its_length_unless_the_image_has_no_room(
+    epsilon: float, shape: tuple[int, ...], seed: int, step_size: float
+) -> None:
+    threat, images, gradient = L1(epsilon), random_images(shape, seed), random_points(shape, seed)
+    moved = threat.step(images, gradient, step_size)
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 2**-23
+    room = torch.where(gradient > 0, 1 - images, images).flatten(1).sum(dim=1)
+    expected = room.clamp(max=step_size)
+    torch.testing.assert_close(
+        threat.distance(moved, images), expected, rtol=1e-5, atol=2 * slack(threat, images)
+    )
+    assert ((moved - images) * gradient >= 0).all()
+
+
+@FEW
+@given(st.floats(1e-2, 50.0), SHAPES, SEEDS)
+def test_an_l1_projection_is_no_farther_than_other_allowed_points(
+    epsilon: float, shape: tuple[int, ...], seed: int
+) -> None:
+    threat, images, points = L1(epsilon), random_images(shape, seed), random_points(shape, seed)
+    nearest = threat.project(points, images)
+    other = threat.project(random_points(shape, seed + 7), images)
+    toward = nearest + 0.01 * (other - nearest)  # allowed, because ball and box are convex
+    for allowed in (other, toward):
+        gain = L2(1.0).distance(nearest, points) - L2(1.0).distance(allowed, points)
+        assert (gain <= 1e-5 * L2(1.0).distance(nearest, points) + 1e-6).all()
 
 
 @settings(max_examples=25, deadline=None)

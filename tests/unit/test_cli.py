@@ -51,6 +51,10 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys) -> None:
     adapter = next(out.glob("lora*"))
     assert main(["evaluate", str(adapter), "--weights", weights, "--limit", "120", "--steps", "2"]) == 0
     assert "0.007843" in capsys.readouterr().out  # 2/255
+    attacks = "APGD(L2(0.5), steps=3), FGSM(Linf(1/255))"
+    options = ["--weights", weights, "--limit", "120", "--attacks", attacks, "--precision", "bf16"]
+    assert main(["evaluate", str(adapter), *options]) == 0
+    assert "APGD(L2(0.5), steps=3)" in capsys.readouterr().out
     assert main(["adapters", "show", str(adapter)]) == 0
     assert "call: LoRA(rank=2)" in capsys.readouterr().out
     assert main(["adapters", "verify", str(adapter), "--weights", weights]) == 0

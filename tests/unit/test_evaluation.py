@@ -85,3 +85,43 @@ def test_nothing_to_measure_is_an_error() -> None:
     data, _ = margins()
     with pytest.raises(ValueError, match="two attacks are the same"):
         pt.evaluate(Threshold(), data.report, [pt.PGD(pt.Linf(0.1))] * 2)
+
+
+def test_every_attack_measures_and_a_stricter_one_finds_no_less() -> None:
+    from paretune.attacks import APGD, FGSM, AutoAttack
+
+    data, gaps = margins()
+    attacks = [
+        FGSM(pt.Linf(0.05)),
+        APGD(pt.Linf(0.05), steps=10),
+        AutoAttack(pt.Linf(0.05), version="rand", steps=5),
+    ]
+    with pytest.raises(ValueError, match="at least 3 classes"):
+        pt.evaluate(Threshold(), data.report, attacks)
+    scores = pt.evaluate(Threshold(), data.report, attacks[:2])
+    right = np.array((Threshold()(data.report[:][0]).argmax(1) == data.report.labels).tolist())
+    for attack in attacks[:2]:  # the loss is monotone, so one step reaches the closed form
+        assert np.array_equal(scores.robust[attack], right & (gaps > attack.threat.epsilon))
+
+
+def test_an_attack_that_leaves_the_ball_and_what_is_no_attack_are_refused() -> None:
+    from paretune.attacks import NFGSM
+
+    data, _ = margins()
+    with pytest.raises(ValueError, match="leaves its ball by design"):
+        pt.evaluate(Threshold(), data.report, [NFGSM(pt.Linf(0.1))])
+    with pytest.raises(TypeError, match=r"PGD\(Linf\(4/255\)\), got Linf"):
+        pt.evaluate(Threshold(), data.report, [pt.Linf(0.1)])  # type: ignore[list-item]
+
+
+def test_a_given_victim_is_searched_on_and_the_model_judges() -> None:
+    from paretune.attacks import attack_copy
+
+    data, _ = margins()
+    attack = pt.PGD(pt.Linf(0.05), steps=5)
+    careless = Threshold()
+    with torch.no_grad():
+        careless.slope.neg_()  # its gradient leads the attack the wrong way
+    scores = pt.evaluate(Threshold(), data.report, [attack], victim=attack_copy(careless))
+    right = np.array((Threshold()(data.report[:][0]).argmax(1) == data.report.labels).tolist())
+    assert scores.robust[attack].sum() == right.sum()

@@ -233,3 +233,22 @@ def test_two_processes_train_together(tmp_path) -> None:
     points = load_runs(tmp_path / "run")[0].points
     assert list(points.step) == [4, 8, 10]
     assert set(points.examples) == {len(tiny.data().report)}
+
+
+def test_any_attack_with_a_last_iterate_trains_and_one_without_is_refused(tmp_path) -> None:
+    from paretune.attacks import APGD, FGSM, NFGSM, Square
+
+    for attack in (APGD(pt.Linf(4 / 255), steps=2), FGSM(pt.Linf(4 / 255)), NFGSM(pt.Linf(4 / 255))):
+        objective = pt.AdversarialTraining(attack)
+        assert getattr(objective.attack, "keep", "last") == "last"
+        run = tiny.run(tmp_path / type(attack).__name__, objective=objective, steps=4, eval_every=4)
+        assert run.done
+    with pytest.raises(ValueError, match="stops at the first success; train with PGD, APGD or FGSM"):
+        pt.AdversarialTraining(Square(pt.Linf(4 / 255)))
+
+
+def test_the_precision_of_attacks_is_kept_with_the_run(tmp_path) -> None:
+    run = tiny.run(tmp_path / "run", steps=4, eval_every=2, precision="bf16")
+    assert set(run.points.attack_precision) == {"bf16"}
+    with pytest.raises(ValueError, match="attack_precision"):
+        tiny.run(tmp_path / "run", steps=4, eval_every=2, precision="fp32")

@@ -3,66 +3,141 @@ cheapest.
 
 At equal precision no attack loop beats another by more than a few percent; the model it differentiates
 decides. So attacks run on a frozen twin: evaluation mode, adapters merged into the weights, batch norms
-folded into convolutions, channels last, float32. The user's model is only ever read.
+folded into convolutions, channels last, and bfloat16 where that is faithful and faster. The user's model is only
+ever read.
 """
 
-import copy
+import functools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from paretune.attacks.folding import fold_batchnorms
+from paretune.attacks.captured import CapturedSteps
+from paretune.attacks.precision import Decision, Precision, decide
+from paretune.attacks.steps import Ascent, CompiledSteps, Fused
+from paretune.attacks.threats import Threat
+from paretune.attacks.twin import Twin
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Derived:
-    """Tensors of the twin that are computed from others: merged weights and folded convolutions."""
-
-    inputs: tuple[Tensor, ...]
-    compute: Callable[[], tuple[Tensor, ...]]
-    outputs: tuple[Tensor, ...]
 
 
 class AttackCopy:
     """A frozen twin of a model, made by :func:`attack_copy`.
 
     Calling it with images (batch, channels, height, width) in [0, 1] gives float32 logits (batch, classes).
-    It computes what the model computes in evaluation mode, up to rounding.
+    It computes what the model computes in evaluation mode, up to the rounding of its :attr:`precision`.
     """
 
     def __init__(
-        self, model: nn.Module, *, fold_batchnorm: bool = True, channels_last: bool | Literal["auto"] = "auto"
+        self,
+        model: nn.Module,
+        *,
+        precision: Literal["auto"] | Precision = "fp32",
+        compile: bool = False,
+        cuda_graph: bool = False,
+        fused: Fused = "auto",
+        fold_batchnorm: bool = True,
+        channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
         self._model = model
+        self._precision_wish = precision
+        self._compile = compile
+        self._cuda_graph = cuda_graph
+        self._fused = fused
         self._fold_batchnorm = fold_batchnorm
         self._channels_last_wish = channels_last
+        self._special_steps: CompiledSteps | CapturedSteps | None = None
         self._build()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Float32 logits (batch, classes) of ``images``; gradients flow to ``images`` only."""
-        if self._unfolded and len(images):
-            self._fold(images[:1])
-        if self.channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return _forward(self._twin, images).float()
+        """Float32 logits (batch, classes) of ``images``; gradients flow to ``images`` only.
+
+        The first batch that asks for gradients decides the precision. Until then logits are computed in float32.
+        """
+        if torch.is_grad_enabled() and images.requires_grad:
+            self._decide(images)
+        return (self._fast or self._exact_twin())(images)
+
+    @torch.no_grad()
+    def exact(self, images: Tensor) -> Tensor:
+        """Float32 logits (batch, classes) computed in float32, without gradient: what a success is verified with."""
+        return self._exact_twin()(images)
+
+    def ascend(
+        self,
+        threat: Threat,
+        images: Tensor,
+        images_adv: Tensor,
+        goals: Tensor,
+        *,
+        step_size: float,
+        steps: int = 1,
+        targeted: bool = False,
+    ) -> Tensor:
+        """``images_adv`` after steps of projected gradient ascent on the cross-entropy, for the whole batch.
+
+        Each step is one forward and one backward pass of the network, :meth:`Threat.step` and
+        :meth:`Threat.project`; nothing looks at single examples. Outside the network all is float32.
+
+        Args:
+            threat: the ball to stay in.
+            images: clean images (batch, channels, height, width) in [0, 1], float32.
+            images_adv: where to start, in the ball; float32, of the same shape.
+            goals: true classes (batch,), int64; the wanted ones if ``targeted``.
+            step_size: length of a step in pixel units, in the norm of ``threat``.
+            steps: how many, at least 1.
+            targeted: descend to ``goals`` instead.
+
+        Returns:
+            Float32 images of the same shape, in the ball and in [0, 1].
+
+        Raises:
+            ValueError: the model has too few classes, no gradient, or one that is NaN or infinite.
+        """
+        if not len(images):
+            return images_adv.detach().clone()
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(images.device.type, enabled=False),
+        ):
+            twin = self._decide(images_adv)
+            twin.prepare(images_adv)
+            ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted, self._fused)
+            if self._compile and self._special_steps is None:
+                self._special_steps = CompiledSteps(twin)
+            elif self._cuda_graph and self._special_steps is None:
+                self._special_steps = CapturedSteps(twin)
+            if self._special_steps is not None:
+                return self._special_steps(ascent, images_adv, steps)
+            return ascent(twin, images_adv, steps)
+
+    @property
+    def precision(self) -> Literal["auto"] | Precision:
+        """What gradients are computed in, ``"fp32"`` or ``"bf16"``; ``"auto"`` until the first batch has decided."""
+        return "auto" if self._decision is None else self._decision.precision
+
+    @property
+    def decision(self) -> Decision | None:
+        """The precision, and the measurements that led to it; None until the first batch has decided."""
+        return self._decision
 
     @property
     def device(self) -> torch.device:
         """Where the twin computes; the CPU for a model without tensors."""
-        return next(_tensors(self._twin), torch.empty(0)).device
+        return self._any.device
 
     @property
     def folded(self) -> tuple[str, ...]:
         """Names of the batch norms that are folded away; known once the first batch has passed."""
-        return self._folded_names
+        return self._any.folded
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether convolutions see their channels last."""
+        return self._any.channels_last
 
     def refresh(self) -> None:
         """Take over the model's present weights, in place: call it after each optimiser step.
@@ -70,70 +145,69 @@ class AttackCopy:
         Trainable parameters are always read again, frozen ones when torch has counted a change, and buffers
         (batch-norm statistics) when their values differ. Only what is made of changed tensors is merged or
         folded again. A model whose tensors have other names, shapes or another device than before is copied
-        afresh.
+        afresh, and its precision decided anew.
         """
-        sources = _named_tensors(self._model)
-        if _layout(sources) != self._layout:
+        twins = [twin for twin in (self._exact, self._fast) if twin is not None]
+        if not all(twin.refresh() for twin in dict.fromkeys(twins)):
             logger.info("the model has other tensors than before: the attack copy is made anew")
             self._build()
-            return
-        with torch.no_grad():
-            changed: set[int] = set()
-            for name, source in sources.items():
-                mirror = self._mirrors[name]
-                if self._has_changed(name, source, mirror):
-                    mirror.copy_(source)
-                    self._stamps[name] = _stamp(source)
-                    changed.add(id(mirror))
-            for derived in self._derived:
-                if any(id(tensor) in changed for tensor in derived.inputs):
-                    for tensor, value in zip(derived.outputs, derived.compute(), strict=True):
-                        tensor.copy_(value)
-                        changed.add(id(tensor))
-
-    def _has_changed(self, name: str, source: Tensor, mirror: Tensor) -> bool:
-        if not isinstance(source, nn.Parameter):
-            # By value, because batch norms update their statistics without torch counting it.
-            return not torch.equal(source.to(mirror.dtype), mirror)
-        stamp = _stamp(source)
-        return source.requires_grad or stamp is None or stamp != self._stamps[name]
 
     def _build(self) -> None:
-        sources = _named_tensors(self._model)
-        with torch.inference_mode(False), torch.no_grad():
-            twin = _deepcopy(self._model).eval().requires_grad_(False).float()
-            for part in twin.modules():
-                _restore_forward(part)
-            self._layout = _layout(sources)
-            self._stamps = {name: _stamp(source) for name, source in sources.items()}
-            self._mirrors = _named_tensors(twin)  # before merging, so under the model's own names
-            self._derived = [derived for part in list(twin.modules()) for derived in _merge(part)]
-            if self._channels_last_wish == "auto":
-                self.channels_last = any(_has_overlapping_windows(part) for part in twin.modules())
-            else:
-                self.channels_last = self._channels_last_wish
-            if self.channels_last:
-                twin.to(memory_format=torch.channels_last)
-            self._twin = twin
-            if self.device.type == "cpu":
-                _unfuse_attention(twin)
-        self._unfolded = self._fold_batchnorm
-        self._folded_names: tuple[str, ...] = ()
+        self._exact: Twin | None = None
+        self._fast: Twin | None = None
+        self._special_steps = None
+        self._decision: Decision | None = None
+        if self._precision_wish == "bf16":
+            self._fast = self._twin(torch.bfloat16)
+        else:
+            self._exact = self._twin(torch.float32)
+            if self._precision_wish == "fp32":
+                self._fast = self._exact
+        if self._precision_wish != "auto":
+            self._decision = Decision(self._precision_wish, "asked for")
 
-    def _fold(self, image: Tensor) -> None:
-        """Fold on the first batch, because finding the pairs takes an image of a size the model accepts."""
-        with torch.inference_mode(False):
-            image = image.detach().clone().float()
-            folds = fold_batchnorms(self._twin, image, _forward)
-        self._derived += [_Derived(fold.inputs, fold.compute, fold.outputs) for fold in folds]
-        self._folded_names = tuple(fold.norm for fold in folds)
-        self._unfolded = False
-        logger.debug("attack copy: %d batch norms folded, channels_last=%s", len(folds), self.channels_last)
+    def _twin(self, dtype: torch.dtype) -> Twin:
+        return Twin(
+            self._model, dtype, fold_batchnorm=self._fold_batchnorm, channels_last=self._channels_last_wish
+        )
+
+    @property
+    def _any(self) -> Twin:
+        return self._fast or self._exact_twin()
+
+    def _exact_twin(self) -> Twin:
+        if self._exact is None:
+            self._exact = self._twin(torch.float32)
+        return self._exact
+
+    def _decide(self, images: Tensor) -> Twin:
+        """The twin whose gradients attacks use; measured on ``images`` if that is still open."""
+        if self._fast is not None:
+            return self._fast
+        exact = self._exact_twin()
+        if not len(images):
+            return exact
+        with torch.inference_mode(False), torch.random.fork_rng(_cuda_devices(images)):
+            self._decision, half = decide(
+                exact, functools.partial(self._twin, torch.bfloat16), images.detach()
+            )
+        if half is None:
+            self._fast = exact
+            return exact
+        self._fast, self._exact = (
+            half,
+            None,
+        )  # the exact one is made again to verify successes; training never does
+        return half
 
 
 def attack_copy(
     model: nn.Module | AttackCopy,
     *,
+    precision: Literal["auto"] | Precision = "fp32",
+    compile: bool = False,
+    cuda_graph: bool = False,
+    fused: Fused = "auto",
     fold_batchnorm: bool = True,
     channels_last: bool | Literal["auto"] = "auto",
 ) -> AttackCopy:
@@ -155,6 +229,16 @@ def attack_copy(
     Args:
         model: any classifier that takes images in [0, 1] and returns logits or an object with ``.logits``.
             Wrappers of torch.compile and DistributedDataParallel are taken off.
+        precision: of the network's weights and activations; images, perturbations and losses are float32 always.
+            ``"auto"`` measures on the first batch and takes bfloat16 only where its gradient is faithful and cheaper, by
+            the rule of :func:`~paretune.attacks.precision.decide`. It is not the default, because a measurement of time
+            may end otherwise on another day or machine; to repeat a result, name what :attr:`AttackCopy.precision` says.
+        compile: compile the steps of :meth:`AttackCopy.ascend` with torch.compile. That takes a minute or two for each
+            batch shape, so it pays in long training.
+        cuda_graph: record the steps of :meth:`AttackCopy.ascend` as one CUDA graph for each batch shape and replay it:
+            for small models on a GPU. Attacks whose solved images leave the batch do not use it.
+        fused: the implementation of a step: ``"auto"`` is our CUDA kernel on a GPU and PyTorch elsewhere, ``"cuda"`` and
+            ``"torch"`` insist. A compiled step always uses PyTorch, from which the compiler makes one kernel.
         fold_batchnorm: fold batch norms into the convolutions before them, where that is provably the same
             function.
         channels_last: memory layout of convolutions; ``"auto"`` uses it where windows of a convolution
@@ -162,7 +246,7 @@ def attack_copy(
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: the model cannot be copied.
+        ValueError: an option is not one of those above, or the model cannot be copied.
     """
     if isinstance(model, AttackCopy):
         return model
@@ -170,7 +254,21 @@ def attack_copy(
         raise TypeError(f"model must be a torch.nn.Module or an AttackCopy, got {type(model).__name__}")
     if channels_last not in (True, False, "auto"):
         raise ValueError(f"channels_last must be True, False or 'auto', got {channels_last!r}")
-    return AttackCopy(_unwrap(model), fold_batchnorm=fold_batchnorm, channels_last=channels_last)
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+    if compile and cuda_graph:
+        raise ValueError("compile=True and cuda_graph=True exclude each other; choose one")
+    if fused not in ("auto", "cuda", "torch"):
+        raise ValueError(f"fused must be 'auto', 'cuda' or 'torch', got {fused!r}")
+    return AttackCopy(
+        _unwrap(model),
+        precision=precision,
+        compile=compile,
+        cuda_graph=cuda_graph,
+        fused=fused,
+        fold_batchnorm=fold_batchnorm,
+        channels_last=channels_last,
+    )
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -183,88 +281,5 @@ def _unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _forward(module: nn.Module, images: Tensor) -> Tensor:
-    # A caller's autocast would make the gradient of a ConvNet useless (its cosine with the true one is about
-    # 0.5).
-    with torch.autocast(images.device.type, enabled=False):
-        output: Any = module(images)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
-
-
-def _deepcopy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied, so it cannot be attacked: {error}. The usual cause is a "
-            "module that keeps an activation, or a weight computed by torch.nn.utils.weight_norm; use "
-            "torch.nn.utils.parametrizations.weight_norm instead"
-        ) from error
-
-
-def _restore_forward(part: nn.Module) -> None:
-    """Undo what accelerate does to the forward for mixed precision; refuse a forward that belongs to the original."""
-    original = part.__dict__.pop("_original_forward", None)
-    if original is not None:
-        part.forward = original
-    if isinstance(part.__dict__.get("forward"), FunctionType):
-        raise ValueError(
-            f"the forward of a {type(part).__name__} was replaced by a plain function, which a copy would share with "
-            "the original; assign types.MethodType(function, module) instead, or subclass"
-        )
-
-
-def _merge(part: nn.Module) -> Iterator[_Derived]:
-    """Replace each parametrized tensor of ``part`` by its value, and say how to compute it again.
-
-    Not through ``remove_parametrizations``: a deep copy shares its class with the original, and that function
-    deletes the property from the class, which breaks the original.
-    """
-    if not parametrize.is_parametrized(part):
-        return
-    lists: Any = part.parametrizations
-    part.__class__ = parametrize.type_before_parametrizations(part)
-    del part.parametrizations
-    for name, parametrization in lists.items():
-        part.register_parameter(name, nn.Parameter(parametrization().clone(), requires_grad=False))
-        yield _Derived(
-            tuple(_tensors(parametrization)),
-            lambda parametrization=parametrization: (parametrization(),),  # type: ignore[misc]
-            (getattr(part, name),),
-        )
-
-
-def _has_overlapping_windows(part: nn.Module) -> bool:
-    return isinstance(part, nn.Conv2d) and any(
-        size > stride for size, stride in zip(part.kernel_size, part.stride, strict=True)
-    )
-
-
-def _unfuse_attention(module: nn.Module) -> None:
-    """Use matmul, softmax, matmul in timm's models.
-
-    On the CPU that is as fast in float32 as the fused kernel, whose backward has depended on the strides of
-    the gradient (https://github.com/pytorch/pytorch/issues/133671).
-    """
-    for part in module.modules():
-        if isinstance(getattr(part, "fused_attn", None), bool):
-            part.fused_attn = False  # type: ignore[assignment]
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _layout(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.device]]:
-    return {name: (tensor.shape, tensor.device) for name, tensor in tensors.items()}
-
-
-def _stamp(tensor: Tensor) -> tuple[int, int] | None:
-    """Differs after a change in place and for another storage; None where torch does not count changes."""
-    return None if tensor.is_inference() else (tensor._version, tensor.data_ptr())
+def _cuda_devices(images: Tensor) -> list[torch.device]:
+    return [images.device] if images.device.type == "cuda" else []

@@ -9,19 +9,18 @@ The pairs are found by running the model: a pair is a convolution whose output *
 batch norm, and enters nothing else.
 """
 
-import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
+from paretune.attacks.equality import Forward, difference
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,37 @@ class Fold:
 
     Args:
         norm: dotted name the batch norm had.
-        inputs: what the folded tensors are made of.
-        compute: makes the folded weight and bias from ``inputs`` as they are now.
-        outputs: the convolution's weight and bias.
+        eps: of the batch norm.
+        inputs: the tensors that the folded ones are made of: ``weight`` and ``bias`` of the convolution, ``mean``, ``var``,
+            ``gamma`` and ``beta`` of the batch norm, as far as there are any.
+        outputs: the convolution's new weight and bias.
     """
 
     norm: str
-    inputs: tuple[Tensor, ...]
-    compute: Callable[[], tuple[Tensor, ...]]
+    eps: float
+    inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
+
+    def compute(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The folded weight and bias for ``values`` of the inputs, in float64 where the device has it.
+
+        So the folded tensors carry one rounding and no more.
+        """
+        return folded(values, self.eps)
+
+
+def folded(values: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
+    """W' and b' as in the equation above, from the inputs that :class:`Fold` names."""
+    wide = torch.float32 if values["weight"].device.type == "mps" else torch.float64
+    value = {role: tensor.to(wide) for role, tensor in values.items()}
+    scale = torch.rsqrt(value["var"] + eps)
+    if "gamma" in value:
+        scale = scale * value["gamma"]
+    shift = -value["mean"] if "bias" not in value else value["bias"] - value["mean"]
+    shift = shift * scale
+    if "beta" in value:
+        shift = shift + value["beta"]
+    return value["weight"] * scale.view(-1, 1, 1, 1), shift
 
 
 def fold_batchnorms(module: nn.Module, image: Tensor, forward: Forward) -> list[Fold]:
@@ -54,11 +75,15 @@ def fold_batchnorms(module: nn.Module, image: Tensor, forward: Forward) -> list[
     pairs = find_pairs(module, image, forward)
     if not pairs:
         return []
-    problem = _check(module, pairs, image, forward)
+
+    def fold(module: nn.Module) -> list[Fold]:
+        return [_fold(module, conv, norm) for conv, norm in pairs]
+
+    problem = difference(module, fold, image, forward)
     if problem:
         logger.warning("batch norms stay unfolded in the attack copy: %s", problem)
         return []
-    return [_fold(module, conv, norm) for conv, norm in pairs]
+    return fold(module)
 
 
 def find_pairs(module: nn.Module, image: Tensor, forward: Forward) -> list[tuple[str, str]]:
@@ -141,60 +166,22 @@ def _fold(module: nn.Module, conv_name: str, norm_name: str) -> Fold:
     """Give the convolution its new weight and bias, and put what the batch norm did besides in its place."""
     conv: Any = module.get_submodule(conv_name)
     norm: Any = module.get_submodule(norm_name)
-    weight, bias = conv.weight, conv.bias
-
-    def compute() -> tuple[Tensor, Tensor]:
-        # In float64 where there is one, so that the folded tensors carry one rounding and no more.
-        wide = torch.float32 if weight.device.type == "mps" else torch.float64
-        scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight.to(wide)
-        shift = -norm.running_mean.to(wide) if bias is None else bias.to(wide) - norm.running_mean.to(wide)
-        shift = shift * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.to(wide)
-        folded = weight.to(wide) * scale.view(-1, 1, 1, 1)
-        return folded.to(weight.dtype), shift.to(weight.dtype)
-
+    roles = {
+        "weight": conv.weight,
+        "bias": conv.bias,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+        "gamma": norm.weight,
+        "beta": norm.bias,
+    }
+    inputs = {role: tensor for role, tensor in roles.items() if tensor is not None}
     with torch.no_grad():
-        conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in compute())
+        weight, bias = folded(inputs, norm.eps)
+        new_weight = torch.empty_like(conv.weight).copy_(weight)  # keeps the strides
+        conv.weight = nn.Parameter(new_weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(new_weight.dtype), requires_grad=False)
     rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     rest = [part for part in rest if not isinstance(part, nn.Identity)]
     instead = rest[0] if len(rest) == 1 else nn.Sequential(*rest) if rest else nn.Identity()
     module.set_submodule(norm_name, instead)
-    inputs = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    return Fold(norm_name, tuple(t for t in inputs if t is not None), compute, (conv.weight, conv.bias))
-
-
-def _check(module: nn.Module, pairs: list[tuple[str, str]], image: Tensor, forward: Forward) -> str:
-    """Why the folded model is not the same function, or "" if it is.
-
-    Compared in float64 on the CPU on a random image, with random batch-norm statistics, so that neither
-    rounding nor a batch norm that happens to be the identity can hide a mistake. The algebra is exact, so the
-    logits must agree to half of the digits: their largest difference must not exceed sqrt(2^-52) of the
-    largest logit.
-    """
-    draw = torch.Generator().manual_seed(0)
-    trial = copy.deepcopy(module).to("cpu", torch.float64)
-    for _, name in pairs:
-        norm: Any = trial.get_submodule(name)
-        for own, low in (("running_mean", -0.5), ("running_var", 0.5), ("weight", 0.5), ("bias", -0.5)):
-            tensor = getattr(norm, own)
-            if tensor is not None:
-                tensor.data = low + torch.rand(tensor.shape, generator=draw, dtype=torch.float64)
-    for parameter in trial.parameters():
-        if not parameter.any():  # a fresh head of zeros would make all logits equal
-            parameter.data = torch.rand(parameter.shape, generator=draw, dtype=torch.float64)
-    probe = torch.rand(image.shape, generator=draw, dtype=torch.float64)
-    try:
-        with torch.no_grad():
-            expected = forward(trial, probe)
-            for conv, name in pairs:
-                _fold(trial, conv, name)
-            found = forward(trial, probe)
-    except Exception as error:  # whatever foreign code raises here, it means that we cannot check
-        return f"the check in float64 failed with {type(error).__name__}: {error}"
-    difference, scale = float((found - expected).abs().max()), float(expected.abs().max())
-    if not difference <= torch.finfo(torch.float64).eps ** 0.5 * scale:
-        return f"its logits differ by {difference:.3g} where the largest is {scale:.3g}"
-    return ""
+    return Fold(norm_name, norm.eps, inputs, (conv.weight, conv.bias))

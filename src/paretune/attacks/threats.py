@@ -45,9 +45,9 @@ class Threat(Value, ABC):
         """A random point of the ball around each image, moved into [0, 1]; all randomness is ``generator``'s."""
 
     @abstractmethod
-    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Each image moved by ``step_size`` (pixel units, in this norm) in the steepest direction of
-        ``gradient``.
+        ``gradient``; a tensor (batch, 1, 1, ...) gives each image its own.
 
         Where the gradient is zero nothing moves. The result may lie outside the ball; see :meth:`project`.
         """
@@ -92,7 +92,7 @@ class Linf(Threat):
         noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
         return self.project(images + self.epsilon * (2 * noise - 1), images)
 
-    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Along the sign of the gradient."""
         return images_adv + step_size * gradient.sign()
 
@@ -129,7 +129,7 @@ class L2(Threat):
         u = torch.rand(len(images), generator=generator, device=device, dtype=dtype)
         return self.project(images + _per_example(self.epsilon * u, images) * direction, images)
 
-    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Along the gradient, which is scaled to unit length."""
         return images_adv + step_size * _unit(gradient)
 
@@ -151,7 +151,74 @@ class L2(Threat):
         return length
 
 
-THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
+@dataclass(frozen=True)
+class L1(Threat):
+    """The changes of all pixels may add up to at most ``epsilon``, so that a few pixels may change a lot.
+
+    How to climb and to project where [0, 1] cuts the ball is from Croce & Hein 2021, "Mind the Box: l1-APGD for
+    Sparse Adversarial Attacks on Image Classifiers", https://arxiv.org/abs/2103.01208.
+
+    Args:
+        epsilon: sum of the absolute changes over all pixels and channels, in pixel units; above 0. 12 is usual for
+            32-pixel colour images.
+
+    Raises:
+        ValueError: ``epsilon`` is not a finite number above 0.
+    """
+
+    def random_start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Gaussian noise brought back by the projection: a point of the surface, with some pixels at their bounds."""
+        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        return self.project(images + noise, images)
+
+    def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """The steepest step that stays in [0, 1]: the pixels with the largest slope first, each to its bound
+        (Croce & Hein, proposition 2.2).
+
+        Shorter than ``step_size`` only where all pixels that have a slope are at their bounds.
+        """
+        point, slope = images_adv.flatten(1), gradient.flatten(1)
+        room = torch.where(slope > 0, 1 - point, point).clamp_(min=0) * (slope != 0)
+        slope_order = slope.abs().argsort(dim=1, descending=True)
+        sorted_room = room.gather(1, slope_order)
+        if isinstance(step_size, Tensor):
+            step_size = step_size.flatten(1)
+        # The whole room of the first pixels, what is left for the next one, nothing for the others.
+        used = torch.minimum(
+            (step_size - (sorted_room.cumsum(dim=1) - sorted_room)).clamp_(min=0), sorted_room
+        )
+        change = torch.empty_like(used).scatter_(1, slope_order, used)
+        return (point + slope.sign() * change).view_as(images_adv)
+
+    def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
+        """The nearest point in both the ball and [0, 1] (Croce & Hein, proposition 2.1).
+
+        That is every change reduced by the same amount, to at least 0, and then cut at [0, 1]. The amount is found by
+        halving an interval down to neighbouring floats, so the result is exact to rounding.
+        """
+        centre, change = images.flatten(1), (images_adv - images).flatten(1)
+        size = change.abs()
+        room = torch.where(change > 0, 1 - centre, centre)
+
+        def kept(amount: Tensor) -> Tensor:
+            return torch.minimum((size - amount).clamp_(min=0), room)
+
+        low = torch.zeros_like(size[:, :1])
+        high = size.amax(dim=1, keepdim=True) if size.shape[1] else low
+        inside = kept(low).sum(dim=1, keepdim=True) <= self.epsilon
+        for _ in range(32):  # the 24 bits of a float32, and 8 for an amount far below the largest change
+            middle = (low + high) / 2
+            fits = kept(middle).sum(dim=1, keepdim=True) <= self.epsilon
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        shrunk = centre + change.sign() * kept(high)
+        return torch.where(inside, images_adv.flatten(1), shrunk).clamp_(0, 1).view_as(images_adv)
+
+    def distance(self, images: Tensor, others: Tensor) -> Tensor:
+        """Sum of the absolute changes."""
+        return (images - others).flatten(1).abs().sum(dim=1)
+
+
+THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2, "L1": L1}
 
 
 def _unit(vectors: Tensor) -> Tensor:

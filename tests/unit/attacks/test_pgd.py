@@ -9,40 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune._values import from_dict, parse
-from paretune.attacks import ATTACKS, L2, PGD, THREATS, AttackCopy, Linf, Threat, attack_copy
+from paretune.attacks import ATTACKS, L1, L2, PGD, THREATS, AttackCopy, Linf, Threat, attack_copy
+from tests.unit.attacks.victims import Counting, Liar, Linear, batch, exact_copy, from_logits, right
 
 CHOICES = {**ATTACKS, **THREATS}
-
-
-class Linear(nn.Module):
-    """logits = W x + b on the flattened image: the optimal attack has a closed form."""
-
-    def __init__(self, classes: int, *shape: int, seed: int = 0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(classes, math.prod(shape), generator=draw))
-        self.bias = nn.Parameter(torch.zeros(classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.linear(images.flatten(1), self.weight, self.bias)
-
-
-class Counting(Linear):
-    """Counts forward passes and the images in them, over all copies."""
-
-    batches: list[int]
-
-    def forward(self, images: Tensor) -> Tensor:
-        type(self).batches.append(len(images))
-        return super().forward(images)
-
-
-def batch(
-    n: int = 16, *, classes: int = 3, seed: int = 0, low: float = 0.0, high: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    images = low + (high - low) * torch.rand(n, 3, 4, 4, generator=draw)
-    return images, torch.randint(classes, (n,), generator=draw)
 
 
 # ---- closed forms -----------------------------------------------------------------------------------------------
@@ -97,6 +67,64 @@ def test_untargeted_pgd_raises_the_loss_of_a_three_class_linear_model_to_the_bes
     torch.testing.assert_close(reached[~solved], best.amax(0)[~solved])
     assert (~solved).sum() >= 2
     assert solved.sum() >= 2
+
+
+def test_one_l1_step_of_length_epsilon_reaches_the_optimum_of_a_two_class_linear_model() -> None:
+    # The pixels with the largest weights go to their bounds, the last of them as far as the budget reaches.
+    model = Linear(2, 3, 4, 4)
+    images, labels = batch(classes=2)
+    towards = (model.weight[1 - labels] - model.weight[labels]).detach()
+    order = towards.abs().argsort(dim=1, descending=True)
+    optimum = images.flatten(1).clone()
+    for image, row in enumerate(order):
+        budget = 1.5
+        for pixel in row:
+            bound = 1.0 if towards[image, pixel] > 0 else 0.0
+            way = min(abs(bound - float(optimum[image, pixel])), budget)
+            optimum[image, pixel] += way if bound else -way
+            budget -= way
+    found = PGD(L1(1.5), steps=1, step_size=1.5, random_start=False, keep="last")(model, images, labels)
+    torch.testing.assert_close(found, optimum.view_as(images), rtol=0, atol=2**-20)
+
+
+# ---- momentum ---------------------------------------------------------------------------------------------------
+
+
+def test_momentum_accumulates_gradients_of_mean_absolute_value_one() -> None:
+    # Dong et al. 2018, equations 6 and 7, by hand; logits[1] - logits[0] = sum of x^2 / 2, so the gradient follows x.
+    model = from_logits(lambda x: torch.stack([0 * x.sum(1), (x**2).sum(1) / 2], dim=1))
+    images, labels = torch.tensor([[0.3, 0.6]]), torch.tensor([0])
+    found = PGD(L2(0.2), steps=2, step_size=0.05, momentum=0.7, random_start=False, keep="last")(
+        model, images, labels
+    )
+    x, direction = images.clone(), torch.zeros(1, 2)
+    for _ in range(2):
+        direction = 0.7 * direction + x / x.abs().mean()
+        x = x + 0.05 * direction / direction.norm()
+    torch.testing.assert_close(found, x, rtol=0, atol=2**-22)
+
+
+def test_momentum_keeps_going_where_the_gradient_turns() -> None:
+    # After one step to the right the slope points back; with momentum 1 the second step still goes right.
+    model = from_logits(lambda x: torch.cat([0 * x, torch.where(x < 0.55, 2 * x, 2.2 - 2 * x)], dim=1))
+    attack = PGD(Linf(0.4), steps=2, step_size=0.1, momentum=2.0, random_start=False, keep="last")
+    found = attack(model, torch.tensor([[0.5]]), torch.tensor([0]))
+    torch.testing.assert_close(found, torch.tensor([[0.7]]))
+
+
+# ---- verified in float32 ----------------------------------------------------------------------------------------
+
+
+def test_an_image_whose_success_float32_does_not_confirm_is_searched_on() -> None:
+    Counting.batches = []
+    model, (images, _) = Counting(3, 3, 4, 4), batch()
+    labels = model(images).argmax(dim=1)
+    victim = Liar(model, precision="fp32")
+    Counting.batches = []
+    found = PGD(Linf(1e-6), steps=3)(victim, images, labels)  # too weak to change a prediction
+    # The clean images exactly; then every claim of the fast copy is asked again, and none of them stands.
+    assert Counting.batches == [16] + [16, 16] * 4
+    assert right(model, found, labels).all()
 
 
 # ---- what comes back --------------------------------------------------------------------------------------------
@@ -218,7 +246,7 @@ def test_targeted_stops_at_the_target_and_counts_other_mistakes_as_unsolved() ->
 def test_last_makes_exactly_as_many_passes_as_steps() -> None:
     Counting.batches = []
     images, labels = batch(16)
-    PGD(Linf(0.1), steps=5, keep="last")(attack_copy(Counting(3, 3, 4, 4)), images, labels)
+    PGD(Linf(0.1), steps=5, keep="last")(exact_copy(Counting(3, 3, 4, 4)), images, labels)
     assert Counting.batches == [16] * 5
 
 
@@ -229,13 +257,13 @@ def test_solved_images_leave_the_batch_and_are_not_restarted() -> None:
     wrong = int((model(images).argmax(1) != labels).sum())
     Counting.batches = []
     attack = PGD(Linf(1e-6), steps=4, restarts=3)  # too weak to change a prediction
-    attack(model, images, labels)
+    attack(exact_copy(model), images, labels)
     assert 0 < wrong < 64
-    # The misclassified ones leave after the first pass; three runs of four steps and a last look.
-    assert Counting.batches == [64] + [64 - wrong] * 14
+    # A look at the clean images, after which the misclassified ones leave; three runs of four steps and a last look.
+    assert Counting.batches == [64] + [64 - wrong] * 15
     Counting.batches = []
-    PGD(Linf(1e-6), steps=4, restarts=3)(model, images, model(images).argmin(1))
-    assert Counting.batches[1:] == [64]
+    PGD(Linf(1e-6), steps=4, restarts=3)(exact_copy(model), images, model(images).argmin(1))
+    assert Counting.batches[1:] == [64]  # all are misclassified already
 
 
 def test_the_gradient_of_an_image_does_not_depend_on_its_batch() -> None:
@@ -366,14 +394,6 @@ def test_targets_belong_to_targeted_attacks() -> None:
 RIGHT = torch.tensor([9.0, 0.0, 0.0])  # so that class 0 is right all over the ball
 
 
-def from_logits(function: Callable[[Tensor], Tensor]) -> nn.Module:
-    class Model(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return function(images)
-
-    return Model()
-
-
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize(
     ("function", "message"),
@@ -416,6 +436,7 @@ def test_a_model_that_returns_nan_is_not_fooled_but_broken() -> None:
         ({"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
         ({"step_size": 0}, "step_size must be a finite number above 0, or None, got 0"),
         ({"step_size": math.nan}, "step_size must be a finite number above 0"),
+        ({"momentum": -0.1}, "momentum must be a finite number of at least 0, got -0.1"),
         ({"keep": "all"}, "keep must be 'best' or 'last', got 'all'"),
         ({"restarts": 2, "random_start": False}, "restarts=2 needs random_start=True"),
         ({"restarts": 2, "keep": "last"}, "restarts=2 needs keep='best'"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from paretune._values import from_dict, parse
-from paretune.attacks import L2, THREATS, Linf, Threat
+from paretune.attacks import L1, L2, THREATS, Linf, Threat
 
 HALF_ULP_OF_1 = 2.0**-24
 
@@ -14,7 +14,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("threat", [Linf(8 / 255), L2(1.5)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(8 / 255), L2(1.5), L1(12.0)], ids=repr)
 def test_prints_and_reads_back_as_the_call_that_makes_it(threat: Threat) -> None:
     assert repr(threat) == f"{type(threat).__name__}({threat.epsilon!r})"
     assert parse(repr(threat), THREATS) == threat
@@ -30,7 +30,7 @@ def test_epsilon_in_grey_levels_is_refused_with_the_value_that_was_meant() -> No
         Linf(8)
 
 
-@pytest.mark.parametrize("kind", [Linf, L2])
+@pytest.mark.parametrize("kind", [Linf, L2, L1])
 @pytest.mark.parametrize("epsilon", [0, -0.1, math.nan, math.inf])
 def test_epsilon_must_be_finite_and_above_zero(kind: type[Threat], epsilon: float) -> None:
     with pytest.raises(ValueError, match="epsilon must be"):
@@ -70,7 +70,7 @@ def test_l2_random_start_has_a_uniform_radius_and_direction() -> None:
     assert float((direction.var(0) - 1 / 3).abs().max()) < 5 * 0.0021
 
 
-@pytest.mark.parametrize("threat", [Linf(0.3), L2(2.0)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(0.3), L2(2.0), L1(8.0)], ids=repr)
 def test_random_start_depends_on_its_generator_only(threat: Threat) -> None:
     x = images(4, 3, 5, 5)
     state = torch.random.get_rng_state()
@@ -99,7 +99,7 @@ def test_l2_step_has_the_length_asked_for_at_every_scale_of_the_gradient() -> No
         torch.testing.assert_close(moved.flatten(1) / 0.7, direction)
 
 
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1), L1(0.1)], ids=repr)
 def test_a_zero_gradient_moves_nothing(threat: Threat) -> None:
     x = images(2, 3, 4, 4)
     gradient = torch.zeros_like(x)
@@ -122,7 +122,7 @@ def test_l2_projection_shrinks_the_change_and_keeps_its_direction() -> None:
     torch.testing.assert_close(L2(0.25).project(far, x), torch.tensor([[0.65, 0.7], [0.5, 0.6]]))
 
 
-@pytest.mark.parametrize("threat", [Linf(0.2), L2(1.0)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(0.2), L2(1.0), L1(6.0)], ids=repr)
 def test_projection_leaves_what_is_inside_bit_for_bit(threat: Threat) -> None:
     x = images(3, 3, 6, 6)
     inside = threat.project(x + 0.01 * (images(3, 3, 6, 6, seed=1) - 0.5), x)
@@ -142,13 +142,68 @@ def test_l2_projection_stays_in_the_ball_where_pixels_are_clamped() -> None:
     assert (L2(2.0).distance(result, x) <= 2.0 + math.sqrt(x[0].numel()) * HALF_ULP_OF_1).all()
 
 
+def l1_projection(point: Tensor, image: Tensor, epsilon: float) -> Tensor:
+    """The nearest point of ball and box by sorting the amounts at which a pixel stops shrinking or starts to: float64."""
+    change, image = (point - image).double().flatten(), image.double().flatten()
+    room = torch.where(change > 0, 1 - image, image)
+
+    def kept(amount: Tensor) -> Tensor:
+        return torch.minimum((change.abs() - amount).clamp(min=0), room)
+
+    if kept(torch.tensor(0.0)).sum() <= epsilon:
+        return (image + change.sign() * kept(torch.tensor(0.0))).view_as(point)
+    corners = torch.cat([change.abs(), (change.abs() - room).clamp(min=0), torch.zeros(1)]).sort().values
+    sums = torch.stack([kept(corner).sum() for corner in corners])
+    right = int((sums > epsilon).sum())  # sums fall
+    low, high = corners[right - 1], corners[right]
+    share = (sums[right - 1] - epsilon) / (sums[right - 1] - sums[right])
+    return (image + change.sign() * kept(low + share * (high - low))).view_as(point)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 4.0, 20.0, 60.0])
+def test_l1_projection_is_the_nearest_point_of_ball_and_box(epsilon: float) -> None:
+    x = (images(6, 3, 6, 6) * 1.4 - 0.2).clamp(0, 1)
+    far = x + 2 * (images(6, 3, 6, 6, seed=1) - 0.5)
+    nearest = torch.stack([l1_projection(*pair, epsilon) for pair in zip(far, x, strict=True)]).float()
+    torch.testing.assert_close(L1(epsilon).project(far, x), nearest, rtol=0, atol=2**-22)
+
+
+def test_no_allowed_point_is_nearer_than_the_l1_projection() -> None:
+    x, far = images(1, 1, 5, 5), images(1, 1, 5, 5) + images(1, 1, 5, 5, seed=1) - 0.3
+    nearest = L1(2.0).project(far, x)
+    others = L1(2.0).project(
+        x + 0.5 * torch.randn(2000, 1, 5, 5, generator=torch.Generator().manual_seed(3)), x
+    )
+    others = torch.cat([others, nearest + 0.05 * (others - nearest)])
+    distance = (others - far).flatten(1).norm(dim=1)
+    assert (distance >= (nearest - far).norm() - 1e-6).all()
+
+
+def test_l1_step_moves_the_steepest_pixels_to_their_bounds_first() -> None:
+    x = torch.tensor([[0.5, 0.2, 0.9, 1.0]])
+    gradient = torch.tensor([[0.1, -3.0, 2.0, 5.0]])
+    # The last pixel cannot rise; 0.2 down to 0, 0.1 up to 1, and the rest of the step on the first.
+    moved = L1(1.0).step(x, gradient, 0.45)
+    torch.testing.assert_close(moved, torch.tensor([[0.65, 0.0, 1.0, 1.0]]))
+    lengths = torch.tensor([[0.1], [0.3]])
+    each = L1(1.0).step(x.expand(2, 4), gradient.expand(2, 4), lengths)
+    torch.testing.assert_close(each, torch.tensor([[0.5, 0.1, 0.9, 1.0], [0.5, 0.0, 1.0, 1.0]]))
+
+
+def test_l1_random_start_lies_on_the_surface_of_the_ball() -> None:
+    x = torch.full((50, 3, 8, 8), 0.5)
+    start = L1(5.0).random_start(x, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(L1(5.0).distance(start, x), torch.full((50,), 5.0))
+
+
 def test_distances() -> None:
     a, b = torch.zeros(2, 1, 1, 2), torch.tensor([[[[0.3, -0.4]]], [[[0.0, 0.0]]]])
     torch.testing.assert_close(Linf(0.1).distance(a, b), torch.tensor([0.4, 0.0]))
     torch.testing.assert_close(L2(0.1).distance(a, b), torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(L1(0.1).distance(a, b), torch.tensor([0.7, 0.0]))
 
 
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1), L1(0.1)], ids=repr)
 def test_an_empty_batch_passes_through(threat: Threat) -> None:
     empty = torch.zeros(0, 3, 4, 4)
     assert threat.random_start(empty, torch.Generator()).shape == empty.shape

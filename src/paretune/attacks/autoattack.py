@@ -1,0 +1,161 @@
+"""AutoAttack (Croce & Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+Parameter-free Attacks", https://arxiv.org/abs/2003.01690): a fixed sequence of attacks, each on what the earlier ones
+left. The composition of each version is that of the reference, https://github.com/fra31/auto-attack.
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from paretune.attacks.apgd import APGD
+from paretune.attacks.autoattack_state import Journal, digest
+from paretune.attacks.base import Attack, SearchAttack, attacking
+from paretune.attacks.engine import AttackCopy, attack_copy
+from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus, Ensemble
+from paretune.attacks.fab import FAB
+from paretune.attacks.square import Square
+from paretune.attacks.threats import L1
+
+_PROBED = 8  # images whose logits recognise the model when a run is continued
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """The ensemble whose result is comparable between papers, and parameter-free with its defaults.
+
+    ========== ==============================================================================================
+    version    attacks, the cheapest first
+    ========== ==============================================================================================
+    standard   APGD-CE, targeted APGD-DLR, targeted FAB, Square
+    plus       APGD-CE and APGD-DLR with 5 restarts, targeted APGD-DLR, targeted FAB, FAB with 5 restarts, Square
+    rand       APGD-CE and APGD-DLR, each gradient averaged over 20 passes: for models that draw random numbers
+    ========== ==============================================================================================
+
+    Under L1, APGD-CE makes 5 restarts and targeted APGD tries 5 classes at most, as in the reference.
+
+    Example:
+        >>> from paretune.attacks import AutoAttack, Linf
+        >>> attack = AutoAttack(Linf(8 / 255))
+        >>> result = attack.run(model, images, labels, state="aa-state")  # doctest: +SKIP
+        >>> [(stage.name, stage.robust) for stage in result.stages]  # doctest: +SKIP
+
+    Args:
+        threat: Linf, L2 or L1.
+        version: ``"standard"``, ``"plus"`` or ``"rand"``.
+        steps: of APGD and FAB; 100 is the published setting.
+        queries: of Square; 5000 is the published setting.
+        targets: wrong classes that the targeted attacks try, the likeliest first; 9 is the published setting.
+
+    Raises:
+        TypeError: ``threat`` is not Linf, L2 or L1.
+        ValueError: a field is out of range; or, when called, the model has fewer classes than the losses need.
+    """
+
+    _: KW_ONLY
+    version: Literal["standard", "plus", "rand"] = "standard"
+    steps: int = 100
+    queries: int = 5000
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version not in ("standard", "plus", "rand"):
+            raise ValueError(
+                f"AutoAttack: version must be 'standard', 'plus' or 'rand', got {self.version!r}"
+            )
+        self.check_counts("steps", "queries", "targets")
+        self.stages()  # which check the threat
+
+    def stages(self) -> dict[str, SearchAttack]:
+        """The attacks of the sequence by name."""
+        threat, steps = self.threat, self.steps
+        sparse, plus = isinstance(threat, L1), self.version == "plus"
+        restarts = 5 if sparse or plus else 1
+        if self.version == "rand":
+            return {
+                "apgd-ce": APGD(threat, steps=steps, eot=20),
+                "apgd-dlr": APGD(threat, loss="dlr", steps=steps, eot=20),
+            }
+        apgd_targets = min(self.targets, 5) if sparse and not plus else self.targets
+        stages: dict[str, SearchAttack] = {"apgd-ce": APGD(threat, steps=steps, restarts=restarts)}
+        if plus:
+            stages["apgd-dlr"] = APGD(threat, loss="dlr", steps=steps, restarts=5)
+        stages["apgd-t"] = APGD(threat, loss="dlr-targeted", steps=steps, targets=apgd_targets)
+        stages["fab-t"] = FAB(threat, steps=steps, targets=self.targets)
+        if plus:
+            stages["fab"] = FAB(threat, steps=steps, targets=None, restarts=5)
+        stages["square"] = Square(threat, queries=self.queries)
+        return stages
+
+    def __call__(
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        batch_size: int = 128,
+        progress: bool | Callable[[AutoAttackStatus], None] = False,
+        state: str | Path | None = None,
+    ) -> Tensor:
+        """The images of :meth:`run`; see :meth:`~paretune.attacks.base.Attack.__call__`."""
+        return self.run(
+            model, images, labels, seed=seed, batch_size=batch_size, progress=progress, state=state
+        ).images
+
+    def run(
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        batch_size: int = 128,
+        progress: bool | Callable[[AutoAttackStatus], None] = False,
+        state: str | Path | None = None,
+    ) -> AutoAttackResult:
+        """Attack a whole set.
+
+        What an image draws depends on ``seed`` and on its place in the set only, so neither the batch size nor the
+        fate of other images changes its answer, up to the rounding of the model.
+
+        Args:
+            model: see :meth:`~paretune.attacks.base.Attack.__call__`.
+            images: (images, channels, height, width) in [0, 1].
+            labels: true classes (images,).
+            seed: seeds all randomness.
+            batch_size: images at once; each stage fills its batches with what is left.
+            progress: True for a bar with the time left on standard error; or what to call with an
+                :class:`AutoAttackStatus` after each pass.
+            state: a directory to keep finished batches in. A run that was killed continues there with the same
+                call, and its result is that of an uninterrupted run.
+
+        Raises:
+            TypeError, ValueError: see :meth:`~paretune.attacks.base.Attack.__call__`; or ``state`` belongs to another
+                run.
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        if isinstance(model, nn.Module) and state is not None:
+            # The first run may have chosen its precision by the clock; a continued one must not choose again.
+            precision = Journal.precision(state)
+            model = attack_copy(model) if precision is None else attack_copy(model, precision=precision)
+        with attacking(model, images, labels, seed) as call:
+            if call.images.numel() == 0:
+                nothing = torch.zeros_like(call.labels, dtype=torch.bool)
+                return AutoAttackResult(call.images.clone(), nothing, nothing, (), ())
+            ensemble = Ensemble(self.stages(), call.oracle, call.images, call.labels, seed, batch_size)
+            journal = None
+            if state is not None:
+                plan = {
+                    "attack": self.to_dict(),
+                    "seed": seed,
+                    "batch_size": batch_size,
+                    "images": digest(call.images, call.labels),
+                }
+                journal = Journal(state, plan, ensemble.clean[:_PROBED].cpu())
+            return ensemble.run(journal, progress, look_for_noise=self.version != "rand")

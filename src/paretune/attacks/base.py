@@ -1,0 +1,306 @@
+"""What all attacks share: the value that configures them, the way they ask the victim, and their checks."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from paretune._values import Value
+from paretune.attacks.engine import AttackCopy, attack_copy
+from paretune.attacks.inputs import check_classes, check_images, check_logits, isolated_randomness
+from paretune.attacks.streams import Streams
+from paretune.attacks.threats import Threat
+
+
+@dataclass(frozen=True)
+class Attack(Value, ABC):
+    """Base of the attacks: a frozen value that, called, turns images into adversarial ones.
+
+    Args:
+        threat: the norm and the radius, for example ``Linf(8/255)``.
+
+    Raises:
+        TypeError: ``threat`` is not a threat.
+    """
+
+    threat: Threat
+
+    in_ball: ClassVar[bool] = True
+    """Whether what the attack returns lies inside the ball; only then does it measure robustness."""
+
+    single_run: ClassVar[bool] = False
+    """Whether every image takes every step once, as training wants; attacks that can do both have ``keep``."""
+
+    lengths: ClassVar[tuple[str, ...]] = ()
+    """Fields in pixel units, which :meth:`with_epsilon` scales; None stays None."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threat, Threat):
+            raise TypeError(
+                f"{type(self).__name__}: threat must be a threat such as Linf(8/255) or L2(0.5), got {self.threat!r}"
+            )
+
+    def with_epsilon(self, epsilon: float) -> Self:
+        """The same attack with another radius; fixed step sizes change in proportion."""
+        factor = epsilon / self.threat.epsilon
+        scaled = {name: getattr(self, name) for name in self.lengths}
+        scaled = {name: value * factor for name, value in scaled.items() if value is not None}
+        return replace(self, threat=self.threat.with_epsilon(epsilon), **scaled)
+
+    @abstractmethod
+    def __call__(
+        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+    ) -> Tensor:
+        """Attack ``images``; the model, the arguments and the global random state stay as they are.
+
+        A plain model is attacked in evaluation mode, whatever mode it is in, through a copy made for this
+        call; for many batches make the copy once with :func:`~paretune.attacks.attack_copy`. Works under
+        ``torch.no_grad`` and ``torch.inference_mode`` too.
+
+        Args:
+            model: a classifier that takes images in [0, 1] and returns logits (batch, classes), or an object
+                with ``.logits``; or an :class:`~paretune.attacks.AttackCopy`.
+            images: (batch, channels, height, width) in [0, 1], floating point; the batch may be empty.
+            labels: true classes (batch,), integers.
+            seed: seeds all randomness. The same seed gives the same result.
+
+        Returns:
+            Float32 images of the same shape, in [0, 1] and inside the ball.
+
+        Raises:
+            TypeError: an argument is not what it must be.
+            ValueError: images or labels break the rules above, or the model returns NaN, has no gradient or has
+                too few classes. Nothing is changed then.
+        """
+
+    def check_counts(self, *names: str) -> None:
+        """Raise ValueError for a field that must be a whole number of at least 1 and is not."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be a whole number of at least 1, got {value!r}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images to attack, checked, in float32 and detached.
+
+    Args:
+        images: (batch, ...) in [0, 1].
+        labels: (batch,) int64.
+        clean: (batch, classes) logits of ``images``, computed in float32.
+        streams: the random numbers of each image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    clean: Tensor
+    streams: Streams
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the images."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            clean=self.clean[rows],
+            streams=self.streams.take(rows),
+        )
+
+
+@dataclass(frozen=True)
+class SearchAttack(Attack):
+    """Base of the attacks that search until each image is misclassified, and leave it then."""
+
+    def __call__(
+        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+    ) -> Tensor:
+        """See :meth:`Attack.__call__`; an image that is misclassified already comes back as it is."""
+        with attacking(model, images, labels, seed) as call:
+            images = call.images
+            if images.numel() == 0:
+                return images.clone()
+            clean = call.oracle.exact(images)
+            result = images.clone()
+            streams = Streams(seed, torch.arange(len(images)))
+            rows = (call.oracle.classes(clean) == call.labels).nonzero().flatten()
+            batch = Batch(images, call.labels, clean, streams).take(rows)
+            self.check_victim(clean.shape[1])
+            result[rows], _ = self.search(call.oracle, batch)
+        return result
+
+    def check_victim(self, classes: int) -> None:  # most attacks ask nothing of the victim
+        """Raise ValueError where the attack cannot work with this number of classes."""
+
+    @abstractmethod
+    def search(self, oracle: "Oracle", batch: Batch) -> tuple[Tensor, Tensor]:
+        """Look for adversarial images in a batch that is classified correctly; may be empty.
+
+        Returns:
+            Float32 images like ``batch.images``, inside the ball and [0, 1]; and (batch,) booleans: which of them
+            are verified to be misclassified. What the others are is up to the attack.
+        """
+
+
+class Oracle:
+    """The victim as attacks ask it: each answer is checked, and each success verified in float32.
+
+    Args:
+        victim: the attack copy.
+        highest_class: largest label or target; the victim must have more classes.
+    """
+
+    def __init__(self, victim: AttackCopy, highest_class: int) -> None:
+        self.victim = victim
+        self._highest_class = highest_class
+        self._finite: list[Tensor] = []
+        self.forwards = 0
+        """Images that went through the victim."""
+        self.backwards = 0
+        """Images whose gradient was computed."""
+        self.zero_gradients = 0
+        """Images whose first gradient of a run was exactly zero; see :meth:`count_zeros`."""
+        self.first_gradients = 0
+        """Images whose first gradient was looked at."""
+        self.on_pass: Callable[[], None] = lambda: None
+        """Called after each pass, for progress."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(batch, classes) in the precision of the search."""
+        return self._checked(self.victim(images), len(images))
+
+    def exact(self, images: Tensor) -> Tensor:
+        """(batch, classes) computed in float32, without a gradient."""
+        return self._checked(self.victim.exact(images), len(images))
+
+    def fooled(self, images: Tensor, logits: Tensor, labels: Tensor, among: Tensor) -> Tensor:
+        """Mask of the images that are misclassified in float32.
+
+        Args:
+            images: (batch, ...).
+            logits: what the search saw for them; only what it claims is verified.
+            labels: (batch,).
+            among: (batch,) mask of the images that count.
+        """
+        return self.verified(images, labels, among & (self.classes(logits) != labels))
+
+    def classes(self, logits: Tensor) -> Tensor:
+        """(batch,) predicted classes.
+
+        Raises:
+            ValueError: a logit is NaN, which argmax would call the largest.
+        """
+        if logits.isnan().any():
+            raise ValueError("the model returned NaN for some images inside the ball")
+        return logits.detach().argmax(dim=1)
+
+    def verified(self, images: Tensor, labels: Tensor, claimed: Tensor, *, targeted: bool = False) -> Tensor:
+        """The part of the mask ``claimed`` that float32 confirms.
+
+        In float32 the claim is the proof, so nothing is computed then.
+        """
+        if self.victim.precision == "fp32":
+            return claimed
+        rows = claimed.nonzero().flatten()
+        if not len(rows):
+            return claimed
+        hit = self.classes(self.exact(images[rows])) == labels[rows]
+        return claimed.index_put((rows,), hit if targeted else ~hit)
+
+    def gradient(self, losses: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
+        """The gradient of each loss with respect to its image; like ``images``, which ``losses`` came from."""
+        # The sum, so that the gradient of an image does not depend on the size of its batch.
+        gradient = None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                losses.sum(), images, allow_unused=True, retain_graph=retain_graph
+            )
+        if gradient is None:
+            raise ValueError(
+                "the model has no gradient with respect to its images: something inside it is not "
+                "differentiable or detaches (argmax, rounding, .detach(), torch.no_grad)"
+            )
+        self._finite.append(gradient.isfinite().all())
+        self.backwards += len(images)
+        self.on_pass()
+        return gradient
+
+    def count_zeros(self, gradient: Tensor) -> None:
+        """Note how many images have a zero gradient at the start of a run, for the sanity warnings."""
+        self.zero_gradients += int((gradient.flatten(1) == 0).all(dim=1).sum())
+        self.first_gradients += len(gradient)
+
+    def finish(self) -> None:
+        """Raise ValueError if a gradient was not finite.
+
+        Once at the end, because each look makes an accelerator wait.
+        """
+        if self._finite and not torch.stack(self._finite).all():
+            raise ValueError(
+                "the model's gradient is NaN or infinite for some images, so they cannot be attacked"
+            )
+        self._finite.clear()
+
+    def _checked(self, logits: Tensor, batch: int) -> Tensor:
+        check_logits(logits, batch, self._highest_class)
+        self.forwards += batch
+        self.on_pass()
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The checked arguments of one call.
+
+    Args:
+        oracle: the victim.
+        images: (batch, ...) float32, detached.
+        labels: (batch,) int64.
+        targets: (batch,) int64, or None.
+        generator: on the device of the images, seeded.
+    """
+
+    oracle: Oracle
+    images: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    generator: torch.Generator
+
+
+@contextlib.contextmanager
+def attacking(
+    model: nn.Module | AttackCopy,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    targets: Tensor | None = None,
+) -> Iterator[Call]:
+    """Check what an attack was called with, and set up gradients, precision and randomness around it.
+
+    Raises:
+        TypeError, ValueError: as :meth:`Attack.__call__` says.
+    """
+    victim = attack_copy(model)
+    check_images(images, victim.device)
+    classes = {"labels": check_classes("labels", labels, images)}
+    if targets is not None:
+        classes["targets"] = check_classes("targets", targets, images)
+    highest_class = max((int(part.max()) for part in classes.values() if len(part)), default=0)
+    oracle = Oracle(victim, highest_class)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        # Also here, because the backward pass computes in the precision of where it is called.
+        torch.autocast(images.device.type, enabled=False),
+        isolated_randomness(seed, images.device) as generator,
+    ):
+        # Clones, because autograd keeps them, which it cannot if they were made in inference mode.
+        classes = {name: part.clone() for name, part in classes.items()}
+        yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), generator)
+    oracle.finish()

@@ -1,0 +1,56 @@
+"""What attacks maximise, besides the cross-entropy: losses that do not fade when a model is confident."""
+
+import torch
+from torch import Tensor
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the right class leads, (batch,): negative or zero where the image is misclassified.
+
+    Args:
+        logits: (batch, classes), at least 2 classes.
+        labels: (batch,).
+    """
+    return _of(logits, labels) - _others(logits, labels).amax(dim=1)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, (batch,) in [-1, 1], positive where misclassified.
+
+    −(z_y − max_{i≠y} z_i) / (z_π1 − z_π3), where π sorts the logits downwards: unchanged by shifting and scaling
+    the logits (Croce & Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+    Parameter-free Attacks", https://arxiv.org/abs/2003.01690, equation 6).
+
+    Args:
+        logits: (batch, classes), at least 3 classes.
+        labels: (batch,).
+    """
+    largest = logits.topk(3, dim=1).values
+    return -margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """−(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2), (batch,): positive where the target leads (equation 7 there).
+
+    Args:
+        logits: (batch, classes), at least 4 classes.
+        labels: (batch,).
+        targets: (batch,), other than the labels.
+    """
+    largest = logits.topk(4, dim=1).values
+    scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + 1e-12
+    return (_of(logits, targets) - _of(logits, labels)) / scale
+
+
+def nearest_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` wrong classes with the largest logits, (batch, count), the likeliest first."""
+    return _others(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _others(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits, with that of the label at minus infinity."""
+    return logits.scatter(1, labels[:, None], -torch.inf)
