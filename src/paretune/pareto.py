@@ -13,6 +13,8 @@ algorithms: a comparative case study" (IEEE TEC 1999, https://doi.org/10.1109/42
 the ideal point (1, 1). A point that is added never lowers it and a dominated one never changes it, which the
 trapezoid rule over the observed range does not guarantee. Fix the reference before looking at results: (0,
 0), or (chance, 0).
+
+Three accuracies are for :mod:`paretune.pareto3d`, other indicators for :mod:`paretune.indicators`.
 """
 
 from typing import Any, overload
@@ -34,7 +36,7 @@ def frontier_mask(clean: ArrayLike, robust: ArrayLike) -> NDArray[np.bool_]:
     Raises:
         ValueError: the shapes differ, or a value is not a finite number in [0, 1]; the row is named.
     """
-    a, r = _checked(clean, robust)
+    a, r = checked_accuracies(clean=clean, robust=robust)
     order = np.lexsort((-r, -a))  # by clean, then by robust, best first; stable, so the first of equals leads
     best_before = np.maximum.accumulate(np.concatenate(([-1.0], r[order])))[:-1]
     mask = np.zeros(len(a), dtype=bool)
@@ -56,11 +58,13 @@ def frontier(points: Any) -> Any:
         Rows of ``points``, of the same type.
 
     Raises:
-        ValueError: a column is missing, or a value is not a finite number in [0, 1].
+        ValueError: a column is missing, a value is not a finite number in [0, 1], or a table has points of
+            several tasks, attacks or epsilons, which no frontier can hold together; the row is named.
     """
     if isinstance(points, pd.DataFrame):
         if missing := {"clean", "robust"} - {*points.columns}:
             raise ValueError(f"points lacks the columns {sorted(missing)}; it has {[*points.columns]}")
+        _check_unmixed(points)
         rows = np.flatnonzero(frontier_mask(points["clean"], points["robust"]))
         return points.iloc[rows[np.argsort(-points["clean"].to_numpy(dtype=float)[rows])]]
     array = np.asarray(points, dtype=float)
@@ -72,28 +76,40 @@ def frontier(points: Any) -> Any:
     return front[np.argsort(-front[:, 0])]
 
 
-def area(clean: ArrayLike, robust: ArrayLike, reference: Reference = (0.0, 0.0)) -> float:
+def area(
+    clean: ArrayLike,
+    robust: ArrayLike,
+    reference: Reference = (0.0, 0.0),
+    *,
+    min_clean: float = 0.0,
+    min_robust: float = 0.0,
+) -> float:
     """The area under the frontier of the points, as a fraction of the ideal point's.
 
     Points that are not better than the reference in both accuracies contribute nothing; without points it is
-    0.
+    0. Floors make it the *partial* area: of the part of the plane that lies above both, again as a fraction of
+    the ideal point's.
 
     Args:
         clean: accuracies in [0, 1], shape ``(points,)``, in any order.
         robust: accuracies in [0, 1], shape ``(points,)``.
         reference: (clean, robust) at which the axes cross, each in [0, 1).
+        min_clean: the least clean accuracy that anyone would deploy, in [0, 1).
+        min_robust: the least robust accuracy that anyone would deploy, in [0, 1).
 
     Returns:
-        A number in [0, 1]; with the reference (0, 0) it is the hypervolume itself.
+        A number in [0, 1]; with the reference (0, 0) and no floors it is the hypervolume itself.
 
     Raises:
         ValueError: a value is not a finite number in [0, 1]; the row is named.
 
     >>> round(area([0.9, 0.8, 0.7], [0.1, 0.4, 0.3]), 4)
     0.33
+    >>> round(area([0.9, 0.8, 0.7], [0.1, 0.4, 0.3], min_clean=0.75), 4)  # (0.15 * 0.1 + 0.05 * 0.3) / 0.25
+    0.12
     """
-    a0, r0 = checked_reference(reference)
-    a, r = _checked(clean, robust)
+    reference = a0, r0 = floored_reference(reference, min_clean, min_robust)
+    a, r = checked_accuracies(clean=clean, robust=robust)
     inside = (a > a0) & (r > r0)
     a, r = a[inside], r[inside]
     order = np.argsort(-a)
@@ -135,13 +151,33 @@ def checked_reference(reference: Reference) -> Reference:
     return a0, r0
 
 
-def _checked(clean: ArrayLike, robust: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, r = np.asarray(clean, dtype=float), np.asarray(robust, dtype=float)
-    if a.ndim != 1 or a.shape != r.shape:
+def floored_reference(reference: Reference, min_clean: float, min_robust: float) -> Reference:
+    """Where an area with floors starts: at the reference or at the floor, whichever is higher.
+
+    Raises:
+        ValueError: the reference or a floor is not in [0, 1).
+    """
+    a0, r0 = checked_reference(reference)
+    for name, floor in (("min_clean", min_clean), ("min_robust", min_robust)):
+        if not 0 <= floor < 1:
+            raise ValueError(f"{name} must be an accuracy in [0, 1), such as 0.8; got {floor}")
+    return max(a0, float(min_clean)), max(r0, float(min_robust))
+
+
+def checked_accuracies(**columns: ArrayLike) -> list[NDArray[np.float64]]:
+    """Vectors of accuracies, by name.
+
+    Raises:
+        ValueError: their lengths differ, or a value is not a finite number in [0, 1]; the row is named.
+    """
+    vectors = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
+    shapes = [values.shape for values in vectors.values()]
+    if len(shapes[0]) != 1 or len({*shapes}) > 1:
         raise ValueError(
-            f"clean and robust must be vectors of one length; got the shapes {a.shape} and {r.shape}"
+            f"{' and '.join(vectors)} must be vectors of one length; got the shapes "
+            f"{' and '.join(map(str, shapes))}"
         )
-    for name, values in (("clean", a), ("robust", r)):
+    for name, values in vectors.items():
         wrong = ~((values >= 0) & (values <= 1))  # NaN compares false, so it is wrong too
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -149,4 +185,14 @@ def _checked(clean: ArrayLike, robust: ArrayLike) -> tuple[NDArray[np.float64], 
             raise ValueError(
                 f"row {row}: {name} must be a finite accuracy in [0, 1]; got {values[row]}{percent}"
             )
-    return a, r
+    return [*vectors.values()]
+
+
+def _check_unmixed(points: pd.DataFrame) -> None:
+    for column in ("task", "attack", "threat", "epsilon"):
+        if column in points and points[column].nunique(dropna=False) > 1:
+            row = int(np.argmax(points[column].to_numpy() != points[column].iloc[0]))
+            raise ValueError(
+                f"row {row}: {column} is {points[column].iloc[row]!r}, but {points[column].iloc[0]!r} before; "
+                f"one frontier holds points of one {column}. Group the points by it first"
+            )

@@ -1,7 +1,5 @@
 """Frontiers and areas on points whose answer is known."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,8 +86,24 @@ def test_wrong_arguments_are_named() -> None:
             area([0.9], [0.1], reference)
 
 
-def test_a_million_points_take_less_than_a_second() -> None:
-    clean, robust = np.random.default_rng(0).random((2, 1_000_000))
-    start = time.process_time()
-    assert 0.99 < area(clean, robust) < 1
-    assert time.process_time() - start < 1
+def test_floors_leave_the_part_of_the_plane_above_them() -> None:
+    clean, robust = [0.9, 0.8, 0.7], [0.1, 0.4, 0.3]
+    assert area(clean, robust, min_clean=0.75) == pytest.approx((0.15 * 0.1 + 0.05 * 0.3) / 0.25)
+    assert area(clean, robust, min_robust=0.2) == pytest.approx(0.8 * 0.2 / 0.8)
+    assert area(clean, robust, (0.1, 0.05), min_clean=0.05, min_robust=0.2) == area(clean, robust, (0.1, 0.2))
+    assert area(clean, robust, min_clean=0.9) == 0
+    for floors in ({"min_clean": 1.0}, {"min_robust": -0.1}, {"min_clean": np.nan}):
+        with pytest.raises(ValueError, match=rf"{next(iter(floors))} must be an accuracy in \[0, 1\)"):
+            area(clean, robust, **floors)
+
+
+@pytest.mark.parametrize(
+    ("column", "other"), [("epsilon", 8 / 255), ("attack", "AutoAttack()"), ("task", "b")]
+)
+def test_points_that_no_frontier_can_hold_together_are_named(column: str, other: object) -> None:
+    points = pd.DataFrame({"clean": [0.9, 0.8, 0.7], "robust": [0.1, 0.2, 0.3], "task": "a"})
+    points["attack"], points["epsilon"] = "PGD()", 4 / 255
+    assert len(frontier(points)) == 3
+    points[column] = [points[column].iloc[0]] * 2 + [other]
+    with pytest.raises(ValueError, match=f"row 2: {column} is .* one frontier holds points of one {column}"):
+        frontier(points)

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from paretune import _bootstrap
-from paretune._bootstrap import basic_interval, holm, p_value, pool_seeds, resample_counts, resampled_means
-from paretune.pareto import area, ordered_area
+from paretune._bootstrap import Units, resample_counts
+from paretune._cells import HALVINGS, SELECTIONS, Samples, spaced_subsets
+from paretune.pareto import area
 from paretune.results import load_runs
-from paretune.stats import _front, _subsets, compare, labelled_points, recommend
+from paretune.stats import compare, labelled_points, recommend
 from paretune.verdict import attack_text, condition_names, epsilon_text, threat_text
-from tests.synthetic import ATTACK, STRATEGIES, Strategy, right, write_run, write_runs
+from tests.synthetic import ATTACK, STRATEGIES, Strategy, write_run, write_runs
 
 LORA, COMPACTER, BITFIT, FULL = STRATEGIES
 
@@ -32,40 +34,58 @@ def signed_area(points: list[tuple[float, float]]) -> float:
     return total
 
 
+def front_of(accuracies: list[tuple[float, float]]) -> list[int]:
+    """Positions of the points that no other dominates, the first of equals, by falling clean accuracy."""
+    chosen = []
+    for i, (clean, robust) in enumerate(accuracies):
+        others = [(c, r, j) for j, (c, r) in enumerate(accuracies) if j != i]
+        beaten = any(
+            c >= clean and r >= robust and ((c, r) != (clean, robust) or j < i) for c, r, j in others
+        )
+        if clean > 0 and robust > 0 and not beaten:
+            chosen.append(i)
+    return sorted(chosen, key=lambda i: -accuracies[i][0])
+
+
+def means_of(bits: list[dict[str, NDArray[np.bool_]]], split: str, weights: NDArray[np.float64]) -> list:  # type: ignore[type-arg]
+    total = weights.sum()
+    return [((weights @ b[f"{split}/clean"]) / total, (weights @ b[f"{split}/robust"]) / total) for b in bits]
+
+
 def test_everything_agrees_with_a_plain_loop(runs: Path) -> None:
-    """Choice on select, measurement on report, paired resamples, averaged seeds: written out without arrays."""
-    comparison = compare(runs, resamples=200, seed=4)
-    counts = np.concatenate([*resample_counts(400, 200, 4)])
-    assert counts.shape == (200, 400)
+    """Choice on select, measurement on report, paired resamples, errors of the choice, averaged seeds."""
+    comparison = compare(runs, resamples=300, seed=4)
+    counts = np.concatenate([*resample_counts(400, 300, 4)]).astype(float)
+    assert counts.shape == (300, 400)
+    samples = Samples.of(Units.of(400), Units.of(200), 4)
+    choosing, halves = samples.choosing.astype(float), samples.halves.astype(float)
     expected: dict[str, list[list[float]]] = {}
+    chosen: dict[str, list[NDArray[np.float64]]] = {}
     for run in load_runs(runs):
-        rows = [row for _, row in run.points.iterrows()]
-        chosen = [
-            row
-            for row in rows
-            if not any(
-                other["clean_select"] >= row["clean_select"]
-                and other["robust_select"] >= row["robust_select"]
-                and (other["clean_select"], other["robust_select"])
-                != (row["clean_select"], row["robust_select"])
-                for other in rows
-            )
-        ]
-        chosen.sort(key=lambda row: -row["clean_select"])
-        bits = [run.bits(row) for row in chosen]
-        areas = [signed_area([(row["clean"], row["robust"]) for row in chosen])]
-        for weights in counts.astype(float):
-            means = [
-                (
-                    sum(w for w, hit in zip(weights, b["report/clean"], strict=True) if hit) / 400,
-                    sum(w for w, hit in zip(weights, b["report/robust"], strict=True) if hit) / 400,
-                )
-                for b in bits
-            ]
-            areas.append(signed_area(means))
+        bits = [run.bits(row) for _, row in run.points.iterrows()]
+        front = front_of([(row["clean_select"], row["robust_select"]) for _, row in run.points.iterrows()])
+        areas = []
+        for weights in [np.ones(400), *counts]:
+            measured = means_of(bits, "report", weights)
+            areas.append(signed_area([measured[i] for i in front]))
         expected.setdefault(run.config["strategy"], []).append(areas)
+        fronts = [front_of(means_of(bits, "select", weights)) for weights in choosing]
+        on_parts = [means_of(bits, "report", weights) for weights in [np.ones(400), *halves]]
+        chosen.setdefault(run.config["strategy"], []).append(
+            np.array([[signed_area([part[i] for i in front]) for front in fronts] for part in on_parts])
+        )
     pooled = {name: np.mean(areas, axis=0) for name, areas in expected.items()}
     assert [*pooled] == ["LoRA", "Compacter", "BitFit", "FullFineTune"]
+    for name in pooled:
+        whole, *parts = np.mean(chosen[name], axis=0)
+        agreed = [np.cov(a, b, ddof=0)[0, 1] for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        assert len(agreed) == HALVINGS
+        errors = (whole - whole.mean()) * np.sqrt(max(0.0, np.mean(agreed)) / whole.var())
+        assert len(errors) == SELECTIONS
+        wider = np.sqrt(400 / 399) * student.ppf(0.975, 399) / norm.ppf(0.975)
+        centre = pooled[name][1:].mean()
+        pooled[name][1:] = centre + wider * (pooled[name][1:] - centre)
+        pooled[name][1:] += [errors[b % SELECTIONS] for b in range(300)]
     for estimate in comparison.areas:
         whole, *resampled = pooled[estimate.strategy]
         assert estimate.area == pytest.approx(whole)
@@ -78,7 +98,10 @@ def test_everything_agrees_with_a_plain_loop(runs: Path) -> None:
         assert difference.difference == pytest.approx(whole)
         assert difference.low == pytest.approx(2 * whole - np.quantile(resampled, 0.975))
         tail = min(sum(2 * whole - r <= 0 for r in resampled), sum(2 * whole - r >= 0 for r in resampled))
-        p_values[difference.strategy_a, difference.strategy_b] = min(1, 2 * (tail + 1) / 201)
+        pair = difference.strategy_a, difference.strategy_b
+        p_values[pair] = min(1, 2 * (tail + 1) / 301)
+        assert difference.p_unadjusted == pytest.approx(p_values[pair])
+        assert difference.ahead == pytest.approx(np.mean(2 * whole - np.array(resampled) > 0.005))
     worst = 0.0
     for place, pair in enumerate(sorted(p_values, key=lambda pair: p_values[pair])):
         worst = max(worst, min(1.0, p_values[pair] * (6 - place)))
@@ -119,7 +142,16 @@ def test_the_verdict_names_the_ties_the_cheapest_and_what_the_interval_covers(ru
     (recommendation,) = recommend(runs)
     assert recommendation.strategy == "Compacter"
     assert str(recommendation).startswith("Compacter. ")
-    assert any("margin below 0.00" in change for change in recommendation.would_change)
+    assert recommendation.certainty == "tie"
+    assert recommendation.runners_up == ("LoRA",)
+    assert recommendation.confidence_set == ("Compacter", "LoRA")
+    best = condition.best
+    assert (recommendation.area, recommendation.low, recommendation.high) == (best.area, best.low, best.high)
+    (need,) = recommendation.needed
+    assert (need.strategy_a, need.strategy_b, need.effect) == ("Compacter", "LoRA", condition.margin)
+    assert need.examples is not None
+    assert need.examples > condition.examples
+    assert any("report examples, instead of 400" in change for change in recommendation.would_change)
     assert any("Five or more training seeds" in change for change in recommendation.would_change)
 
 
@@ -172,7 +204,7 @@ def test_more_points_and_runs_do_not_pay(tmp_path: Path) -> None:
     write_run(tmp_path / "more", many, 0, points=17, lr=0.1)
     (condition,) = compare(tmp_path).conditions
     assert (condition.k, condition.runs_per_seed) == (8, 1)
-    assert condition.notes == (
+    assert condition.notes[:-1] == (
         "Runs have 8 (few) to 24 points; 8 evenly spaced ones of each are used.",
         "Strategies have 1 to 2 runs per seed; areas are averages over choices of 1.",
     )
@@ -195,20 +227,20 @@ def test_more_points_and_runs_do_not_pay(tmp_path: Path) -> None:
 
 def test_choices_of_many_runs_are_bounded() -> None:
     runs = np.repeat(np.arange(20), 3)
-    subsets = _subsets(runs, 2, 10, seed=0)
+    subsets = spaced_subsets(runs, 2, 10, seed=0)
     assert len(subsets) == 64
     assert all(
         np.array_equal(np.bincount(runs[subset], minlength=20)[np.unique(runs[subset])], [2] * 10)
         for subset in subsets
     )
-    assert len(_subsets(runs, 3, 20, seed=0)) == 1
-    assert np.array_equal(_subsets(runs, 3, 20, seed=0)[0], np.arange(60))
+    assert len(spaced_subsets(runs, 3, 20, seed=0)) == 1
+    assert np.array_equal(spaced_subsets(runs, 3, 20, seed=0)[0], np.arange(60))
 
 
 def test_other_strategies_do_not_change_the_numbers_of_one(runs: Path, tmp_path: Path) -> None:
     both = {estimate.strategy: estimate for estimate in compare(runs).areas}
     alone = compare([run for run in load_runs(runs) if run.config["strategy"] == "LoRA"]).areas[0]
-    assert alone == both["LoRA"]
+    assert alone == dataclasses.replace(both["LoRA"], p_best=1.0)  # alone, it is the best for sure
     assert compare(runs, seed=1).areas[0].low != both["Compacter"].low
 
 
@@ -267,15 +299,18 @@ def test_what_a_reader_should_know_is_noted(tmp_path: Path) -> None:
     write_run(tmp_path / "b", LORA, 1, finish=False)
     write_run(tmp_path / "c", FULL, 0)
     (condition,) = compare(tmp_path, resamples=100).conditions
-    assert condition.notes == (
-        "Strategies have between 1 and 2 training seeds.",
-        "1 of 3 runs are not finished: b.",
-    )
+    between, few_seeds, unfinished = condition.notes
+    assert between == "Strategies have between 1 and 2 training seeds."
+    assert few_seeds.startswith("With fewer than 5 training seeds, tests are about these trained models")
+    assert unfinished == "1 of 3 runs are not finished: b."
     many = [Strategy(f"S{n}", f"S{n}()", 0.01 * n, n) for n in range(4)]
     write_runs(tmp_path / "many", many, (0,), points=2, examples=60)
-    assert (
-        "100 resamples cannot separate 6 pairs"
-        in compare(tmp_path / "many", resamples=100).conditions[0].notes[0]
+    noted = compare(tmp_path / "many", resamples=100).conditions[0].notes
+    assert any("100 resamples cannot separate 6 pairs" in note for note in noted)
+    write_run(tmp_path / "small", LORA, points=2, examples=50, examples_select=30)
+    assert compare(tmp_path / "small").conditions[0].notes == (
+        "There are 50 report examples; intervals were not verified below 60.",
+        "There are 30 select examples; intervals were not verified below 60.",
     )
 
 
@@ -301,51 +336,6 @@ def test_a_reference_moves_the_axes(runs: Path) -> None:
     assert moved.areas[0].area < plain.areas[0].area
     nothing = compare(runs, reference=(0.99, 0.0)).areas[0]
     assert (nothing.area, nothing.low, nothing.high) == (0, 0, 0)
-
-
-def test_counts_are_multinomial_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = np.concatenate([*resample_counts(50, 4000, 0)])
-    assert (counts.sum(axis=1) == 50).all()
-    assert counts.mean(axis=0) == pytest.approx(1, abs=0.08)
-    assert counts.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.02)
-    monkeypatch.setattr(_bootstrap, "_BLOCK", 50 * 7)
-    blocks = [*resample_counts(50, 4000, 0)]
-    assert max(len(block) for block in blocks) == 7
-    assert np.array_equal(np.concatenate(blocks), counts)
-    bits = np.random.default_rng(0).random((3, 50)) < 0.5
-    means = resampled_means(counts[:5], bits)
-    assert means == pytest.approx(
-        np.stack([[np.repeat(b, c.astype(int)).mean() for b in bits] for c in counts[:5]])
-    )
-
-
-def test_the_interval_turns_the_errors_round() -> None:
-    resampled = np.linspace(0.5, 0.7, 1001)  # biased upwards by 0.1 around an estimate of 0.5
-    assert basic_interval(0.5, resampled, 0.9) == pytest.approx((0.31, 0.49))
-
-
-def test_the_p_value_goes_with_the_interval() -> None:
-    rng = np.random.default_rng(0)
-    for shift in np.linspace(0, 0.3, 31):
-        resampled = shift + 0.1 * rng.standard_normal(1999)
-        low, _ = basic_interval(shift, resampled, 0.95)
-        assert (p_value(shift, resampled) < 0.05) == (low > 0)
-    assert p_value(0.0, np.zeros(1999)) == 1
-    assert p_value(1.0, np.ones(1999)) == pytest.approx(2 / 2000)
-
-
-def test_holm_on_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_resampled_seeds_have_the_variance_of_their_mean() -> None:
-    areas = np.repeat(np.array([[0.1], [0.2], [0.4], [0.5], [0.9]]), 20_000, axis=1)
-    drawn = pool_seeds(areas, resample=True, seed=0, name="a")
-    assert drawn.mean() == pytest.approx(0.42, abs=0.005)
-    assert drawn.std() == pytest.approx(np.std([0.1, 0.2, 0.4, 0.5, 0.9], ddof=1) / np.sqrt(5), rel=0.02)
-    assert not np.array_equal(drawn, pool_seeds(areas, resample=True, seed=0, name="b"))
 
 
 @pytest.mark.parametrize(
@@ -380,33 +370,115 @@ def test_pairing_narrows_the_interval_of_a_difference(runs: Path) -> None:
         assert d.high - d.low < 0.8 * unpaired
 
 
-def simulate(points: int, examples: int, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Clean and robust bits of checkpoints along a smooth frontier, (points, examples)."""
-    rng = np.random.default_rng(seed)
-    difficulty = rng.standard_normal(examples)
-    progress = np.linspace(0, 1, points)
-    clean = np.stack([right(a, difficulty, rng) for a in 0.93 - 0.22 * progress**2])
-    robust = np.stack([right(a, difficulty, rng) for a in 0.06 + 0.5 * np.sqrt(progress)])
-    return clean, robust & clean
+def test_areas_that_cannot_be_told_apart_are_said_to_be(tmp_path: Path) -> None:
+    same = [Strategy(name, f"{name}()", 0.0, size) for name, size in (("A", 30), ("B", 10), ("C", 20))]
+    write_runs(tmp_path, same, (0,), examples=100)
+    (recommendation,) = recommend(tmp_path)
+    assert recommendation.certainty == "cannot tell"
+    assert recommendation.strategy == "B"
+    assert str(recommendation).startswith("Cannot tell; cheapest: B. ")
+    assert "these data do not tell which strategy is best" in recommendation.reason
+    assert len(recommendation.needed) == 2
+    (recommendation,) = recommend(tmp_path, margin=0.5)
+    assert recommendation.certainty == "equivalent"
+    assert "all differ by less than 0.5 for practical purposes" in recommendation.reason
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("points", "examples"), [(20, 500), (100, 500)])
-def test_intervals_cover_what_they_claim_and_naive_ones_do_not(points: int, examples: int) -> None:
-    """The value of the chosen frontier lies in 95 % of the intervals; the naive percentile interval misses the area."""
-    clean, robust = (bits.mean(axis=1) for bits in simulate(points, 200_000, 10_000))
-    covered, naive_covered, repetitions = 0, 0, 200
-    for seed in range(repetitions):
-        report, select = simulate(points, examples, 2 * seed), simulate(points, examples, 2 * seed + 1)
-        counts = np.concatenate([*resample_counts(examples, 400, seed)])
-        front = _front(np.column_stack([bits.mean(axis=1) for bits in select]), (0.0, 0.0))
-        means = [resampled_means(counts, bits) for bits in report]
-        estimate = float(ordered_area(report[0][front].mean(axis=1), report[1][front].mean(axis=1)))
-        low, high = basic_interval(estimate, ordered_area(means[0][:, front], means[1][:, front]), 0.95)
-        covered += low <= ordered_area(clean[front], robust[front]) <= high
-        naive = [area(*np.minimum(1.0, pair)) for pair in zip(*means, strict=True)]
-        naive_low, naive_high = np.quantile(naive, [0.025, 0.975])
-        naive_covered += naive_low <= area(clean, robust) <= naive_high
-    assert 0.91 <= covered / repetitions <= 0.99  # three standard errors around 0.95
-    if points == 100:
-        assert naive_covered / repetitions < 0.8
+def test_practical_equivalence_is_decided_by_the_whole_interval(runs: Path) -> None:
+    (difference, *_) = compare(runs).differences
+    for low, high, expected in [
+        (0.02, 0.05, "ahead"),
+        (-0.05, -0.02, "behind"),
+        (-0.01, 0.01, "equivalent"),
+        (-0.01, 0.02, "undecided"),
+        (0.005, 0.02, "undecided"),
+    ]:
+        moved = dataclasses.replace(difference, low=low, high=high, margin=0.01)
+        assert moved.practically == expected
+    assert difference.ahead + difference.equivalent + difference.behind == pytest.approx(1)
+    assert difference.error_examples == pytest.approx((difference.high - difference.low) / 3.92, rel=0.1)
+    assert difference.error_seeds is not None
+    assert difference.error_seeds > 0
+
+
+def test_one_example_cannot_be_resampled(tmp_path: Path) -> None:
+    write_run(tmp_path, LORA, points=2, examples=1)
+    with pytest.raises(ValueError, match="has 1 report example; nothing can be resampled below two"):
+        compare(tmp_path)
+
+
+def test_a_budget_leaves_out_what_does_not_fit(runs: Path) -> None:
+    (everything,), (small,) = recommend(runs), recommend(runs, max_trainable=40_000)
+    assert everything.strategy == "Compacter"
+    assert (small.strategy, small.certainty) == ("BitFit", "alone")
+    (fast,) = recommend(runs, max_seconds=24.0)
+    assert fast == everything
+    with pytest.raises(ValueError, match=r"max_trainable=10 .* smallest trains 31,000 parameters"):
+        recommend(runs, max_trainable=10)
+    with pytest.raises(ValueError, match=r"max_seconds=1: .* fastest takes 24 s"):
+        recommend(runs, max_seconds=1)
+
+
+def test_one_task_can_be_asked_for(tmp_path: Path) -> None:
+    write_runs(tmp_path / "a", [LORA, FULL], (0,), points=3, examples=60)
+    write_run(tmp_path / "b", LORA, points=3, examples=80, task="flowers")
+    assert [r.task for r in recommend(tmp_path)] == ["digits", "flowers"]
+    assert [r.task for r in recommend(tmp_path, task="flowers")] == ["flowers"]
+    with pytest.raises(ValueError, match=r"no runs of task 'flower'; did you mean 'flowers'\? Tasks: digits"):
+        recommend(tmp_path, task="flower")
+
+
+def test_floors_make_areas_partial(runs: Path) -> None:
+    plain, floored = compare(runs).conditions[0], compare(runs, min_clean=0.75, min_robust=0.2).conditions[0]
+    moved = compare(runs, reference=(0.75, 0.2)).conditions[0]
+    assert (floored.reference, floored.min_clean, floored.min_robust) == ((0.0, 0.0), 0.75, 0.2)
+    assert [e.area for e in floored.areas] == [e.area for e in moved.areas]
+    assert floored.best.area != plain.best.area
+    assert "the largest area above clean 0.75 above robust 0.2," in floored.verdict
+    with pytest.raises(ValueError, match="min_clean must be"):
+        compare(runs, min_clean=80)
+
+
+def test_both_kinds_of_interval_agree_where_resamples_are_nearly_normal(runs: Path) -> None:
+    basic, bca = compare(runs).conditions[0], compare(runs, interval="bca").conditions[0]
+    assert bca.interval == "bca"
+    for one, other in zip(basic.areas, bca.areas, strict=True):
+        assert one.area == other.area
+        width = one.high - one.low
+        assert other.low == pytest.approx(one.low, abs=0.15 * width)
+        assert other.high == pytest.approx(one.high, abs=0.15 * width)
+    for d in bca.differences:
+        assert (d.p_unadjusted < 0.05) == (d.low > 0 or d.high < 0)
+    with pytest.raises(ValueError, match="interval must be 'basic' or 'bca'"):
+        compare(runs, interval="percentile")  # type: ignore[arg-type]
+
+
+def test_groups_are_resampled_instead_of_examples(runs: Path) -> None:
+    alone = compare(runs).conditions[0]
+    singles = compare(runs, groups={"digits": (np.arange(400), np.arange(200))}).conditions[0]
+    assert (alone.groups, singles.groups) == (None, 400)
+    assert singles.areas == alone.areas  # groups of one are examples
+    run = load_runs(runs)[0]
+    hard = np.mean([run.bits(row)["report/robust"] for _, row in run.points.iterrows()], axis=0)
+    report = np.argsort(np.argsort(hard, kind="stable"), kind="stable") // 20  # 20 of like difficulty each
+    grouped = compare(runs, groups={"digits": (report, np.arange(200) // 10)}).conditions[0]
+    assert grouped.groups == 20
+    assert [e.area for e in grouped.areas] == [e.area for e in alone.areas]
+    for one, other in zip(alone.areas, grouped.areas, strict=True):
+        assert other.high - other.low > 1.5 * (one.high - one.low)
+    assert "test examples in 20 groups only" in grouped.verdict
+    assert "There are 20 groups of report examples; below 100, intervals are too narrow." in grouped.notes
+    assert not any("groups" in note for note in singles.notes)
+    with pytest.raises(ValueError, match=r"groups names the tasks \['digitz'\]"):
+        compare(runs, groups={"digitz": (report, report)})
+    with pytest.raises(ValueError, match=r"the select split has 200 examples, .* got \(400,\)"):
+        compare(runs, groups={"digits": (report, report)})
+    with pytest.raises(ValueError, match="the report split has one group"):
+        compare(runs, groups={"digits": (np.zeros(400), np.arange(200))})
+
+
+def test_different_numbers_of_select_examples_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", LORA)
+    write_run(tmp_path / "b", FULL, examples_select=100)
+    with pytest.raises(ValueError, match=r"chose on different numbers of examples: \[100, 200\]"):
+        compare(tmp_path)

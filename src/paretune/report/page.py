@@ -14,13 +14,12 @@ from typing import Any
 import pandas as pd
 
 from paretune import _files
-from paretune.pareto import Reference
 from paretune.report import specs
 from paretune.report.area_specs import cost_spec, forest_spec
 from paretune.report.drawing import Drawing, Style, draw, styles
 from paretune.report.figures import converter, describe, frontier_png, frontier_svg, split
 from paretune.report.marks import symbol
-from paretune.report.tables import area_table, overview_table, pair_table, run_table
+from paretune.report.tables import advice_text, area_table, overview_table, pair_table, run_table
 from paretune.results import Run, as_runs
 from paretune.stats import compare, labelled_points
 from paretune.verdict import Comparison, Condition, attack_text, threat_text
@@ -35,11 +34,7 @@ def write_report(
     path: str | Path = "report.html",
     *,
     title: str | None = None,
-    reference: Reference = (0.0, 0.0),
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-    margin: float = 0.005,
+    **options: Any,
 ) -> Path:
     """Compare the runs and write the page, with ``.svg`` and ``.png`` of its frontiers and ``areas.csv`` beside it.
 
@@ -50,11 +45,7 @@ def write_report(
         runs: a directory, runs from :func:`paretune.load_runs`, or several of either.
         path: of the page; its directory is made if needed.
         title: the page's heading.
-        reference: as in :func:`paretune.compare`.
-        level: as in :func:`paretune.compare`.
-        resamples: as in :func:`paretune.compare`.
-        seed: as in :func:`paretune.compare`.
-        margin: as in :func:`paretune.compare`.
+        **options: those of :func:`paretune.compare`, such as ``reference``, ``level``, ``min_clean`` and ``margin``.
 
     Returns:
         ``path``.
@@ -66,9 +57,7 @@ def write_report(
     converter()
     path = Path(path)
     loaded = as_runs(runs)
-    comparison = compare(
-        loaded, reference=reference, level=level, resamples=resamples, seed=seed, margin=margin
-    )
+    comparison = compare(loaded, **options)
     points = labelled_points(loaded)
     _files.write_text(path, _page(loaded, comparison, points, title))
     _files.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
@@ -123,7 +112,7 @@ def _page(runs: list[Run], comparison: Comparison, points: pd.DataFrame, title: 
 def _section(
     number: int, condition: Condition, drawing: Drawing, looks: dict[str, Style], rows: pd.DataFrame
 ) -> str:
-    use = condition.recommended.strategy
+    use, advice = condition.recommended.strategy, advice_text(condition)
     ranked = [estimate.strategy for estimate in condition.areas]
     legend = "".join(
         f'<button type="button" class="pick" aria-pressed="false" data-strategy="{escape(label)}">'
@@ -143,7 +132,9 @@ def _section(
         attack=escape(attack_text(condition.attack)),
         examples=f"{condition.examples:,}",
         examples_select=f"{condition.examples_select:,}",
-        use=f"<span>Use</span> {symbol(looks[use])} <strong>{escape(use)}</strong>" if len(looks) > 1 else "",
+        use=f"<span>{advice}</span> {symbol(looks[use])} <strong>{escape(use)}</strong>"
+        if len(looks) > 1
+        else "",
         verdict=escape(sentence + "."),
         covers=escape(covers),
         legend=legend,

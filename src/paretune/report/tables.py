@@ -73,12 +73,12 @@ def _pairs(name: str, differences: Iterable[Difference], level: float) -> str:
 
 def overview_table(comparison: Comparison) -> str:
     """One row per condition, with a link to its section."""
-    head = ("Condition", "Use", "Largest area", "Interval", "Tied")
+    head = ("Condition", "Recommendation", "Largest area", "Interval", "Tied")
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in comparison.conditions])
     rows = [
         (
             f'<a href="#condition-{number}">{escape(names[number])}</a>',
-            f"<strong>{escape(c.recommended.strategy)}</strong>",
+            f"{advice_text(c)} <strong>{escape(c.recommended.strategy)}</strong>",
             f"{escape(c.best.strategy)} {c.best.area:.3f}",
             f"{c.best.low:.3f} – {c.best.high:.3f}",
             escape(", ".join(c.tied)),
@@ -86,6 +86,11 @@ def overview_table(comparison: Comparison) -> str:
         for number, c in enumerate(comparison.conditions)
     ]
     return f'<section class="card"><h2>Overview</h2>{_table("Conditions", head, rows)}</section>'
+
+
+def advice_text(condition: Condition) -> str:
+    """What goes before the name of the recommended strategy; it does not recommend what the data do not decide."""
+    return "Cannot tell; cheapest:" if condition.certainty == "cannot tell" else "Use"
 
 
 def run_table(runs: list[Run], points: pd.DataFrame) -> str:

@@ -193,6 +193,17 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path, monkeypatch: pytest.Mo
     assert [*page.plots] == ["frontier-0", "forest-0"]
 
 
+def test_a_tie_of_all_is_not_called_a_recommendation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "frontier_png", lambda *_, **__: b"")
+    twins = [dataclasses.replace(STRATEGIES[0], name=name) for name in ("LoRA", "BitFit")]
+    for number, twin in enumerate(twins):
+        write_run(tmp_path / twin.name, twin, seed=number, points=2)
+    write_report(tmp_path, tmp_path / "report.html", margin=0.0)
+    text = Page(tmp_path / "report.html").text
+    assert compare(tmp_path, margin=0.0).conditions[0].certainty == "cannot tell"
+    assert "Cannot tell; cheapest:" in text
+
+
 def test_many_pairs_are_folded_and_none_is_lost(runs: Path) -> None:
     condition = compare(runs).conditions[0]
     (difference, *_) = condition.differences

@@ -1,0 +1,308 @@
+"""How often intervals of areas hold the truth, and how often equal strategies are told apart.
+
+    python benchmarks/coverage.py          # writes benchmarks/coverage.csv
+
+Simulated training curves: clean and robust accuracies of K checkpoints along training, with a wiggle, as known
+numbers. Each example has a difficulty that all checkpoints share (``correlation``), and groups of examples may
+share one. Two strategies have *the same* true curve, so every "they differ" is false. Rows, one for a setting
+and a method:
+
+basic, bca
+    what :func:`paretune.compare` does, through the same code: chosen on select, measured on report, paired
+    resamples, equal budgets, seeds as t, groups as units. The interval is about the mean, over select splits, of
+    the true area of the chosen frontier.
+naive
+    the usual: all examples of both splits choose *and* measure, every checkpoint there is (``checkpoints_b`` of
+    the second strategy), percentile interval. The interval is about the true area of all checkpoints.
+no choice
+    ``basic`` without the part of the choice: the front taken as given.
+no groups
+    ``basic`` with examples resampled one by one although they come in groups.
+
+``coverage`` is the share of nominal 95 % intervals that hold their truth, ``false_positives`` the share of
+two-sided 5 % tests of the difference that reject; the standard errors of both follow from ``repetitions``.
+"""
+
+import csv
+import datetime
+import functools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from paretune._bootstrap import (
+    Units,
+    acceleration,
+    basic_interval,
+    bca_interval,
+    bca_p_value,
+    p_value,
+    resample_counts,
+)
+from paretune._cells import Cell, Samples, chosen_front, spaced_subsets
+from paretune._resampling import Resampled, resample_strategies
+from paretune.pareto import area, ordered_area
+
+Floats = NDArray[np.float64]
+Bits = NDArray[np.bool_]
+
+LEVEL, RESAMPLES = 0.95, 400
+WIGGLE = 0.015  # standard deviation of the true accuracies of checkpoints around a smooth curve
+SEED_SPREAD = 0.01  # standard deviation of the robust accuracy of a training seed
+GROUP_SHARE = 0.7  # of an example's difficulty that is its group's
+REFERENCE = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the grid."""
+
+    checkpoints: int  # of the first strategy, and used of both
+    checkpoints_b: int  # that the second strategy has
+    examples: int  # report split
+    examples_select: int
+    correlation: float  # of the correctness of two checkpoints on one example, on the latent scale
+    seeds: int = 1
+    groups: int = 0  # of each split; 0: independent examples
+    repetitions: int = 500
+
+
+def grid() -> Iterator[Setting]:
+    """What is measured."""
+    for points in (10, 50):
+        for examples in (250, 1000):
+            for correlation in (0.3, 0.64, 0.9):
+                for factor in (1, 5):
+                    yield Setting(points, factor * points, examples, examples, correlation)
+    for examples in (250, 1000):
+        yield Setting(200, 200, examples, examples, 0.64, repetitions=300)
+    yield Setting(10, 10, 4000, 4000, 0.64, repetitions=300)
+    yield Setting(50, 50, 4000, 4000, 0.64, repetitions=200)
+    for examples in (60, 120):
+        yield Setting(10, 10, examples, examples, 0.64)
+    yield Setting(50, 50, 1000, 250, 0.64)
+    yield Setting(50, 50, 1000, 100, 0.64)
+    for seeds in (2, 5, 10):
+        yield Setting(10, 10, 1000, 1000, 0.64, seeds=seeds, repetitions=300)
+    for groups in (10, 20, 50, 100, 200):
+        yield Setting(10, 10, 1000, 1000, 0.64, groups=groups)
+
+
+def curve(points: int) -> tuple[Floats, Floats]:
+    """True clean accuracies, and robust ones given that the clean image is right; the same at K and 5 K."""
+    progress = np.arange(1, points + 1) / points
+    rng = np.random.default_rng(5)
+    knots = np.linspace(0, 1, 201)
+    wiggle = WIGGLE * rng.standard_normal((2, 201))
+    clean = 0.93 - 0.15 * progress**2 - 0.3 * np.exp(-8 * progress) + np.interp(progress, knots, wiggle[0])
+    robust = 0.06 + 0.45 * (1 - np.exp(-3 * progress)) + np.interp(progress, knots, wiggle[1])
+    return clean, np.minimum(robust, clean - 0.02) / clean
+
+
+def robust_accuracy(clean: Floats, given: Floats, correlation: float) -> Floats:
+    """True robust accuracies: both bits share the difficulty, over which this integrates."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+
+    def at_difficulty(accuracy: Floats) -> Floats:
+        inner = (ndtri(accuracy)[:, None] - np.sqrt(correlation) * nodes) / np.sqrt(1 - correlation)
+        return np.asarray(ndtr(inner))
+
+    return np.asarray((at_difficulty(clean) * at_difficulty(given)) @ (weights / weights.sum()))
+
+
+def difficulties(examples: int, groups: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """One standard normal an example; those of one group are alike."""
+    own = rng.standard_normal(examples, dtype=np.float32)
+    if not groups:
+        return own
+    shared = rng.standard_normal(groups, dtype=np.float32)[np.arange(examples) % groups]
+    return np.float32(np.sqrt(GROUP_SHARE)) * shared + np.float32(np.sqrt(1 - GROUP_SHARE)) * own
+
+
+def draw(
+    clean: Floats,
+    given: Floats,
+    difficulty: NDArray[np.float32],
+    correlation: float,
+    rng: np.random.Generator,
+) -> tuple[Bits, Bits]:
+    """Clean and robust correctness, shape ``(checkpoints, examples)`` each."""
+    right = []
+    for accuracy in (clean, given):
+        noise = rng.standard_normal((len(accuracy), len(difficulty)), dtype=np.float32)
+        noise *= np.float32(np.sqrt(1 - correlation))
+        noise += np.float32(np.sqrt(correlation)) * difficulty
+        right.append(noise < ndtri(accuracy)[:, None].astype(np.float32))
+    return right[0], right[0] & right[1]
+
+
+class Tally:
+    """Outcomes of one method."""
+
+    def __init__(self) -> None:
+        self.areas: list[float] = []
+        self.truths: list[float] = []  # where each repetition has its own
+        self.intervals: list[tuple[float, float]] = []
+        self.told_apart: list[bool] = []
+
+    def row(self, chosen: float) -> dict[str, float]:
+        """Rates over the repetitions; ``chosen`` is the mean true area of the chosen fronts."""
+        truth = np.array(self.truths or [chosen])
+        low, high = np.array(self.intervals).T
+        return {
+            "truth": round(float(truth.mean()), 4),
+            "bias": round(float(np.mean(self.areas) - truth.mean()), 5),
+            "width": round(float(np.mean(high - low)), 4),
+            "coverage": round(float(np.mean((low <= truth) & (truth <= high))), 4),
+            "false_positives": round(float(np.mean(self.told_apart)), 4),
+        }
+
+
+def naive(bits: list[tuple[Bits, Bits]], seed: int) -> tuple[list[float], list[Floats]]:
+    """Area and resampled areas of each strategy: choice and measurement on the same examples."""
+    counts = np.concatenate([*resample_counts(bits[0][0].shape[1], RESAMPLES, seed)])
+    whole = np.ones((1, counts.shape[1]), dtype=np.float32)
+    units = Units.of(counts.shape[1])
+    areas: list[float] = []
+    drawn: list[Floats] = []
+    for clean_bits, robust_bits in bits:
+        clean, robust = (units.means(np.vstack([whole, counts]), each) for each in (clean_bits, robust_bits))
+        order = np.argsort(-clean, axis=1)
+        best = np.maximum.accumulate(np.take_along_axis(robust, order, axis=1), axis=1)
+        resampled = ordered_area(np.take_along_axis(clean, order, axis=1), best)
+        areas.append(float(resampled[0]))
+        drawn.append(resampled[1:])
+    return areas, drawn
+
+
+def repeat(setting: Setting, seed: int, tallies: dict[str, Tally], chosen: list[float]) -> None:
+    """One data set and two strategies that are the same in truth."""
+    rng = np.random.default_rng((seed, setting.checkpoints, setting.examples))
+    splits = {"select": setting.examples_select, "report": setting.examples}
+    difficulty = {split: difficulties(size, setting.groups, rng) for split, size in splits.items()}
+    labels = [np.arange(size) % setting.groups if setting.groups else None for size in splits.values()]
+    select_units, units = (Units.of(size, label) for size, label in zip(splits.values(), labels, strict=True))
+    samples = Samples.of(units, select_units, seed)
+    ungrouped = Samples.of(Units.of(setting.examples), Units.of(setting.examples_select), seed)
+    cells: dict[str, list[Cell]] = {"a": [], "b": []}
+    loose: dict[str, list[Cell]] = {"a": [], "b": []}
+    pooled: list[tuple[Bits, Bits]] = []
+    for label, points in (("a", setting.checkpoints), ("b", setting.checkpoints_b)):
+        used = spaced_subsets(np.zeros(points), setting.checkpoints, 1, 0)
+        for index in range(setting.seeds):
+            clean, given = curve(points)
+            if setting.seeds > 1:
+                given = given + SEED_SPREAD * rng.standard_normal() / clean
+            bits = {}
+            for split in splits:
+                bits[f"{split}/clean"], bits[f"{split}/robust"] = draw(
+                    clean, given, difficulty[split], setting.correlation, rng
+                )
+            cells[label].append(Cell.of(bits, used, REFERENCE, samples))
+            if setting.groups:
+                loose[label].append(Cell.of(bits, used, REFERENCE, ungrouped))
+            if index == 0:
+                pooled.append(
+                    (
+                        np.hstack([bits["select/clean"], bits["report/clean"]]),
+                        np.hstack([bits["select/robust"], bits["report/robust"]]),
+                    )
+                )
+            chosen.append(true_area(bits, used[0], clean, given, setting.correlation))
+    made, _ = resample_strategies(cells, samples, REFERENCE, RESAMPLES, seed, LEVEL)
+    a, b = made["a"], made["b"]
+    gap = a.area - b.area
+    for each in (a, b):
+        note(tallies["basic"], each, basic_interval(each.area, each.all, LEVEL))
+        note(tallies["bca"], each, bca_interval(each.area, each.all, LEVEL, acceleration(each.influence)))
+        note(tallies["no choice"], each, basic_interval(each.area, each.report + each.luck, LEVEL))
+    tallies["basic"].told_apart.append(p_value(gap, a.all - b.all) < 1 - LEVEL)
+    skewness = acceleration(a.influence - b.influence)
+    tallies["bca"].told_apart.append(bca_p_value(gap, a.all - b.all, skewness) < 1 - LEVEL)
+    spread = a.report + a.luck - b.report - b.luck
+    tallies["no choice"].told_apart.append(p_value(gap, spread) < 1 - LEVEL)
+    if setting.groups:
+        made, _ = resample_strategies(loose, ungrouped, REFERENCE, RESAMPLES, seed, LEVEL)
+        for each in made.values():
+            note(tallies["no groups"], each, basic_interval(each.area, each.all, LEVEL))
+        spread = made["a"].all - made["b"].all
+        tallies["no groups"].told_apart.append(p_value(gap, spread) < 1 - LEVEL)
+    if setting.seeds == 1:
+        areas, drawn = naive(pooled, seed)
+        every = (setting.checkpoints, setting.checkpoints_b)
+        everything = [true_frontier(points, setting.correlation) for points in every]
+        for value, resampled, truth in zip(areas, drawn, everything, strict=True):
+            low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            tallies["naive"].areas.append(value)
+            tallies["naive"].truths.append(truth)
+            tallies["naive"].intervals.append((float(low), float(high)))
+        low, high = np.quantile(drawn[0] - drawn[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        tallies["naive"].told_apart.append(not low <= 0 <= high)
+
+
+def note(tally: Tally, made: Resampled, interval: tuple[float, float]) -> None:
+    """Remember one strategy's area and interval."""
+    tally.areas.append(made.area)
+    tally.intervals.append(interval)
+
+
+def true_area(
+    bits: dict[str, Bits], used: NDArray[np.intp], clean: Floats, given: Floats, correlation: float
+) -> float:
+    """The true area of the front that the select bits choose."""
+    select = np.column_stack([bits[f"select/{name}"][used].mean(axis=1) for name in ("clean", "robust")])
+    front = used[chosen_front(select, REFERENCE)]
+    return float(ordered_area(clean[front], robust_accuracy(clean, given, correlation)[front]))
+
+
+@functools.cache
+def true_frontier(points: int, correlation: float) -> float:
+    """The true area of all checkpoints."""
+    clean, given = curve(points)
+    return area(clean, robust_accuracy(clean, given, correlation))
+
+
+def measure(setting: Setting) -> list[dict[str, object]]:
+    """The rows of one setting."""
+    started = time.process_time()
+    tallies = {name: Tally() for name in ("basic", "bca", "naive", "no choice", "no groups")}
+    chosen: list[float] = []
+    for seed in range(setting.repetitions):
+        repeat(setting, seed, tallies, chosen)
+    rows: list[dict[str, object]] = []
+    for method, tally in tallies.items():
+        if tally.areas:
+            rows.append({"method": method, **asdict(setting), **tally.row(float(np.mean(chosen)))})
+            print(rows[-1], f"{time.process_time() - started:.0f} s")
+    return rows
+
+
+def main() -> None:
+    """Measure the grid, rewrite the rows."""
+    rows = [row for setting in grid() for row in measure(shortened(setting))]
+    stamp = {
+        "date": datetime.date.today().isoformat(),
+        "paretune": version("paretune"),
+        "numpy": version("numpy"),
+    }
+    with (Path(__file__).parent / "coverage.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*stamp, *rows[0]])
+        writer.writeheader()
+        writer.writerows(stamp | row for row in rows)
+
+
+def shortened(setting: Setting) -> Setting:
+    """With ``REPETITIONS`` in the environment, no more than that: to try the script."""
+    most = int(os.environ.get("REPETITIONS", setting.repetitions))
+    return replace(setting, repetitions=min(most, setting.repetitions))
+
+
+if __name__ == "__main__":
+    main()
