@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attacks": ("L2", "Linf", "PGD", "attack_copy"),
+    "attacks": ("APGD", "AutoAttack", "L1", "L2", "Linf", "PGD", "attack_copy"),
     "backbones": ("Backbone", "load_backbone"),
     "data": ("ImageData", "load_data"),
     "evaluation": ("evaluate",),
@@ -23,11 +23,16 @@ _HOMES = {
     "sites": ("Site",),
     "stats": ("compare", "recommend"),
     "strategies": (
+        "Adapter",
         "BitFit",
         "Compacter",
         "FullFineTune",
+        "IA3",
         "LinearProbe",
         "LoRA",
+        "NormTune",
+        "Peft",
+        "VisualPrompt",
         "adapt",
         "merge_adapter",
         "remove_adapter",

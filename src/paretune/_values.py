@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import difflib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _ARITHMETIC = {
@@ -27,7 +27,8 @@ class Value:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__repr__ = Value.__repr__  # type: ignore[method-assign]  # dataclass() keeps a __repr__ it finds in the class body
+        if "__repr__" not in cls.__dict__:  # dataclass() keeps a __repr__ it finds in the class body
+            cls.__repr__ = Value.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         parts = []
@@ -49,6 +50,36 @@ class Value:
         return {"name": type(self).__name__} | {
             field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
         }
+
+
+class FrozenDict(Mapping[str, Any]):
+    """A mapping that does not change, so that a value that has one can be hashed; lists in it become tuples."""
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = {str(key): _frozen(value) for key, value in items.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._items.items(), key=repr)))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return FrozenDict(value)
+    if isinstance(value, set | frozenset):
+        return tuple(sorted(value, key=repr))
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ class Backbone(nn.Module):
         head: dotted name of the classifier layer; the last ``nn.Linear`` when None.
         sites: where the residual branches end, for the strategies that insert modules (Compacter): glob patterns of
             module names whose *output* is a branch, or :class:`~paretune.sites.Site` objects. None finds them by the
-            structure of the known families (timm ViT-like, ConvNeXt, ResNet, EfficientNet; transformers ViT).
+            structure of the known families (``docs/support.md`` lists them).
         image_size: height and width in pixels the model is used at.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
         source: the name that :func:`load_backbone` makes this model from, recorded in adapter files.
@@ -310,6 +310,8 @@ def find_head(module: nn.Module, head: str | None) -> str:
     if head is None:
         recorded = getattr(module, "pretrained_cfg", None) or {}
         head = recorded.get("classifier")
+        if isinstance(head, list | tuple):
+            raise ValueError(f"{type(module).__name__} has the heads {head}; name the one to train with head=")
         if not isinstance(head, str) or head not in names:
             head = next((name for name in reversed(names) if isinstance(names[name], nn.Linear)), "")
     if not isinstance(names.get(head), nn.Linear | nn.Conv2d):

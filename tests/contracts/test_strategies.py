@@ -1,148 +1,142 @@
 """What must hold for every strategy on every architecture."""
 
-import copy
+import csv
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import paretune as pt
-from paretune.attacks import attack_copy
-from paretune.strategies import STRATEGIES
-from tests.contracts.backbones import ARCHITECTURES, images, make
+from paretune.strategies import STRATEGIES, Strategy
+from tests.contracts.backbones import EVERY, FEW, images, make
+from tests.contracts.contract import check, logits, perturb
+from tests.contracts.strategies import MATRIX, made_for
 
-EXAMPLES = [
-    *(cls() for cls in STRATEGIES.values()),
-    pt.LoRA(rank=2, targets=("all",), rslora=True, alpha=4.0),
-    pt.BitFit(bn="adapt"),
-    pt.Compacter(n=2, rank=2, reduction=8, train_norms=True),
+TABLE = Path(__file__).parents[2] / "benchmarks" / "support.csv"
+# The whole matrix has its own marker. Here: every strategy on a vision transformer and on a network with batch norms, and
+# options where they matter most.
+QUICK = [
+    *(
+        (arch, name)
+        for arch in ("test_vit", "mobilenetv3_small_050")
+        for name in MATRIX
+        if name != "Peft LoHa"
+    ),
+    ("vit_tiny_patch16_224", "LoRA"),
+    ("eva02_tiny_patch14_224", "LoRA of q and v"),
+    ("eva02_tiny_patch14_224", "IA3"),
+    ("swin_tiny_patch4_window7_224", "Parallel adapter"),
+    ("convnext_atto", "LoRA"),
+    ("convnext_atto", "Parallel adapter"),
+    ("efficientnet_lite0", "LoRA"),
+    ("resnet18", "FullFineTune"),
+    ("resnet18", "Compacter"),
+    ("hf_vit", "LoRA + BitFit"),
+    ("hf_vit", "Deep prompt"),
+    ("hf_vit", "Peft LoHa"),
+    ("hf_convnext", "IA3"),
 ]
-CASES = [
-    pytest.param(arch, strategy, id=f"{arch}-{strategy!r}") for arch in ARCHITECTURES for strategy in EXAMPLES
+OPTIONS = [
+    ("test_vit", pt.LoRA(rank=2, targets=("all",), rslora=True, alpha=4.0)),
+    (
+        "test_vit",
+        pt.LoRA(rank=4, rank_pattern={"blocks.0.*": 2}, alpha_pattern={"*.mlp.*": 1.0}, dropout=0.5),
+    ),
+    ("test_vit", pt.LoRA(where="last:2 & attention") + pt.Adapter(where="mlp") + pt.IA3(targets="v")),
+    ("test_vit", pt.VisualPrompt(kind="shallow", size=3)),
+    ("hf_vit", pt.IA3(targets=("k", "v", "o", "hidden")) + pt.BitFit()),
+    ("mobilenetv3_small_050", pt.BitFit(bn="adapt")),
+    ("mobilenetv3_small_050", pt.Compacter(n=2, rank=2, reduction=8, train_norms=True)),
+    ("resnet18", pt.LoRA(rank=2) + pt.LoRA(rank=1, targets="conv", where="layer4")),
 ]
+REFUSALS = {
+    ("test_vit", "Depthwise adapter"): "kernel=3 is for branches of convolutions",
+    ("mobilenetv3_small_050", "LoRA of q and v"): "target 'q' matches no",
+    ("mobilenetv3_small_050", "Parallel adapter"): "no branch of MobileNetV3 is a known MLP",
+    ("mobilenetv3_small_050", "Deep prompt"): "needs a vision transformer",
+}
 
 
-def adapted(arch: str, strategy: pt.strategies.Strategy) -> tuple[pt.Backbone, Tensor, Tensor]:
-    """A backbone with ``strategy`` on it, images, and the logits it had before."""
-    backbone = make(arch)
-    x = images(backbone.image_size)
-    with torch.no_grad():
-        before = backbone(x)
-    return pt.adapt(backbone, strategy), x, before
+def test_every_strategy_is_in_the_matrix() -> None:
+    covered = {type(made_for(name, make("test_vit"))) for name in MATRIX}
+    assert covered == set(STRATEGIES.values())
 
 
-def perturb(backbone: pt.Backbone, scale: float = 0.02) -> None:
-    """Move every trainable parameter, so that zero-initialised factors no longer hide the others."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in pt.trainable_parameters(backbone).values():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-
-
-def logits(model: torch.nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
-
-
-@pytest.mark.parametrize(("arch", "strategy"), CASES)
-def test_contract(arch: str, strategy: pt.strategies.Strategy, tmp_path) -> None:
-    backbone = make(arch)
-    base = {name: value.clone() for name, value in backbone.module.state_dict().items()}
-    flags = {name: parameter.requires_grad for name, parameter in backbone.module.named_parameters()}
-    backbone, x, before = adapted(arch, strategy)
-
-    # Adapting changes no logit.
-    assert torch.equal(logits(backbone, x), before)
-
-    # Exactly the declared parameters train, and each of them is alive.
-    perturb(backbone)
-    trainable = pt.trainable_parameters(backbone)
-    wanting = {name for name, parameter in backbone.module.named_parameters() if parameter.requires_grad}
-    assert wanting == set(trainable)
-    backbone.train()
-    backbone(x).square().sum().backward()
-    backbone.eval()
-    for name, parameter in backbone.module.named_parameters():
-        alive = parameter.grad is not None and bool(parameter.grad.any())
-        assert alive == (name in trainable), name
-
-    # A step moves the logits, and only trainable parameters (and adapting statistics) move.
-    stepped = {name: value.clone() for name, value in backbone.module.state_dict().items()}
-    torch.optim.SGD(trainable.values(), lr=0.01).step()
-    moving = {parameter.data_ptr() for parameter in trainable.values()}  # shared ones have several names
-    for name, value in backbone.module.state_dict().items():
-        assert value.data_ptr() in moving or torch.equal(value, stepped[name]), name
-    after = logits(backbone, x)
-    assert not torch.equal(after, before)
-
-    # A deep copy computes the same, with its own parameters.
-    twin = copy.deepcopy(backbone)
-    assert torch.equal(logits(twin, x), after)
-    with torch.no_grad():
-        for parameter in pt.trainable_parameters(twin).values():
-            parameter.zero_()
-    assert torch.equal(logits(backbone, x), after)
-
-    # The attack copy agrees up to rounding: folding a batch norm reorders float32 sums.
-    torch.testing.assert_close(
-        attack_copy(backbone)(x), after, rtol=1e-3, atol=1e-3 * float(after.abs().max())
-    )
-
-    # Saved, and loaded into a fresh plain model: the same logits, bit for bit.
-    pt.save_adapter(backbone, tmp_path / "adapter")
-    fresh = make(arch)
-    pt.load_adapter(fresh.module, tmp_path / "adapter")
-    assert torch.equal(logits(fresh, x), after)
-
-    # Merged: plain weights under the base's names, and the same logits.
-    if strategy.why_not_mergeable:
-        with pytest.raises(ValueError, match="cannot be merged"):
-            pt.merge_adapter(backbone)
+@pytest.mark.parametrize(("arch", "name"), QUICK)
+def test_contract(arch: str, name: str, tmp_path: Path) -> None:
+    base = make(arch)
+    if (arch, name) in REFUSALS:
+        with pytest.raises(ValueError, match=REFUSALS[arch, name]):
+            check(base, made_for(name, base), tmp_path / "adapter")
     else:
-        merged = pt.merge_adapter(copy.deepcopy(backbone))
-        assert list(merged.module.state_dict()) == list(base)
-        assert torch.equal(logits(merged, x), after)
-
-    # Removed: the base, bit for bit, with its own flags.
-    pt.remove_adapter(backbone)
-    state = backbone.module.state_dict()
-    assert list(state) == list(base)
-    assert all(torch.equal(state[name], base[name]) for name in base)
-    assert {name: parameter.requires_grad for name, parameter in backbone.module.named_parameters()} == flags
-    assert torch.equal(logits(backbone, x), before)
+        check(base, made_for(name, base), tmp_path / "adapter")
 
 
-@pytest.mark.parametrize(("arch", "strategy"), CASES)
-def test_input_gradient_matches_finite_differences(arch: str, strategy: pt.strategies.Strategy) -> None:
-    backbone, x, _ = adapted(arch, strategy)
-    perturb(backbone)
-    backbone.double()
-    x = x.double().clone().requires_grad_()
-    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(backbone(x).square().sum(), x)
-    h = 1e-8
-    ahead, behind = (logits(backbone, x.detach() + sign * h * direction).square().sum() for sign in (1, -1))
-    # The rounding of both sums, over 2h; h is so small that no unit crosses a kink of its activation.
-    rounding = 1e3 * torch.finfo(torch.float64).eps * float(ahead) / h
-    torch.testing.assert_close(
-        (gradient * direction).sum(), (ahead - behind) / (2 * h), rtol=1e-5, atol=rounding
-    )
+@pytest.mark.parametrize(("arch", "strategy"), OPTIONS, ids=lambda value: repr(value))
+def test_contract_holds_with_options(arch: str, strategy: Strategy, tmp_path: Path) -> None:
+    check(make(arch), strategy, tmp_path / "adapter")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [pt.BitFit(), pt.LoRA(rank=2), pt.Compacter()], ids=repr)
+@pytest.mark.parametrize("arch", FEW)
+def test_contract_holds_for_every_strategy_on_the_usual_architectures(arch: str, tmp_path: Path) -> None:
+    agrees_with_the_table(arch, tmp_path)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("arch", EVERY)
+def test_the_table_of_support_is_true(arch: str, tmp_path: Path) -> None:
+    agrees_with_the_table(arch, tmp_path)
+
+
+def agrees_with_the_table(arch: str, directory: Path) -> None:
+    """Each strategy works on ``arch`` or is refused, as the committed rows say."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        expected = {
+            row["strategy"]: row["outcome"] for row in csv.DictReader(file) if row["architecture"] == arch
+        }
+    base = make(arch)
+    found = {}
+    for name in MATRIX:
+        try:
+            check(base, made_for(name, base), directory / name)
+            found[name] = "works"
+        except ValueError:
+            found[name] = "refused"
+    assert found == expected
+
+
+def test_the_table_of_support_is_complete_and_the_page_is_made_of_it() -> None:
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["architecture"], row["strategy"]) for row in rows] == [(a, s) for a in EVERY for s in MATRIX]
+    assert {row["outcome"] for row in rows} == {"works", "refused"}
+    assert all(bool(row["reason"]) == (row["outcome"] == "refused") for row in rows)
+    page = (TABLE.parents[1] / "docs" / "support.md").read_text(encoding="utf-8")
+    assert page.count("✓ |") == sum(row["outcome"] == "works" for row in rows)
+    for arch in EVERY:
+        assert f"| {arch.removeprefix('hf_')} |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy", [pt.BitFit(), pt.LoRA(rank=2), pt.IA3(), pt.Compacter(), pt.Adapter()], ids=repr
+)
 @pytest.mark.parametrize("arch", ["test_vit", "resnet18"])
-def test_compiles_without_a_graph_break(arch: str, strategy: pt.strategies.Strategy) -> None:
-    backbone, x, _ = adapted(arch, strategy)
+def test_compiles_without_a_graph_break(arch: str, strategy: Strategy) -> None:
+    backbone = pt.adapt(make(arch), strategy)
+    x = images(backbone.image_size)
     perturb(backbone)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(logits(compiled, x), logits(backbone, x))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "efficientnet_lite0"])
-def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: str, tmp_path) -> None:
+def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: str, tmp_path: Path) -> None:
     for policy in ("frozen", "adapt"):
-        backbone, x, _ = adapted(arch, pt.LinearProbe(bn=policy))
+        backbone = pt.adapt(make(arch), pt.LinearProbe(bn=policy))
+        x = images(backbone.image_size)
         before = {n: b.clone() for n, b in backbone.module.named_buffers() if n.endswith("running_mean")}
         backbone.train()(x)
         moved = [
@@ -155,22 +149,36 @@ def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: s
         assert torch.equal(logits(pt.load_adapter(make(arch), tmp_path / policy), x), after)
 
 
+D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
+
+
 @pytest.mark.parametrize(
     ("strategy", "count"),
     [
         (pt.BitFit(), 102_912),
+        (pt.NormTune(), (2 * DEPTH + 1) * 2 * D),
         (pt.LoRA(rank=8, targets=("q", "v")), 294_912),
         (pt.LoRA(rank=8, targets=("q", "k", "v")), 442_368),
         (pt.LoRA(rank=8, targets=("q", "k", "v", "fc1", "fc2")), 1_179_648),
+        (pt.LoRA(rank=8, targets=("q", "v"), where="last:4"), 294_912 // 3),
         (pt.Compacter(), 57_088),
         (pt.Compacter(placement="mlp"), 28_576),
+        (pt.IA3(), 55_296),
+        (pt.IA3(targets=("k", "v", "hidden", "*.attn.proj")), 64_512),
+        (pt.Adapter(reduction=8), 3_559_680),
+        (pt.Adapter(reduction=16), 1_789_056),
+        (pt.Adapter(reduction=16, style="pfeiffer"), 894_528),
+        (pt.Adapter(reduction=16, style="parallel"), DEPTH * (2 * 48 * D + 48 + D)),
+        # 69,840 in Bahng et al., section 4.1: a border of 30 pixels.
+        (pt.VisualPrompt(size=30), 3 * (224**2 - 164**2)),
+        (pt.VisualPrompt(kind="shallow", size=10), 10 * D),
+        (pt.VisualPrompt(kind="deep", size=10), DEPTH * 10 * D),
+        (pt.FullFineTune(where="blocks.11.*"), 4 * D**2 + 4 * D + 2 * D * HIDDEN + HIDDEN + D + 4 * D),
         (pt.LinearProbe(), 0),
     ],
     ids=lambda value: repr(value) if not isinstance(value, int) else "",
 )
-def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(
-    strategy: pt.strategies.Strategy, count: int
-) -> None:
+def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(strategy: Strategy, count: int) -> None:
     with torch.device("meta"):
         backbone = pt.load_backbone("timm:vit_base_patch16_224", num_classes=10, pretrained=False)
         pt.adapt(backbone, strategy)

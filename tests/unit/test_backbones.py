@@ -117,7 +117,7 @@ def test_a_transformers_directory_loads_with_a_new_head(tmp_path) -> None:
     ("arch", "count", "width"),
     [
         ("test_vit", 12, 64),
-        ("vit_tiny", 24, 192),
+        ("vit_tiny_patch16_224", 24, 192),
         ("convnext_atto", 12, 40),
         ("resnet18", 8, 64),
         ("efficientnet_lite0", 9, 24),

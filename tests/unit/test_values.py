@@ -55,7 +55,7 @@ def test_code_is_refused(text: str) -> None:
 def test_errors_name_the_nearest_choice_and_the_fields() -> None:
     with pytest.raises(ValueError, match="did you mean LoRA"):
         parse("lorra", CHOICES)
-    with pytest.raises(ValueError, match=r"Its fields: bn, rank"):
+    with pytest.raises(ValueError, match=r"Its fields: bn, where, rank"):
         parse("LoRA(ranks=4)", CHOICES)
     with pytest.raises(ValueError, match="rank must be a whole number"):
         parse("LoRA(rank=0)", CHOICES)

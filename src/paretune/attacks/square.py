@@ -6,7 +6,7 @@ It sees logits only, no gradient, so it also works where gradients are masked.
 
 import functools
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 class Square(SearchAttack):
     """Random search over squares of pixels; forward passes only.
 
-    All images of a call share the place and the colour of each query's square; only the first point is each image's
-    own. So what an image draws does not depend on its neighbours.
+    All images of a set share the place of each query's square; the first point and the colours are each image's own. So
+    what an image draws does not depend on its neighbours.
 
     Args:
         queries: changes tried in a run, at least 1.
@@ -78,22 +78,23 @@ class Square(SearchAttack):
         active, generator = ActiveSet(rows), part.streams.shared(run)
         points = part.streams.start(run, part.images, functools.partial(_first_point, self.threat))
         margins = torch.full_like(part.clean[:, 0], torch.inf)
-        lanes = _Lanes(part.images, part.labels, points, margins)
+        colours = part.streams.derive("colours").start(run, part.images, self._colours)
+        lanes = _Lanes(part.images, part.labels, points, margins, colours)
         proposed = points
         for query in range(self.queries + 1):
             if query:
                 side = self.side(query - 1, part.images)
-                proposed = _propose(self.threat, lanes.images, lanes.points, side, generator)
+                colour = lanes.colours[:, query - 1, :, None, None].to(lanes.points.dtype)
+                proposed = _propose(self.threat, lanes.images, lanes.points, colour, side, generator)
             logits = oracle.logits(proposed)
             solved = oracle.fooled(proposed, logits, lanes.labels, active.searching)
             found[active.rows[solved]] = proposed[solved]
             margins = margin(logits, lanes.labels)
             better = margins < lanes.margins
-            lanes = _Lanes(
-                lanes.images,
-                lanes.labels,
-                torch.where(better.view(-1, 1, 1, 1), proposed, lanes.points),
-                torch.where(better, margins, lanes.margins),
+            lanes = replace(
+                lanes,
+                points=torch.where(better.view(-1, 1, 1, 1), proposed, lanes.points),
+                margins=torch.where(better, margins, lanes.margins),
             )
             if (keep := active.retire(solved)) is not None:
                 if not len(keep):
@@ -103,6 +104,10 @@ class Square(SearchAttack):
         found[active.rows[better]] = lanes.points[better]
         smallest[active.rows[better]] = lanes.margins[better]
         return active.rows[active.searching]
+
+    def _colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        shape = (len(images), self.queries, images.shape[1])
+        return torch.randint(2, shape, generator=generator, device=generator.device, dtype=torch.int8) * 2 - 1
 
     def side(self, query: int, images: Tensor) -> int:
         """Side of the square of a query, in pixels (section 4.3)."""
@@ -123,6 +128,7 @@ class _Lanes:
     labels: Tensor
     points: Tensor
     margins: Tensor
+    colours: Tensor  # (lanes, queries, channels) of -1 and 1
 
 
 def _first_point(threat: Threat, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -142,15 +148,20 @@ def _first_point(threat: Threat, images: Tensor, generator: torch.Generator) -> 
     return _fill(threat, images, change)
 
 
-def _propose(threat: Threat, images: Tensor, points: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """The points with one random square changed; the same square in every image."""
+def _propose(
+    threat: Threat, images: Tensor, points: Tensor, colour: Tensor, side: int, generator: torch.Generator
+) -> Tensor:
+    """The points with one random square changed, at the same place in every image.
+
+    Args:
+        colour: (batch, channels, 1, 1) of -1 and 1.
+    """
     channels, height, width = images.shape[1:]
     window = _window(height, width, side, generator)
     if isinstance(threat, Linf):
         # From the clean image by epsilon up or down, one sign a channel (algorithm 2).
-        signs = _signs((1, channels, 1, 1), generator, images)
         proposed = points.clone()
-        proposed[window] = images[window] + threat.epsilon * signs
+        proposed[window] = images[window] + threat.epsilon * colour
         return threat.project(proposed, images)
     # Take the budget of one window away and give it, with what was unused, to another (algorithm 3).
     other = _window(height, width, side, generator)
@@ -159,7 +170,7 @@ def _propose(threat: Threat, images: Tensor, points: Tensor, side: int, generato
     union[window] = union[other] = 1
     spent, freed = _size(threat, change, (1, 2, 3)), _size(threat, change * union, (2, 3))
     old = change[window]
-    bump = _bump(threat, side, _coin(generator), images) * _signs((1, channels, 1, 1), generator, images)
+    bump = _bump(threat, side, _coin(generator), images) * colour
     shape = bump + old / (_size(threat, old, (2, 3)) + 1e-12)
     if isinstance(threat, L2):
         unused = (threat.epsilon**2 - spent**2).clamp(min=0) / channels

@@ -133,7 +133,9 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
     if check_base:
         _check_base(module, config, tensors, directory)
     sites = tuple(Site(**site) for site in config["sites"])
-    adaptation = install(module, strategy, Anatomy(head, sites))
+    adaptation = install(
+        module, strategy, Anatomy(head, sites, config.get("image_size"), config.get("channels", 3))
+    )
     try:
         _check_tensors(stored_tensors(module, adaptation), tensors, directory)
     except ValueError:
@@ -249,6 +251,8 @@ def _describe(
         "head": adaptation.head,
         "num_classes": int(head.weight.shape[0]),
         "sites": [vars(site) for site in adaptation.sites],
+        "image_size": adaptation.anatomy.image_size,
+        "channels": adaptation.anatomy.channels,
         "preprocessing": preprocessing,
         "base": {
             "architecture": architecture,

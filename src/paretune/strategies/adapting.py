@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from paretune.backbones import Backbone, inside
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
+from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
 
 _ATTRIBUTE = "_paretune_adaptation"
 
@@ -19,19 +20,29 @@ class Adaptation:
 
     Args:
         strategy: what was put on.
-        head: dotted name of the classifier.
-        sites: where modules may have been inserted.
+        anatomy: what the strategy was told about the model.
         trained: names of the trainable parameters, head included.
-        base: the values before adapting of everything that changes in place.
+        base: the values before adapting of everything that changes in place, under the base's names.
+        base_names: names in the adapted model's state dict of the base's tensors, with the names they had.
         required_grad: which parameters were trainable before.
     """
 
     strategy: Strategy
-    head: str
-    sites: tuple[Site, ...]
+    anatomy: Anatomy
     trained: tuple[str, ...]
     base: dict[str, Tensor]
+    base_names: dict[str, str]
     required_grad: dict[str, bool]
+
+    @property
+    def head(self) -> str:
+        """Dotted name of the classifier."""
+        return self.anatomy.head
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where modules may have been inserted."""
+        return self.anatomy.sites
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Adaptation":
         """The record is only read, so copies of a model share it and its values of the base."""
@@ -41,7 +52,8 @@ class Adaptation:
 def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
     """Put ``strategy`` on ``backbone`` in place and return the same object.
 
-    The head and the strategy's parameters become trainable, everything else is frozen. The logits do not change.
+    The head and the strategy's parameters become trainable, everything else is frozen. The logits do not change, except by
+    prompt tokens (:class:`~paretune.VisualPrompt`), which take part in the attention from the start.
 
     Args:
         backbone: from :func:`~paretune.load_backbone` or :class:`~paretune.Backbone`.
@@ -58,7 +70,8 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        install(backbone.module, strategy, Anatomy(backbone.head, backbone.sites))
+        anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
+        install(backbone.module, strategy, anatomy)
     backbone.frozen_batchnorm = strategy.bn == "frozen"
     return backbone.train(backbone.training)
 
@@ -70,21 +83,35 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise ValueError(
             f"the model already carries {already.strategy!r}; call remove_adapter or merge_adapter first"
         )
-    required_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     before = dict(module.named_parameters())
+    required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
+    state = module.state_dict(keep_vars=True)
     try:
         chosen = set(strategy.install(module, anatomy))
         parameters = dict(module.named_parameters())
         trained = tuple(name for name in parameters if name in chosen or inside(name, anatomy.head))
-        base = {name: before[name].detach().clone() for name in trained if name in before}
+        adapted = module.state_dict(keep_vars=True)
+        # Tied tensors have one value, so that any of their names will do.
+        names = {id(tensor): name for name, tensor in state.items()}
+        base_names = {
+            name: name if state.get(name) is tensor else names[id(tensor)]
+            for name, tensor in adapted.items()
+            if id(tensor) in names
+        }
+        old = {id(parameter): name for name, parameter in before.items()}
+        changing = {old[id(parameters[name])] for name in trained if id(parameters[name]) in old}
+        base = {name: before[name].detach().clone() for name in before if name in changing}
         if strategy.bn == "adapt":
-            base |= {name: buffer.clone() for name, buffer in batchnorm_buffers(module).items()}
+            buffers = batchnorm_buffers(module)
+            base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
     except BaseException:
         _uninstall(module)
+        for name, parameter in before.items():
+            parameter.requires_grad_(required_grad[name])
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    adaptation = Adaptation(strategy, anatomy.head, anatomy.sites, trained, base, required_grad)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
 
@@ -118,7 +145,7 @@ def merge_adapter(model: nn.Module) -> nn.Module:
     """Turn an adapted model into one with plain weights and the same logits, in place; returns the same object.
 
     Raises:
-        ValueError: the model carries no adapter, or one that no weight can absorb (Compacter).
+        ValueError: the model carries no adapter, or one that no weight can absorb (Compacter). The model is unchanged.
     """
     adaptation = require_adaptation(model)
     if adaptation.strategy.why_not_mergeable:
@@ -127,8 +154,9 @@ def merge_adapter(model: nn.Module) -> nn.Module:
             f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter"
         )
     module = model.module if isinstance(model, Backbone) else model
-    for _, layer in Delta.carriers(module):
-        Delta.remove(layer, merge=True)
+    if wrapped_layers(module):
+        check_merge(module, adaptation.anatomy)
+    _uninstall(module, merge=True)
     _forget(model, module, adaptation)
     return model
 
@@ -153,6 +181,11 @@ def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
+    # TinyViT and LeViT keep what they compute from parameters until training begins.
+    modes = [(part, part.training) for part in module.modules()]
+    module.train()
+    for part, training in modes:
+        part.training = training
 
 
 def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -170,25 +203,15 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     adaptation = adaptation_of(module)
     if adaptation is None:
         return dict(module.state_dict())
-    inserted = [name for name, part in module.named_modules() if isinstance(part, Inserted)]
-    state = {}
-    for name, value in module.state_dict().items():
-        if name in adaptation.base:
-            value = adaptation.base[name]
-        elif ".parametrizations.weight." in name:
-            if not name.endswith(".original"):
-                continue
-            name = name.removesuffix(".parametrizations.weight.original") + ".weight"
-        elif any(inside(name, place) for place in inserted):
-            continue
-        state[name] = value
-    return state
+    state = module.state_dict()
+    return {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
 
 
-def _uninstall(module: nn.Module) -> None:
+def _uninstall(module: nn.Module, *, merge: bool = False) -> None:
     for _, layer in Delta.carriers(module):
-        Delta.remove(layer, merge=False)
+        Delta.remove(layer, merge=merge)
     Inserted.detach_all(module)
+    unwrap(module, merge=merge)
 
 
 def _forget(model: nn.Module, module: nn.Module, adaptation: Adaptation) -> None:

@@ -11,34 +11,71 @@ from torch.nn.utils import parametrize
 
 from paretune._values import Value
 from paretune.sites import Site
+from paretune.strategies.selection import EVERYWHERE, Selection, check_where
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a strategy is told about the model it adapts: the head's name and the residual sites."""
+    """What a strategy is told about the model it adapts.
+
+    Args:
+        head: dotted name of the classifier.
+        sites: ends of the residual branches.
+        image_size: height and width in pixels; None if unknown.
+        channels: of an image.
+    """
 
     head: str
     sites: tuple[Site, ...]
+    image_size: int | None = None
+    channels: int = 3
 
 
 @dataclass(frozen=True)
 class Strategy(Value, ABC):
     """A way to fine-tune: which parameters train, and what is added to the model.
 
+    Two strategies add up to one that does both: ``LoRA(rank=4) + BitFit()``.
+
     Args:
         bn: ``"frozen"`` keeps the running statistics of batch norms as pretrained; ``"adapt"`` lets them follow
             training and saves them with the adapter.
+        where: the part of the model to act on; one entry or several, of which each adds to it. ``"all"``,
+            ``"attention"`` or ``"mlp"`` (parts of the residual branches), ``"last:4"`` or ``"first:2"`` (so many
+            residual blocks), or glob patterns of full names such as ``"blocks.10.*"``. ``&`` joins conditions that must
+            hold together: ``"last:4 & attention"``. The head trains in any case.
     """
 
     _: KW_ONLY
     bn: Literal["frozen", "adapt"] = "frozen"
+    where: tuple[str, ...] = EVERYWHERE
 
     why_not_mergeable: ClassVar[str] = ""
+    why_everywhere: ClassVar[str] = ""  # why ``where`` has no meaning; empty where it has one
+    why_alone: ClassVar[str] = ""  # why it can be no part of a union
     learning_rate: ClassVar[float] = 2e-3  # peak rate of AdamW when the user gives none
 
     def __post_init__(self) -> None:
         if self.bn not in ("frozen", "adapt"):
             raise ValueError(f"bn must be 'frozen' or 'adapt', got {self.bn!r}")
+        object.__setattr__(self, "where", check_where(self.where))
+        if self.why_everywhere and self.where != EVERYWHERE:
+            raise ValueError(f"{type(self).__name__} takes no where={self.where!r}: {self.why_everywhere}")
+
+    def __add__(self, other: "Strategy") -> "Strategy":
+        """Both strategies on one model."""
+        from paretune.strategies.union import Union
+
+        return Union((self, other)) if isinstance(other, Strategy) else NotImplemented
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether a freshly adapted model has the logits of the model it was made from."""
+        return True
+
+    def select(self, module: nn.Module, anatomy: Anatomy) -> Selection:
+        """What ``where`` means in ``module``."""
+        return Selection(self.where, module, anatomy.sites)
 
     @abstractmethod
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -46,54 +83,56 @@ class Strategy(Value, ABC):
 
 
 class Delta(nn.Module):
-    """A parametrization of ``weight``: the effective weight is a function of the frozen one and of our parameters.
+    """A parametrization: the effective weight (or bias) is a function of the frozen one and of our parameters.
 
     Any code that reads ``layer.weight`` sees the effective weight, so it holds for layers whose parent never calls
-    their ``forward`` (timm's BEiT, EVA-02, Swin-v2) and for weight-standardised convolutions.
+    their ``forward`` (timm's BEiT, EVA-02, Swin-v2) and for weight-standardised convolutions. Several deltas on one
+    tensor apply one after the other.
     """
 
     _order: tuple[str, ...] = ()
 
-    def install(self, layer: nn.Module) -> None:
-        """Parametrize ``layer.weight``.
+    def install(self, layer: nn.Module, tensor: str = "weight") -> None:
+        """Parametrize ``layer.weight``, or another tensor of the layer.
 
         Raises:
-            ValueError: ``layer`` has parametrizations already.
+            ValueError: ``layer`` has parametrizations of another kind already.
         """
-        if parametrize.is_parametrized(layer):
+        if parametrize.is_parametrized(layer) and next(Delta.carriers(layer), None) is None:
             raise ValueError(
                 f"{type(layer).__name__} has parametrizations of its own; remove them before adapting"
             )
         self._order = tuple(layer._parameters)
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
-        parametrize.register_parametrization(layer, "weight", self, unsafe=True)
+        parametrize.register_parametrization(layer, tensor, self, unsafe=True)
 
     @staticmethod
     def remove(layer: nn.Module, *, merge: bool) -> None:
-        """Undo :meth:`install`; with ``merge`` the effective weight becomes the plain weight.
+        """Undo :meth:`install`; with ``merge`` the effective tensors become the plain ones.
 
         Not through torch's ``remove_parametrizations``: a deep copy shares its class with the original, and that
-        function deletes ``weight`` from the class, which breaks the other one. The parameter also keeps its place.
+        function deletes ``weight`` from the class, which breaks the other one. The parameters also keep their places.
         """
         lists: Any = layer.parametrizations
-        original, order = lists["weight"].original, lists["weight"][0]._order
+        originals = {name: parametrized.original for name, parametrized in lists.items()}
+        # The delta that came first saw them all.
+        order = max((delta._order for parametrized in lists.values() for delta in parametrized), key=len)
         if merge:
             with torch.no_grad():
-                original.copy_(layer.weight)
+                for name, original in originals.items():
+                    original.copy_(getattr(layer, name))
         layer.__class__ = parametrize.type_before_parametrizations(layer)
         del layer._modules["parametrizations"]
-        layer._parameters = {
-            name: original if name == "weight" else layer._parameters[name] for name in order
-        }
+        layer._parameters = {name: originals.get(name, layer._parameters.get(name)) for name in order}
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """Names and layers of ``module`` that carry a delta."""
         for name, layer in list(module.named_modules()):
-            if parametrize.is_parametrized(layer, "weight") and isinstance(
-                layer.parametrizations["weight"][0], Delta
-            ):
-                yield name, layer
+            if parametrize.is_parametrized(layer):
+                lists: Any = layer.parametrizations
+                if any(isinstance(lists[tensor][0], Delta) for tensor in lists):
+                    yield name, layer
 
 
 class Inserted(nn.Module):
@@ -108,12 +147,14 @@ class Inserted(nn.Module):
     def attach(self, module: nn.Module, site: Site) -> str:
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
         place = module.get_submodule(site.module)
+        if hasattr(place, self.NAME):
+            raise ValueError(f"{site.module!r} has a {self.NAME} already; give each its own part with where=")
         place.add_module(self.NAME, self)
         if site.edge == "input":
             place.register_forward_pre_hook(self.change_input)
         else:
             place.register_forward_hook(self.change_output)
-        return f"{site.module}.{self.NAME}"
+        return f"{site.module}.{self.NAME}".lstrip(".")
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
@@ -136,3 +177,29 @@ class Inserted(nn.Module):
                             key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child
                         ]:
                             del hooks[key]
+
+
+def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the model itself, without what strategies have added."""
+    added: set[nn.Module] = set()
+    for name, part in module.named_modules():
+        if part in added or isinstance(part, Inserted | parametrize.ParametrizationList):
+            added |= set(part.children())
+        else:
+            yield name, part
+
+
+def base_parameters(module: nn.Module) -> dict[str, str]:
+    """Names of the parameters of the model itself, each with the name it had before any strategy."""
+    found: dict[str, str] = {}
+    for name, part in base_layers(module):
+        own = {key: key for key, _ in part.named_parameters(recurse=False)}
+        lists: Any = part.parametrizations if parametrize.is_parametrized(part) else {}
+        for key, parametrized in lists.items():
+            if isinstance(parametrized[0], Delta):
+                own[f"parametrizations.{key}.original"] = key
+            else:  # the model's own, such as a weight norm
+                inner = [f"parametrizations.{key}.{own}" for own, _ in parametrized.named_parameters()]
+                own |= dict(zip(inner, inner, strict=True))
+        found |= {f"{name}.{now}".lstrip("."): f"{name}.{was}".lstrip(".") for now, was in own.items()}
+    return found

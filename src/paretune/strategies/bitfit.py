@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from paretune.strategies.base import Anatomy, Strategy
+from paretune.backbones import inside
+from paretune.strategies.base import Anatomy, Strategy, base_parameters
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,18 @@ class BitFit(Strategy):
         """Nothing is added.
 
         Raises:
-            ValueError: the model has no bias outside its head.
+            ValueError: the model has no bias outside its head, or none in ``where``.
         """
-        names = [name for name, _ in module.named_parameters() if is_bias(name)]
-        if all(name.startswith(f"{anatomy.head}.") for name in names):
-            raise ValueError(f"BitFit: {type(module).__name__} has no bias outside its head {anatomy.head!r}")
-        return names
+        chosen = self.select(module, anatomy)
+        names = {
+            name: base for name, base in base_parameters(module).items() if is_bias(base) and chosen(base)
+        }
+        if all(inside(base, anatomy.head) for base in names.values()):
+            part = "" if self.where == ("all",) else f" in where={self.where!r}"
+            raise ValueError(
+                f"BitFit: {type(module).__name__} has no bias outside its head {anatomy.head!r}{part}"
+            )
+        return list(names)
 
 
 def is_bias(name: str) -> bool:

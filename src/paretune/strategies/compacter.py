@@ -11,8 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, einsum, nn
 
-from paretune.sites import Site, candidates
+from paretune.sites import Site
+from paretune.strategies.adapter import chosen_sites
 from paretune.strategies.base import Anatomy, Inserted, Strategy
+from paretune.strategies.normtune import NormTune
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Compacter(Strategy):
         rank: r, rank of s_i t_i.
         placement: ``"both"`` after attention and MLP (Compacter), ``"mlp"`` after the MLP only (Compacter++). Branches of
             convolutions always count.
-        train_norms: train the weights and biases of LayerNorms and BatchNorms too, as the authors do.
+        train_norms: train the norms in ``where`` too, as the authors do (:class:`~paretune.NormTune`).
     """
 
     _: KW_ONLY
@@ -61,12 +63,7 @@ class Compacter(Strategy):
         Raises:
             ValueError: the model has no known residual branch, or a width is not divisible by n.
         """
-        sites = [site for site in anatomy.sites if self.placement == "both" or site.branch != "attention"]
-        if not sites:
-            raise ValueError(
-                f"Compacter: no residual branch is known in {type(module).__name__}; name the modules whose output is "
-                f"one with Backbone(module, sites=[PATTERN, ...]); {candidates(module)}"
-            )
+        sites = chosen_sites(self, module, anatomy, attention=self.placement == "both")
         for site in sites:
             if site.width % self.n:
                 raise ValueError(
@@ -81,12 +78,7 @@ class Compacter(Strategy):
             name = adapter.attach(module, site)
             names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
         if self.train_norms:
-            names += [
-                f"{name}.{own}"
-                for name, part in module.named_modules()
-                if isinstance(part, nn.LayerNorm | nn.modules.batchnorm._BatchNorm)
-                for own, _ in part.named_parameters(recurse=False)
-            ]
+            names += NormTune(where=self.where).install(module, anatomy)
         return names
 
 

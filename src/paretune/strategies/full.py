@@ -1,16 +1,16 @@
-"""Full fine-tuning: every parameter trains."""
+"""Fine-tuning the model's own parameters: all of them, or those of a part."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.base import Anatomy, Strategy, base_parameters
 
 
 @dataclass(frozen=True)
 class FullFineTune(Strategy):
-    """Train every parameter.
+    """Train every parameter, or with ``where`` those of a part: ``FullFineTune(where="last:2")``.
 
     With ``bn="adapt"`` the attack sees running statistics while training uses those of the batch. Over a short
     adversarial fine-tuning the two differ so much that the model is not robust; hence ``"frozen"`` here too.
@@ -20,4 +20,5 @@ class FullFineTune(Strategy):
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Nothing is added."""
-        return [name for name, _ in module.named_parameters()]
+        chosen = self.select(module, anatomy)
+        return [name for name, base in base_parameters(module).items() if chosen(base)]

@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -10,19 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Delta, Strategy
+from paretune.strategies.base import Anatomy, Delta, Strategy, base_layers
+from paretune.strategies.roles import ROLES, Rows, match_layer
 
-# Last name components of attention projections and MLP layers in timm and transformers.
-ROLES: dict[str, tuple[str, ...]] = {
-    "q": ("q", "q_proj", "query"),
-    "k": ("k", "k_proj", "key"),
-    "v": ("v", "v_proj", "value"),
-    "o": ("o_proj", "out_proj"),
-    "fc1": ("fc1",),
-    "fc2": ("fc2",),
-}
-_FUSED = ("qkv",)
-_FUSED_PARTS = ("q", "k", "v")
+Pattern = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,11 @@ class LoRA(Strategy):
             head is never a target: it trains in full. On a fused ``qkv`` layer each of ``q``, ``k`` and ``v`` has its own
             pair of factors, and those not named stay untouched.
         rslora: divide alpha by sqrt(rank) instead of rank (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+        rank_pattern: other ranks for some layers, as pairs of a glob pattern of full names and a rank, or as a mapping; the
+            first that matches counts.
+        alpha_pattern: likewise other values of alpha.
+        dropout: probability of dropping an input channel of the difference while training, at least 0 and below 1. The
+            difference lives in the weight, so that one draw holds for the whole batch. Attacks and evaluation have none.
     """
 
     _: KW_ONLY
@@ -47,6 +43,9 @@ class LoRA(Strategy):
     alpha: float | None = None
     targets: tuple[str, ...] = ("all",)
     rslora: bool = False
+    rank_pattern: Pattern = ()
+    alpha_pattern: Pattern = ()
+    dropout: float = 0.0
 
     learning_rate: ClassVar[float] = 4e-3
 
@@ -54,102 +53,156 @@ class LoRA(Strategy):
         super().__post_init__()
         given: Any = self.targets  # a single name or a list does as well
         object.__setattr__(self, "targets", (given,) if isinstance(given, str) else tuple(given))
-        if self.rank < 1 or int(self.rank) != self.rank:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha must be above 0 or None for the rank, got {self.alpha}")
+        for name in ("rank_pattern", "alpha_pattern"):
+            object.__setattr__(self, name, _pairs(name, getattr(self, name)))
+        for field, rank in (("rank", self.rank), *(("rank_pattern", rank) for _, rank in self.rank_pattern)):
+            if rank < 1 or int(rank) != rank:
+                raise ValueError(f"{field} must be a whole number of at least 1, got {rank}")
+        for field, alpha in (
+            ("alpha", self.alpha),
+            *(("alpha_pattern", alpha) for _, alpha in self.alpha_pattern),
+        ):
+            if alpha is not None and not alpha > 0:
+                raise ValueError(f"{field} must be above 0 or None for the rank, got {alpha}")
         if not self.targets:
             raise ValueError("targets is empty; name layers, or use LinearProbe() to train only the head")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     @property
     def scaling(self) -> float:
-        """The factor in front of B A."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """The factor in front of B A, where no pattern says otherwise."""
+        return self._scaling(self.rank, self.alpha)
+
+    def of_layer(self, name: str) -> tuple[int, float]:
+        """Rank and scaling of the layer ``name``."""
+        rank = int(_first(self.rank_pattern, name, self.rank))
+        alpha = _first(self.alpha_pattern, name, self.alpha)
+        return rank, self._scaling(rank, alpha)
+
+    def _scaling(self, rank: int, alpha: float | None) -> float:
+        return (rank if alpha is None else alpha) / (math.sqrt(rank) if self.rslora else rank)
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Parametrize the targeted weights.
 
         Raises:
-            ValueError: a target matches no layer; the message lists what could be meant.
+            ValueError: a target or a pattern matches no layer; the message lists what could be meant.
         """
         names = []
-        for name, parts in self._matches(module, anatomy.head).items():
-            layer = module.get_submodule(name)
-            LoRADelta(layer.weight, self.rank, self.scaling, parts).install(layer)  # type: ignore[arg-type]
-            names += [f"{name}.parametrizations.weight.0.lora_{letter}" for letter in "AB"]
+        matches = self._matches(module, anatomy)
+        for pattern, _ in (*self.rank_pattern, *self.alpha_pattern):
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in matches):
+                raise ValueError(
+                    f"LoRA: pattern {pattern!r} matches none of the targeted layers {', '.join(matches)}"
+                )
+        for name, rows in matches.items():
+            layer: Any = module.get_submodule(name)
+            rank, scaling = self.of_layer(name)
+            LoRADelta(layer.weight, rank, scaling, rows, self.dropout).install(layer)
+            index = len(layer.parametrizations["weight"]) - 1
+            names += [f"{name}.parametrizations.weight.{index}.lora_{letter}" for letter in "AB"]
         return names
 
-    def _matches(self, module: nn.Module, head: str) -> dict[str, tuple[bool, ...]]:
-        """Each targeted layer, with the blocks of rows that get a delta: (True,), or one entry each for q, k and v."""
+    def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:
+        """Each targeted layer, with the rows that get a difference."""
         layers = {
             name: layer
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != head
+            for name, layer in base_layers(module)
+            if isinstance(layer, nn.Linear | nn.Conv2d) and name != anatomy.head
         }
-        found: dict[str, tuple[bool, ...]] = {}
+        found: dict[str, Rows] = {}
         for target in self.targets:
-            hits = {name: parts for name, layer in layers.items() if (parts := _match(target, name, layer))}
+            hits = {
+                name: rows
+                for name, layer in layers.items()
+                if (rows := _match(target, name, layer, module)) is not None
+            }
             if not hits:
                 raise ValueError(
-                    f"LoRA: target {target!r} matches no Linear or Conv2d layer outside the head {head!r}; use 'all', "
-                    f"'linear', 'conv', a role of {', '.join(ROLES)} or a pattern; {candidates(module)}"
+                    f"LoRA: target {target!r} matches no Linear or Conv2d layer outside the head {anatomy.head!r}; use "
+                    f"'all', 'linear', 'conv', a role of {', '.join(ROLES)} or a pattern; {candidates(module)}"
                 )
-            for name, parts in hits.items():
-                if len(found.get(name, parts)) != len(parts):
+            for name, rows in hits.items():
+                if len(found.get(name, rows).parts) != len(rows.parts):
                     raise ValueError(
                         f"LoRA: targets {self.targets} name {name!r} both as a whole and by its q, k, v parts"
                     )
-                found[name] = tuple(a or b for a, b in zip(found.get(name, parts), parts, strict=True))
-        return {name: found[name] for name in layers if name in found}
+                found[name] = found.get(name, rows) | rows
+        chosen = self.select(module, anatomy)
+        kept = {name: found[name] for name in layers if name in found and chosen(name)}
+        if not kept:
+            raise ValueError(
+                f"LoRA: none of the layers that targets={self.targets!r} means lies in where={self.where!r}"
+            )
+        return kept
 
 
-def _match(target: str, name: str, layer: nn.Module) -> tuple[bool, ...]:
-    last = name.rpartition(".")[2]
-    if target in ("all", "linear", "conv"):
-        wanted = {"all": (nn.Linear, nn.Conv2d), "linear": (nn.Linear,), "conv": (nn.Conv2d,)}[target]
-        return (True,) if isinstance(layer, wanted) else ()
-    if target in ROLES:
-        if last in _FUSED and target in _FUSED_PARTS:
-            return tuple(part == target for part in _FUSED_PARTS)
-        in_attention = target == "o" and last == "proj" and ".attn." in f".{name}"
-        return (True,) if last in ROLES[target] or in_attention else ()
-    return (True,) if fnmatch.fnmatchcase(name, target) else ()
+def _pairs(field: str, given: Any) -> Pattern:
+    items = given.items() if isinstance(given, Mapping) else given
+    try:
+        return tuple((str(pattern), value) for pattern, value in items)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{field} must be a mapping or pairs of a pattern and a number, got {given!r}"
+        ) from None
+
+
+def _first(pattern: Pattern, name: str, default: Any) -> Any:
+    return next((value for glob, value in pattern if fnmatch.fnmatchcase(name, glob)), default)
+
+
+def _match(target: str, name: str, layer: nn.Module, module: nn.Module) -> Rows | None:
+    kinds: dict[str, Any] = {"all": nn.Linear | nn.Conv2d, "linear": nn.Linear, "conv": nn.Conv2d}
+    if target in kinds:
+        return Rows() if isinstance(layer, kinds[target]) else None
+    return match_layer(target, name, layer, module)
 
 
 class LoRADelta(Delta):
     """W + scaling · B A, seen as a matrix of (rows, columns) = (out, fan-in).
 
-    With ``parts`` the rows are cut into equal blocks (q, k, v of a fused projection); each block that is on has its own
-    factors, which together form one block-structured B.
+    Where ``rows`` means parts of a fused projection (q, k, v), each part has its own factors, which together form one
+    block-structured B.
 
-    Shapes, with ``n`` blocks on: ``lora_A`` (n · rank, columns), ``lora_B`` (n · rows / blocks, rank).
+    Shapes, with ``n`` parts meant: ``lora_A`` (n · rank, columns), ``lora_B`` (n · rows of a part, rank).
     """
 
-    def __init__(self, weight: Tensor, rank: int, scaling: float, parts: Sequence[bool] = (True,)) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        rank: int,
+        scaling: float,
+        rows: Rows | Sequence[bool] = (True,),
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        rows, columns = weight.shape[0], weight[0].numel()
-        if rows % len(parts):
-            raise ValueError(f"a weight of {rows} rows cannot be cut into {len(parts)} equal parts")
-        block = rows // len(parts)
-        self.rank = min(rank, block, columns)
+        self.rows = rows if isinstance(rows, Rows) else Rows(tuple(rows))
+        height, columns = weight.shape[0], weight[0].numel()
+        self.n = sum(self.rows.parts) if len(self.rows.parts) > 1 else 1
+        self.rank = min(rank, height // len(self.rows.parts), columns)
         self.scaling = scaling
-        self.parts = tuple(parts)
+        self.dropout = dropout
         made: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-        self.lora_A = nn.Parameter(torch.empty(sum(parts) * self.rank, columns, **made))
-        self.lora_B = nn.Parameter(torch.zeros(sum(parts) * block, self.rank, **made))
+        self.lora_A = nn.Parameter(torch.empty(self.n * self.rank, columns, **made))
+        self.lora_B = nn.Parameter(torch.zeros(self.rows.of(height), self.rank, **made))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as loralib and peft
 
     def forward(self, weight: Tensor) -> Tensor:
         """Effective weight, of the shape of ``weight``."""
-        if len(self.parts) == 1:
-            delta = self.lora_B @ self.lora_A
+        a: Tensor = self.lora_A
+        if self.training and self.dropout:
+            channels = weight.shape[1] if weight.ndim > 1 else 1
+            kept = nn.functional.dropout(a.new_ones(channels), self.dropout)
+            a = a * kept.repeat_interleave(a.shape[1] // channels)
+        if self.n == 1:
+            delta = self.lora_B @ a
         else:
-            on = sum(self.parts)
-            rank, columns = self.rank, self.lora_A.shape[1]
-            blocks = iter(self.lora_B.view(on, -1, rank) @ self.lora_A.view(on, rank, columns))
-            off = weight.new_zeros(weight.shape[0] // len(self.parts), columns)
-            delta = torch.cat([next(blocks) if part else off for part in self.parts])
+            columns = a.shape[1]
+            delta = (self.lora_B.view(self.n, -1, self.rank) @ a.view(self.n, self.rank, columns)).flatten(
+                0, 1
+            )
+        delta = self.rows.spread(delta, 0.0)
         # clone() keeps the strides, which `weight + delta` does not. By them oneDNN picks its kernel where the image is
         # one pixel, and its choice for the wrong ones is far slower for wide depthwise convolutions.
         return weight.clone().add_(delta.view_as(weight), alpha=self.scaling)

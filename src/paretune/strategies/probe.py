@@ -13,6 +13,7 @@ class LinearProbe(Strategy):
     """Train the classifier head only."""
 
     learning_rate: ClassVar[float] = 1e-2
+    why_everywhere: ClassVar[str] = "only the head trains"
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Nothing is added."""

@@ -32,6 +32,13 @@ def test_a_bump_has_norm_one_and_two_signs(threat: Threat, side: int) -> None:
     assert torch.equal(bump[: side // 2] > 0, torch.ones(side // 2, side, dtype=torch.bool))
     assert (bump[side // 2 :] < 0).all()
     assert torch.equal(_bump(threat, side, False, torch.zeros(1)), bump.T)
+    if side == 5:
+        # Each half has norm 1 before both are scaled together (eta in the code of the authors).
+        halves = (
+            threat.distance(bump[:2][None], torch.zeros(1, 2, 5)),
+            threat.distance(bump[2:][None], torch.zeros(1, 3, 5)),
+        )
+        torch.testing.assert_close(*halves)
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
@@ -40,7 +47,8 @@ def test_proposals_stay_in_the_ball_and_change_little(threat: Threat) -> None:
     generator = torch.Generator().manual_seed(0)
     points = threat.random_start(images, generator)
     for _ in range(30):
-        proposed = _propose(threat, images, points, 3, generator)
+        colour = torch.randint(2, (5, 3, 1, 1), generator=generator) * 2.0 - 1
+        proposed = _propose(threat, images, points, colour, 3, generator)
         assert threat.distance(proposed, images).max() <= threat.epsilon * (1 + 1e-5) + 2**-20
         assert proposed.min() >= 0
         assert proposed.max() <= 1

@@ -1,0 +1,171 @@
+"""Bottleneck adapters behind the branches of a model, or beside them.
+
+Behind a branch h: h + s · up(f(down(h))). Houlsby et al. 2019 (https://arxiv.org/abs/1902.00751, figure 2) put one after
+attention and one after the MLP, Pfeiffer et al. 2021 (https://arxiv.org/abs/2005.00247) only the latter. Beside the MLP:
+MLP(x) + s · up(f(down(x))), the parallel adapter of He et al. 2022 (https://arxiv.org/abs/2110.04366, table 1).
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paretune.sites import Site, candidates
+from paretune.strategies.base import Anatomy, Inserted, Strategy
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+
+
+@dataclass(frozen=True)
+class Adapter(Strategy):
+    """Insert bottlenecks into the residual branches. They start as the exact identity: ``up`` is zero.
+
+    On ConvNets ``down`` and ``up`` act on the channels of each pixel (1×1), and every branch of convolutions has an adapter.
+
+    Args:
+        style: ``"houlsby"`` after attention and MLP, ``"pfeiffer"`` after the MLP only, ``"parallel"`` beside the MLP, from
+            its input to its output.
+        reduction: width of the branch over width of the bottleneck; the latter is rounded, and at least 1.
+        kernel: side of a depthwise convolution between ``down`` and the activation, in branches of
+            convolutions; odd, 1 for none.
+        activation: ``"gelu"``, ``"relu"`` or ``"silu"``.
+        scale: s, above 0.
+    """
+
+    _: KW_ONLY
+    style: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
+    reduction: float = 16
+    kernel: int = 1
+    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    scale: float = 1.0
+
+    learning_rate: ClassVar[float] = 2e-3
+    why_not_mergeable: ClassVar[str] = (
+        "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style not in ("houlsby", "pfeiffer", "parallel"):
+            raise ValueError(f"style must be 'houlsby', 'pfeiffer' or 'parallel', got {self.style!r}")
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+        if self.reduction < 1:
+            raise ValueError(f"reduction must be at least 1, got {self.reduction}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd and at least 1, got {self.kernel}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be above 0, got {self.scale}")
+
+    def bottleneck(self, width: int) -> int:
+        """Width of the bottleneck for a branch of ``width`` channels."""
+        return max(1, round(width / self.reduction))
+
+    def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
+        """Insert one adapter a site.
+
+        Raises:
+            ValueError: the model has no known branch of the kind that ``style``, ``kernel`` and ``where`` ask for.
+        """
+        sites = chosen_sites(self, module, anatomy, attention=self.style == "houlsby")
+        if self.style == "parallel":
+            sites = [_beside(site, module) for site in sites if site.body]
+            if not sites:
+                raise ValueError(
+                    f"Adapter: no branch of {type(module).__name__} is a known MLP, which style='parallel' runs beside; use "
+                    "style='houlsby'"
+                )
+        if self.kernel > 1 and not any(map(_is_image, sites)):
+            raise ValueError(
+                f"Adapter: kernel={self.kernel} is for branches of convolutions, and {type(module).__name__} has none in "
+                f"where={self.where!r}; use kernel=1"
+            )
+        some = next(module.parameters())
+        names = []
+        for site in sites:
+            kernel = self.kernel if _is_image(site) else 1
+            adapter = Bottleneck(site, self.bottleneck(site.width), kernel, self.activation, self.scale)
+            adapter.parallel = self.style == "parallel"
+            name = adapter.to(some.device, some.dtype).attach(module, site)
+            names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
+        return names
+
+
+def chosen_sites(strategy: Strategy, module: nn.Module, anatomy: Anatomy, *, attention: bool) -> list[Site]:
+    """The ends of branches in ``where``, those of attention only if asked for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = type(strategy).__name__
+    if not anatomy.sites:
+        raise ValueError(
+            f"{name}: no residual branch is known in {type(module).__name__}; name the modules whose output is one with "
+            f"Backbone(module, sites=[PATTERN, ...]); {candidates(module)}"
+        )
+    chosen = strategy.select(module, anatomy)
+    sites = [
+        site for site in anatomy.sites if chosen.site(site) and (attention or site.branch != "attention")
+    ]
+    if not sites:
+        kind = "residual branch" if attention else "branch other than attention"
+        raise ValueError(f"{name}: {type(module).__name__} has no {kind} in where={strategy.where!r}")
+    return sites
+
+
+def _is_image(site: Site) -> bool:
+    return site.branch == "conv" and site.channel_axis == 1
+
+
+def _beside(site: Site, module: nn.Module) -> Site:
+    """The site around the whole of the branch's body: its output, which the hook sees together with its input."""
+    body = module.get_submodule(site.body)
+    first = next((part for part in body.modules() if isinstance(part, nn.Linear | nn.Conv2d)), None)
+    axis: Literal[-1, 1] = 1 if isinstance(first, nn.Conv2d) else -1
+    return Site(
+        site.body, "output", site.branch if axis == 1 else "mlp", site.width, axis, site.block, site.body
+    )
+
+
+class Bottleneck(Inserted):
+    """h + s · up(f(down(x))) over the channel axis, with x = h, or the input of the module in parallel.
+
+    Shapes, for width w and bottleneck m: ``down`` (m, w), ``up`` (w, m), ``depthwise`` (m, 1, kernel, kernel) if any, and
+    their biases.
+    """
+
+    NAME = "bottleneck"
+    parallel = False
+
+    def __init__(self, site: Site, bottleneck: int, kernel: int, activation: str, scale: float) -> None:
+        super().__init__()
+        self.channel_axis = site.channel_axis
+        self.activation = activation
+        self.scale = scale
+        self.down = nn.Linear(site.width, bottleneck)
+        self.depthwise = (
+            nn.Conv2d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
+            if kernel > 1
+            else None
+        )
+        self.up = nn.Linear(bottleneck, site.width)
+        for start in (self.up.weight, self.up.bias, self.down.bias):
+            nn.init.zeros_(start)
+
+    def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Forward hook."""
+        changed: Tensor = self(args[0] if self.parallel else output, output)
+        return changed
+
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor:
+        """The changed branch, of the shape of ``branch`` (of ``x`` if None)."""
+        z = self.down(x.movedim(self.channel_axis, -1))
+        if self.depthwise is not None:
+            z = self.depthwise(z.movedim(-1, 1)).movedim(1, -1)
+        change: Tensor = self.up(_ACTIVATIONS[self.activation](z))
+        return torch.add(
+            x if branch is None else branch, change.movedim(-1, self.channel_axis), alpha=self.scale
+        )

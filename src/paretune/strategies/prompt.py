@@ -1,0 +1,186 @@
+"""Visual prompts: a learned border of the image, or learned tokens that join those of the patches.
+
+The border: Bahng et al. 2022, https://arxiv.org/abs/2203.17274, section 3.3. The tokens, called VPT: Jia et al. 2022,
+https://arxiv.org/abs/2203.12119, equations 4 to 7.
+"""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paretune.sites import Site, candidates
+from paretune.strategies.base import Anatomy, Inserted, Strategy
+from paretune.strategies.selection import blocks
+
+
+@dataclass(frozen=True)
+class VisualPrompt(Strategy):
+    """Train what is shown to the model beside the image.
+
+    Args:
+        kind: ``"padding"`` adds a border of learned values to the normalised image; it starts at zero. ``"shallow"`` gives
+            the first block of a vision transformer further tokens, ``"deep"`` gives each block its own.
+        size: width of the border in pixels, or number of tokens.
+    """
+
+    _: KW_ONLY
+    kind: Literal["padding", "shallow", "deep"] = "padding"
+    size: int = 10
+
+    learning_rate: ClassVar[float] = 1e-2
+    why_everywhere: ClassVar[str] = "a prompt is shown to the whole model"
+    why_not_mergeable: ClassVar[str] = "a prompt is a part of the input, not of a weight"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("padding", "shallow", "deep"):
+            raise ValueError(f"kind must be 'padding', 'shallow' or 'deep', got {self.kind!r}")
+        if self.size < 1 or int(self.size) != self.size:
+            raise ValueError(f"size must be a whole number of at least 1, got {self.size}")
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Tokens take part in the attention from the start, whatever their values."""
+        return self.kind == "padding"
+
+    def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
+        """Insert the border, or tokens before the first (or each) block and their removal after the last.
+
+        Raises:
+            ValueError: the border leaves nothing of the image, or the model takes no further tokens.
+        """
+        if self.kind == "padding":
+            return self._pad(module, anatomy)
+        some = next(module.parameters())
+        names = []
+        known = self._blocks(module, anatomy)
+        for index, (block, width) in enumerate(known.items()):
+            if index == 0 or self.kind == "deep":
+                prompt = PromptTokens(self.size, width, _patch(module), first=index == 0).to(
+                    some.device, some.dtype
+                )
+                names.append(prompt.attach(module, Site(block, "input", "attention", width, -1)) + ".tokens")
+        PromptEnd(self.size).attach(module, Site(block, "output", "attention", width, -1))
+        if anatomy.image_size is not None:
+            _try(module, anatomy)
+        return names
+
+    def _pad(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
+        if anatomy.image_size is None or 2 * self.size >= anatomy.image_size:
+            raise ValueError(
+                f"VisualPrompt: size={self.size} must leave some of the image of {anatomy.image_size} pixels; give a "
+                "smaller size, or wrap the model: Backbone(module, image_size=...)"
+            )
+        some = next(module.parameters())
+        border = PromptBorder(anatomy.channels, anatomy.image_size, self.size).to(some.device, some.dtype)
+        name = border.attach(module, Site("", "input", "conv", anatomy.channels, 1))
+        return [f"{name}.{own}" for own, _ in border.named_parameters()]
+
+    def _blocks(self, module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
+        """Names and widths of the blocks of a vision transformer."""
+        widths = {site.block or site.module: site.width for site in anatomy.sites if site.channel_axis == -1}
+        lists = {block.rpartition(".")[0] for block in widths}
+        kinds = {site.branch for site in anatomy.sites}
+        attends = {site.block for site in anatomy.sites if site.branch == "attention"}
+        plain = (
+            list(widths) == blocks(anatomy.sites) and kinds == {"attention", "mlp"} and attends == set(widths)
+        )
+        if not plain or len(lists) != 1 or len(set(widths.values())) != 1:
+            raise ValueError(
+                f"VisualPrompt: kind={self.kind!r} needs a vision transformer, one list of blocks with attention and MLP of "
+                f"one width, which {type(module).__name__} is not known to be; use kind='padding'; {candidates(module)}"
+            )
+        return widths
+
+
+def _patch(module: nn.Module) -> int:
+    """Pixels in a patch, for the scale of the first values."""
+    conv = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return math.prod(conv.kernel_size) if conv is not None else 256
+
+
+def _try(module: nn.Module, anatomy: Anatomy) -> None:
+    """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does."""
+    some = next(module.parameters())
+    size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(torch.zeros(size, device=some.device, dtype=some.dtype))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"VisualPrompt: the blocks of {type(module).__name__} take no further tokens ({reason}); use kind='padding'"
+        ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class PromptBorder(Inserted):
+    """Adds learned values to the outermost pixels.
+
+    Shapes: ``rows`` (2, channels, size, width of the image) above and below, ``columns`` (2, channels,
+    height - 2 size, size) left and right between them.
+    """
+
+    NAME = "prompt"
+
+    def __init__(self, channels: int, image_size: int, size: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(2, channels, size, image_size))
+        self.columns = nn.Parameter(torch.zeros(2, channels, image_size - 2 * size, size))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Prompted images (batch, channels, height, width).
+
+        Raises:
+            ValueError: they have another size than the border was made for.
+        """
+        side = self.rows.shape[-1]
+        if images.shape[-2:] != (side, side):
+            raise ValueError(
+                f"the prompt is for images of {side} × {side} pixels; got {tuple(images.shape[-2:])}"
+            )
+        inside = self.rows.new_zeros(*self.columns.shape[1:3], side - 2 * self.columns.shape[-1])
+        middle = torch.cat([self.columns[0], inside, self.columns[1]], dim=-1)
+        return images + torch.cat([self.rows[0], middle, self.rows[1]], dim=-2).to(images.dtype)
+
+
+class PromptTokens(Inserted):
+    """Appends learned tokens to those that enter a block, or puts them in the place of those appended before.
+
+    Shape of ``tokens``: (number, width). First values as the authors draw them: uniform with the bound of Xavier for
+    (pixels of a patch · 3, width).
+    """
+
+    NAME = "prompt"
+
+    def __init__(self, number: int, width: int, patch: int, *, first: bool) -> None:
+        super().__init__()
+        bound = math.sqrt(6 / (3 * patch + width))
+        self.tokens = nn.Parameter(torch.empty(number, width).uniform_(-bound, bound))
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same with the prompt as its last tokens."""
+        kept = x if self.first else x[:, : -len(self.tokens)]
+        return torch.cat([kept, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+
+
+class PromptEnd(Inserted):
+    """Drops the prompt behind the last block."""
+
+    NAME = "prompt_end"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) without the last ``number`` tokens."""
+        return x[:, : -self.number]
