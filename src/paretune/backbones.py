@@ -311,7 +311,9 @@ def find_head(module: nn.Module, head: str | None) -> str:
         recorded = getattr(module, "pretrained_cfg", None) or {}
         head = recorded.get("classifier")
         if isinstance(head, list | tuple):
-            raise ValueError(f"{type(module).__name__} has the heads {head}; name the one to train with head=")
+            raise ValueError(
+                f"{type(module).__name__} has the heads {head}; name the one to train with head="
+            )
         if not isinstance(head, str) or head not in names:
             head = next((name for name in reversed(names) if isinstance(names[name], nn.Linear)), "")
     if not isinstance(names.get(head), nn.Linear | nn.Conv2d):
