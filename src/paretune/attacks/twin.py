@@ -147,6 +147,10 @@ class Twin:
                 if recipe.names & changed:
                     _write(recipe)
             self._remember({name: sources[name] for name in changed})
+        if changed:
+            # Some models (TinyViT, LeViT) keep what follows from their weights in evaluation mode, and drop it so.
+            self.module.train()
+            self.module.eval()
         return True
 
     def _build(self) -> nn.Module:

@@ -445,6 +445,34 @@ def test_a_refresh_sees_frozen_weights_that_are_loaded() -> None:
         assert torch.equal(victim(images), model(images))
 
 
+def test_a_refresh_drops_what_a_model_keeps_in_evaluation_mode() -> None:
+    class Keeps(nn.Module):
+        """As TinyViT keeps its attention biases."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(12, 3)
+            self.kept: Tensor | None = None
+
+        def train(self, mode: bool = True) -> "Keeps":
+            if mode:
+                self.kept = None
+            return super().train(mode)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.kept is None:
+                self.kept = 2 * self.inner.bias.detach()
+            return self.inner(x.flatten(1)) + self.kept
+
+    model, images = Keeps(), torch.rand(2, 3, 2, 2)
+    victim = attack_copy(model)
+    victim(images)
+    with torch.no_grad():
+        model.inner.bias.add_(1)
+    victim.refresh()
+    assert torch.equal(victim(images), attack_copy(model)(images))
+
+
 def test_a_refresh_follows_a_model_that_gains_and_loses_an_adapter() -> None:
     model, images = Backbone(timm_model("test_resnet"), image_size=32), torch.rand(2, 3, 32, 32)
     victim = attack_copy(model)
