@@ -121,8 +121,8 @@ attacks = {
     "PGD-10": pt.PGD(threat, steps=10),
     "PGD-40": pt.PGD(threat, steps=40),
     "APGD-40": pt.APGD(threat, steps=40),
-    "Square, 200 queries": Square(threat, queries=200),
-    "AutoAttack, short": pt.AutoAttack(threat, steps=10, targets=3, queries=200),
+    "Square, 100 queries": Square(threat, queries=100),
+    "AutoAttack, short": pt.AutoAttack(threat, steps=40, targets=2, queries=50),
 }
 rows = []
 with torch.no_grad():
