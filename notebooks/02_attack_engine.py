@@ -96,7 +96,7 @@ ax.invert_yaxis()
 # %% [markdown]
 # ## Precision is measured, not assumed
 #
-# bfloat16 makes a ViT cheaper where the processor has fast units for it, and ruins the input gradient of a ConvNet with
+# bfloat16 makes a ViT cheaper where the processor has fast units for it, and can spoil the input gradient of a ConvNet with
 # batch norms. `precision="auto"` compares both gradients and both times on the first batch, and says what it found. The
 # default is float32, which gives the same numbers everywhere. Images, perturbations, losses and every verdict are always
 # float32.

@@ -18,7 +18,7 @@ from paretune.attacks.active import ActiveSet, take
 from paretune.attacks.base import Batch, Oracle, SearchAttack, attacking
 from paretune.attacks.engine import AttackCopy
 from paretune.attacks.losses import dlr, nearest_classes, targeted_dlr
-from paretune.attacks.threats import L1, Threat
+from paretune.attacks.threats import L1, Threat, per_example
 
 MOMENTUM = 0.75  # of algorithm 1, where it is alpha
 
@@ -226,7 +226,7 @@ class _Run:
             best_gradient=nothing,
             highest=lowest,
             loss=lowest,
-            step=torch.full_like(_column(zeros, images), step),
+            step=torch.full_like(per_example(zeros, images), step),
             rises=zeros,
             highest_then=lowest,
             halved_then=torch.ones_like(zeros, dtype=torch.bool),
@@ -352,10 +352,5 @@ def _sparse_sign(gradient: Tensor, pixels: Tensor) -> Tensor:
     return (signs / signs.abs().sum(dim=1, keepdim=True).clamp(min=1)).view_as(gradient)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) to (batch, 1, 1, …), with as many axes as ``like``."""
-    return values.view(-1, *([1] * (like.ndim - 1)))
-
-
 def _where(lanes: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(_column(lanes, yes), yes, no)
+    return torch.where(per_example(lanes, yes), yes, no)

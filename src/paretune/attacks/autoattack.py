@@ -6,7 +6,7 @@ left. The composition of each version is that of the reference, https://github.c
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,20 +92,10 @@ class AutoAttack(Attack):
         return stages
 
     def __call__(
-        self,
-        model: nn.Module | AttackCopy,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        batch_size: int = 128,
-        progress: bool | Callable[[AutoAttackStatus], None] = False,
-        state: str | Path | None = None,
+        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0, **options: Any
     ) -> Tensor:
-        """The images of :meth:`run`; see :meth:`~paretune.attacks.base.Attack.__call__`."""
-        return self.run(
-            model, images, labels, seed=seed, batch_size=batch_size, progress=progress, state=state
-        ).images
+        """The images of :meth:`run`, which takes ``options``; see :meth:`~paretune.attacks.base.Attack.__call__`."""
+        return self.run(model, images, labels, seed=seed, **options).images
 
     def run(
         self,

@@ -19,7 +19,7 @@ from paretune.attacks.active import ActiveSet, take
 from paretune.attacks.base import Batch, Oracle, SearchAttack
 from paretune.attacks.losses import nearest_classes
 from paretune.attacks.projections import onto_plane
-from paretune.attacks.threats import L1, L2, Linf, Threat
+from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
 
 OVERSHOOT = 1.05  # eta of algorithm 1
 BACKWARDS = 0.9  # beta
@@ -132,7 +132,7 @@ class _Run:
             nearer = (away < nearest) & (labels != other)
             nearest = torch.where(nearer, away, nearest)
             lead = torch.where(nearer, leads.detach(), lead)
-            normal = torch.where(_column(nearer, normal), gradient, normal)
+            normal = torch.where(per_example(nearer, normal), gradient, normal)
         return lead, normal
 
     def move(self, lanes: _Lanes, lead: Tensor, normal: Tensor) -> _Lanes:
@@ -143,10 +143,10 @@ class _Run:
         there = onto_plane(threat, images, normal, -lead_at_image)
         nothing = torch.zeros_like(here)
         way, way_from_image = (threat.distance(step, nothing).clamp(min=1e-8) for step in (here, there))
-        pull = _column((way / (way + way_from_image)).clamp(max=LARGEST_PULL), points)
+        pull = per_example((way / (way + way_from_image)).clamp(max=LARGEST_PULL), points)
         across = (1 - pull) * (points + OVERSHOOT * here) + pull * (images + OVERSHOOT * there)
         across = across.clamp(0, 1)
-        outside = _column(threat.distance(across, images) > threat.epsilon, across)
+        outside = per_example(threat.distance(across, images) > threat.epsilon, across)
         return replace(lanes, points=torch.where(outside, images + BACKWARDS * (across - images), across))
 
 
@@ -155,8 +155,3 @@ def _dual_norm(threat: Threat, gradient: Tensor) -> Tensor:
     if isinstance(threat, Linf):
         return flat.abs().sum(dim=1)
     return flat.abs().amax(dim=1) if isinstance(threat, L1) else flat.square().sum(dim=1).sqrt()
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) to (batch, 1, 1, …), with as many axes as ``like``."""
-    return values.view(-1, *([1] * (like.ndim - 1)))

@@ -1,7 +1,7 @@
 """Whether an attack may differentiate a bfloat16 twin: only where its gradients point where float32's do, and sooner.
 
 bfloat16 halves the work of a vision transformer on hardware with units for it. On a ConvNet with batch norms its
-input gradient is nearly orthogonal to the true one, and on hardware without such units it is slower. Both differ from model
+input gradient may point elsewhere than the true one, and on hardware without such units it is slower. Both differ from model
 to model and from machine to machine, so both are measured, once, on the first batch.
 """
 

@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 class PatchConv(nn.Conv2d):
     """A convolution whose windows touch but do not overlap, computed as the matrix product that it is.
 
-    Convolution kernels are slow at this: for ViT-S/14 at 98 px the product has 1 % of the network's operations, and the
-    convolution took 5 % of the time of a gradient step on a CPU (``benchmarks/attacks.py --only profile``).
+    Convolution kernels are slow at this; ``benchmarks/attacks.py --only profile`` shows where a gradient step goes.
     """
 
     def forward(self, images: Tensor) -> Tensor:

@@ -270,7 +270,7 @@ class Twin:
 def run(module: nn.Module, entered: Tensor) -> Tensor:
     """Logits of a model, whether it returns them or an object that has them.
 
-    Autocast is off: a caller's would make the gradient of a ConvNet useless (its cosine with the true one is about 0.5).
+    Autocast is off: a caller's would spoil the gradient of a ConvNet.
     """
     with torch.autocast(entered.device.type, enabled=False):
         output: Any = module(entered)
