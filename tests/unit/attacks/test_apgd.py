@@ -181,3 +181,28 @@ def test_a_loss_for_more_classes_is_named_with_what_to_use(classes: int, loss: A
 def test_wrong_fields_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         APGD(Linf(0.1), **fields)
+
+
+def test_an_image_that_stopped_climbing_halves_its_step_and_goes_back_to_its_best_point() -> None:
+    from dataclasses import replace
+
+    from paretune.attacks import apgd
+
+    images = torch.full((2, 3, 2, 2), 0.5)
+    labels = torch.zeros(2, dtype=torch.long)
+    run = apgd._Run(APGD(Linf(0.1)), None, Linf(0.1), 100)  # type: ignore[arg-type]  # no oracle is asked
+    lanes = run.begin(images, labels, labels, images)
+    # One image climbed in one of 22 steps, the other in all of them.
+    lanes = replace(
+        lanes,
+        rises=torch.tensor([1.0, 22.0]),
+        highest=torch.ones(2),
+        highest_then=torch.zeros(2),
+        best=images + 0.1,
+    )
+    after = run.halve(lanes, 22)
+    torch.testing.assert_close(after.step.flatten(), torch.tensor([0.1, 0.2]))
+    assert torch.equal(after.images_adv[0], images[0] + 0.1)
+    assert torch.equal(after.images_adv[1], images[1])
+    assert after.halved_then.tolist() == [True, False]
+    assert after.rises.tolist() == [0, 0]
