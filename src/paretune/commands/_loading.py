@@ -1,0 +1,31 @@
+"""The backbone that an adapter names, with the adapter on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paretune.backbones import Backbone
+
+
+def adapter_directory(path: str) -> Path:
+    """The adapter of a run directory, or the directory itself."""
+    inside = Path(path) / "adapter"
+    return inside if inside.is_dir() else Path(path)
+
+
+def load_adapted(path: str, backbone: str | None, weights: str | None) -> "Backbone":
+    """The backbone that an adapter names, with the adapter on it."""
+    from paretune.backbones import load_backbone
+    from paretune.interchange.files import load_adapter, read_adapter
+
+    directory = adapter_directory(path)
+    config, _ = read_adapter(directory)
+    name = backbone or config["base"].get("source")
+    if not name:
+        raise ValueError(
+            f"{directory} does not name its backbone; pass --backbone timm:NAME, hf:NAME or an offline name"
+        )
+    size = (config["preprocessing"] or {}).get("image_size")
+    model = load_backbone(name, num_classes=config["num_classes"], img_size=size, weights=weights)
+    load_adapter(model, directory)
+    return model

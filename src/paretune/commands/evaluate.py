@@ -1,0 +1,70 @@
+"""``paretune evaluate``: a saved adapter, clean and under attack."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from paretune._values import parse, parse_many
+from paretune.commands._loading import load_adapted
+from paretune.commands._printing import cell, print_table
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a saved adapter, clean and under PGD at several radii or any other attacks.
+
+    Args:
+        adapter: directory of an adapter, or of a run that has one.
+        backbone: name for load_backbone, if the adapter does not have it.
+        weights: a .safetensors or .pth file for that architecture.
+        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
+        data_root: where torchvision keeps its data sets.
+        limit: use this many images only, over all splits.
+        split_seed: seeds the splits; the report split is measured.
+        norm: norm of the threat model.
+        epsilons: comma-separated radii in units of the pixel range.
+        steps: PGD steps.
+        restarts: PGD restarts.
+        attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
+            Then norm, epsilons, steps and restarts are not used.
+        precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
+        seed: seeds the attack.
+    """
+
+    HELP: ClassVar[str] = "measure a saved adapter, clean and under attack"
+    adapter: str
+    backbone: str | None = None
+    weights: str | None = None
+    data: str = "digits"
+    data_root: str | None = None
+    limit: int | None = None
+    split_seed: int = 0
+    norm: Literal["Linf", "L2"] = "Linf"
+    epsilons: str = "1/255,2/255,4/255"
+    steps: int = 20
+    restarts: int = 1
+    attacks: str | None = None
+    precision: Literal["fp32", "auto", "bf16"] = "fp32"
+    seed: int = 0
+
+    def __call__(self) -> None:
+        """Load, attack, print one row an attack."""
+        from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
+        from paretune.data import load_data
+        from paretune.evaluation import evaluate
+
+        model = load_adapted(self.adapter, self.backbone, self.weights)
+        data = load_data(
+            self.data, img_size=model.image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
+        )
+        attacks: list[Attack]
+        if self.attacks is not None:
+            attacks = list(parse_many(self.attacks, {**ATTACKS, **THREATS}))
+        else:
+            radii = [float(parse(text, {})) for text in self.epsilons.split(",")]
+            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
+        victim = attack_copy(model, precision=self.precision)
+        scores = evaluate(model, data.report, attacks, seed=self.seed, victim=victim, progress=True)
+        frame = scores.to_frame()
+        print_table(
+            list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]
+        )

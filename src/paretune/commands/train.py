@@ -1,0 +1,32 @@
+"""``paretune train``: one strategy, one run directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from paretune.commands._printing import cell, print_findings, print_table
+from paretune.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(RunConfig):
+    """Train one strategy on one task; the run directory holds its points and its adapter.
+
+    Args:
+        out: the run directory.
+        resume: go on if it was stopped; false starts it over.
+    """
+
+    HELP: ClassVar[str] = "train one strategy and write a run directory with its adapter"
+    out: str = "paretune-run"
+    resume: bool = True
+
+    def __call__(self) -> None:
+        """Train and print the points."""
+        run = self.run(self.out, resume=self.resume)
+        columns = ["step", "epoch", "attack", "clean", "robust"]
+        print_table(
+            columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]
+        )
+        print_findings(run)
+        print(f"\nadapter: {(Path(self.out) / 'adapter').resolve()}")
