@@ -190,35 +190,30 @@ def pgd(record: Recorder, section: str, quick: bool, compile: bool) -> None:
 def lora_step(record: Recorder, quick: bool) -> None:
     """Each side in processes of its own, in turns, because a peak of memory is a process's."""
     images, rounds = (4, 1) if quick else (16, 3)
-    found: dict[str, list[dict[str, float]]] = {"peft": [], "paretune": []}
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, results in found.items():
             command = [sys.executable, __file__, "--side", side, "--images", str(images)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
-    names = {"peft": "peft LoRA, .backward() loop", "paretune": "paretune auto"}
+    theirs, ours = "peft LoRA, .backward() loop", SIDES[1:]
+    names = {"peft": theirs} | {side: side for side in ours}
     work = "PGD-7 and LoRA step, dinov2-small, 98 px"
     seconds = {names[side]: [each["seconds"] for each in results] for side, results in found.items()}
-    notes = {names["paretune"]: str(found["paretune"][0]["reason"])}
-    against = {"paretune auto/1": (names["peft"], 3.0, 4.5)}
-    record.timed("lora-step", work, seconds, images, against, notes)
+    notes = {side: str(found[side][0]["reason"]) for side in ours}
+    record.timed(
+        "lora-step", work, seconds, images, {f"{side}/1": (theirs, 3.0, 4.5) for side in ours}, notes
+    )
     peaks = {
-        side: statistics.median(each["extra_bytes"] for each in results) for side, results in found.items()
+        side: statistics.median(one["extra_bytes"] for one in results) for side, results in found.items()
     }
-    record.row(
-        "lora-memory", work, names["peft"], images=images, note=f"{peaks['peft']:.0f} bytes beyond the model"
-    )
-    record.row(
-        "lora-memory",
-        work,
-        names["paretune"],
-        images=images,
-        against=names["peft"],
-        ratio=peaks["paretune"] / peaks["peft"],
-        required=0.45,
-        note=f"{peaks['paretune']:.0f} bytes beyond the model and its attack copy; making that left "
-        f"{found['paretune'][0]['copy_bytes']:.0f} resident",
-    )
+    for side, peak in peaks.items():
+        shares = (
+            {} if side == "peft" else {"against": theirs, "ratio": peak / peaks["peft"], "required": 0.45}
+        )
+        copy = f" and its attack copy of {found[side][0]['copy_bytes']:.0f}" if shares else ""
+        note = f"{peak:.0f} bytes beyond the model{copy}"
+        record.row("lora-memory", work, names[side], images=images, note=note, **shares)
 
 
 def one_side(side: str, count: int) -> None:
@@ -243,9 +238,9 @@ def one_side(side: str, count: int) -> None:
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     attack = pt.PGD(THREAT, steps=7, step_size=STEP_SIZE, keep="last")
     victim = None
-    if side == "paretune":
+    if side != "peft":
         before = memory_bytes("VmRSS")
-        victim = attack_copy(backbone, precision="auto")
+        victim = attack_copy(backbone, precision=side.removeprefix("paretune "))  # type: ignore[arg-type]
         leaf = images[:2].clone().requires_grad_()
         victim(leaf)
         del leaf
@@ -480,6 +475,7 @@ def profile(quick: bool) -> None:
         print(name, seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=15), sep="\n")
 
 
+SIDES = ("peft", "paretune auto", "paretune bf16")
 SECTIONS = ("pgd-vit", "pgd-convnet", "lora-step", "autoattack", "overhead", "floor", "profile")
 
 
@@ -492,7 +488,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller batches and fewer rounds")
     parser.add_argument("--compile", action="store_true", help="also time compiled steps; takes minutes more")
     parser.add_argument("--out", type=Path, default=HERE / "attacks.csv")
-    parser.add_argument("--side", choices=("peft", "paretune"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--images", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

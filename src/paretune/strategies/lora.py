@@ -99,7 +99,11 @@ class LoRA(Strategy):
         for name, rows in matches.items():
             layer: Any = module.get_submodule(name)
             rank, scaling = self.of_layer(name)
+            calls_linear = type(layer).forward is nn.Linear.forward
             LoRADelta(layer.weight, rank, scaling, rows, self.dropout).install(layer)
+            if calls_linear:
+                # Of the class that parametrization has just made for this layer, which goes when the delta does.
+                type(layer).forward = _low_rank_forward
             index = len(layer.parametrizations["weight"]) - 1
             names += [f"{name}.parametrizations.weight.{index}.lora_{letter}" for letter in "AB"]
         return names
@@ -188,21 +192,37 @@ class LoRADelta(Delta):
         self.lora_B = nn.Parameter(torch.zeros(self.rows.of(height), self.rank, **made))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as loralib and peft
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Effective weight, of the shape of ``weight``."""
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """A of shape (n · rank, columns) and B of shape (rows, n · rank), whose product is the difference."""
         a: Tensor = self.lora_A
+        b: Tensor = self.lora_B
         if self.training and self.dropout:
             channels = weight.shape[1] if weight.ndim > 1 else 1
             kept = nn.functional.dropout(a.new_ones(channels), self.dropout)
             a = a * kept.repeat_interleave(a.shape[1] // channels)
-        if self.n == 1:
-            delta = self.lora_B @ a
-        else:
-            columns = a.shape[1]
-            delta = (self.lora_B.view(self.n, -1, self.rank) @ a.view(self.n, self.rank, columns)).flatten(
-                0, 1
-            )
-        delta = self.rows.spread(delta, 0.0)
+        if self.n > 1:
+            b = torch.block_diag(*b.view(self.n, -1, self.rank))  # type: ignore[no-untyped-call]
+        return a, self.rows.spread(b, 0.0)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Effective weight, of the shape of ``weight``."""
+        a, b = self.factors(weight)
         # clone() keeps the strides, which `weight + delta` does not. By them oneDNN picks its kernel where the image is
         # one pixel, and its choice for the wrong ones is far slower for wide depthwise convolutions.
-        return weight.clone().add_(delta.view_as(weight), alpha=self.scaling)
+        return weight.clone().add_((b @ a).view_as(weight), alpha=self.scaling)
+
+
+def _low_rank_forward(layer: Any, inputs: Tensor) -> Tensor:
+    """``nn.Linear.forward``; in training x Wᵀ + b + scaling (x Aᵀ) Bᵀ, which makes no effective weight.
+
+    The gradient then reaches A and B without one of the whole weight, and no effective weight is kept for it. In evaluation
+    mode the logits stay those of the merged model to the last bit.
+    """
+    deltas = layer.parametrizations["weight"]
+    if not layer.training or len(deltas) > 1:  # another strategy may change this weight too
+        return nn.functional.linear(inputs, layer.weight, layer.bias)
+    delta: LoRADelta = deltas[0]
+    a, b = delta.factors(deltas.original)
+    outputs = nn.functional.linear(inputs, deltas.original, layer.bias)
+    difference = nn.functional.linear(nn.functional.linear(inputs, a), b)
+    return outputs.add_(difference, alpha=delta.scaling)

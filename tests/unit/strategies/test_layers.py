@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
 from paretune.attacks import attack_copy
@@ -139,6 +140,56 @@ def test_dropout_drops_whole_input_channels_while_training_only_and_keeps_the_me
     torch.testing.assert_close(draws[0][:, kept[0]], full[:, kept[0]] / 0.75)
     # Four standard errors of the mean of 2000 draws, each of standard deviation |full| · sqrt(1/3).
     assert bool(((draws.mean(0) - full).abs() <= 4 * full.abs() / (3 * 2000) ** 0.5 + 1e-6).all())
+
+
+@pytest.mark.parametrize("targets", ["linear", ("q", "v")])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_without_the_effective_weight_gives_the_logits_and_gradients_of_having_it(
+    targets: str | tuple[str, ...], dropout: float
+) -> None:
+    model = pt.adapt(make("test_vit"), pt.LoRA(rank=3, alpha=5.0, targets=targets, dropout=dropout)).double()
+    perturb(model)
+    weights = pt.trainable_parameters(model)
+    x = images(model.image_size).double().requires_grad_()
+    found = []
+    for forward in (None, nn.Linear.forward):
+        for layer in model.modules():
+            if forward is not None and hasattr(layer, "parametrizations"):
+                type(layer).forward = forward
+        torch.manual_seed(0)  # the same channels are dropped
+        answer = model.train()(x)
+        found.append([answer, *torch.autograd.grad(answer.square().sum(), [x, *weights.values()])])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_training_makes_no_tensor_of_the_size_of_the_weight() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Linear(48, 2))
+    model = pt.adapt(pt.Backbone(plain, mean=(0.5,), std=(0.5,), head="2"), pt.LoRA(rank=2)).train()
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and not func.is_view:
+                sizes.append(made.numel())
+            return made
+
+    x = torch.rand(5, 1, 8, 8)
+    with Sizes():
+        model(x).sum().backward()
+    assert sizes
+    assert max(sizes) < 64 * 48
+    with Sizes():
+        model.eval()(x)
+    assert max(sizes) == 64 * 48
+
+
+def test_a_second_difference_on_a_weight_counts_in_training() -> None:
+    model = pt.adapt(make("test_vit"), pt.LoRA(targets="linear") + pt.IA3()).double()
+    perturb(model)
+    x = images(model.image_size).double()
+    torch.testing.assert_close(model.train()(x), model.eval()(x))
 
 
 def test_ia3_scales_outputs_of_keys_and_values_and_inputs_of_the_second_layer() -> None:
