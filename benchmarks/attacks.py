@@ -13,7 +13,8 @@ section            work
 pgd-vit            PGD-10 on ViT-S/14 (DINOv2 weights, 98 px)
 pgd-convnet        PGD-10 on EfficientNet-Lite0 (ImageNet weights, 112 px)
 lora-step          one step of adversarial training of a LoRA (PGD-7, forward, backward, AdamW) on the same ViT
-autoattack         AutoAttack at a reduced budget on the same ViT at 28 px, 128 images
+autoattack-vit     AutoAttack at a reduced budget on the same ViT at 28 px, 128 images
+autoattack-convnet the same on EfficientNet-Lite0 at 112 px
 overhead           share of a step of PGD that is spent outside the network
 floor              matrix products of a step timed alone, and the fraction of the step that they are
 profile            operators of a step (printed only)
@@ -295,13 +296,14 @@ def forget_peak() -> None:
 # ---- AutoAttack -------------------------------------------------------------------------------------------------
 
 
-def autoattack(record: Recorder, quick: bool) -> None:
-    """The reference and ours on a probe on DINOv2 features of real images; both answers are scored in float32."""
+def autoattack(record: Recorder, section: str, quick: bool) -> None:
+    """The reference and ours on a probe on features of real images; both answers are scored in float32."""
     import pyautoattack
 
-    size, count = 28, 16 if quick else 128
-    aa_steps, targets, queries, epsilon = (5, 2, 20, 0.5 / 255) if quick else (20, 3, 500, 0.5 / 255)
-    model = network("dinov2-small", size)
+    name, size = ("dinov2-small", 28) if section == "autoattack-vit" else ("efficientnet-lite0", 112)
+    count = 16 if quick else 128
+    aa_steps, targets, queries, epsilon = (5, 2, 20, 0.5 / 255) if quick else (20, 3, 200, 0.5 / 255)
+    model = network(name, size)
     data = pt.load_data("digits", img_size=size)
     fit_head(model, *data.train[: len(data.train)])
     images, labels = data.report[:count]
@@ -334,9 +336,9 @@ def autoattack(record: Recorder, quick: bool) -> None:
         works[name] = lambda name=name, victim=victim: score(name, ours(victim, images, labels))  # type: ignore[misc]
     seconds = in_turns(works, 1 if quick else 3)
     notes = {name: f"robust accuracy {value:.4f}" for name, value in robust.items()}
-    budget = f"AutoAttack, {aa_steps} steps, {targets} targets, {queries} queries, dinov2-small, {size} px"
+    budget = f"AutoAttack, {aa_steps} steps, {targets} targets, {queries} queries, {name}, {size} px"
     against = {f"{name}/1": ("pyautoattack", 2.3, 4.0) for name in victims}
-    record.timed("autoattack", budget, seconds, count, against, notes)
+    record.timed(section, budget, seconds, count, against, notes)
 
 
 def fit_head(model: pt.Backbone, images: Tensor, labels: Tensor) -> None:
@@ -476,7 +478,16 @@ def profile(quick: bool) -> None:
 
 
 SIDES = ("peft", "paretune auto", "paretune bf16")
-SECTIONS = ("pgd-vit", "pgd-convnet", "lora-step", "autoattack", "overhead", "floor", "profile")
+SECTIONS = (
+    "pgd-vit",
+    "pgd-convnet",
+    "lora-step",
+    "autoattack-vit",
+    "autoattack-convnet",
+    "overhead",
+    "floor",
+    "profile",
+)
 
 
 def main() -> None:
@@ -503,8 +514,8 @@ def main() -> None:
             pgd(record, section, options.quick, options.compile)
         elif section == "lora-step":
             lora_step(record, options.quick)
-        elif section == "autoattack":
-            autoattack(record, options.quick)
+        elif section.startswith("autoattack"):
+            autoattack(record, section, options.quick)
         elif section == "overhead":
             overhead(record, options.quick)
         elif section == "floor":

@@ -2,6 +2,7 @@
 
     python benchmarks/strictness.py                      # appends to benchmarks/strictness.csv
     python benchmarks/strictness.py --models DIR         # keeps the two models there, or uses them
+    python benchmarks/strictness.py --only APGD --norm L2 --seeds 0 1 2   # some of the rows, with several starts
 
 Two adversarially fine-tuned models, one ViT and one ConvNet, on real images. Every library attacks the same images of the
 report split with the same threat, steps, step size, targets and queries; every answer is scored by the same float32 model.
@@ -10,6 +11,7 @@ PGD and APGD attack 500 images, AutoAttack the first 128 of them. Seconds are CP
 
 import argparse
 import importlib.util
+import itertools
 import sys
 import tempfile
 import time
@@ -48,7 +50,7 @@ def trained(name: str, directory: Path) -> tuple[pt.Backbone, Tensor, Tensor]:
     return backbone.eval().requires_grad_(False), images, labels
 
 
-def searches(model: pt.Backbone, threat: Threat) -> Iterator[tuple[str, str, str, Search]]:
+def searches(model: pt.Backbone, threat: Threat, seed: int) -> Iterator[tuple[str, str, str, Search]]:
     """(attack, budget, library, search) of all that are compared under one threat."""
     import foolbox
     import pyautoattack
@@ -65,16 +67,16 @@ def searches(model: pt.Backbone, threat: Threat) -> Iterator[tuple[str, str, str
         pgd, apgd = pt.PGD(threat, steps=PGD_STEPS), APGD(threat, steps=APGD_STEPS)
         aa = AutoAttack(threat, steps=AA_STEPS, targets=AA_TARGETS, queries=AA_QUERIES)
         name = f"paretune {precision}"
-        yield "PGD", f"{PGD_STEPS} steps", name, lambda x, y, a=pgd, v=victim: a(v, x, y)
-        yield "APGD-CE", f"{APGD_STEPS} steps", name, lambda x, y, a=apgd, v=victim: a(v, x, y)
+        yield "PGD", f"{PGD_STEPS} steps", name, lambda x, y, a=pgd, v=victim: a(v, x, y, seed=seed)
+        yield "APGD-CE", f"{APGD_STEPS} steps", name, lambda x, y, a=apgd, v=victim: a(v, x, y, seed=seed)
         if norm == "Linf":
-            yield "AutoAttack", AA_BUDGET, name, lambda x, y, a=aa, v=victim: a(v, x, y)
+            yield "AutoAttack", AA_BUDGET, name, lambda x, y, a=aa, v=victim: a(v, x, y, seed=seed)
 
     peer = (torchattacks.PGD if norm == "Linf" else torchattacks.PGDL2)(
         model, eps=epsilon, alpha=step, steps=PGD_STEPS
     )
     yield "PGD", f"{PGD_STEPS} steps", "torchattacks", peer
-    peer = torchattacks.APGD(model, norm=norm, eps=epsilon, steps=APGD_STEPS)
+    peer = torchattacks.APGD(model, norm=norm, eps=epsilon, steps=APGD_STEPS, seed=seed)
     yield "APGD-CE", f"{APGD_STEPS} steps", "torchattacks", peer
 
     kind = foolbox.attacks.LinfPGD if norm == "Linf" else foolbox.attacks.L2PGD
@@ -83,7 +85,7 @@ def searches(model: pt.Backbone, threat: Threat) -> Iterator[tuple[str, str, str
     yield "PGD", f"{PGD_STEPS} steps", "foolbox", lambda x, y: fool(wrapped, x, y, epsilons=epsilon)[1]
 
     reference = APGDAttack(
-        model, n_iter=APGD_STEPS, norm=norm, n_restarts=1, eps=epsilon, seed=0, device="cpu"
+        model, n_iter=APGD_STEPS, norm=norm, n_restarts=1, eps=epsilon, seed=seed, device="cpu"
     )
     reference.logger = None
     yield "APGD-CE", f"{APGD_STEPS} steps", "pyautoattack", lambda x, y: reference.perturb(x, y)
@@ -110,7 +112,7 @@ def searches(model: pt.Backbone, threat: Threat) -> Iterator[tuple[str, str, str
         )
 
     if norm == "Linf":
-        whole = pyautoattack.AutoAttack(model, norm=norm, eps=epsilon, seed=0, device="cpu")
+        whole = pyautoattack.AutoAttack(model, norm=norm, eps=epsilon, seed=seed, device="cpu")
         whole.verbose = False
         whole.apgd.n_iter = whole.apgd_targeted.n_iter = whole.fab.n_iter = AA_STEPS
         whole.apgd.n_restarts = whole.apgd_targeted.n_restarts = whole.fab.n_restarts = 1
@@ -128,13 +130,13 @@ AA_BUDGET = f"{AA_STEPS} steps, {AA_TARGETS} targets, {AA_QUERIES} queries, 1 re
 
 
 def measured(
-    model: nn.Module, search: Search, images: Tensor, labels: Tensor, threat: Threat
+    model: nn.Module, search: Search, images: Tensor, labels: Tensor, threat: Threat, seed: int
 ) -> dict[str, Any]:
     """Robust accuracy in float32, and what was spent on it."""
     survived, seconds, farthest = 0, 0.0, 0.0
     for start in range(0, len(images), BATCH):
         x, y = images[start : start + BATCH], labels[start : start + BATCH]
-        torch.manual_seed(start)
+        torch.manual_seed(start + len(images) * seed)  # for those that take no seed
         before = time.process_time()
         found = search(x.clone(), y.clone())
         found = (found[0] if isinstance(found, tuple) else found).detach()
@@ -158,6 +160,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="directory of the two trained runs")
     parser.add_argument("--model", choices=TASKS, help="one of the two")
     parser.add_argument("--only", default="", help="part of the name of an attack, such as PGD or AutoAttack")
+    parser.add_argument("--library", default="", help="part of the name of a library")
+    parser.add_argument("--norm", choices=("Linf", "L2"), nargs="+", default=("Linf", "L2"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of the starts")
     parser.add_argument("--out", type=Path, default=HERE / "strictness.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -167,9 +172,11 @@ def main() -> None:
             model, images, labels = trained(name, options.models or Path(scratch))
             with torch.no_grad():
                 clean = float((model(images).argmax(1) == labels).float().mean())
-            for threat in (pt.Linf(EPSILON), pt.L2(0.25)):
-                for attack, budget, library, search in searches(model, threat):
-                    if options.only not in attack:
+            threats = {"Linf": pt.Linf(EPSILON), "L2": pt.L2(0.25)}
+            for norm, seed in itertools.product(options.norm, options.seeds):
+                threat = threats[norm]
+                for attack, budget, library, search in searches(model, threat, seed):
+                    if options.only not in attack or options.library not in library:
                         continue
                     many = AA_IMAGES if attack == "AutoAttack" else len(images)
                     row = shared | {
@@ -178,9 +185,11 @@ def main() -> None:
                         "threat": repr(threat),
                     }
                     row |= {"attack": attack, "budget": budget, "library": library}
-                    row |= measured(model, search, images[:many], labels[:many], threat)
+                    row |= measured(model, search, images[:many], labels[:many], threat, seed) | {
+                        "seed": seed
+                    }
                     append(options.out, row)
-                    print(name, threat, attack, library, row["robust"], row["cpu_seconds"], flush=True)
+                    print(name, threat, seed, attack, library, row["robust"], row["cpu_seconds"], flush=True)
 
 
 if __name__ == "__main__":
