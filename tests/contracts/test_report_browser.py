@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from paretune.report import page as page_module
 from paretune.report import write_report
 from paretune.report.drawing import as_points
 from paretune.results import load_runs
-from tests.synthetic import Strategy, write_run, write_runs
+from paretune.stats import compare
+from tests.synthetic import STRATEGIES, Strategy, write_run, write_runs
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
@@ -43,16 +45,22 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """plain: four strategies, two seeds; hostile: two conditions with names that try to run or to overflow."""
+    """plain: four strategies, two seeds; several: two tasks at two epsilons, which is enough to fold them;
+    hostile: two conditions with names that try to run or to overflow."""
     root = tmp_path_factory.mktemp("reports")
     write_runs(root / "plain-runs")
+    weak_and_strong = [(f"PGD(Linf({radius}))", "Linf", radius, 1 - 20 * radius) for radius in (0.01, 0.02)]
+    for task in ("birds", "cars"):
+        options = {"points": 5, "examples": 80, "task": task, "attacks": weak_and_strong}
+        write_runs(root / "several-runs" / task, STRATEGIES[:3], **options)
     attacks = ((f"PGD({HOSTILE})", "Linf", 4 / 255, 1.0), ("PGD(L2(0.5))", "L2", 0.5, 0.8))
     for number, name in enumerate((HOSTILE, ENDING, LONG, "${title}`'\"\\")):
         strategy = Strategy(name, f"{name}()", 0.05 * number, 10 ** (number + 2))
         write_run(root / "hostile-runs" / str(number), strategy, points=4, task=ENDING, attacks=attacks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_module, "frontier_png", lambda *_, **__: b"")  # slow, and not looked at here
-        for name in ("plain", "hostile"):
+        for picture in ("frontier_png", "frontier_pdf"):  # slow, and not looked at here
+            patch.setattr(page_module, picture, lambda *_, **__: b"")
+        for name in ("plain", "several", "hostile"):
             write_report(root / f"{name}-runs", root / f"{name}.html")
     return root
 
@@ -85,10 +93,20 @@ class Opened:
     def marks(self, name: str, plot: str = "frontier-0") -> Any:
         return self.page.locator(f"#{plot} .{name}_marks path")
 
-    def faint(self) -> int:
-        """How many chosen marks are drawn faintly."""
-        opacities = self.marks("chosen").evaluate_all("marks => marks.map(m => +m.getAttribute('opacity'))")
-        return sum(opacity < 0.1 for opacity in opacities)
+    def faint(self, name: str = "chosen", plot: str = "frontier-0") -> int:
+        """How many marks are drawn faintly."""
+        opacities = self.marks(name, plot).evaluate_all("marks => marks.map(m => +m.getAttribute('opacity'))")
+        return sum(opacity < 0.2 for opacity in opacities)
+
+    def open_all(self) -> None:
+        """Unfold every section and wait for its pictures."""
+        self.page.locator("details.fold").evaluate_all(
+            "folds => folds.forEach(fold => { fold.open = true; })"
+        )
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg'))",
+            timeout=60_000,
+        )
 
     def settle(self) -> None:
         self.page.evaluate(
@@ -109,7 +127,7 @@ def test_everything_is_drawn_and_nothing_fails(opened: Opened, reports: Path) ->
     points = as_points(load_runs(reports / "plain-runs"))
     assert opened.marks("chosen").count() == points["chosen"].sum()
     assert opened.marks("stairs").count() == 4
-    for plot in ("frontier-0", "forest-0", "cost-0"):
+    for plot in ("frontier-0", "forest-0", "matrix-0", "cost-0", "time-0", "budget-0"):
         picture = opened.page.locator(f"#{plot} svg")
         assert picture.bounding_box()["height"] > 150
         chart = opened.page.locator(f"#{plot}")
@@ -184,15 +202,16 @@ def test_the_whole_range_can_be_shown(opened: Opened) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("name", ["plain", "hostile"])
+@pytest.mark.parametrize("name", ["plain", "several", "hostile"])
 def test_the_page_fits_the_screen(browser: Any, reports: Path, name: str, width: int, scheme: str) -> None:
     opened = Opened(browser, reports / f"{name}.html", width, scheme)
+    opened.open_all()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     for plot in opened.page.locator(".chart svg").all():
         box = plot.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
-        assert box["width"] > 0.75 * min(width, 420)
+        assert box["width"] > 0.75 * min(width, 420) or "overview" in plot.locator("..").get_attribute("id")
     for number in range(opened.page.locator(".condition").count()):
         frame = opened.page.locator(f"#forest-{number} path.background").first.bounding_box()
         assert frame["width"] > 0.9 * opened.page.locator(f"#forest-{number}").bounding_box()["width"]
@@ -219,7 +238,16 @@ def test_text_and_lines_stand_out_from_the_ground(browser: Any, reports: Path, s
     opened = Opened(browser, reports / "plain.html", scheme=scheme)
     background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
-    for selector in ("body", ".small", "thead th", "a.skip", "summary"):
+    for selector in (
+        "body",
+        ".small",
+        "thead th",
+        "a.skip",
+        "summary",
+        ".behind summary",
+        ".badge",
+        "a.save",
+    ):
         assert contrast(opened.page, selector, "color") >= 4.5, selector
     for selector in (".role-axis-label text", "#forest-0 .mark-text.role-mark text"):
         assert contrast(opened.page, selector, "fill") >= 4.5, selector
@@ -244,8 +272,13 @@ def test_hostile_names_stay_text(browser: Any, reports: Path) -> None:
     page = opened.page
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 3
-    assert [*page.locator(".pick span").all_inner_texts()].count(HOSTILE) == 2  # one for each condition
+    assert [*page.locator(".pick span").all_inner_texts()].count(HOSTILE) == 3  # overview, two conditions
     assert ENDING in page.locator("h2").nth(1).inner_text()
+    for summary in page.locator(".behind summary").all():
+        summary.click()
+    table = page.locator("#frontier-0 ~ .behind table")
+    table.wait_for(timeout=5000)
+    assert HOSTILE in table.locator("tbody th").all_inner_texts()
     for mark in opened.marks("chosen").all():
         mark.hover(force=True)
         opened.settle()
@@ -258,9 +291,138 @@ def test_hostile_names_stay_text(browser: Any, reports: Path) -> None:
     opened.context.close()
 
 
-def test_links_of_the_overview_lead_to_the_sections(browser: Any, reports: Path) -> None:
-    opened = Opened(browser, reports / "hostile.html")
-    opened.page.locator("#main a").nth(1).click()
-    assert opened.page.url.endswith("#condition-1")
-    assert opened.page.locator("#condition-1").bounding_box()["y"] < 900
-    opened.context.close()
+@pytest.fixture
+def several(browser: Any, reports: Path) -> Iterator[Opened]:
+    page = Opened(browser, reports / "several.html")
+    yield page
+    page.context.close()
+
+
+def test_links_of_the_overview_unfold_the_sections(several: Opened) -> None:
+    section = several.page.locator("#condition-3")
+    assert section.locator("svg.marks").count() == 0
+    several.page.locator("a[href='#condition-3']").last.click()
+    several.page.locator("#budget-3 svg.marks").wait_for(timeout=20_000)
+    assert several.page.url.endswith("#condition-3")
+    assert -1 < section.bounding_box()["y"] < 900
+    assert section.locator("svg.marks").count() == 6
+    assert several.page.locator("#condition-2 svg.marks").count() == 0
+    assert several.said == []
+
+
+def test_the_overview_shows_every_condition_and_what_holds_across_tasks(several: Opened) -> None:
+    page = several.page
+    assert page.locator(".many .chart svg.marks").count() == 4
+    assert page.locator("details.fold[open]").count() == 0
+    assert [*page.locator("section h3").all_inner_texts()][:2] == [
+        "Across 2 tasks L∞ ≤ 0.01",
+        "Across 2 tasks L∞ ≤ 0.02",
+    ]
+    page.locator(".pick", has_text="BitFit").first.click()
+    several.settle()
+    for number in range(4):
+        stairs = several.marks("stairs", f"overview-{number}")
+        assert (stairs.count(), several.faint("stairs", f"overview-{number}")) == (3, 2)
+    page.locator("#condition-0 summary").first.press("Enter")  # drawn with the strategy isolated already
+    page.locator("#budget-0 svg.marks").wait_for(timeout=20_000)
+    several.settle()
+    assert several.faint("stairs") == 2
+
+
+def test_accuracy_over_epsilon_is_drawn_for_each_task(several: Opened) -> None:
+    several.open_all()
+    for number in range(2):
+        assert several.marks("lines", f"epsilon-{number}").count() == 3
+        assert several.marks("marks", f"epsilon-{number}").count() == 9  # clean and two epsilons
+    assert several.said == []
+
+
+def test_a_strategy_is_isolated_in_every_picture(opened: Opened) -> None:
+    places = {
+        ("stairs", "frontier-0"): 4,
+        ("bands", "frontier-0"): 4,
+        ("areas", "forest-0"): 4,
+        ("cells", "matrix-0"): 12,
+        ("costs", "cost-0"): 4,
+        ("costs", "time-0"): 4,
+        ("lines", "budget-0"): 4,
+    }
+    opened.marks("areas", "forest-0").first.click(force=True)
+    opened.settle()
+    for (name, plot), count in places.items():
+        assert opened.marks(name, plot).count() == count
+        # Of the matrix, one row and one column of four stay.
+        assert opened.faint(name, plot) == (6 if name == "cells" else count - 1), plot
+    opened.page.keyboard.press("Escape")
+    opened.settle()
+    assert sum(opened.faint(*place) for place in places if place[0] != "bands") == 0
+
+
+def test_faint_marks_do_not_hide_the_isolated_ones_from_the_pointer(opened: Opened) -> None:
+    opened.page.locator(".pick", has_text="BitFit").click()
+    opened.settle()
+    events = opened.marks("chosen").evaluate_all(
+        "marks => marks.map(m => [m.getAttribute('opacity') < 0.1, getComputedStyle(m).pointerEvents])"
+    )
+    assert {(faint, "none" if faint else "auto") for faint in (True, False)} == {
+        (faint, "none" if pointer == "none" else "auto") for faint, pointer in events
+    }
+
+
+def test_the_matrix_tells_a_pair(opened: Opened, reports: Path) -> None:
+    (condition,) = compare(reports / "plain-runs").conditions
+    opened.marks("targets", "matrix-0").first.hover()
+    tooltip = opened.page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for(timeout=5000)
+    shown = dict(zip(*[iter(tooltip.locator("td").all_inner_texts())] * 2, strict=True))
+    pair = next(
+        d for d in condition.differences if (d.strategy_a, d.strategy_b) == (shown["Row"], shown["Column"])
+    )
+    assert shown["Difference of areas"].replace("−", "-") == f"{pair.difference:+.4f}"
+    assert shown["Row ahead"] == f"{pair.ahead:.0%}"
+
+
+def test_numbers_stand_behind_the_picture_and_can_be_saved(opened: Opened, reports: Path) -> None:
+    points = as_points(load_runs(reports / "plain-runs"))
+    behind = opened.page.locator("#frontier-0 ~ .behind")
+    behind.locator("summary").press("Enter")
+    behind.locator("tbody tr").last.wait_for(timeout=5000)
+    assert behind.locator("tbody tr").count() == len(points)
+    with opened.page.expect_download() as saved:
+        behind.locator("button").click()
+    table = pd.read_csv(saved.value.path())
+    assert sorted(table["robust"]) == pytest.approx(sorted(points["robust"]), abs=1e-4)
+    assert {*table["config"]} == {strategy.config for strategy in STRATEGIES}
+    with opened.page.expect_download() as saved:
+        opened.page.locator("a.save").click()
+    assert saved.value.suggested_filename == "areas.csv"
+    areas = pd.read_csv(saved.value.path())
+    assert [*areas["area"]] == [each.area for each in compare(reports / "plain-runs").areas]
+
+
+def test_paper_shows_what_is_folded(several: Opened, tmp_path: Path) -> None:
+    page = several.page
+    page.pdf(path=tmp_path / "page.pdf")
+    assert several.said == []
+    assert page.locator("details.fold[open]").count() == 0  # again
+    page.emulate_media(media="print")
+    assert all(not button.is_visible() for button in page.locator(".zoom, .save, .behind").all())
+    page.emulate_media(media="screen")
+    page.locator("details.fold").evaluate_all("folds => folds.forEach(fold => { fold.open = true; })")
+    assert page.locator(".chart:not(:has(svg))").count() == 0  # drawn for the paper
+
+
+def test_the_page_can_be_used_from_the_keyboard(opened: Opened) -> None:
+    page = opened.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.locator("a.skip").bounding_box()["x"] >= 0
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert {"pick", "zoom", "SUMMARY"} <= {*reached}
+    page.locator(".fold > summary").focus()
+    page.keyboard.press("Enter")
+    assert not page.locator("#frontier-0").is_visible()

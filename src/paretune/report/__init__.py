@@ -1,6 +1,6 @@
-"""Frontiers as one offline HTML page, as SVG and PNG, and as matplotlib axes."""
+"""Frontiers as one offline HTML page, as SVG, PNG and PDF, and as matplotlib axes."""
 
-from paretune.report.figures import frontier_png, frontier_svg, plot_frontiers
-from paretune.report.page import write_report
+from paretune.report.figures import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
+from paretune.report.page import report_html, write_report
 
-__all__ = ["frontier_png", "frontier_svg", "plot_frontiers", "write_report"]
+__all__ = ["frontier_pdf", "frontier_png", "frontier_svg", "plot_frontiers", "report_html", "write_report"]

@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paretune.pareto import frontier, frontier_mask
+from paretune.report.labels import Range, place_labels
+from paretune.report.runs import run_names, run_settings
 from paretune.results import Run, as_runs
 from paretune.stats import labelled_points
-
-Range = tuple[float, float]
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 # Okabe & Ito's palette for all forms of colour vision (https://jfly.uni-koeln.de/color/), without its yellow, which
 # is too light for lines on white. Shapes change with every name, so colour is never the only difference.
@@ -61,9 +60,11 @@ class Drawing:
     """One frontier plot.
 
     Args:
-        points: columns ``strategy``, ``seed``, ``step``, ``run``, ``clean``, ``robust``, ``chosen``, ``inside``.
-        stairs: corners in drawing order, columns ``strategy``, ``clean``, ``robust``, ``order``: the average over
-            seeds of the best robust accuracy at each clean accuracy.
+        points: columns ``strategy``, ``seed``, ``step``, ``run`` (what one line joins), ``name`` (of the run),
+            ``config``, ``clean``, ``robust``, ``chosen``, ``inside``.
+        stairs: by rising clean accuracy, columns ``strategy``, ``clean``, ``robust``, ``low``, ``high``: the average
+            over seeds of the best robust accuracy at no less than each clean accuracy, and what every seed and what
+            any seed attains there. Between two rows the height is that of the right one.
         labels: columns ``strategy``, ``text``, ``clean``, ``robust``, ``side``; a strategy without a free place
             has no row.
         clean, robust: the ranges of the axes, around the frontiers; poorer points lie outside.
@@ -74,6 +75,11 @@ class Drawing:
     labels: pd.DataFrame
     clean: Range
     robust: Range
+
+    @property
+    def shaded(self) -> bool:
+        """Whether a strategy has seeds with different frontiers, so that there is something to shade."""
+        return bool((self.stairs["low"] < self.stairs["high"]).any())
 
     @property
     def outside(self) -> int:
@@ -88,7 +94,10 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
         ValueError: a column is missing, or an accuracy is not a finite number in [0, 1].
     """
     if not isinstance(source, pd.DataFrame):
-        return labelled_points(as_runs(source))
+        runs = as_runs(source)
+        points = labelled_points(runs)
+        names, settings, index = run_names(runs), run_settings(runs), points["run_index"]
+        return points.assign(run_name=[names[i] for i in index], settings=[settings[i] for i in index])
     if missing := {"strategy", "clean", "robust"} - {*source.columns}:
         raise ValueError(f"points lacks the columns {sorted(missing)}; it has {[*source.columns]}")
     points = source.reset_index(drop=True)
@@ -100,11 +109,15 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
         "task": "",
         "attack": "",
         "threat": "",
+        "config": "",
     }
     for name, value in ({**defaults, "epsilon": 0.0}).items():
         if name not in points:
             points[name] = value
-    points = points.assign(run_index=points["path"] if "path" in points else points["label"])
+    run = points["path"] if "path" in points else points["label"]
+    points = points.assign(
+        run_index=run, run_name=[Path(str(path)).name for path in run], settings=points["config"].astype(str)
+    )
     splits = (
         ("clean_select", "robust_select")
         if {"clean_select", "robust_select"} <= {*points}
@@ -126,13 +139,16 @@ def draw(points: pd.DataFrame, *, size: tuple[int, int], limit: int = 4000) -> D
     """
     chosen = points[points["chosen"]]
     clean, robust = _range(chosen["clean"]), _range(chosen["robust"])
-    stairs = pd.concat([_stairs(rows, str(label)) for label, rows in chosen.groupby("label", sort=True)])
+    by_label = [(str(label), rows) for label, rows in chosen.groupby("label", sort=True)]
+    stairs = pd.concat([_stairs(rows, label) for label, rows in by_label])
     table = pd.DataFrame(
         {
             "strategy": points["label"],
             "seed": points["seed"],
             "step": points["step"],
             "run": points["label"] + "/" + points["seed"].astype(str) + "/" + points["run_index"].astype(str),
+            "name": points["run_name"],
+            "config": points["settings"],
             "clean": points["clean"].astype(float),
             "robust": points["robust"].astype(float),
             "chosen": points["chosen"],
@@ -144,7 +160,7 @@ def draw(points: pd.DataFrame, *, size: tuple[int, int], limit: int = 4000) -> D
         table = kept.sort_values(["run", "step"])
     inside = table["clean"].between(*clean) & table["robust"].between(*robust)
     table = table.assign(inside=inside)
-    labels = _place_labels(stairs, table[inside], clean, robust, size)
+    labels = place_labels(stairs, table[inside], clean, robust, size)
     return Drawing(table, stairs, labels, clean, robust)
 
 
@@ -160,15 +176,26 @@ def _range(values: "pd.Series[Any]") -> Range:
 
 
 def _stairs(chosen: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Corners from the bottom right to the left edge; averaging over seeds keeps the area under them."""
+    """From the left edge down to the axis at the right; averaging over seeds keeps the area under them.
+
+    ``low`` and ``high`` are the attainment surfaces of all seeds and of any; see
+    :func:`paretune.indicators.attainment_surface`.
+    """
+    cleans, by_seed = _fronts(chosen)
+    across = np.concatenate([[0.0], cleans[::-1], cleans[:1]])
+    heights = np.hstack([by_seed[:, -1:], by_seed[:, ::-1], np.zeros((len(by_seed), 1))])
+    table = pd.DataFrame({"clean": across, "robust": heights.mean(axis=0)})
+    table = table.assign(low=heights.min(axis=0), high=heights.max(axis=0))
+    # Seeds chose different checkpoints; where the staircases go on level, a corner says nothing.
+    level = (table[["robust", "low", "high"]] == table[["robust", "low", "high"]].shift(-1)).all(axis=1)
+    level.iloc[0] = False
+    return table[~level].assign(strategy=label).reset_index(drop=True)
+
+
+def _fronts(chosen: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All clean accuracies, falling, and the best robust accuracy of each seed at no less: (seeds, accuracies)."""
     cleans = np.sort(chosen["clean"].unique())[::-1]
-    best = np.mean([_best_robust(rows, cleans) for _, rows in chosen.groupby("seed")], axis=0)
-    corners = [(cleans[0], 0.0)]
-    for clean, robust in zip(cleans, best, strict=True):
-        corners += [(clean, corners[-1][1]), (clean, float(robust))]
-    corners.append((0.0, corners[-1][1]))
-    table = pd.DataFrame(corners, columns=["clean", "robust"]).drop_duplicates()
-    return table.assign(strategy=label, order=np.arange(len(table)))
+    return cleans, np.stack([_best_robust(rows, cleans) for _, rows in chosen.groupby("seed")])
 
 
 def _best_robust(rows: pd.DataFrame, cleans: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,73 +203,3 @@ def _best_robust(rows: pd.DataFrame, cleans: NDArray[np.float64]) -> NDArray[np.
     front = frontier(rows[["clean", "robust"]].to_numpy())
     position = np.searchsorted(-front[:, 0], -cleans, side="right")  # points at least that clean
     return np.concatenate(([0.0], front[:, 1]))[position]
-
-
-def _place_labels(
-    stairs: pd.DataFrame, points: pd.DataFrame, clean: Range, robust: Range, size: tuple[int, int]
-) -> pd.DataFrame:
-    """Put each name at a corner of its staircase, where it hides least; greedily, in order of the names."""
-    width, height = size
-
-    def pixels(table: pd.DataFrame) -> NDArray[np.float64]:
-        x = (table["clean"].to_numpy() - clean[0]) / (clean[1] - clean[0]) * width
-        y = (robust[1] - table["robust"].to_numpy()) / (robust[1] - robust[0]) * height
-        return np.column_stack([x, y])
-
-    dots = pixels(points)
-    corners = {str(label): pixels(rows) for label, rows in stairs.groupby("strategy", sort=True)}
-    segments = np.concatenate([np.concatenate([c[:-1], c[1:]], axis=1) for c in corners.values()])
-    taken: list[Box] = []
-    placed = []
-    for label, own in corners.items():
-        text = shorten(label)
-        best: tuple[float, Any] = (np.inf, None)
-        inside = np.flatnonzero(((own >= 0) & (own <= [width, height])).all(axis=1))
-        for corner in inside[:: max(1, len(inside) // 24)]:
-            x, y = own[corner]
-            for side in ("right", "left"):  # above right of the corner, or below left of it
-                box = _box(x, y, side, 7.0 * len(text))
-                cost = (
-                    3 * _crossed(box, segments)
-                    + _hit(box, dots)
-                    + 40 * sum(overlap(box, other) for other in taken)
-                )
-                off = box[0] < 2 or box[1] < 2 or box[2] > width - 2 or box[3] > height - 2
-                cost += 100 * off + (side == "left") + abs(corner / len(own) - 0.5)  # rather near the middle
-                if cost < best[0]:
-                    best = (cost, (corner, side, box))
-        if best[0] < 12:
-            corner, side, box = best[1]
-            taken.append(box)
-            row = stairs[stairs["strategy"] == label].iloc[corner]
-            placed.append((label, text, row["clean"], row["robust"], side))
-    return pd.DataFrame(placed, columns=["strategy", "text", "clean", "robust", "side"])
-
-
-def _box(x: float, y: float, side: str, width: float) -> Box:
-    """Left, top, right, bottom of a label 8 pixels off its corner, 14 pixels high."""
-    if side == "right":
-        return x + 7, y - 21, x + 9 + width, y - 5
-    return x - 9 - width, y + 5, x - 7, y + 21
-
-
-def _crossed(box: Box, segments: NDArray[np.float64]) -> int:
-    """How many of the axis-parallel segments touch the box."""
-    x, y = np.sort(segments[:, [0, 2]], axis=1), np.sort(segments[:, [1, 3]], axis=1)
-    return int(((x[:, 0] < box[2]) & (x[:, 1] > box[0]) & (y[:, 0] < box[3]) & (y[:, 1] > box[1])).sum())
-
-
-def _hit(box: Box, dots: NDArray[np.float64]) -> int:
-    """How many points, 4 pixels wide, touch the box."""
-    x, y = dots[:, 0], dots[:, 1]
-    return int(((x > box[0] - 4) & (x < box[2] + 4) & (y > box[1] - 4) & (y < box[3] + 4)).sum())
-
-
-def shorten(label: str) -> str:
-    """Long names without their middle: configurations begin alike and differ towards the end."""
-    return label if len(label) <= 26 else f"{label[:12]}…{label[-13:]}"
-
-
-def overlap(a: Box, b: Box) -> bool:
-    """Whether two boxes share some area."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

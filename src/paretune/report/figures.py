@@ -62,6 +62,21 @@ def frontier_png(source: Source, *, width: int = 620, title: str | None = None, 
     return png
 
 
+def frontier_pdf(source: Source, *, width: int = 620, title: str | None = None) -> bytes:
+    """The same picture as PDF: vectors, with its fonts in it, for papers.
+
+    Args:
+        source: as in :func:`frontier_svg`.
+        width: as in :func:`frontier_svg`.
+        title: as in :func:`frontier_svg`.
+
+    Raises:
+        ImportError: vl-convert is not installed.
+    """
+    pdf: bytes = converter().vegalite_to_pdf(_static_spec(as_points(source), width, title))
+    return pdf
+
+
 def plot_frontiers(source: Source, ax: "Axes | None" = None) -> "Axes":
     """Draw the frontiers of one condition with matplotlib.
 
@@ -99,12 +114,17 @@ def plot_frontiers(source: Source, ax: "Axes | None" = None) -> "Axes":
             alpha=0.3,
             linewidth=0.8,
         )
+    for label, band in drawing.stairs.groupby("strategy"):
+        colour = looks[str(label)].colour
+        axes.fill_between(
+            band["clean"], band["low"], band["high"], step="pre", color=colour, alpha=0.13, linewidth=0
+        )
     for label, style in looks.items():
         stairs = drawing.stairs[drawing.stairs["strategy"] == label]
         points_of = visible[visible["strategy"] == label]
         chosen, other = points_of[points_of["chosen"]], points_of[~points_of["chosen"]]
         marker = _MARKERS[style.shape]
-        axes.plot(stairs["clean"], stairs["robust"], color=style.colour, linewidth=1.8)
+        axes.step(stairs["clean"], stairs["robust"], where="pre", color=style.colour, linewidth=1.8)
         axes.scatter(
             other["clean"], other["robust"], s=10, color=style.colour, alpha=0.45, marker=marker, linewidths=0
         )
@@ -175,6 +195,7 @@ def _static_spec(points: pd.DataFrame, width: int, title: str | None) -> specs.S
         drawing = draw(rows, size=(width, 430))
         plot = specs.frontier_spec(drawing, looks, specs.ON_WHITE, description=describe(rows, looks))
         plots.append({**plot, "width": width, "title": name or None})
+    plots = [_painted(plot) for plot in plots]
     padding = {"left": 16, "right": 20, "top": 16, "bottom": 16}
     if len(plots) == 1:
         plots[0]["title"] = title if title is not None else plots[0]["title"]
@@ -182,6 +203,20 @@ def _static_spec(points: pd.DataFrame, width: int, title: str | None) -> specs.S
     # Data sets and layers of a concatenated plot share their names, so each plot carries its own without names.
     combined: specs.Spec = {"concat": [_inline(plot) for plot in plots], "columns": 2, "spacing": 36}
     return {**combined, "title": title, "config": specs.ON_WHITE.config(), "padding": padding}
+
+
+def _painted(plot: specs.Spec) -> specs.Spec:
+    """The opacity of strokes and fills instead of marks.
+
+    The renderer paints each mark that has an opacity of its own on a layer as large as the picture.
+    """
+    layers = []
+    for layer in plot["layer"]:
+        encoding = {**layer["encoding"]}
+        opacity = encoding.pop("opacity")
+        encoding |= {"fillOpacity": opacity, "strokeOpacity": opacity}
+        layers.append({**layer, "mark": {**layer["mark"], "opacity": 1}, "encoding": encoding})
+    return {**plot, "layer": layers}
 
 
 def _inline(plot: specs.Spec) -> specs.Spec:

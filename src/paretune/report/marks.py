@@ -1,4 +1,7 @@
-"""The mark of a strategy as inline SVG, the same shapes as in the plots."""
+"""The mark of a strategy as inline SVG, the same shapes as in the plots, and the buttons that carry it."""
+
+from collections.abc import Iterable
+from html import escape
 
 from paretune.report.drawing import Style
 
@@ -21,3 +24,13 @@ def symbol(style: Style) -> str:
     return (
         f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true"><path fill="{colour}" d="{path}"/></svg>'
     )
+
+
+def legend(strategies: Iterable[str], looks: dict[str, Style]) -> str:
+    """One button for each strategy, which shows it alone in every plot of the page."""
+    buttons = "".join(
+        f'<button type="button" class="pick" aria-pressed="false" data-strategy="{escape(name)}">'
+        f"{symbol(looks[name])}<span>{escape(name)}</span></button>"
+        for name in strategies
+    )
+    return f'<div class="keys" role="group" aria-label="Strategies">{buttons}</div>'

@@ -1,12 +1,9 @@
-"""One self-contained HTML page: everything inlined, nothing loaded, every name escaped."""
+"""The report: one self-contained HTML page about all conditions, and its pictures and numbers as files."""
 
-import functools
-import json
 import logging
 import math
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,32 +11,34 @@ from typing import Any
 import pandas as pd
 
 from paretune import _files
-from paretune.report import specs
-from paretune.report.area_specs import cost_spec, forest_spec
-from paretune.report.drawing import Drawing, Style, draw, styles
-from paretune.report.figures import converter, describe, frontier_png, frontier_svg, split
-from paretune.report.marks import symbol
-from paretune.report.tables import advice_text, area_table, overview_table, pair_table, run_table
+from paretune.budget import BudgetCurve, budget_curves
+from paretune.report.drawing import as_points, draw, styles
+from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
+from paretune.report.overview import overview_section
+from paretune.report.robustness import RobustnessCurve, robustness_curves
+from paretune.report.sections import Part, condition_section, epsilon_section, plural
+from paretune.report.shell import assemble, csv_link, text_of
+from paretune.report.tables import run_table
 from paretune.results import Run, as_runs
-from paretune.stats import compare, labelled_points
-from paretune.verdict import Comparison, Condition, attack_text, threat_text
+from paretune.stats import compare
+from paretune.verdict import Comparison
 
 log = logging.getLogger(__name__)
 
-_POINTS = 4000  # drawn in one report; with the plotting library it then stays below 1.5 MB
+_POINTS = 3000  # drawn in one report; with the plotting library it then stays below 1.5 MB
+_NAMED = 3  # tasks; of more, the heading has the number
+_FOLD = 3  # conditions; of more, sections start folded to their headings
+
+Runs = str | Path | Run | Iterable[Run | str | Path]
 
 
 def write_report(
-    runs: str | Path | Run | Iterable[Run | str | Path],
-    path: str | Path = "report.html",
-    *,
-    title: str | None = None,
-    **options: Any,
+    runs: Runs, path: str | Path = "report.html", *, title: str | None = None, **options: Any
 ) -> Path:
-    """Compare the runs and write the page, with ``.svg`` and ``.png`` of its frontiers and ``areas.csv`` beside it.
+    """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
-    frontiers, areas and pairs, in light and dark.
+    frontiers, areas and pairs, in light and dark. Runs may be unfinished; the page then says so.
 
     Args:
         runs: a directory, runs from :func:`paretune.load_runs`, or several of either.
@@ -58,93 +57,103 @@ def write_report(
     path = Path(path)
     loaded = as_runs(runs)
     comparison = compare(loaded, **options)
-    points = labelled_points(loaded)
-    _files.write_text(path, _page(loaded, comparison, points, title))
+    _files.write_text(path, _page(loaded, comparison, title))
     _files.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
     # Encoding takes about a second a million pixels, so many conditions share the pixels of one.
     png = frontier_png(loaded, title=title, scale=2 / math.sqrt(len(comparison.conditions)))
-    _files.write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
+    for suffix, content in ((".png", png), (".pdf", frontier_pdf(loaded, title=title))):
+        _files.write_atomically(path.with_suffix(suffix), _writer(content))
     _files.write_text(path.with_name("areas.csv"), _csv(comparison))
     log.info("wrote %s", path)
     return path
 
 
-def _page(runs: list[Run], comparison: Comparison, points: pd.DataFrame, title: str | None) -> str:
+def report_html(runs: Runs, *, title: str | None = None, **options: Any) -> str:
+    """The page of :func:`write_report` alone, as text, for those who serve it themselves.
+
+    Args:
+        runs: as in :func:`write_report`.
+        title: as in :func:`write_report`.
+        **options: as in :func:`write_report`.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as :func:`write_report`.
+    """
+    converter()
+    loaded = as_runs(runs)
+    return _page(loaded, compare(loaded, **options), title)
+
+
+def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
+    points = as_points(runs)
     looks = styles(points["label"])
-    sections, plots = [], {}
-    conditions = zip(comparison.conditions, split(points), strict=True)
-    limit = _POINTS // len(comparison.conditions)
-    for number, (condition, (_, rows)) in enumerate(conditions):
-        shown = {label: style for label, style in looks.items() if label in {*rows["label"]}}
-        drawing = draw(rows, size=(820, 430), limit=limit)
-        plots[f"frontier-{number}"] = specs.frontier_spec(
-            drawing, shown, specs.ON_PAGE, description=describe(rows, shown)
-        )
-        plots[f"forest-{number}"] = forest_spec(condition, shown, specs.ON_PAGE)
-        if len(condition.areas) > 1:
-            plots[f"cost-{number}"] = cost_spec(condition, shown, specs.ON_PAGE)
-        sections.append(_section(number, condition, drawing, shown, rows))
-    several = len(comparison.conditions) > 1
-    tasks = ", ".join(sorted({condition.task for condition in comparison.conditions}))
-    heading = title or f"Robustness and accuracy on {tasks}"
     first = comparison.conditions[0]
-    return _template("page.html").substitute(
-        title=escape(heading),
-        summary=escape(
-            f"{len(looks)} {_plural('strategy', len(looks))} · {len(runs)} {_plural('run', len(runs))} · "
-            f"{len(points):,} {_plural('point', len(points))}"
-        ),
-        overview=overview_table(comparison) if several else "",
-        sections="\n".join(sections),
+    conditions = comparison.conditions
+    curves = _by_condition(budget_curves(runs, reference=first.reference, level=first.level))
+    limit = _POINTS // len(conditions)
+    rows = [rows for _, rows in split(points)]
+    drawings = [draw(each, size=(820, 430), limit=limit) for each in rows]
+    over_epsilon = _by_attack(robustness_curves(points))
+    partial = [not all(runs[index].done for index in each["run_index"].unique()) for each in rows]
+    folded = len(conditions) > _FOLD
+    parts: list[Part] = []
+    if len(conditions) > 1:
+        parts.append(overview_section(comparison, drawings, partial, looks))
+    for number, (condition, drawing, own) in enumerate(zip(conditions, drawings, rows, strict=True)):
+        shown = {label: style for label, style in looks.items() if label in {*own["label"]}}
+        of_budget = curves[condition.task, condition.threat, condition.epsilon, condition.attack]
+        parts.append(
+            condition_section(
+                number, condition, drawing, own, of_budget, shown, partial=partial[number], folded=folded
+            )
+        )
+    for number, of_attack in enumerate(over_epsilon):
+        shown = {curve.strategy: looks[curve.strategy] for curve in of_attack}
+        parts.append(epsilon_section(number, of_attack, shown, folded=folded))
+    unfinished = sum(not run.done for run in runs)
+    method = Template(text_of("method.html")).substitute(
         reference=escape(f"({first.reference[0]:g}, {first.reference[1]:g})"),
         level=f"{first.level:.0%}",
+        interval={"basic": "basic", "bca": "bias-corrected and accelerated"}[first.interval],
         resamples=f"{first.resamples:,}",
         margin=f"{first.margin:g}",
         versions=escape(_versions(points)),
         runs=run_table(runs, points),
-        style=_text("page.css"),
-        data=_json({"config": specs.ON_PAGE.config(), "plots": plots}),
-        library=_library(),
-        script=_text("page.js"),
+        save=csv_link("areas.csv", _csv(comparison), "Save the areas as CSV"),
+    )
+    tasks = sorted({condition.task for condition in conditions})
+    where = ", ".join(tasks) if len(tasks) <= _NAMED else f"{len(tasks)} tasks"
+    return assemble(
+        title=title or f"Robustness and accuracy on {where}",
+        summary=f"{len(looks)} {plural('strategy', len(looks))} · {len(runs)} {plural('run', len(runs))} · "
+        f"{len(points):,} {plural('point', len(points))}",
+        body="\n".join([_partial(unfinished, len(runs)), *(part.html for part in parts), method]),
+        plots={key: spec for part in parts for key, spec in part.plots.items()},
     )
 
 
-def _section(
-    number: int, condition: Condition, drawing: Drawing, looks: dict[str, Style], rows: pd.DataFrame
-) -> str:
-    use, advice = condition.recommended.strategy, advice_text(condition)
-    ranked = [estimate.strategy for estimate in condition.areas]
-    legend = "".join(
-        f'<button type="button" class="pick" aria-pressed="false" data-strategy="{escape(label)}">'
-        f"{symbol(looks[label])}<span>{escape(label)}</span></button>"
-        for label in ranked
-    )
-    outside = drawing.outside
-    hidden = len(rows) - len(drawing.points)
-    beyond = f" <small>({outside} {_plural('point', outside)} outside this view)</small>" if outside else ""
-    thinned = f" {hidden:,} of {len(rows):,} points are left out of the picture." if hidden else ""
-    sentence, _, covers = condition.verdict.partition(". ")
-    changes = "".join(f"<li>{escape(change)}</li>" for change in condition.recommendation.would_change)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in condition.notes)
-    return _template("section.html").substitute(
-        number=number,
-        heading=f"{escape(condition.task)} <span>{escape(threat_text(condition.threat, condition.epsilon))}</span>",
-        attack=escape(attack_text(condition.attack)),
-        examples=f"{condition.examples:,}",
-        examples_select=f"{condition.examples_select:,}",
-        use=f"<span>{advice}</span> {symbol(looks[use])} <strong>{escape(use)}</strong>"
-        if len(looks) > 1
-        else "",
-        verdict=escape(sentence + "."),
-        covers=escape(covers),
-        legend=legend,
-        beyond=beyond,
-        thinned=thinned,
-        several_hidden="" if len(condition.areas) > 1 else "hidden",
-        areas=area_table(condition, looks),
-        pairs=pair_table(condition),
-        changes=f"<h4>What would change this</h4><ul>{changes}</ul>" if changes else "",
-        notes=f"<h4>Notes</h4><ul>{notes}</ul>" if notes else "",
+def _by_condition(curves: Iterable[BudgetCurve]) -> dict[tuple[str, str, float, str], list[BudgetCurve]]:
+    found: dict[tuple[str, str, float, str], list[BudgetCurve]] = {}
+    for curve in curves:
+        found.setdefault((curve.task, curve.threat, curve.epsilon, curve.attack), []).append(curve)
+    return found
+
+
+def _by_attack(curves: Iterable[RobustnessCurve]) -> list[list[RobustnessCurve]]:
+    found: dict[tuple[str, str, str], list[RobustnessCurve]] = {}
+    for curve in curves:
+        found.setdefault((curve.task, curve.threat, curve.attack), []).append(curve)
+    return [*found.values()]
+
+
+def _partial(unfinished: int, runs: int) -> str:
+    """A warning while runs go on."""
+    if not unfinished:
+        return ""
+    return (
+        f'<p class="card partial" role="status"><strong>Not finished.</strong> {unfinished} of {runs} '
+        f"{plural('run', runs)} {'has' if unfinished == 1 else 'have'} not ended; what follows is about the points so "
+        "far, and will change.</p>"
     )
 
 
@@ -166,33 +175,5 @@ def _versions(points: pd.DataFrame) -> str:
     )
 
 
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor break a line of script."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _plain(value: Any) -> Any:
-    return value.item()  # numpy's scalars
-
-
-@functools.cache
-def _library() -> str:
-    library: str = converter().javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return library.replace("</script", "<\\/script")
-
-
-def _text(name: str) -> str:
-    return (files("paretune.report") / name).read_text(encoding="utf-8")
-
-
-def _template(name: str) -> Template:
-    return Template(_text(name))
-
-
-def _plural(noun: str, count: int) -> str:
-    if count == 1:
-        return noun
-    return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
+def _writer(content: bytes) -> Any:
+    return lambda path: path.write_bytes(content)

@@ -1,14 +1,17 @@
-"""Vega-Lite specifications as plain dictionaries: https://vega.github.io/vega-lite/docs/"""
+"""Vega-Lite specifications as plain dictionaries: https://vega.github.io/vega-lite/docs/
 
+Here is what all of them share, and the frontier plot; the other plots have files of their own.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 from paretune.report.drawing import Drawing, Style
 
 Spec = dict[str, Any]
 
+_CROWD = 10  # runs; of more, the course of training stays fainter until one strategy is isolated
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 
@@ -71,19 +74,10 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         legend = {"columns": 3 if max(map(len, looks)) < 26 else 1}
         with_legend = {**colour, "legend": legend}, {**shape, "legend": legend}
 
-    def shown(value: float, isolated: float | None = None, hidden: float = 0.04) -> Spec:
-        """Opacity: of everything, of the isolated strategy, and of the others beside it."""
-        if not interactive:
-            return {"value": value}
-        of_isolated = {
-            "test": "isolated === datum.strategy",
-            "value": value if isolated is None else isolated,
-        }
-        return {"condition": [{"test": "isolated === ''", "value": value}, of_isolated], "value": hidden}
-
-    order = {"field": "order", "type": "quantitative"}
     tooltip = [
         {"field": "strategy", "title": "Strategy", "type": "nominal"},
+        {"field": "name", "title": "Run", "type": "nominal"},
+        {"field": "config", "title": "Configuration", "type": "nominal"},
         {"field": "seed", "title": "Seed", "type": "nominal"},
         {"field": "step", "title": "Step", "type": "quantitative", "format": ","},
         {"field": "clean", "title": "Clean", "type": "quantitative", "format": ".1%"},
@@ -91,7 +85,21 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
     ]
     hover = {"tooltip": tooltip} if interactive else {}
     mark: Spec = {"clip": True, "aria": False}
+    crowded = drawing.points["run"].nunique() > _CROWD
+    shade: Spec = {
+        "name": "bands",
+        "data": {"name": "stairs"},
+        "mark": {**mark, "type": "area", "interpolate": "step-before"},
+        "encoding": {
+            "order": {"value": None},
+            "y": {**y, "field": "low"},
+            "y2": {"field": "high"},
+            "color": colour,
+            "opacity": shown(theme, 0.13, 0.28, 0.0),
+        },
+    }
     layers: list[Spec] = [
+        *([shade] if drawing.shaded else []),
         {
             "name": "course",
             "data": {"name": "points"},
@@ -101,21 +109,32 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
                 "detail": {"field": "run", "type": "nominal"},
                 "order": {"field": "step", "type": "quantitative"},
                 "color": colour,
-                "opacity": shown(0.28, 0.7, 0.03),
+                "opacity": shown(theme, 0.12 if crowded else 0.28, 0.7, 0.03),
             },
         },
         {
             "name": "stairs",
             "data": {"name": "stairs"},
-            "mark": {**mark, "type": "line", "strokeWidth": 2.5, "strokeJoin": "round"},
-            "encoding": {"order": order, "color": colour, "opacity": shown(0.95)},
+            "mark": {
+                **mark,
+                "type": "line",
+                "strokeWidth": 2.5,
+                "strokeJoin": "round",
+                "interpolate": "step-before",
+            },
+            "encoding": {"order": {"value": None}, "color": colour, "opacity": shown(theme, 0.95)},
         },
         {
             "name": "visited",
             "data": {"name": "points"},
             "transform": [*in_view, {"filter": "!datum.chosen"}],
             "mark": {**mark, "type": "point", "filled": True, "size": 26},
-            "encoding": {"color": colour, "shape": shape, "opacity": shown(0.45, 0.8), **hover},
+            "encoding": {
+                "color": colour,
+                "shape": shape,
+                "opacity": shown(theme, 0.25 if crowded else 0.45, 0.8),
+                **hover,
+            },
         },
         {
             "name": "chosen",
@@ -125,11 +144,16 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
                 **mark,
                 "type": "point",
                 "filled": True,
-                "size": 95,
+                "size": {"expr": "width < 420 ? 45 : 95"} if interactive else 95,
                 "stroke": theme.paper,
                 "strokeWidth": 1.2,
             },
-            "encoding": {"color": with_legend[0], "shape": with_legend[1], "opacity": shown(1.0), **hover},
+            "encoding": {
+                "color": with_legend[0],
+                "shape": with_legend[1],
+                "opacity": shown(theme, 1.0),
+                **hover,
+            },
         },
     ]
     for side, align, dx, dy in (("right", "left", 8, -11), ("left", "right", -8, 12)):
@@ -165,13 +189,20 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         "$schema": SCHEMA,
         "description": description,
         "datasets": {
-            "points": _records(drawing.points),
-            "stairs": _records(drawing.stairs),
-            "labels": _records(drawing.labels),
+            name: tidy(getattr(drawing, name).to_dict("records")) for name in ("points", "stairs", "labels")
         },
-        "params": [{"name": "isolated", "value": ""}, {"name": "whole", "value": False}]
-        if interactive
-        else [],
+        "usermeta": behind(
+            "points",
+            ("strategy", "Strategy", ""),
+            ("name", "Run", ""),
+            ("config", "Configuration", ""),
+            ("seed", "Seed", ""),
+            ("step", "Step", ","),
+            ("clean", "Clean", ".1%"),
+            ("robust", "Robust", ".1%"),
+            ("chosen", "Chosen", ""),
+        ),
+        "params": [*isolated(theme), *([{"name": "whole", "value": False}] if interactive else [])],
         "height": 430,
         "resolve": {"scale": {"color": "independent", "shape": "independent"}},
         "encoding": {"x": x, "y": y},
@@ -209,13 +240,35 @@ def look(looks: dict[str, Style], attribute: str, theme: Theme) -> Spec:
     }
 
 
-def _records(table: pd.DataFrame) -> list[Spec]:
-    return tidy(table.to_dict("records"))
+def shown(theme: Theme, value: float, alone: float | None = None, hidden: float = 0.04) -> Spec:
+    """Opacity: of everything, of the isolated strategy, and of the others beside it."""
+    if theme is not ON_PAGE:
+        return {"value": value}
+    of_isolated = {"test": "isolated === datum.strategy", "value": value if alone is None else alone}
+    return {"condition": [{"test": "isolated === ''", "value": value}, of_isolated], "value": hidden}
+
+
+def isolated(theme: Theme) -> list[Spec]:
+    """The parameter of :func:`shown`: the one strategy to show, or nothing. Only pages have one."""
+    return [{"name": "isolated", "value": ""}] if theme is ON_PAGE else []
+
+
+def padded(values: Iterable[float]) -> list[float]:
+    """A range with room on both sides, within [0, 1]."""
+    known = [*values]
+    low, high = min(known), max(known)
+    pad = max(0.08 * (high - low), 0.01)
+    return [max(0.0, low - pad), min(1.0, high + pad)]
+
+
+def behind(data: str, *columns: tuple[str, str, str]) -> Spec:
+    """What the page shows as a table behind the plot: a data set, and (field, title, format) of its columns."""
+    return {"table": {"data": data, "columns": [list(column) for column in columns]}}
 
 
 def tidy(rows: list[Any]) -> list[Spec]:
-    """Floats to five digits: enough for pixels, and half the size of the page."""
+    """Floats to four digits: enough for pixels, and half the size of the page."""
     return [
-        {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
     ]

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paretune.indicators import attainment_surface
 from paretune.pareto import area
-from paretune.report.drawing import Drawing, as_points, draw, overlap, shorten, styles
+from paretune.report.drawing import Drawing, as_points, draw, styles
+from paretune.report.labels import overlap, shorten
 from paretune.results import load_points, load_runs
 
 ACCURACY = st.integers(0, 20).map(lambda n: n / 20)
@@ -28,11 +30,25 @@ def test_the_area_under_the_stairs_is_the_average_over_seeds(
     for label, stairs in drawing.stairs.groupby("strategy"):
         of_label = points[points["label"] == label]
         expected = np.mean([area(seed["clean"], seed["robust"]) for _, seed in of_label.groupby("seed")])
-        clean, robust = stairs["clean"].to_numpy(), stairs["robust"].to_numpy()
-        assert ((clean[:-1] == clean[1:]) | (robust[:-1] == robust[1:])).all()  # only up and to the left
-        assert (np.diff(clean) <= 0).all()
-        assert (np.diff(robust) >= 0).all()
-        assert ((clean[:-1] - clean[1:]) * robust[1:]).sum() == pytest.approx(expected, abs=1e-12)
+        clean = stairs["clean"].to_numpy()
+        assert (np.diff(clean) >= 0).all()
+        for height in ("robust", "low", "high"):
+            assert (np.diff(stairs[height]) <= 0).all()
+        assert np.sum(np.diff(clean) * stairs["robust"][1:]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(TABLE)
+def test_the_shade_reaches_from_what_every_seed_attains_to_what_any_does(
+    rows: list[tuple[str, int, float, float]],
+) -> None:
+    points = as_points(pd.DataFrame(rows, columns=["strategy", "seed", "clean", "robust"]))
+    for label, stairs in draw(points, size=SIZE).stairs.groupby("strategy"):
+        of_label = points[points["label"] == label]
+        sets = [(seed["clean"], seed["robust"]) for _, seed in of_label.groupby("seed")]
+        for name, share in (("low", 1.0), ("high", 1 / len(sets))):
+            surface = attainment_surface(sets, share)
+            expected = area(surface[:, 0], surface[:, 1]) if len(surface) else 0.0
+            assert np.sum(np.diff(stairs["clean"]) * stairs[name][1:]) == pytest.approx(expected, abs=1e-12)
 
 
 @given(TABLE)

@@ -10,9 +10,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from paretune.report import frontier_png, frontier_svg, plot_frontiers
+from paretune.report import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
 from paretune.results import load_points
 
 mpl.use("Agg")
@@ -60,6 +61,13 @@ def test_the_png_has_the_scaled_size(points: pd.DataFrame) -> None:
     assert widths[1] > 200
 
 
+def test_the_pdf_holds_vectors_and_its_fonts(points: pd.DataFrame) -> None:
+    pdf = frontier_pdf(points)
+    assert pdf.startswith(b"%PDF")
+    assert b"/FontFile" in pdf
+    assert b"/Subtype /Image" not in pdf
+
+
 def test_matplotlib_draws_stairs_points_and_a_legend(points: pd.DataFrame) -> None:
     figure = Figure()
     axes = figure.subplots()
@@ -67,7 +75,8 @@ def test_matplotlib_draws_stairs_points_and_a_legend(points: pd.DataFrame) -> No
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["BitFit", "Compacter", "FullFineTune", "LoRA"]
     assert axes.get_title(loc="left") == "digits, L2 ≤ 0.5"
-    drawn = sum(len(collection.get_offsets()) for collection in axes.collections)
+    marks = [each for each in axes.collections if isinstance(each, PathCollection)]
+    drawn = sum(len(collection.get_offsets()) for collection in marks)
     low, high = axes.get_xlim(), axes.get_ylim()
     assert drawn == (points["clean"].between(*low) & points["robust"].between(*high)).sum()
     figure.canvas.draw()

@@ -1,61 +1,30 @@
 """The page holds the numbers of the comparison, is one offline file, and runs nothing that a name says."""
 
 import dataclasses
-import json
 import re
 import sys
-from html.parser import HTMLParser
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
 
+from paretune.across import across_tasks
 from paretune.report import page as page_module
-from paretune.report import write_report
+from paretune.report import report_html, write_report
 from paretune.report.drawing import styles
+from paretune.report.overview import across_html
+from paretune.report.shell import text_of
 from paretune.report.tables import duration, pair_table
 from paretune.results import load_points, load_runs
 from paretune.stats import compare
-from tests.synthetic import STRATEGIES, Strategy, write_run
+from tests.synthetic import STRATEGIES, Strategy, write_run, write_runs
+from tests.unit.report.reading import Page
 
 HOSTILE = "<script>alert(1)</script>"
 ENDING = "</script><img src=x onerror=alert(2)>\"'&${title}\u2028"
-
-
-class Page(HTMLParser):
-    """Elements, attributes, and the text outside scripts and styles."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._inside = ""
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        self._inside = tag if tag in ("script", "style") else ""
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif not self._inside:
-            self.text += data
-
-    def tags(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.elements if tag == name]
-
-    @property
-    def plots(self) -> dict[str, Any]:
-        return json.loads(self.scripts[0])["plots"]
 
 
 @pytest.fixture(scope="session")
@@ -63,14 +32,11 @@ def page(report: Path) -> Page:
     return Page(report)
 
 
-def test_four_files_are_written(report: Path) -> None:
-    assert sorted(file.name for file in report.parent.iterdir()) == [
-        "areas.csv",
-        "page.html",
-        "page.png",
-        "page.svg",
-    ]
+def test_five_files_are_written(report: Path) -> None:
+    names = sorted(file.name for file in report.parent.iterdir())
+    assert names == ["areas.csv", "page.html", "page.pdf", "page.png", "page.svg"]
     assert report.stat().st_size < 1_500_000
+    assert report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_table_beside_the_page_holds_the_areas(report: Path, runs: Path) -> None:
@@ -93,8 +59,15 @@ def test_the_page_holds_the_same_numbers(page: Page, runs: Path) -> None:
         assert all(change in text for change in condition.recommendation.would_change)
         for estimate in condition.areas:
             assert f"{estimate.low:.3f} – {estimate.high:.3f}" in text
+            assert f"{estimate.p_best:.3f}" in text or estimate.p_best < 0.001
         for difference in condition.differences:
-            assert f"{difference.difference:+.3f}".replace("-", "−") in text
+            if difference.strategy_a == condition.best.strategy:
+                assert f"{difference.difference:+.3f}".replace("-", "−") in text
+                shares = (difference.ahead, difference.equivalent, difference.behind)
+                assert "".join(f"{share:.0%}" for share in shares) in text
+        *first, last = condition.confidence_set
+        among = f"{', '.join(first)} or {last}" if first else last
+        assert f"With 95% confidence, the largest true area is that of {among}." in text
     assert "400 report images · 200 select images" in text
     assert "point (0.1, 0)" in text
     assert "paretune 0.1.0, torch 2.9.0" in text
@@ -107,7 +80,7 @@ def test_each_section_shows_its_own_points(page: Page, runs: Path) -> None:
     for number, condition in enumerate(compare(runs).conditions):
         expected = points[points["attack"] == condition.attack]
         shown = pd.DataFrame(page.plots[f"frontier-{number}"]["datasets"]["points"])
-        assert sorted(shown["robust"]) == pytest.approx(sorted(expected["robust"]), abs=1e-5)
+        assert sorted(shown["robust"]) == pytest.approx(sorted(expected["robust"]), abs=1e-4)
         areas = pd.DataFrame(page.plots[f"forest-{number}"]["datasets"]["areas"])
         assert [*areas["strategy"]] == [estimate.strategy for estimate in condition.areas]
 
@@ -115,8 +88,8 @@ def test_each_section_shows_its_own_points(page: Page, runs: Path) -> None:
 def test_links_lead_somewhere_and_ids_are_unique(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len({*ids})
-    links = [attributes["href"] for attributes in page.tags("a")]
-    assert len(links) == 4
+    links = [attributes["href"] for attributes in page.tags("a") if "download" not in attributes]
+    assert len(links) == 7  # to the results, and two for each condition
     assert all(link and link.removeprefix("#") in ids for link in links)
     labelled = [
         attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes
@@ -137,20 +110,34 @@ def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
 
 def test_specifications_compile_and_describe_themselves(page: Page) -> None:
     vl_convert = pytest.importorskip("vl_convert")
-    assert len(page.plots) == 9
+    kinds = ("overview", "frontier", "forest", "matrix", "cost", "time", "budget")
+    assert {*page.plots} == {f"{kind}-{number}" for kind in kinds for number in range(3)}
     for name, plot in page.plots.items():
         vl_convert.vegalite_to_vega({**plot, "width": 500})
         assert "LoRA" in plot["description"], name
+        assert {"name": "isolated", "value": ""} in plot["params"], name
     frontier = page.plots["frontier-0"]
     assert len(frontier["datasets"]["points"]) == 64
     assert {*frontier["datasets"]["points"][0]} == {
-        "strategy", "seed", "step", "run", "clean", "robust", "chosen", "inside",
+        "strategy", "seed", "step", "run", "name", "config", "clean", "robust", "chosen", "inside",
     }  # fmt: skip
+
+
+def test_every_picture_has_its_numbers_behind_it(page: Page) -> None:
+    """All but the small frontiers, whose numbers stand behind the large ones."""
+    for name, plot in page.plots.items():
+        if name.startswith("overview"):
+            continue
+        table = plot["usermeta"]["table"]
+        rows = plot["datasets"][table["data"]]
+        assert {field for field, _, _ in table["columns"]} <= {*rows[0]}, name
+        for _, _, form in table["columns"]:
+            assert f'"{form}":' in page.scripts[2], form  # page.js knows it
 
 
 def test_the_legend_is_made_of_buttons(page: Page) -> None:
     picks = [a for a in page.tags("button") if a["class"] == "pick"]
-    assert len(picks) == 12
+    assert len(picks) == 16  # four in the overview and in each of three sections
     assert all(a["aria-pressed"] == "false" for a in picks)
     assert {a["data-strategy"] for a in picks} == {strategy.name for strategy in STRATEGIES}
 
@@ -189,6 +176,7 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path, monkeypatch: pytest.Mo
     assert "LoRA has an area of" in page.text
     assert "Use" not in page.text
     assert "1 of 1 runs are not finished: run." in page.text
+    assert "Not finished. 1 of 1 run has not ended" in page.text
     assert "1 strategy · 1 run · 2 points" in page.text
     assert [*page.plots] == ["frontier-0", "forest-0"]
 
@@ -204,15 +192,44 @@ def test_a_tie_of_all_is_not_called_a_recommendation(tmp_path: Path, monkeypatch
     assert "Cannot tell; cheapest:" in text
 
 
-def test_many_pairs_are_folded_and_none_is_lost(runs: Path) -> None:
+def test_a_leader_of_unfinished_runs_is_not_recommended(tmp_path: Path) -> None:
+    for strategy, points in zip(STRATEGIES[:3], (4, 2, 1), strict=True):
+        write_run(tmp_path / strategy.name, strategy, points=points, finish=strategy.name == "LoRA")
+    (tmp_path / "report.html").write_text(report_html(tmp_path), encoding="utf-8")
+    text = Page(tmp_path / "report.html").text
+    assert "Not finished. 2 of 3 runs have not ended" in text
+    assert "So far:" in text
+    assert "Use " not in text
+
+
+def test_many_conditions_are_folded_to_their_headings(tmp_path: Path) -> None:
+    for task in "abcd":
+        for strategy in STRATEGIES[:2]:
+            write_run(tmp_path / task / strategy.name, strategy, points=3, examples=60, task=task)
+    (tmp_path / "report.html").write_text(report_html(tmp_path), encoding="utf-8")
+    page = Page(tmp_path / "report.html")
+    folds = [a for a in page.tags("details") if a.get("class") == "fold"]
+    assert len(folds) == 4
+    assert not any("open" in a for a in folds)
+    assert "Robustness and accuracy on 4 tasks" in page.text
+    assert "Across 4 tasks" in page.text
+
+
+def test_a_section_starts_open_where_there_are_few(page: Page) -> None:
+    assert all("open" in a for a in page.tags("details") if a.get("class") == "fold")
+
+
+def test_pairs_with_the_largest_area_stand_in_a_table(runs: Path) -> None:
     condition = compare(runs).conditions[0]
-    (difference, *_) = condition.differences
-    many = [dataclasses.replace(difference, strategy_a=a, strategy_b=b) for a in "xyz" for b in "pqrs"]
-    best = dataclasses.replace(condition.areas[0], strategy="x")
-    folded = pair_table(dataclasses.replace(condition, areas=(best,), differences=tuple(many)))
-    assert folded.count('<tr><th scope="row">') == 12
-    assert "<summary>The other 8 pairs</summary>" in folded
-    assert "<details>" not in pair_table(condition)
+    assert pair_table(condition).count('<tr><th scope="row">') == len(condition.areas) - 1
+
+
+def test_the_areas_can_be_saved_from_the_page(page: Page, report: Path) -> None:
+    (link,) = (a for a in page.tags("a") if "download" in a)
+    assert link["href"] is not None
+    assert unquote(link["href"].partition(",")[2]) == report.with_name("areas.csv").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_report_needs_its_extra_and_some_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +246,38 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 
 def test_colours_on_the_page_are_those_of_the_pictures() -> None:
-    style = page_module._text("page.css").lower()
+    style = text_of("page.css").lower()
     for look in styles("abcdefg").values():
         assert f"--colour-{look.number}: {look.colour.lower()};" in style
         assert f"--text-{look.number}: {look.text.lower()};" in style
         assert style.count(f"--colour-{look.number}:") == 2  # light and dark
+
+
+@pytest.mark.slow
+def test_twelve_tasks_of_eight_strategies_fit_into_one_page(tmp_path: Path) -> None:
+    strategies = [Strategy(f"Strategy{n}", f"Strategy{n}(rank=8)", 0.01 * n, 10**n) for n in range(8)]
+    for number in range(12):
+        write_runs(tmp_path / f"{number}", strategies, points=12, examples=200, task=f"task-{number}")
+    assert len(report_html(tmp_path, resamples=200).encode()) < 1_500_000
+
+
+def test_floors_and_groups_are_named(tmp_path: Path) -> None:
+    for strategy in STRATEGIES[:2]:
+        write_run(tmp_path / strategy.name, strategy, points=3, examples=80, examples_select=40)
+    groups = {"digits": ([i // 4 for i in range(80)], [i // 4 for i in range(40)])}
+    (tmp_path / "r.html").write_text(report_html(tmp_path, min_clean=0.6, groups=groups), encoding="utf-8")
+    text = Page(tmp_path / "r.html").text
+    assert "resampled by 20 groups" in text
+    assert "clean at least 60%" in text
+    assert "area above clean 0.6" in text
+
+
+def test_what_holds_across_tasks_is_told_with_its_numbers(tmp_path: Path) -> None:
+    for task in ("birds", "cars"):
+        write_runs(tmp_path / task, STRATEGIES[:3], points=3, examples=80, task=task)
+    (across,) = across_tasks(compare(tmp_path))
+    html = across_html(across, styles(across.ranked))
+    assert escape(across.verdict) in html
+    for name, rank in zip(across.ranked, across.mean_ranks, strict=True):
+        assert f"<span>{name}</span></th><td><strong>{rank:.2f}</strong></td>" in html
+    assert html.count("<tr>") == 1 + 3 + 1 + 3  # two heads, three strategies, three pairs

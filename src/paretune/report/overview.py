@@ -1,0 +1,117 @@
+"""The first section of a report on several conditions: all of them at a glance, and what holds across tasks."""
+
+from collections.abc import Sequence
+from html import escape
+
+from paretune.across import AcrossTasks, across_tasks
+from paretune.report.drawing import Drawing, Style
+from paretune.report.marks import legend, symbol
+from paretune.report.overview_specs import overview_spec
+from paretune.report.sections import Part, use_text
+from paretune.report.specs import ON_PAGE
+from paretune.report.tables import p_text, table
+from paretune.verdict import Comparison, condition_names, threat_text
+
+
+def overview_section(
+    comparison: Comparison, drawings: Sequence[Drawing], partial: Sequence[bool], looks: dict[str, Style]
+) -> Part:
+    """Small frontiers beside each other, one row per condition, and the strategies over all tasks.
+
+    Args:
+        comparison: of several conditions.
+        drawings: one for each condition.
+        partial: for each condition, whether some of its runs are not finished.
+        looks: of all strategies.
+    """
+    conditions = comparison.conditions
+    names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
+    head = ("Condition", "Recommendation", "Largest area", "Interval", "Tied")
+    rows = [
+        (
+            f'<a href="#condition-{number}">{escape(name)}</a>',
+            use_text(condition, looks, partial[number]),
+            f"{escape(condition.best.strategy)} {condition.best.area:.3f}",
+            f"{condition.best.low:.3f} – {condition.best.high:.3f}",
+            escape(", ".join(condition.tied)),
+        )
+        for number, (name, condition) in enumerate(zip(names, conditions, strict=True))
+    ]
+    figures, plots = [], {}
+    for number, (name, condition, drawing) in enumerate(zip(names, conditions, drawings, strict=True)):
+        own = {each.strategy: looks[each.strategy] for each in condition.areas}
+        best = f"{condition.best.strategy} {condition.best.area:.3f}"
+        plots[f"overview-{number}"] = overview_spec(
+            drawing, own, ON_PAGE, description=f"Frontiers of {', '.join(own)} on {name}; largest area {best}"
+        )
+        figures.append(
+            f'<figure><figcaption><a href="#condition-{number}">{escape(name)}</a> '
+            f'<span class="small">Largest: {escape(best)}</span></figcaption>'
+            f'<div class="chart" id="overview-{number}"></div></figure>'
+        )
+    html = (
+        '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
+        f"{_across(comparison, looks)}{legend([*looks], looks)}"
+        f'<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers.</p>'
+        f'<div class="many">{"".join(figures)}</div><h3>Conditions</h3>{table("Conditions", head, rows)}</section>'
+    )
+    return Part(html, plots)
+
+
+def _across(comparison: Comparison, looks: dict[str, Style]) -> str:
+    """What holds over all tasks; nothing where no two share an attack and a strategy."""
+    try:
+        found = across_tasks(comparison)
+    except ValueError:
+        return ""
+    return "".join(across_html(across, looks, several=len(found) > 1) for across in found)
+
+
+def across_html(across: AcrossTasks, looks: dict[str, Style], *, several: bool = False) -> str:
+    """The verdict over tasks, mean ranks, and the pairs folded behind.
+
+    Args:
+        across: what to tell.
+        looks: of all strategies.
+        several: whether the threat must be named, because there is more than one.
+    """
+    threat = f" <span>{escape(threat_text(across.threat, across.epsilon))}</span>" if several else ""
+    wins = [winner.strategy for winner in across.winners]
+    ranks = [
+        (
+            f"{symbol(looks[name])}<span>{escape(name)}</span>",
+            f"<strong>{rank:.2f}</strong>",
+            str(wins.count(name)),
+            escape(", ".join(winner.task for winner in across.winners if winner.strategy == name)),
+        )
+        for name, rank in zip(across.ranked, across.mean_ranks, strict=True)
+    ]
+    pairs = [
+        (
+            f"<span>{escape(pair.strategy_a)} − {escape(pair.strategy_b)}</span>",
+            f"{pair.wins} : {pair.losses}",
+            f"{pair.median_difference:+.3f}".replace("-", "−"),
+            p_text(pair.p_value),
+        )
+        for pair in across.pairs
+    ]
+    friedman = (
+        ""
+        if across.friedman_p is None
+        else f" Friedman’s test that all are alike: p {p_text(across.friedman_p)}."
+    )
+    left_out = (
+        f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
+    )
+    head = ("Strategy", "Mean rank", "Tasks won", "Where")
+    pair_head = ("Pair", "Tasks ahead : behind", "Median difference", "p, adjusted")
+    return (
+        f"<h3>Across {len(across.tasks)} tasks{threat}</h3>"
+        f'<div class="verdict"><p>{escape(across.verdict)} <span class="small">{friedman}{left_out}</span></p></div>'
+        f"{table('Mean ranks', head, ranks)}"
+        + (
+            f"<details><summary>Pairs over the tasks</summary>{table('Pairs over the tasks', pair_head, pairs)}</details>"
+            if pairs
+            else ""
+        )
+    )

@@ -1,0 +1,197 @@
+"""The sections of a report about one condition, and about one attack at several epsilons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+
+import pandas as pd
+
+from paretune.budget import BudgetCurve
+from paretune.report.area_specs import forest_spec
+from paretune.report.cost_specs import cost_spec
+from paretune.report.curve_specs import budget_spec, epsilon_spec
+from paretune.report.drawing import Drawing, Style
+from paretune.report.figures import describe
+from paretune.report.marks import legend, symbol
+from paretune.report.pair_specs import matrix_spec
+from paretune.report.robustness import RobustnessCurve
+from paretune.report.shell import text_of
+from paretune.report.specs import ON_PAGE, Spec, frontier_spec
+from paretune.report.tables import area_table, pair_table, table
+from paretune.verdict import Condition, attack_text, threat_text
+
+_CERTAINTY = {
+    "clear": "every other strategy is told apart",
+    "tie": "some strategies are told apart, several are not",
+    "equivalent": "all differ by less than the margin",
+    "cannot tell": "these data do not decide",
+    "alone": "nothing to compare with",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the page: trusted HTML, and the plots in it by their ids."""
+
+    html: str
+    plots: dict[str, Spec]
+
+
+def condition_section(
+    number: int,
+    condition: Condition,
+    drawing: Drawing,
+    rows: pd.DataFrame,
+    curves: Sequence[BudgetCurve],
+    looks: dict[str, Style],
+    *,
+    partial: bool,
+    folded: bool,
+) -> Part:
+    """One condition: what to use and why, then every picture and table of it.
+
+    Args:
+        number: of the condition; ids end with it.
+        condition: what to tell.
+        drawing: of its frontiers.
+        rows: its points.
+        curves: expected areas against the budget.
+        looks: of its strategies.
+        partial: whether some of its runs are not finished.
+        folded: whether the section starts folded to its heading.
+    """
+    ranked = [estimate.strategy for estimate in condition.areas]
+    several, seeds = len(ranked) > 1, any(len(each.seeds) > 1 for each in condition.areas)
+    plots = {
+        f"frontier-{number}": frontier_spec(drawing, looks, ON_PAGE, description=describe(rows, looks)),
+        f"forest-{number}": forest_spec(condition.areas, looks, ON_PAGE),
+    }
+    figures = []
+    if several:
+        plots[f"matrix-{number}"] = matrix_spec(condition, looks, ON_PAGE)
+        figures.append(
+            _figure(
+                f"matrix-{number}",
+                "Pairs.",
+                f"The chance that the row’s area is ahead of the column’s by more than {condition.margin:g}, and the "
+                "adjusted p of a difference. ▲ told apart and ahead, ▼ behind, ≈ equivalent.",
+            )
+        )
+        plots[f"cost-{number}"] = cost_spec(condition, looks, ON_PAGE)
+        figures.append(_figure(f"cost-{number}", "What they cost.", "Up and to the left is better."))
+        plots[f"time-{number}"] = cost_spec(condition, looks, ON_PAGE, "train_seconds")
+        figures.append(_figure(f"time-{number}", "What they take.", "Up and to the left is better."))
+    if max(curve.points[-1] for curve in curves) > 2:
+        plots[f"budget-{number}"] = budget_spec(curves, looks, ON_PAGE)
+        figures.append(
+            _figure(
+                f"budget-{number}",
+                "Would more search change the order?",
+                "The area to expect from fewer evaluated points, on average over the choices of them.",
+            )
+        )
+    outside, hidden = drawing.outside, len(rows) - len(drawing.points)
+    beyond = f" <small>({outside} {plural('point', outside)} outside this view)</small>" if outside else ""
+    sentence, _, covers = condition.verdict.partition(". ")
+    changes = "".join(f"<li>{escape(change)}</li>" for change in condition.recommendation.would_change)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in condition.notes)
+    floors = [
+        f" · {name} at least {floor:.0%}"
+        for name, floor in (("clean", condition.min_clean), ("robust", condition.min_robust))
+        if floor
+    ]
+    html = Template(text_of("section.html")).substitute(
+        number=number,
+        open="" if folded else "open",
+        heading=f"{escape(condition.task)} <span>{escape(threat_text(condition.threat, condition.epsilon))}</span>",
+        brief=f'<p class="brief">{use_text(condition, looks, partial)}</p>' if folded else "",
+        attack=escape(attack_text(condition.attack)),
+        examples=f"{condition.examples:,}",
+        examples_select=f"{condition.examples_select:,}",
+        groups="" if condition.groups is None else f" · resampled by {condition.groups:,} groups",
+        floors="".join(floors),
+        use=use_text(condition, looks, partial) if several else "",
+        verdict=escape(sentence + "."),
+        covers=escape(covers),
+        evidence=_evidence(condition) if several else "",
+        bands=", and the shade reaches from what every seed attains to what any does"
+        if drawing.shaded
+        else "",
+        ticks=", thin ticks single seeds" if seeds else "",
+        legend=legend(ranked, looks),
+        beyond=beyond,
+        thinned=f" {hidden:,} of {len(rows):,} points are left out of the picture." if hidden else "",
+        figures="\n".join(figures),
+        several_hidden="" if several else "hidden",
+        areas=area_table(condition, looks),
+        pairs=pair_table(condition),
+        changes=f"<h4>What would change this</h4><ul>{changes}</ul>" if changes else "",
+        notes=f"<h4>Notes</h4><ul>{notes}</ul>" if notes else "",
+    )
+    return Part(html, plots)
+
+
+def epsilon_section(
+    number: int, curves: Sequence[RobustnessCurve], looks: dict[str, Style], *, folded: bool
+) -> Part:
+    """One attack at several epsilons: accuracy against epsilon, and the expected robustness of each strategy."""
+    first = curves[0]
+    ranked = sorted(curves, key=lambda curve: (-curve.expected, curve.strategy))
+    rows = [
+        (
+            f"{symbol(looks[curve.strategy])}<span>{escape(curve.strategy)}</span>",
+            f"<strong>{curve.expected:.3f}</strong>",
+            *(f"{accuracy:.1%}" for accuracy in curve.accuracies),
+        )
+        for curve in ranked
+    ]
+    radii = ["clean", *(threat_text(first.threat, epsilon) for epsilon in first.epsilons[1:])]
+    numbers = table("Expected robustness", ["Strategy", "Expected robustness", *radii], rows)
+    text = (
+        "Of each seed the checkpoint with the best mean accuracy over epsilon on the select split, measured on the "
+        "report split; the shade holds all seeds."
+    )
+    figure = _figure(f"epsilon-{number}", "Accuracy against epsilon.", text)
+    html = (
+        f'<section class="card" aria-labelledby="epsilons-{number}"><details class="fold" {"" if folded else "open"}>'
+        f'<summary><h2 id="epsilons-{number}">{escape(first.task)} <span>over epsilon</span></h2></summary>'
+        f'<p class="small">Attack <code>{escape(first.attack)}</code></p>'
+        f"{legend([curve.strategy for curve in ranked], looks)}{figure}<h3>Numbers</h3>{numbers}</details></section>"
+    )
+    return Part(html, {f"epsilon-{number}": epsilon_spec(curves, looks, ON_PAGE)})
+
+
+def use_text(condition: Condition, looks: dict[str, Style], partial: bool) -> str:
+    """The strategy to use and how sure that is, as HTML; it recommends only what finished runs decide."""
+    name = condition.recommended.strategy
+    kind = condition.certainty.replace(" ", "-")
+    advice = "Cannot tell; cheapest:" if condition.certainty == "cannot tell" else "Use"
+    return (
+        f"<span>{'So far:' if partial else advice}</span> {symbol(looks[name])} <strong>{escape(name)}</strong> "
+        f'<span class="badge {kind}" title="{_CERTAINTY[condition.certainty]}">{condition.certainty}</span>'
+    )
+
+
+def plural(noun: str, count: int) -> str:
+    """The noun, as the count wants it."""
+    if count == 1:
+        return noun
+    return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
+
+
+def _evidence(condition: Condition) -> str:
+    """Who may be best, in one sentence."""
+    among = condition.confidence_set
+    names = ", ".join(among[:-1]) + (" or " if len(among) > 1 else "") + among[-1]
+    return (
+        f"<p>{_CERTAINTY[condition.certainty].capitalize()}. With {condition.level:.0%} confidence, the largest true "
+        f"area is that of {escape(names)}.</p>"
+    )
+
+
+def _figure(place: str, title: str, text: str) -> str:
+    return (
+        f'<figure><figcaption>{escape(title)} <span class="small">{escape(text)}</span></figcaption>'
+        f'<div class="chart" id="{place}"></div></figure>'
+    )
