@@ -7,7 +7,7 @@ signed-rank test for each pair, Holm-adjusted. Below six tasks no two-sided sign
 whatever the areas: then the answer is that the tasks are too few, and the winners task by task.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -48,7 +48,7 @@ class PairAcrossTasks:
 class AcrossTasks:
     """All tasks under one attack and epsilon; ``ranked`` is sorted by mean rank, best first."""
 
-    attack: str
+    attack: str  # this, the threat and the epsilon are empty for tables that do not name them
     threat: str
     epsilon: float
     tasks: tuple[str, ...]
@@ -121,33 +121,67 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
     return tuple(_across(conditions) for conditions in several)
 
 
-def _across(conditions: list[Condition]) -> AcrossTasks:
-    tables = [{each.strategy: each.area for each in condition.areas} for condition in conditions]
-    everywhere = sorted(set.intersection(*(set(table) for table in tables)))
+def across_areas(
+    tables: Mapping[str, Mapping[str, float]],
+    *,
+    margin: float,
+    level: float,
+    winners: Iterable[TaskWinner],
+    attack: str = "",
+    threat: str = "",
+    epsilon: float = 0.0,
+) -> AcrossTasks:
+    """The strategies over all tasks, from nothing but their areas.
+
+    Args:
+        tables: the area of each strategy, for each task.
+        margin: areas closer than this are no win.
+        level: of the tests, in (0, 1).
+        winners: one for each task.
+        attack: what the tasks share.
+        threat: likewise.
+        epsilon: likewise.
+
+    Raises:
+        ValueError: no strategy is in all tasks.
+    """
+    everywhere = sorted(set.intersection(*(set(table) for table in tables.values())))
     if not everywhere:
         raise ValueError(
             "no strategy is in all tasks: "
-            + "; ".join(f"{c.task} has {', '.join(t)}" for c, t in zip(conditions, tables, strict=True))
+            + "; ".join(f"{task} has {', '.join(table)}" for task, table in tables.items())
         )
-    areas = np.array([[table[name] for name in everywhere] for table in tables])  # (tasks, strategies)
+    areas = np.array(
+        [[table[name] for name in everywhere] for table in tables.values()]
+    )  # (tasks, strategies)
     ranks = rankdata(-areas, axis=1).mean(axis=0)
     order = np.argsort(ranks, kind="stable")
     ranked = [everywhere[i] for i in order]
-    first = conditions[0]
     return AcrossTasks(
+        attack=attack,
+        threat=threat,
+        epsilon=epsilon,
+        tasks=tuple(tables),
+        ranked=tuple(ranked),
+        mean_ranks=tuple(float(ranks[i]) for i in order),
+        left_out=tuple(sorted(set.union(*(set(table) for table in tables.values())) - {*everywhere})),
+        friedman_p=_friedman(areas),
+        pairs=_pairs(areas[:, order], ranked, margin),
+        winners=tuple(winners),
+        level=level,
+    )
+
+
+def _across(conditions: list[Condition]) -> AcrossTasks:
+    first = conditions[0]
+    return across_areas(
+        {c.task: {each.strategy: each.area for each in c.areas} for c in conditions},
+        margin=first.margin,
+        level=first.level,
+        winners=(TaskWinner(c.task, c.best.strategy, c.best.area, c.certainty, c.tied) for c in conditions),
         attack=first.attack,
         threat=first.threat,
         epsilon=first.epsilon,
-        tasks=tuple(condition.task for condition in conditions),
-        ranked=tuple(ranked),
-        mean_ranks=tuple(float(ranks[i]) for i in order),
-        left_out=tuple(sorted(set.union(*(set(table) for table in tables)) - {*everywhere})),
-        friedman_p=_friedman(areas),
-        pairs=_pairs(areas[:, order], ranked, first.margin),
-        winners=tuple(
-            TaskWinner(c.task, c.best.strategy, c.best.area, c.certainty, c.tied) for c in conditions
-        ),
-        level=first.level,
     )
 
 

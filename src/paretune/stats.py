@@ -144,19 +144,28 @@ def recommend(
         FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
         limits.
     """
-    loaded = as_runs(runs)
-    if task is not None:
-        tasks = sorted({str(run.config["task"]) for run in loaded})
-        if task not in tasks:
-            near = difflib.get_close_matches(task, tasks, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"there are no runs of task {task!r}; {hint}Tasks: {', '.join(tasks)}")
-        loaded = [run for run in loaded if run.config["task"] == task]
+    loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions
     return tuple(
         condition.within(max_trainable=max_trainable, max_seconds=max_seconds).recommendation
         for condition in conditions
     )
+
+
+def of_task(runs: list[Run], task: str | None) -> list[Run]:
+    """The runs of one task; all for ``None``.
+
+    Raises:
+        ValueError: no run has this task; the nearest is named.
+    """
+    if task is None:
+        return runs
+    tasks = sorted({str(run.config["task"]) for run in runs})
+    if task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there are no runs of task {task!r}; {hint}Tasks: {', '.join(tasks)}")
+    return [run for run in runs if run.config["task"] == task]
 
 
 def labelled_points(runs: list[Run]) -> pd.DataFrame:

@@ -235,9 +235,10 @@ class Condition:
             parameters = _count(cheapest.trainable_parameters, "trainable parameter")
             parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
         examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
-        covered = f"{examples} and of training seeds" if self.seeds_resampled else f"{examples} only"
-        because = "" if self.seeds_resampled else " (fewer than five training seeds)"
-        return f"{'; '.join(parts)}. Intervals cover the sampling of {covered}{because}."
+        covered = f"Intervals cover the sampling of {examples}, the choice of checkpoints"
+        if self.seeds_resampled:
+            return f"{'; '.join(parts)}. {covered} and the luck of training."
+        return f"{'; '.join(parts)}. {covered}, not the luck of training (fewer than five seeds)."
 
     @property
     def recommendation(self) -> Recommendation:

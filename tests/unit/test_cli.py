@@ -2,6 +2,7 @@
 
 import os
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -10,6 +11,7 @@ import paretune as pt
 from paretune.cli import COMMANDS, main
 from paretune.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweep import directory_name
+from tests.synthetic import write_runs
 
 # A full path through the command line in seconds: random weights, tiny images, few steps.
 SMALL = [
@@ -36,7 +38,7 @@ def weights(tmp_path) -> str:
     return str(tmp_path / "w.pth")
 
 
-def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys) -> None:
+def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatch) -> None:
     out = tmp_path / "runs"
     arguments = ["compare", *SMALL, "--weights", weights, "--out", str(out), "--seeds", "0", "--workers", "1"]
     arguments += ["--strategies", "bitfit,LoRA(rank=2)"]
@@ -44,7 +46,12 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys) -> None:
     first = capsys.readouterr().out
     assert "LoRA(rank=2)" in first
     assert "has the largest area" in first
+    assert "with 95 % confidence the largest true area is among: " in first
+    assert "needed: Five or more training seeds" in first
     assert (out / "report.html").stat().st_size > 100_000
+    assert (out / "report.png").stat().st_size > 10_000
+    for picture in ("frontier_png", "frontier_pdf"):  # slow, and seen once
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
     assert main(arguments) == 0  # finished runs are not repeated
     assert capsys.readouterr().out == first
 
@@ -77,6 +84,82 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys) -> None:
     assert "merge needs --out" in capsys.readouterr().err
     assert main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0
     assert (tmp_path / "r.html").exists()
+
+
+def test_an_l1_threat_is_trained_and_measured(tmp_path, weights, capsys) -> None:
+    out = str(tmp_path / "run")
+    arguments = [
+        "train",
+        *SMALL,
+        "--weights",
+        weights,
+        "--strategy",
+        "bitfit",
+        "--norm",
+        "L1",
+        "--epsilon",
+        "2",
+    ]
+    assert main([*arguments, "--out", out]) == 0
+    assert "PGD(L1(2.0)" in capsys.readouterr().out
+    options = ["--weights", weights, "--limit", "120", "--steps", "2", "--norm", "L1", "--epsilons", "1,3"]
+    assert main(["evaluate", out, *options]) == 0
+    assert "PGD(L1(3.0)" in capsys.readouterr().out
+
+
+def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
+    """Limits, floors, level and task change what is printed and what the page says, alike."""
+    write_runs(tmp_path / "digits", points=3, seeds=(0,), examples=80, examples_select=60)
+    write_runs(tmp_path / "flowers", points=3, seeds=(0,), examples=80, examples_select=60, task="flowers")
+    drawn = []
+    monkeypatch.setattr(
+        "paretune.report.write_report", lambda runs, path, **o: drawn.append((len(runs), o)) or path
+    )
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "digits, L∞ ≤ 4/255" in told
+    assert "flowers, L∞ ≤ 4/255" in told
+    assert told.count("FullFineTune") >= 2
+    options = ["--task", "flowers", "--max-trainable", "400000", "--min-clean", "0.5", "--level", "0.9"]
+    assert main(["report", str(tmp_path), *options, "--interval", "bca", "--margin", "0.02"]) == 0
+    told = capsys.readouterr().out
+    assert "beyond the limits, and left out: FullFineTune()" in told
+    assert "90 % interval" in told
+    assert "above clean 0.5" in told
+    assert "with 90 % confidence the largest true area is among: " in told
+    assert "digits" not in told.replace(str(tmp_path), "")
+    shared = {"min_clean": 0.5, "min_robust": 0.0, "level": 0.9, "margin": 0.02, "interval": "bca"}
+    assert drawn[0][0] == 8
+    assert drawn[1] == (3, shared)
+    assert main(["report", str(tmp_path), "--max-trainable", "9"]) == 2
+    assert "no strategy of task 'digits' has max_trainable=9" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--task", "flower"]) == 2
+    assert "did you mean 'flowers'" in capsys.readouterr().err
+
+
+def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) -> None:
+    rows = ["method,set,run,acc,adv"]
+    for task in "ab":
+        for method, gain in (("x", 0), ("y", 7)):
+            for run in range(3):
+                rows += [f"{method},{task},{run},{90 - 10 * i},{20 + 9 * i + gain + run}" for i in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    columns = ["--group", "method", "--clean", "acc", "--robust", "adv", "--task", "set", "--seed", "run"]
+    out = tmp_path / "out"
+    assert main(["analyze", str(tmp_path / "t.csv"), *columns, "--percent", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "a: areas from (0, 0)" in told
+    # 0.9 * 0.27 + 0.8 * 0.09 + 0.7 * 0.09 = 0.378, and 0.009 more with each run; t(0.975, 2) * 0.009 / sqrt(3) = 0.022
+    assert "y has the largest area, 0.387 (95% interval 0.365 to 0.409; K = 3, 3 repeats)" in told
+    assert told.count("note: Intervals and tests are Student's t") == 1  # said once, of both tasks
+    assert "over all tasks: Cannot tell: y has the best mean rank" in told
+    areas = pd.read_csv(out / "areas.csv")
+    assert [*areas] == ["task", "group", "area", "low", "high", "k", "reference_clean", "reference_robust"]
+    assert [*areas["group"]] == ["y", "x", "y", "x"]
+    assert (out / "report.html").stat().st_size < 1_500_000
+    options = ["--percent", "--reference", "0.1,0", "--out", str(out), "--select", "acc2,adv2"]
+    assert main(["analyze", str(tmp_path / "t.csv"), *columns, *options]) == 2
+    assert "no column 'acc2'" in capsys.readouterr().err
 
 
 def test_train_writes_a_run_and_goes_on_with_it(tmp_path, weights, capsys) -> None:
@@ -136,6 +219,11 @@ def test_a_printed_configuration_reads_back(tmp_path, capsys) -> None:
         (["evaluate", "/no/such/adapter"], "is not an adapter"),
         (["adapters", "eat", "x"], "eat"),
         (["report", "/no/such/runs"], "/no/such/runs"),
+        (["compare", "--interval", "wald"], "interval"),
+        (["analyze", "none.csv"], "there is no file none.csv"),
+        (["analyze", "none.csv", "--reference", "0.1"], "reference must be two"),
+        (["analyze", "none.csv", "--reference", "a,b"], "reference must be two numbers"),
+        (["analyze", "none.csv", "--select", "val"], "select must be two"),
         (["compre"], "compre"),
     ],
 )

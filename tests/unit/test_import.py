@@ -29,7 +29,8 @@ def test_import_loads_no_heavy_package_and_starts_no_gpu() -> None:
 
 def test_statistics_and_report_need_no_torch() -> None:
     loaded = modules_after(
-        "import paretune; paretune.area, paretune.compare, paretune.write_report, paretune.load_runs"
+        "import paretune; paretune.area, paretune.compare, paretune.write_report, paretune.load_runs, "
+        "paretune.analyze, paretune.write_analysis"
     )
     assert not loaded & {"torch", "transformers", "peft", "timm", "matplotlib", "altair"}
 

@@ -138,7 +138,7 @@ def test_the_verdict_names_the_ties_the_cheapest_and_what_the_interval_covers(ru
     assert "8 points per run, 2 training seeds" in condition.verdict
     assert "LoRA cannot be told apart from it" in condition.verdict
     assert "the cheapest of these is Compacter, with 52,000 trainable parameters" in condition.verdict
-    assert condition.verdict.endswith("test examples only (fewer than five training seeds).")
+    assert condition.verdict.endswith("not the luck of training (fewer than five seeds).")
     (recommendation,) = recommend(runs)
     assert recommendation.strategy == "Compacter"
     assert str(recommendation).startswith("Compacter. ")
@@ -193,7 +193,7 @@ def test_five_seeds_are_resampled_too(tmp_path: Path) -> None:
     write_runs(tmp_path, [LORA, FULL], range(5), points=4, examples=100)
     (condition,) = compare(tmp_path, resamples=300).conditions
     assert condition.seeds_resampled
-    assert condition.verdict.endswith("Intervals cover the sampling of test examples and of training seeds.")
+    assert condition.verdict.endswith("the choice of checkpoints and the luck of training.")
 
 
 def test_more_points_and_runs_do_not_pay(tmp_path: Path) -> None:
@@ -466,7 +466,7 @@ def test_groups_are_resampled_instead_of_examples(runs: Path) -> None:
     assert [e.area for e in grouped.areas] == [e.area for e in alone.areas]
     for one, other in zip(alone.areas, grouped.areas, strict=True):
         assert other.high - other.low > 1.5 * (one.high - one.low)
-    assert "test examples in 20 groups only" in grouped.verdict
+    assert "the sampling of test examples in 20 groups, the choice of checkpoints" in grouped.verdict
     assert "There are 20 groups of report examples; below 100, intervals are too narrow." in grouped.notes
     assert not any("groups" in note for note in singles.notes)
     with pytest.raises(ValueError, match=r"groups names the tasks \['digitz'\]"):

@@ -38,7 +38,7 @@ class Evaluate:
     data_root: str | None = None
     limit: int | None = None
     split_seed: int = 0
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilons: str = "1/255,2/255,4/255"
     steps: int = 20
     restarts: int = 1

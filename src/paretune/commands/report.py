@@ -1,26 +1,38 @@
-"""``paretune report``: the page of finished runs."""
+"""``paretune report``: the page of finished runs, and what it says."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from paretune.commands._judging import Judging, print_condition
+
 
 @dataclass(frozen=True)
-class Report:
-    """Write the report of finished runs: one HTML file, and beside it the figure as SVG and PNG and the areas as CSV.
+class Report(Judging):
+    """Write the report of finished runs: one HTML file, and beside it the figure as SVG, PNG and PDF and the areas as CSV.
 
     Args:
         runs: a run directory, or a directory of them.
+        task: only this one; all when null.
         out: the HTML file; report.html in that directory when null.
     """
 
-    HELP: ClassVar[str] = "write the HTML report, SVG, PNG and CSV of finished runs"
+    HELP: ClassVar[str] = "judge finished runs: HTML report, SVG, PNG, PDF and CSV"
     runs: str
+    task: str | None = None
     out: str | None = None
 
     def __call__(self) -> None:
-        """Write and say where."""
+        """Judge, write, say where."""
         from paretune.report import write_report
+        from paretune.results import load_runs
+        from paretune.stats import compare, of_task
+        from paretune.verdict import condition_names
 
+        judged = self.within(of_task(load_runs(self.runs), self.task))
+        conditions = compare(judged, **self.options).conditions
+        names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
+        for name, condition in zip(names, conditions, strict=True):
+            print_condition(condition, name)
         out = Path(self.out) if self.out else Path(self.runs) / "report.html"
-        print(f"report: {write_report(self.runs, out).resolve()}")
+        print(f"\nreport: {write_report(judged, out, **self.options).resolve()}")

@@ -1,0 +1,97 @@
+"""How finished runs are judged, and how the judgement reads in a terminal: shared by the commands that compare."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from paretune.commands._printing import print_table
+
+if TYPE_CHECKING:
+    from paretune.results import Run
+    from paretune.verdict import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What counts when frontiers are compared.
+
+    Args:
+        min_clean: the least clean accuracy that you would deploy; areas are partial.
+        min_robust: the least robust accuracy that you would deploy.
+        interval: of areas and differences: basic, or bca (bias-corrected and accelerated).
+        margin: areas closer than this are equal for practical purposes.
+        level: of intervals and tests.
+        max_trainable: leave out strategies with more trainable parameters.
+        max_seconds: leave out strategies that trained longer, in seconds for one seed.
+    """
+
+    min_clean: float = 0.0
+    min_robust: float = 0.0
+    interval: Literal["basic", "bca"] = "basic"
+    margin: float = 0.005
+    level: float = 0.95
+    max_trainable: int | None = None
+    max_seconds: float | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of :func:`paretune.compare`."""
+        return {
+            name: getattr(self, name) for name in ("min_clean", "min_robust", "interval", "margin", "level")
+        }
+
+    def within(self, runs: "list[Run]") -> "list[Run]":
+        """The runs of strategies that the limits allow; limits are set before looking, so only these are tested.
+
+        Raises:
+            ValueError: no strategy of a task is within the limits.
+        """
+        from paretune.stats import compare, labelled_points
+
+        if self.max_trainable is None and self.max_seconds is None:
+            return runs
+        allowed = {
+            (each.task, each.strategy)
+            for condition in compare(runs, resamples=100).conditions  # for what they cost, not for intervals
+            for each in condition.within(max_trainable=self.max_trainable, max_seconds=self.max_seconds).areas
+        }
+        points = labelled_points(runs)
+        names = zip(points["task"], points["label"], points["run_index"], strict=True)
+        kept = {int(index) for task, label, index in names if (task, label) in allowed}
+        out = sorted({f"{run.config['strategy_config']}" for i, run in enumerate(runs) if i not in kept})
+        if out:
+            print(f"beyond the limits, and left out: {', '.join(out)}")
+        return [run for index, run in enumerate(runs) if index in kept]
+
+
+def print_condition(condition: "Condition", heading: str) -> None:
+    """The areas, what to use, how sure that is, and what would make it surer."""
+    print(f"\n{heading}")
+    columns = ["strategy", "area", f"{condition.level * 100:g} % interval", "per seed"]
+    print_table(
+        [*columns, "best clean", "best robust", "trainable", "train s"],
+        [
+            [
+                each.strategy,
+                f"{each.area:.3f}",
+                f"{each.low:.3f} to {each.high:.3f}",
+                " ".join(f"{area:.3f}" for area in each.per_seed),
+                f"{each.best_clean:.3f}",
+                f"{each.best_robust:.3f}",
+                f"{each.trainable_parameters:,}",
+                f"{each.train_seconds:.0f}",
+            ]
+            for each in condition.areas
+        ],
+    )
+    advice = condition.recommendation
+    if len(condition.areas) > 1:
+        use = "cheapest, but the data do not decide" if advice.certainty == "cannot tell" else "use"
+        print(f"{use}: {advice.strategy} ({advice.certainty})")
+    print(advice.reason)
+    if len(condition.areas) > 1:
+        among = ", ".join(advice.confidence_set)
+        print(f"with {condition.level * 100:g} % confidence the largest true area is among: {among}")
+    for change in advice.would_change:
+        print(f"needed: {change}")
+    for note in condition.notes:
+        print(f"note: {note}")

@@ -1,0 +1,119 @@
+"""``paretune analyze``: areas and ranks of anybody's table of results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from paretune.commands._printing import print_table
+
+if TYPE_CHECKING:
+    from paretune.ranking import TaskRanking
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Compare the frontiers in a table of accuracies, whoever made it, and say how certain the order is.
+
+    Args:
+        file: a .csv, .tsv or .parquet file with a row for each evaluated model.
+        group: column of what is compared; several with commas between them name it together.
+        clean: column of clean accuracies.
+        robust: column of robust accuracies under one attack.
+        task: column or columns whose values are analysed apart, such as data set, attack and epsilon.
+        seed: column that tells repeats of one training apart; from three on there are intervals.
+        select: two columns, clean and robust accuracies on other examples, which then choose the frontiers.
+        reference: clean and robust accuracy where areas start, such as 0.1,0; fix it before looking.
+        min_clean: the least clean accuracy that you would deploy; areas are partial.
+        min_robust: the least robust accuracy that you would deploy.
+        percent: accuracies are percentages.
+        equal_budgets: count equally many points of every frontier, evenly spaced in the order of the rows; false counts all.
+        level: of intervals and tests.
+        margin: areas closer than this are equal for practical purposes.
+        out: directory of areas.csv and report.html.
+    """
+
+    HELP: ClassVar[str] = "compare the frontiers in any table of clean and robust accuracies"
+    file: str
+    group: str = "strategy"
+    clean: str = "clean"
+    robust: str = "robust"
+    task: str | None = None
+    seed: str | None = None
+    select: str | None = None
+    reference: str = "0,0"
+    min_clean: float = 0.0
+    min_robust: float = 0.0
+    percent: bool = False
+    equal_budgets: bool = True
+    level: float = 0.95
+    margin: float = 0.005
+    out: str = "paretune-analysis"
+
+    def __call__(self) -> None:
+        """Table, words, files."""
+        from paretune.analysis import analyze
+        from paretune.report.analysis_page import write_analysis
+
+        select = None if self.select is None else _pair("select", self.select)
+        try:
+            start = [float(value) for value in _pair("reference", self.reference)]
+        except ValueError:
+            raise ValueError(f"reference must be two numbers such as 0.1,0; got {self.reference!r}") from None
+        analysis = analyze(
+            self.file,
+            group=self.group,
+            clean=self.clean,
+            robust=self.robust,
+            task=self.task,
+            seed=self.seed,
+            select=select,
+            reference=(start[0], start[1]),
+            min_clean=self.min_clean,
+            min_robust=self.min_robust,
+            percent=self.percent,
+            equal_budgets=self.equal_budgets,
+            level=self.level,
+            margin=self.margin,
+        )
+        for task in analysis.tasks:
+            named = f"{task.task}: " if task.task else ""
+            print(f"\n{named}areas from ({analysis.reference[0]:g}, {analysis.reference[1]:g})")
+            interval = f"{task.level * 100:g} % interval"
+            rows = [
+                [
+                    f"{rank:g}",
+                    each.group,
+                    f"{each.area:.3f}",
+                    "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}",
+                    str(each.k),
+                    str(len(each.seeds)),
+                ]
+                for rank, each in zip(task.ranks, task.areas, strict=True)
+            ]
+            print_table(["rank", "group", "area", interval, "K", "repeats"], rows)
+            print(task.sentence)
+        if analysis.across is not None:
+            print(f"\nover all tasks: {analysis.across.verdict}")
+        print()
+        for text, tasks in _said(analysis.tasks).items():
+            where = "" if len(tasks) == len(analysis.tasks) else f" ({', '.join(tasks)})"
+            print(f"note{where}: {text}")
+        page = write_analysis(analysis, Path(self.out), title=Path(self.file).name)
+        print(f"\nareas: {page.with_name('areas.csv').resolve()}")
+        print(f"report: {page.resolve()}")
+
+
+def _said(tasks: "tuple[TaskRanking, ...]") -> dict[str, list[str]]:
+    """Each note once, and the tasks that it is about."""
+    said: dict[str, list[str]] = {}
+    for task in tasks:
+        for text in (task.covers, *task.notes):
+            said.setdefault(text, []).append(task.task)
+    return said
+
+
+def _pair(name: str, text: str) -> tuple[str, str]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2:
+        raise ValueError(f"{name} must be two values with a comma between them; got {text!r}")
+    return parts[0], parts[1]

@@ -1,0 +1,185 @@
+"""The outcome of :func:`paretune.analyze`: areas with their ranks, and the sentences they allow."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from scipy.stats import rankdata
+
+from paretune.across import AcrossTasks
+from paretune.pareto import Reference
+
+
+@dataclass(frozen=True)
+class GroupArea:
+    """The area under the frontiers of one group of one task, the mean over its seeds."""
+
+    task: str
+    group: str
+    area: float
+    low: float | None  # None where nothing says how sure the area is
+    high: float | None
+    k: int  # points of each frontier that count
+    points: tuple[int, int]  # fewest and most that its frontiers have
+    seeds: tuple[str, ...]
+    per_seed: tuple[float, ...]  # areas
+
+    @property
+    def strategy(self) -> str:
+        """The group, as plots call it."""
+        return self.group
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """area(group_a) - area(group_b)."""
+
+    group_a: str
+    group_b: str
+    difference: float
+    low: float | None  # the interval of this pair alone
+    high: float | None
+    p_value: float | None  # Holm-adjusted over the pairs of the task that can be tested
+
+
+Certainty = Literal["clear", "tie", "equivalent", "cannot tell", "alone", "unknown"]
+
+
+@dataclass(frozen=True)
+class TaskRanking:
+    """All groups of one task; ``areas`` are sorted best first, ``differences`` are those of all pairs."""
+
+    task: str
+    areas: tuple[GroupArea, ...]
+    differences: tuple[GroupDifference, ...]
+    k: int
+    equal_budgets: bool  # every frontier counts with k points
+    covers: str  # a sentence: what intervals are about, or why there are none
+    notes: tuple[str, ...]
+    level: float
+    margin: float
+
+    @property
+    def best(self) -> GroupArea:
+        """The largest area."""
+        return self.areas[0]
+
+    @property
+    def ranks(self) -> tuple[float, ...]:
+        """Of ``areas``, 1 for the largest; equal areas share theirs."""
+        return tuple(float(rank) for rank in rankdata([-each.area for each in self.areas]))
+
+    @property
+    def to_best(self) -> tuple[GroupDifference, ...]:
+        """How far the others are behind the largest area."""
+        return tuple(d for d in self.differences if d.group_a == self.best.group)
+
+    @property
+    def indistinguishable(self) -> tuple[str, ...]:
+        """The groups that are tested and not told apart from the best at ``level``."""
+        return tuple(d.group_b for d in self.to_best if d.p_value is not None and d.p_value >= 1 - self.level)
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The best group, those not told apart from it, and those less than ``margin`` behind."""
+        names = {self.best.group, *self.indistinguishable}
+        names |= {d.group_b for d in self.to_best if d.difference < self.margin}
+        return tuple(each.group for each in self.areas if each.group in names)
+
+    @property
+    def certainty(self) -> Certainty:
+        """What the data decide: as for a recommendation, or ``unknown`` where they cannot say."""
+        if len(self.areas) == 1:
+            return "alone"
+        if any(d.p_value is None for d in self.to_best):
+            return "unknown"
+        if len(self.tied) == 1:
+            return "clear"
+        if all(_within(d, self.margin) for d in self.to_best):
+            return "equivalent"
+        return "cannot tell" if len(self.indistinguishable) == len(self.areas) - 1 else "tie"
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say."""
+        return f"{self.sentence} {self.covers}"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict without what intervals are about."""
+        best = self.best
+        among = "an area of" if len(self.areas) == 1 else "the largest area,"
+        interval = (
+            f"{self.level:.0%} interval {best.low:.3f} to {best.high:.3f}; "
+            if best.low is not None and best.high is not None
+            else ""
+        )
+        size = f"K = {self.k}" if self.equal_budgets else "all points"
+        repeats = f", {len(best.seeds)} repeats" if len(best.seeds) > 1 else ""
+        parts = [f"{best.group} has {among} {best.area:.3f} ({interval}{size}{repeats})"]
+        untested = [d.group_b for d in self.to_best if d.p_value is None]
+        if len(self.areas) == 1:
+            parts.append("there is no other group to compare it with")
+        elif self.certainty == "unknown":
+            whom = "this" if len(untested) == len(self.to_best) else f"its lead over {listed(untested)}"
+            parts.append(f"these data cannot say how certain {whom} is")
+        if self.indistinguishable:
+            parts.append(f"{listed(self.indistinguishable)} cannot be told apart from it")
+        if self.certainty == "clear":
+            parts.append("every other group is told apart from it")
+        elif self.certainty == "equivalent":
+            parts.append(f"all differ by less than {self.margin:g} for practical purposes")
+        elif self.certainty == "cannot tell":
+            parts.append("these data do not tell which group is best")
+        return f"{'; '.join(parts)}."
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One :class:`TaskRanking` for each task, and the groups over all tasks if there are several."""
+
+    tasks: tuple[TaskRanking, ...]
+    across: AcrossTasks | None  # None for one task, or where no group is in all
+    reference: Reference  # where areas start: the reference, or a floor above it
+    points: pd.DataFrame  # the rows: task, group, seed, clean, robust, and what chose them
+
+    @property
+    def areas(self) -> tuple[GroupArea, ...]:
+        """Those of all tasks; within each, best first."""
+        return tuple(each for task in self.tasks for each in task.areas)
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say, one line for each task, and one for all of them."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].verdict
+        lines = [f"{task.task}: {task.verdict}" for task in self.tasks]
+        if self.across is not None:
+            lines.append(f"Over all tasks: {self.across.verdict}")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The areas as a table, one row for each group of each task; without an interval, its ends are missing."""
+        return pd.DataFrame(
+            {
+                "task": [each.task for each in self.areas],
+                "group": [each.group for each in self.areas],
+                "area": [each.area for each in self.areas],
+                "low": pd.array([each.low for each in self.areas], dtype="Float64"),
+                "high": pd.array([each.high for each in self.areas], dtype="Float64"),
+                "k": [each.k for each in self.areas],
+                "reference_clean": self.reference[0],
+                "reference_robust": self.reference[1],
+            }
+        )
+
+
+def listed(names: "tuple[str, ...] | list[str]", most: int = 6) -> str:
+    """``a, b and c``; of many, the first and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _within(d: GroupDifference, margin: float) -> bool:
+    return d.low is not None and d.high is not None and -margin <= d.low and d.high <= margin
