@@ -4,7 +4,7 @@ A run is a pure function of its :class:`RunConfig`, so it can be retried, resume
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +18,7 @@ from paretune.optimizers import AdamW
 from paretune.progress import Status
 from paretune.results import Run
 from paretune.schedules import EpsilonSchedule
+from paretune.sinks.base import Openable
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.training import train
 
@@ -77,7 +78,7 @@ class TaskConfig:
     data_root: str | None = None
     limit: int | None = 1000
     split_seed: int = 0
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: str = "2/255"
     train_steps: int = 3
     eval_steps: int = 10
@@ -154,7 +155,12 @@ class RunConfig(TaskConfig):
     seed: int = 0
 
     def run(
-        self, out: str | Path, *, resume: bool = True, progress: bool | Callable[[Status], None] = True
+        self,
+        out: str | Path,
+        *,
+        resume: bool = True,
+        progress: bool | Callable[[Status], None] = True,
+        sinks: Sequence[Openable] = (),
     ) -> Run:
         """Train and measure; see :func:`paretune.train`."""
         data = self.load_data()
@@ -177,6 +183,7 @@ class RunConfig(TaskConfig):
             precision=self.precision,
             resume=resume,
             progress=progress,
+            sinks=sinks,
         )
 
 

@@ -118,7 +118,7 @@ class RunWriter:
             _files.write_text(self.path / "points.jsonl", _lines(kept))
             self._rows = kept
         referenced = {row["bits"] for row in kept}
-        for file in (self.path / "bits").glob("*.safetensors"):
+        for file in (self.path / "bits").glob("*.safetensors*"):  # with what a killed process left unfinished
             if f"bits/{file.name}" not in referenced:
                 file.unlink()
 
@@ -263,7 +263,7 @@ def load_runs(path: str | Path) -> list[Run]:
         newline is ignored: a run may be writing it.
     """
     path = Path(path)
-    runs = [_read_run(directory) for directory in _find(path)]
+    runs = [_read_run(directory) for directory in find_runs(path)]
     if not runs:
         state = "has no run directory in it" if path.is_dir() else "is not a directory"
         raise FileNotFoundError(f"{path} {state}: a run directory contains config.json and points.jsonl")
@@ -301,8 +301,8 @@ def _lines(rows: Iterable[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def _find(path: Path) -> Iterator[Path]:
-    """Run directories below ``path``, without looking inside them."""
+def find_runs(path: Path) -> Iterator[Path]:
+    """Run directories below ``path``, itself included, without looking inside them."""
     for directory, names, files in os.walk(path):
         names.sort()
         if "config.json" in files and (
@@ -316,7 +316,7 @@ def _has_schema(path: Path) -> bool:
     """Whether a config.json is that of a run that has just begun; those of models carry no schema."""
     try:
         return "schema" in read_json(path)
-    except ValueError:
+    except (ValueError, OSError):  # half a file, or gone since it was listed
         return False
 
 
@@ -327,4 +327,14 @@ def _read_run(path: Path) -> Run:
     return Run(path, config, points, (path / "DONE").exists())
 
 
-__all__ = ["ROW_FIELDS", "SCHEMA", "Run", "RunWriter", "as_runs", "load_points", "load_runs", "run_key"]
+__all__ = [
+    "ROW_FIELDS",
+    "SCHEMA",
+    "Run",
+    "RunWriter",
+    "as_runs",
+    "find_runs",
+    "load_points",
+    "load_runs",
+    "run_key",
+]

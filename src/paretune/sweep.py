@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from paretune import _files
+from paretune._rows import read_json
 from paretune.config import RunConfig
 from paretune.progress import Status, bars
 from paretune.results import Run, load_runs
+from paretune.sinks.base import Openable, backfill
 from paretune.strategies import LinearProbe
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ def sweep(
     workers: int | None = None,
     resume: bool = True,
     progress: bool = True,
+    sinks: Sequence[Openable] = (),
 ) -> list[Run]:
     """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
 
@@ -47,6 +51,7 @@ def sweep(
         workers: processes; None takes one a core (one in all if there is a GPU), never more than runs.
         resume: go on with runs that were stopped; False starts them over.
         progress: show bars on the terminal.
+        sinks: who else receives the rows of each run, see :func:`paretune.train`.
 
     Returns:
         One run a configuration, in the same order.
@@ -66,10 +71,13 @@ def sweep(
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
     if resume and all((path / "DONE").exists() for path in paths):
+        for path in paths:
+            backfill(path, sinks)
         return [load_runs(path)[0] for path in paths]
     for config in {dataclasses.replace(config, strategy=LinearProbe(), seed=0) for config in configs}:
         config.check()  # a wrong name is an error here and now, not in every worker
     out.mkdir(parents=True, exist_ok=True)
+    announce(out, configs)
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     threads = max(1, cores // workers)
@@ -80,7 +88,8 @@ def sweep(
         ) as pool,
     ):
         futures = [
-            pool.submit(_run, config, path, resume) for config, path in zip(configs, paths, strict=True)
+            pool.submit(_run, config, path, resume, sinks)
+            for config, path in zip(configs, paths, strict=True)
         ]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         for future in waiting:
@@ -96,6 +105,18 @@ def directory_name(config: RunConfig) -> str:
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
     return f"{slug}-seed{config.seed}-{digest}"
+
+
+def announce(out: Path, configs: Sequence[RunConfig]) -> None:
+    """``sweep.json`` names the runs of all sweeps in ``out``, for those who watch: also runs that have not begun."""
+    file = out / "sweep.json"
+    runs = dict(read_json(file).get("runs", {})) if file.exists() else {}
+    for config in configs:
+        runs[directory_name(config)] = {
+            "strategy": repr(config.strategy).removesuffix("()"),
+            "seed": config.seed,
+        }
+    _files.write_json(file, {"runs": runs})
 
 
 _messages: "Queue[Any] | None" = None
@@ -116,12 +137,12 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _run(config: RunConfig, path: Path, resume: bool) -> None:
+def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable]) -> None:
     def report(status: Status) -> None:
         if _messages is not None:
             _messages.put((path.name, status))
 
-    config.run(path, resume=resume, progress=report)
+    config.run(path, resume=resume, progress=report, sinks=sinks)
     if _messages is not None:
         _messages.put((path.name, None))
 

@@ -1,6 +1,5 @@
 """The one training loop: every strategy, objective and schedule is an argument to it."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from paretune import _files
+from paretune._lines import append_lines
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
@@ -27,6 +26,7 @@ from paretune.optimizers import AdamW
 from paretune.progress import Status, peak_memory_bytes, progress_bar
 from paretune.results import Run, RunWriter, load_runs
 from paretune.schedules import EpsilonSchedule
+from paretune.sinks.base import Openable, backfill, forwarding
 from paretune.strategies.adapting import require_adaptation, trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def train(
     precision: Literal["auto"] | Precision = "fp32",
     resume: bool = True,
     progress: bool | Callable[[Status], None] = True,
+    sinks: Sequence[Openable] = (),
 ) -> Run:
     """Train the adapted ``model`` in place and write a run directory.
 
@@ -76,6 +77,8 @@ def train(
             measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
         resume: go on with the run in ``out``; False starts it over.
         progress: show a bar on the terminal, or call this with a :class:`~paretune.progress.Status` after each step.
+        sinks: who else receives the rows of the run, ``TensorBoard()`` say, see :mod:`paretune.sinks`. One that fails is
+            named in the log and changes nothing else.
 
     Returns:
         The run, as :func:`~paretune.results.load_runs` reads it.
@@ -135,9 +138,12 @@ def train(
         if not resume:
             writer.truncate_after(-1)
             checkpoint.unlink(missing_ok=True)
+            (path / "sinks.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     if (path / "DONE").exists():
         log.info("%s is complete; its adapter is loaded", path)
+        if writer is not None:
+            backfill(path, sinks)
         restore_stored(model.module, adaptation, read_adapter(path / "adapter")[1])
         return load_runs(path)[0]
 
@@ -157,15 +163,19 @@ def train(
         log.info("%s goes on from step %d of %d", path, so_far["step"], total)
     if writer is not None:
         writer.truncate_after(so_far["step"])
-        _rewrite_log(path / "log.jsonl", so_far["step"])
     chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
     batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
     loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
     copy = _FreshCopy(model, so_far["attack_precision"])
     rows: list[dict[str, Any]] = []  # of the log, since the last evaluation point
-    clock, cpu_clock = time.perf_counter(), time.process_time()
-    with torch.random.fork_rng(), progress_bar(progress if rank == 0 else False, path.name, total) as show:
+    with (
+        torch.random.fork_rng(),
+        progress_bar(progress if rank == 0 else False, path.name, total) as show,
+        append_lines(path / "log.jsonl" if writer is not None else None, so_far["step"]) as write_log,
+        forwarding(path, sinks if writer is not None else ()) as forward,
+    ):
         model.train()
+        clock, cpu_clock = time.perf_counter(), time.process_time()
         for step, (images, labels) in enumerate(loader, start=so_far["step"] + 1):
             at = (step - 0.5) / total
             strength = attack.threat.epsilon * epsilon.factor(at) if attack else 0.0
@@ -190,6 +200,7 @@ def train(
             rows.append(
                 {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
             )
+            write_log(rows[-1])
             status = Status(step, total, strength, float(loss.detach()), accuracy)
 
             if step % eval_every == 0 or step == total:
@@ -214,19 +225,28 @@ def train(
                     kept = ("train_seconds", "cpu_seconds", "attack_precision")
                     cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
                     _append(writer, report, select, {"step": step, "epoch": step / per_epoch} | cost)
-                    _append_log(path / "log.jsonl", rows)
                     save_checkpoint(checkpoint, model.module, optimiser, so_far)
+                    forward()
                 status = Status(step, total, strength, status.loss, accuracy, select.clean_accuracy, robust)
                 rows = []
                 clock, cpu_clock = time.perf_counter(), time.process_time()
             show(status)
     model.eval().to(memory_format=torch.contiguous_format)
     if writer is not None:
-        measured = load_runs(path)[0].points.tail(len(attacks))[["attack", "clean", "robust", "examples"]]
+        columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
         notes = {
             "objective": repr(objective),
-            "data": f"{data.name}, fingerprint {data.fingerprint}",
-            "measured on the report split": measured.to_dict("records"),
+            "epsilon_schedule": repr(epsilon) if attack else None,
+            "steps": total,
+            "seed": seed,
+            "data": {
+                "name": data.name,
+                "fingerprint": data.fingerprint,
+                "train": len(data.train),
+                "report": len(data.report),
+            },
+            "results": load_runs(path)[0].points.tail(len(attacks))[columns].to_dict("records"),
+            "findings": so_far["findings"],
         }
         save_adapter(model, path / "adapter", classes=data.classes, notes=notes)
         writer.finish({"train_seconds": so_far["train_seconds"], "findings": so_far["findings"]})
@@ -355,16 +375,3 @@ def _cost(model: Backbone, accelerator: Accelerator) -> dict[str, Any]:
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
     }
-
-
-def _append_log(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _rewrite_log(path: Path, last_step: int) -> None:
-    """Drop the lines after ``last_step`` and a torn last one: the resumed run writes them again."""
-    if path.exists():
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-        lines = [line + "\n" for line in whole.splitlines()]
-        _files.write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= last_step))

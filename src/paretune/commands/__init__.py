@@ -3,12 +3,14 @@
 from typing import ClassVar, Protocol
 
 from paretune.commands.adapters import Adapters
+from paretune.commands.analyze import Analyze
 from paretune.commands.compare import Compare
 from paretune.commands.evaluate import Evaluate
 from paretune.commands.info import Info
 from paretune.commands.report import Report
 from paretune.commands.selftest import Selftest
 from paretune.commands.train import Train
+from paretune.commands.watch import Watch
 
 
 class Command(Protocol):
@@ -25,6 +27,8 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
+    "watch": Watch,
+    "analyze": Analyze,
     "adapters": Adapters,
     "info": Info,
     "selftest": Selftest,

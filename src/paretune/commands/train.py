@@ -15,15 +15,20 @@ class Train(RunConfig):
     Args:
         out: the run directory.
         resume: go on if it was stopped; false starts it over.
+        sinks: dashboards that receive the rows too, separated by commas: tensorboard, mlflow, wandb, trackio, with options
+            as in "MLflow(experiment='digits')".
     """
 
     HELP: ClassVar[str] = "train one strategy and write a run directory with its adapter"
     out: str = "paretune-run"
     resume: bool = True
+    sinks: str | None = None
 
     def __call__(self) -> None:
         """Train and print the points."""
-        run = self.run(self.out, resume=self.resume)
+        from paretune.sinks import read_sinks
+
+        run = self.run(self.out, resume=self.resume, sinks=read_sinks(self.sinks))
         columns = ["step", "epoch", "attack", "clean", "robust"]
         print_table(
             columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]

@@ -1,0 +1,213 @@
+"""How far the runs of a directory are, read from their files alone."""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from paretune._lines import Tail
+from paretune._rows import read_config, read_json
+from paretune.results import find_runs
+
+_SAMPLES = 40  # looks at a run over which its speed is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """One run.
+
+    Args:
+        name: its path below the directory that is watched.
+        state: ``waiting`` has not begun, ``damaged`` cannot be read, see ``problem``.
+        strategy: as the run spells it.
+        task: name of the data.
+        seed: of the run.
+        step: optimiser steps done.
+        total: optimiser steps of the run; None if it does not say.
+        epsilon: strength of the training attack, as a fraction of the pixel range.
+        loss: of the last step.
+        clean: accuracy on the select split at the last evaluation point.
+        robust: the same under the attack that leaves the least.
+        points: evaluation points so far.
+        seconds_left: until the run is complete, if its speed is known.
+        quiet_seconds: since one of its files changed.
+        problem: why it cannot be read.
+    """
+
+    name: str
+    state: Literal["waiting", "running", "done", "damaged"]
+    strategy: str = ""
+    task: str = ""
+    seed: int | None = None
+    step: int = 0
+    total: int | None = None
+    epsilon: float | None = None
+    loss: float | None = None
+    clean: float | None = None
+    robust: float | None = None
+    points: int = 0
+    seconds_left: float | None = None
+    quiet_seconds: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """All runs, in the order of their names, those that wait last.
+
+    Args:
+        runs: one each.
+        seconds_left: until the last one is complete, if the speed is known.
+    """
+
+    runs: tuple[RunProgress, ...]
+    seconds_left: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; NaN and infinity, which JSON does not have, are None."""
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        runs = [{key: plain(value) for key, value in vars(run).items()} for run in self.runs]
+        return {"runs": runs, "seconds_left": self.seconds_left}
+
+
+class Watcher:
+    """Looks at a directory again and again, and reads only what is new."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._watched: dict[Path, _Watched] = {}
+
+    def look(self) -> SweepProgress:
+        """How far everything is now."""
+        paths = [*find_runs(self.directory)]
+        self._watched = {path: self._watched.get(path) or _Watched(path) for path in paths}
+        looks = [watched.look(self._name(path)) for path, watched in self._watched.items()]
+        begun = [run for run in looks if run is not None]
+        names = {run.name for run in begun}
+        waiting = [
+            RunProgress(
+                name=name, state="waiting", strategy=str(run.get("strategy", "")), seed=run.get("seed")
+            )
+            for name, run in _announced(self.directory).items()
+            if name not in names
+        ]
+        return SweepProgress((*begun, *waiting), self._seconds_left(begun, len(waiting)))
+
+    def _name(self, path: Path) -> str:
+        relative = path.relative_to(self.directory)
+        return path.resolve().name if relative == Path() else relative.as_posix()
+
+    def _seconds_left(self, begun: Iterable[RunProgress], waiting: int) -> float | None:
+        """Of the sweep: the steps that are left at the mean speed, over as many runs at a time as there are now."""
+        speeds = [speed for each in self._watched.values() if (speed := each.seconds_per_step()) is not None]
+        running = [run for run in begun if run.state == "running"]
+        totals = [run.total for run in begun if run.total]
+        if not running or not speeds or not totals:
+            return None
+        mean = sum(speeds) / len(speeds)
+        rest = sum(
+            run.seconds_left if run.seconds_left is not None else mean * ((run.total or 0) - run.step)
+            for run in running
+        )
+        rest += waiting * mean * sum(totals) / len(totals)
+        longest = max(run.seconds_left or 0.0 for run in running)
+        return max(longest, rest / len(running))
+
+
+class _Watched:
+    """One run directory, as far as it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log, self.points = Tail(path / "log.jsonl"), Tail(path / "points.jsonl")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.last: dict[str, Any] = {}  # line of the log
+        self.measured: dict[int, list[dict[str, Any]]] = {}
+        self.samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, step)
+
+    def look(self, name: str) -> RunProgress | None:
+        """How far it is now; None if it has gone."""
+        try:
+            config = read_config(self.path)
+            self._read()
+            step = max([int(self.last.get("step", 0)), *self.measured])
+            done = (self.path / "DONE").exists()
+            if not done and (not self.samples or self.samples[-1][1] != step):
+                self.samples.append((time.monotonic(), step))
+            rows = self.measured[max(self.measured)] if self.measured else []
+            total = config.get("steps")
+            speed = self.seconds_per_step()
+            return RunProgress(
+                name=name,
+                state="done" if done else "running",
+                strategy=str(config["strategy"]),
+                task=str(config["task"]),
+                seed=config["seed"],
+                step=step,
+                total=total,
+                epsilon=self.last.get("epsilon"),
+                loss=self.last.get("loss"),
+                clean=rows[0]["clean_select"] if rows else None,
+                robust=min(row["robust_select"] for row in rows) if rows else None,
+                points=len(self.measured),
+                seconds_left=speed * (total - step) if total and speed is not None and not done else None,
+                quiet_seconds=max(0.0, time.time() - self._changed()),
+            )
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            if not (self.path / "config.json").exists():
+                return None
+            return RunProgress(name=name, state="damaged", problem=f"{type(error).__name__}: {error}")
+
+    def seconds_per_step(self) -> float | None:
+        """As observed, evaluation included; until two steps were seen, what the run says, which leaves evaluation out."""
+        if len(self.samples) > 1 and self.samples[-1][1] > self.samples[0][1]:
+            (start, first), (_, last) = self.samples[0], self.samples[-1]
+            end = time.monotonic() if not (self.path / "DONE").exists() else self.samples[-1][0]
+            return (end - start) / (last - first)
+        if self.measured:
+            row = self.measured[max(self.measured)][0]
+            return float(row["train_seconds"]) / max(1, int(row["step"]))
+        return None
+
+    def _read(self) -> None:
+        log, points = self.log.read(), self.points.read()
+        if (
+            log.restarted or points.restarted
+        ):  # the run was resumed: its files were cut to the last checkpoint
+            self._forget()
+            self.log, self.points = Tail(self.path / "log.jsonl"), Tail(self.path / "points.jsonl")
+            log, points = self.log.read(), self.points.read()
+        if log.rows:
+            self.last = log.rows[-1]
+        for row in points.rows:
+            self.measured.setdefault(int(row["step"]), []).append(row)
+
+    def _changed(self) -> float:
+        """When a file of the run changed last, in seconds since 1970."""
+        times = [(self.path / "config.json").stat().st_mtime]
+        for name in ("log.jsonl", "points.jsonl", "DONE"):
+            with contextlib.suppress(FileNotFoundError):
+                times.append((self.path / name).stat().st_mtime)
+        return max(times)
+
+
+def _announced(directory: Path) -> dict[str, dict[str, Any]]:
+    """The runs that sweeps in this directory named before they began."""
+    try:
+        runs = read_json(directory / "sweep.json").get("runs")
+    except (ValueError, OSError):
+        return {}
+    return (
+        {str(name): run for name, run in runs.items() if isinstance(run, dict)}
+        if isinstance(runs, dict)
+        else {}
+    )
