@@ -28,7 +28,7 @@ def test_every_command_shown_is_understood(tmp_path, monkeypatch, capsys) -> Non
     monkeypatch.chdir(tmp_path)
     shell = "\n".join(re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL))
     commands = re.findall(r"^paretune (.+?)\s*(?:#.*|> .*)?$", shell, flags=re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 14
     parser = build_parser()
     for command in commands:
         import shlex

@@ -9,17 +9,24 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analysis": ("analyze",),
     "attacks": ("APGD", "AutoAttack", "L1", "L2", "Linf", "PGD", "attack_copy"),
     "backbones": ("Backbone", "load_backbone"),
     "data": ("ImageData", "load_data"),
     "evaluation": ("evaluate",),
-    "interchange": ("load_adapter", "save_adapter", "save_merged"),
+    "interchange": ("import_adapter", "load_adapter", "save_adapter", "save_merged"),
+    "interchange.card_notes": ("update_card",),
+    "interchange.export": ("export_model",),
+    "interchange.hub": ("push_to_hub",),
+    "multi": ("Adapters",),
     "objectives": ("AdversarialTraining", "Natural"),
     "optimizers": ("AdamW",),
     "pareto": ("area", "frontier"),
     "report": ("plot_frontiers", "write_report"),
+    "report.analysis_page": ("write_analysis",),
     "results": ("load_points", "load_runs"),
     "schedules": ("EpsilonSchedule",),
+    "sinks": ("MLflow", "TensorBoard", "Trackio", "WandB"),
     "sites": ("Site",),
     "stats": ("compare", "recommend"),
     "strategies": (

@@ -64,6 +64,9 @@ class Backbone(nn.Module):
         self.image_size = image_size
         self.architecture = architecture or architecture_of(module)
         self.source = source
+        self.published = (
+            False  # whether the base weights are those that ``source`` names; only load_backbone knows
+        )
         self.frozen_batchnorm = False
         self._sites = sites
         self.training = module.training
@@ -134,10 +137,13 @@ def load_backbone(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if name.startswith("hf:"):
-            return _load_transformers(name[3:], num_classes, img_size, pretrained, weights)
-        if name.startswith("timm:"):
-            return _load_timm(name[5:], num_classes, img_size, pretrained, weights, name)
-        return _load_offline(name, num_classes, img_size, pretrained, weights)
+            backbone = _load_transformers(name[3:], num_classes, img_size, pretrained, weights)
+        elif name.startswith("timm:"):
+            backbone = _load_timm(name[5:], num_classes, img_size, pretrained, weights, name)
+        else:
+            backbone = _load_offline(name, num_classes, img_size, pretrained, weights)
+    backbone.published = pretrained and weights is None
+    return backbone
 
 
 def _load_offline(

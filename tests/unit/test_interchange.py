@@ -113,10 +113,15 @@ def edit(directory: Path, change) -> None:
     path.write_text(json.dumps(config))
 
 
-def edit_tensors(directory: Path, change) -> None:
+def edit_file(directory: Path, change) -> dict[str, torch.Tensor]:
     tensors = load_file(directory / "adapter_model.safetensors")
     change(tensors)
     save_file(tensors, directory / "adapter_model.safetensors")
+    return tensors
+
+
+def edit_tensors(directory: Path, change) -> None:
+    tensors = edit_file(directory, change)
     edit(
         directory, lambda config: config.update(tensors={name: list(t.shape) for name, t in tensors.items()})
     )
@@ -125,6 +130,9 @@ def edit_tensors(directory: Path, change) -> None:
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
+
+# Peft has no such union, so that the file has our own names; with LoRA alone it has peft's.
+OWN_NAMES = pt.LoRA(rank=2) + pt.BitFit(where="layer1")
 
 DAMAGE = {
     "truncated tensors": (lambda d: truncate(d / "adapter_model.safetensors"), "is damaged"),
@@ -152,13 +160,38 @@ DAMAGE = {
         lambda d: edit_tensors(d, lambda t: t.update({"layer1.0.conv1.lora_A": torch.ones(3, 576)})),
         r"has shape \(3, 576\), the model needs \(2, 576\)",
     ),
+    "peft's file lacks a tensor": (
+        lambda d: edit_file(d, lambda t: t.pop("base_model.model.fc.weight")),
+        r"do not belong together: they disagree on base_model\.model\.fc\.weight",
+    ),
+    "peft's file has another rank": (
+        lambda d: edit_file(
+            d, lambda t: t.update({"base_model.model.conv1.lora_A.weight": torch.ones(3, 3, 7, 7)})
+        ),
+        r"has shape \(3, 3, 7, 7\), which is not \(2, 147\)",
+    ),
+    "no layout": (lambda d: edit(d, lambda c: c["peft"].pop("names")), "do not belong together"),
+    "a layout of another kind": (lambda d: edit(d, lambda c: c.update(peft=[1])), "peft is"),
+    "sites of another kind": (lambda d: edit(d, lambda c: c.update(sites=["x"])), "is damaged"),
+    "a head of another kind": (lambda d: edit(d, lambda c: c.update(head=7)), "head is 7"),
+    "a head that is not there": (
+        lambda d: edit(d, lambda c: c.update(head="../fc")),
+        "adapter's head is '../fc'",
+    ),
+    "a rank of another kind": (lambda d: edit(d, lambda c: c["strategy"].update(rank="8")), "is damaged"),
+    "NaN": (
+        lambda d: edit_file(d, lambda t: t["base_model.model.fc.bias"].fill_(float("nan"))),
+        r"fc\.bias holds NaN",
+    ),
     "disagreeing files": (lambda d: edit(d, lambda c: c["tensors"].pop("fc.bias")), r"disagree on fc\.bias"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_adapter_is_named_and_the_model_untouched(kind: str, tmp_path) -> None:
-    saved(tmp_path / "a")
+    saved(
+        tmp_path / "a", OWN_NAMES if kind in ("a missing tensor", "an extra tensor", "another rank") else None
+    )
     damage, message = DAMAGE[kind]
     damage(tmp_path / "a")
     model = make("resnet18")

@@ -8,7 +8,11 @@ if TYPE_CHECKING:
 
 
 def adapter_directory(path: str) -> Path:
-    """The adapter of a run directory, or the directory itself."""
+    """The adapter of a run directory, the directory itself, or what "hf:user/repo" downloads."""
+    if path.startswith("hf:"):
+        from paretune.interchange.hub import fetch
+
+        return fetch(path)
     inside = Path(path) / "adapter"
     return inside if inside.is_dir() else Path(path)
 

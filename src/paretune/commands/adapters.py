@@ -1,48 +1,201 @@
-"""``paretune adapters``: look at, check and merge saved adapters."""
+"""``paretune adapters``: look at, check, import, export, merge and publish saved adapters."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from paretune.commands._loading import adapter_directory, load_adapted
+
+if TYPE_CHECKING:
+    from paretune.backbones import Backbone
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """Look at a saved adapter, check it against its base, or merge it into plain weights.
+    """Look at an adapter, check it against its base, convert it between libraries, merge it, or put it on the hub.
 
     Args:
-        action: show prints what it is; verify loads it onto its base; merge writes a plain checkpoint.
-        adapter: directory of an adapter, or of a run that has one.
+        action: show prints what it is; verify loads it onto its base; import writes one of another library as ours; export
+            writes ours for another library; merge writes a plain checkpoint; push uploads it to the Hugging Face hub.
+        adapter: a directory of paretune, peft or adapters, a state dict of loralib, a run directory, or hf:user/repo.
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
-        out: merge: the .safetensors file to write, which timm and transformers load without paretune.
+        out: what to write: import and export to peft, timm or hf a directory, otherwise a file.
+        format: export: the library to write for. Otherwise the library that wrote the adapter, if not found out.
+        num_classes: number of classes, if the adapter holds no head.
+        image_size: height and width in pixels; that of the adapter, or the backbone's own, when null.
+        alpha: loralib: lora_alpha, which its files do not hold.
+        enable_lora: loralib: that argument of MergedLinear, such as [true, false, true].
+        to: push: user/repo.
+        license: push: identifier, such as apache-2.0, that is written into the card first.
+        runs: push: the sweep whose areas are written into the card first.
+        public: push: make a public repository.
+        dry_run: push: only say what would be sent.
     """
 
-    HELP: ClassVar[str] = "show, verify or merge a saved adapter"
-    action: Literal["show", "verify", "merge"]
+    HELP: ClassVar[str] = "show, verify, import, export, merge or publish a saved adapter"
+    action: Literal["show", "verify", "import", "export", "merge", "push"]
     adapter: str
     backbone: str | None = None
     weights: str | None = None
     out: str | None = None
+    format: Literal["paretune", "peft", "adapters", "loralib", "timm", "hf", "onnx"] | None = None
+    num_classes: int | None = None
+    image_size: int | None = None
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
+    to: str | None = None
+    license: str | None = None
+    runs: str | None = None
+    public: bool = False
+    dry_run: bool = False
 
     def __call__(self) -> None:
         """Do ``action``."""
+        path = adapter_directory(self.adapter)
+        match self.action:
+            case "show":
+                self._show(path)
+            case "verify":
+                print(f"{self.adapter} fits {self._load(path).architecture}")
+            case "import":
+                self._import(path)
+            case "export":
+                self._export(path)
+            case "merge":
+                self._merge(path)
+            case "push":
+                self._push(path)
+
+    def _show(self, path: Path) -> None:
         import yaml
 
-        from paretune.interchange.files import read_adapter, save_merged
+        from paretune.interchange import detect, read_adapter
 
-        if self.action == "show":
-            config, tensors = read_adapter(adapter_directory(self.adapter))
+        kind = self._source() or detect(path)
+        content: dict[str, Any] = {"format": kind}
+        if kind == "paretune":
+            config, tensors = read_adapter(path)
+            content = config
             config["base"].pop("tensors")
-            config["tensors"] = (
-                f"{len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers"
-            )
-            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
-            return
-        if self.action == "merge" and self.out is None:
-            raise ValueError("merge needs --out FILE.safetensors")
-        model = load_adapted(self.adapter, self.backbone, self.weights)
-        if self.out is not None and self.action == "merge":
-            print(f"checkpoint: {save_merged(model, self.out).resolve()}")
+            peft = config.pop("peft", None)
+            config["peft"] = peft is not None
+            if peft is not None:
+                config.pop("peft_reason", None)
         else:
-            print(f"{self.adapter} fits {model.architecture}")
+            described, tensors = _foreign(path, kind)
+            content |= {key: value for key, value in described.items() if value not in (None, {}, [], False)}
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        content["tensors"] = f"{len(tensors)} tensors, {numbers:,} numbers"
+        print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
+
+    def _import(self, path: Path) -> None:
+        from paretune.interchange import detect, save_adapter
+
+        out = self._out("DIRECTORY")
+        kind = self._source() or detect(path)
+        model = self._load(path)
+        print(f"adapter: {save_adapter(model, out, notes={'imported from': kind}).resolve()}")
+
+    def _export(self, path: Path) -> None:
+        from paretune.interchange import save_loralib, save_peft
+
+        out = self._out("PATH")
+        if self.format in (None, "paretune", "adapters"):
+            raise ValueError(f"export needs --format peft, loralib, timm, hf or onnx; got {self.format}")
+        model = self._load(path)
+        if self.format == "peft":
+            print(f"adapter of peft: {save_peft(model, out).resolve()}")
+        elif self.format == "loralib":
+            print(
+                f"state dict of loralib, for lora_alpha={save_loralib(model, out):g}: {Path(out).resolve()}"
+            )
+        else:
+            from paretune.interchange.export import export_model
+
+            classes = _classes(path)
+            print(f"{self.format}: {export_model(model, out, self.format, classes=classes).resolve()}")  # type: ignore[arg-type]
+
+    def _merge(self, path: Path) -> None:
+        from paretune.interchange import save_merged
+
+        out = self._out("FILE.safetensors")
+        print(f"checkpoint: {save_merged(self._load(path), out).resolve()}")
+
+    def _push(self, path: Path) -> None:
+        from paretune.interchange.card_notes import update_card
+        from paretune.interchange.hub import push_to_hub
+
+        if self.to is None:
+            raise ValueError("push needs --to user/repo")
+        if self.license or self.runs:
+            update_card(path, license=self.license, runs=self.runs)
+        sent = push_to_hub(path, self.to, private=not self.public, dry_run=self.dry_run)
+        for name, size in sent.files:
+            print(f"{name}: {size:,} bytes")
+        print(f"pushed: {sent.url}" if sent.url else f"nothing was sent to {sent.repo_id}: a dry run")
+
+    def _out(self, what: str) -> str:
+        if self.out is None:
+            raise ValueError(f"{self.action} needs --out {what}")
+        return self.out
+
+    def _source(self) -> str | None:
+        """The library that wrote the adapter, where the user says it; for export, ``format`` means the other end."""
+        return None if self.action == "export" else self.format
+
+    def _load(self, path: Path) -> "Backbone":
+        """The backbone with the adapter on it."""
+        from paretune.backbones import load_backbone
+        from paretune.interchange import detect, import_adapter
+
+        kind = self._source() or detect(path)
+        if kind == "paretune":
+            return load_adapted(str(path), self.backbone, self.weights)
+        if self.backbone is None:
+            raise ValueError(
+                f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "
+                "offline name"
+            )
+        classes = self.num_classes or _number_of_classes(path, kind)
+        model = load_backbone(
+            self.backbone, num_classes=classes, img_size=self.image_size, weights=self.weights
+        )
+        import_adapter(model, path, format=kind, alpha=self.alpha, enable_lora=self.enable_lora)
+        return model
+
+
+def _foreign(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The description and the tensors of another library's adapter, under its own names."""
+    from paretune.interchange import adapters_format
+    from paretune.interchange.peft_reading import read_files
+    from paretune.interchange.reading import read_checkpoint, read_tensors
+
+    if kind == "peft":
+        return read_files(path)
+    if kind == "adapters":
+        found = adapters_format.read(path)
+        return dict(found.config), {
+            **found.tensors,
+            **{f"head.{name}": value for name, value in found.head.items()},
+        }
+    tensors, metadata = read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
+    return dict(metadata), tensors
+
+
+def _number_of_classes(path: Path, kind: str) -> int:
+    """Of the classifier among the tensors; heads have few names."""
+    heads = ("head", "fc", "classifier")
+    for name, tensor in _foreign(path, kind)[1].items():
+        if tensor.ndim == 2 and name.removesuffix(".weight").endswith(heads) and name.endswith(".weight"):
+            return int(tensor.shape[0])
+    raise ValueError(
+        f"{path} holds no classifier, so that the number of classes is unknown; pass --num-classes"
+    )
+
+
+def _classes(path: Path) -> list[str] | None:
+    from paretune.interchange.reading import read_json
+
+    description = path / "paretune.json"
+    return read_json(description).get("classes") if description.is_file() else None

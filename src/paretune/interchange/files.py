@@ -2,46 +2,58 @@
 
 Stored are the tensors that training may have changed: the adapter's, the head, and batch-norm statistics where the strategy
 lets them adapt. Of every other tensor of the base a digest is stored, so that loading onto another base is refused by name.
+
+Where peft can express the adapter, the directory is one of peft as well: ``adapter_config.json`` is there, and the tensors
+have peft's names and shapes. Otherwise ``peft_reason`` in ``paretune.json`` says why not.
 """
 
 import copy
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paretune._files import sync_directory, write_atomically, write_json, write_text
+from paretune._files import write_atomically, write_json, write_text
 from paretune._values import from_dict
-from paretune.backbones import Backbone, architecture_of, find_head, fingerprint, tensor_digests
+from paretune.backbones import Backbone, architecture_of, fingerprint, tensor_digests
+from paretune.interchange import layout
+from paretune.interchange.cards import CARD, card
+from paretune.interchange.checks import check_architecture, check_classes, check_weights
+from paretune.interchange.directory import write_directory
+from paretune.interchange.peft_directory import PeftFiles
+from paretune.interchange.peft_writing import peft_files
+from paretune.interchange.placing import place, restore_stored, stored_name, stored_tensors_full_names
+from paretune.interchange.reading import member, read_json, read_tensors
 from paretune.sites import Site
 from paretune.strategies import STRATEGIES
 from paretune.strategies.adapting import (
     Adaptation,
     adaptation_of,
     base_state,
-    batchnorm_buffers,
-    install,
     merge_adapter,
-    remove_adapter,
     require_adaptation,
-    restore,
 )
 from paretune.strategies.base import Anatomy, Strategy
 
+__all__ = [
+    "load_adapter",
+    "read_adapter",
+    "restore_stored",
+    "save_adapter",
+    "save_merged",
+    "save_peft",
+    "stored_tensors_full_names",
+]
+
 FORMAT = "paretune-adapter"
-VERSION = 1
+VERSION = 2  # 1 had no layout of peft
 CONFIG = "paretune.json"
+PEFT_CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-# A factor of a delta is stored as `blocks.0.attn.qkv.lora_A`, without the path that parametrization gives it.
-_PARAMETRIZED = ".parametrizations.weight.0."
 
 
 def save_adapter(
@@ -64,44 +76,49 @@ def save_adapter(
         FileExistsError: ``directory`` holds something else.
     """
     adaptation = require_adaptation(model)
-    directory = Path(directory)
-    if (
-        directory.exists()
-        and not (directory / CONFIG).is_file()
-        and (not directory.is_dir() or any(directory.iterdir()))
-    ):
-        raise FileExistsError(f"{directory} exists and is not an adapter; choose another directory")
     module = model.module if isinstance(model, Backbone) else model
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in stored_tensors(module, adaptation).items()
+    stored = {
+        stored_name(name): tensor.detach().cpu().contiguous()
+        for name, tensor in stored_tensors_full_names(module, adaptation).items()
     }
-    for name, tensor in tensors.items():
+    for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity; the adapter was not saved")
-    config = _describe(model, module, adaptation, tensors) | {
+    peft, reason = _in_terms_of_peft(module, adaptation)
+    config = _describe(model, module, adaptation, stored) | {
         "classes": list(classes) if classes is not None else None,
         "notes": dict(notes or {}),
+        "peft": layout.describe(peft, stored) if peft else None,
+        "peft_reason": reason,
     }
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        save_file(tensors, staging / TENSORS, metadata={"format": "pt"})
+
+    def write(staging: Path) -> None:
+        save_file(peft.tensors if peft else stored, staging / TENSORS, metadata={"format": "pt"})
+        if peft:
+            write_json(staging / PEFT_CONFIG, peft.config)
         write_json(staging / CONFIG, config)
-        write_text(staging / "README.md", _card(config))
-        sync_directory(staging)
-        staging.chmod(0o755)
-        if directory.exists():
-            old = staging.with_name(staging.name + ".old")
-            os.replace(directory, old)
-            os.replace(staging, directory)
-            shutil.rmtree(old)
-        else:
-            os.replace(staging, directory)
-        sync_directory(directory.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return directory
+        write_text(staging / CARD, card(config))
+
+    return write_directory(directory, CONFIG, write)
+
+
+def save_peft(model: nn.Module, directory: str | Path) -> Path:
+    """Write the adapter that ``model`` carries as peft would have: its two files and no others.
+
+    ``peft.PeftModel.from_pretrained(base, directory)`` then gives the same logits. Where peft can express the adapter,
+    :func:`save_adapter` writes these files too, beside ours.
+
+    Raises:
+        ValueError: the model carries no adapter, or peft cannot express it; the message says why.
+        FileExistsError: ``directory`` holds something else than an adapter of peft.
+    """
+    files = peft_files(model.module if isinstance(model, Backbone) else model, require_adaptation(model))
+
+    def write(staging: Path) -> None:
+        save_file(files.tensors, staging / TENSORS, metadata={"format": "pt"})
+        write_json(staging / PEFT_CONFIG, files.config)
+
+    return write_directory(directory, PEFT_CONFIG, write)
 
 
 def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = True) -> nn.Module:
@@ -112,39 +129,33 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
 
     Args:
         model: same architecture, base weights and number of classes as the adapter was trained on.
-        directory: written by :func:`save_adapter`.
+        directory: written by :func:`save_adapter`; or by peft or the adapters library, see :func:`import_adapter`. Or a
+            repository on the hub that has such files, "hf:user/repo" or "hf:user/repo@revision".
         check_base: compare the digests of the base's tensors; False loads onto other weights of the same shapes.
 
     Raises:
         FileNotFoundError: the directory is no adapter.
         ValueError: a file is damaged, or the model differs; the message names what.
     """
+    if isinstance(directory, str) and directory.startswith("hf:"):
+        from paretune.interchange.hub import fetch
+
+        directory = fetch(directory)
+    directory = Path(directory)
+    if not (directory / CONFIG).exists() and (directory / PEFT_CONFIG).exists():
+        from paretune.interchange.importing import import_adapter
+
+        return import_adapter(model, directory)
     config, tensors = read_adapter(directory)
-    strategy: Strategy = from_dict(config["strategy"], STRATEGIES)
+    strategy, anatomy = _planned(config, directory)
     module = model.module if isinstance(model, Backbone) else model
-    head = config["head"]
     present = adaptation_of(module)
-    if present is not None:
-        raise ValueError(
-            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
-        )
-    _check_architecture(model, module, config, head)
-    _check_classes(module, head, tensors, directory)
-    if check_base:
-        _check_base(module, config, tensors, directory)
-    sites = tuple(Site(**site) for site in config["sites"])
-    adaptation = install(
-        module, strategy, Anatomy(head, sites, config.get("image_size"), config.get("channels", 3))
-    )
-    try:
-        _check_tensors(stored_tensors(module, adaptation), tensors, directory)
-    except ValueError:
-        remove_adapter(module)
-        raise
-    restore_stored(module, adaptation, tensors)
-    if isinstance(model, Backbone):
-        model.frozen_batchnorm = strategy.bn == "frozen"
-    return model.eval()
+    if present is None:
+        check_architecture(model, module, config, anatomy.head)
+        check_classes(module, anatomy.head, tensors, directory)
+        if check_base:
+            check_weights(module, config, tensors, directory)
+    return place(model, strategy, anatomy, tensors, directory)
 
 
 def save_merged(model: nn.Module, path: str | Path) -> Path:
@@ -174,56 +185,64 @@ def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     """
     directory = Path(directory)
     for name in (CONFIG, TENSORS):
-        if not (directory / name).is_file():
+        if not (directory / name).exists():
             raise FileNotFoundError(f"{directory} is not an adapter of paretune: it has no {name}")
-    try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{directory / CONFIG} is damaged: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_json(member(directory, CONFIG))
+    if config.get("format") != FORMAT:
         raise ValueError(f"{directory / CONFIG} does not describe an adapter of paretune")
-    if config.get("version") != VERSION:
+    if config.get("version") not in range(1, VERSION + 1):
         raise ValueError(
-            f"{directory} has format version {config.get('version')}; this paretune reads version {VERSION}"
+            f"{directory} has format version {config.get('version')}; this paretune reads versions 1 to {VERSION}"
         )
-    missing = {"strategy", "head", "sites", "base", "tensors"} - set(config)
-    if missing:
-        raise ValueError(f"{directory / CONFIG} lacks {', '.join(sorted(missing))}")
-    try:
-        with safe_open(directory / TENSORS, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{directory / TENSORS} is damaged: {error}") from None
+    _check_description(config, directory)
+    tensors, _ = read_tensors(member(directory, TENSORS))
+    if config.get("peft"):
+        try:
+            return config, layout.decode(tensors, config["peft"], config["tensors"])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"{directory}: {CONFIG} and {TENSORS} do not belong together: {error}"
+            ) from error
     if sorted(tensors) != sorted(config["tensors"]):
         odd = sorted(set(tensors) ^ set(config["tensors"]))
         raise ValueError(f"{directory}: {CONFIG} and {TENSORS} disagree on {', '.join(odd[:4])}")
     return config, tensors
 
 
-def stored_tensors(module: nn.Module, adaptation: Adaptation) -> dict[str, Tensor]:
-    """What an adapter file holds, under the names it has there."""
-    return {
-        _stored_name(name): value for name, value in stored_tensors_full_names(module, adaptation).items()
-    }
+def _check_description(config: Mapping[str, Any], directory: Path) -> None:
+    """Raise ValueError unless the fields that are used are there and of their kinds."""
+    kinds = {"strategy": dict, "head": str, "sites": list, "base": dict, "tensors": dict, "num_classes": int}
+    missing = sorted(set(kinds) - set(config))
+    if missing:
+        raise ValueError(f"{directory / CONFIG} lacks {', '.join(missing)}")
+    base = config["base"]
+    wrong = [name for name, kind in kinds.items() if not isinstance(config[name], kind)]
+    wrong += [name for name in ("preprocessing", "peft") if not isinstance(config.get(name), dict | None)]
+    wrong += [name for name in ("image_size", "channels") if not isinstance(config.get(name), int | None)]
+    if not wrong and not (
+        isinstance(base.get("architecture"), str) and isinstance(base.get("tensors"), dict)
+    ):
+        wrong.append("base")
+    if wrong:
+        raise ValueError(
+            f"{directory / CONFIG} is damaged: {wrong[0]} is {json.dumps(config[wrong[0]])[:80]}"
+        )
 
 
-def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict[str, Tensor]:
-    """What an adapter file holds, under the names of the adapted module."""
-    parameters = dict(module.named_parameters())
-    stored: dict[str, Tensor] = {name: parameters[name] for name in adaptation.trained}
-    if adaptation.strategy.bn == "adapt":
-        stored |= batchnorm_buffers(module)
-    return stored
+def _planned(config: Mapping[str, Any], directory: Path) -> tuple[Strategy, Anatomy]:
+    try:
+        strategy: Strategy = from_dict(config["strategy"], STRATEGIES)
+        sites = tuple(Site(**site) for site in config["sites"])
+    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{directory / CONFIG} is damaged: {error}") from error
+    return strategy, Anatomy(config["head"], sites, config.get("image_size"), config.get("channels") or 3)
 
 
-def restore_stored(module: nn.Module, adaptation: Adaptation, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of an adapter file into the adapted ``module``."""
-    names = {_stored_name(name): name for name in stored_tensors_full_names(module, adaptation)}
-    restore(module, {names[name]: value for name, value in tensors.items()})
-
-
-def _stored_name(name: str) -> str:
-    return name.replace(_PARAMETRIZED, ".")
+def _in_terms_of_peft(module: nn.Module, adaptation: Adaptation) -> tuple[PeftFiles | None, str]:
+    try:
+        return peft_files(module, adaptation), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _describe(
@@ -257,91 +276,10 @@ def _describe(
         "base": {
             "architecture": architecture,
             "source": model.source if isinstance(model, Backbone) else None,
+            "published": isinstance(model, Backbone) and model.published,
             "fingerprint": fingerprint(architecture, digests),
             "tensors": digests,
         },
         "tensors": {name: list(tensor.shape) for name, tensor in sorted(tensors.items())},
         "versions": {"paretune": paretune.__version__, "torch": torch.__version__, "timm": timm.__version__},
     }
-
-
-def _check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
-    wanted = config["base"]["architecture"]
-    got = model.architecture if isinstance(model, Backbone) else architecture_of(module)
-    own_head = model.head if isinstance(model, Backbone) else find_head(module, None)
-    if got != wanted:
-        raise ValueError(f"the adapter was trained on {wanted}, this model is {got}")
-    if own_head != head and head not in dict(module.named_modules()):
-        raise ValueError(f"the adapter's head is {head!r}, this model's is {own_head!r}")
-
-
-def _check_classes(
-    module: nn.Module, head: str, tensors: Mapping[str, Tensor], directory: str | Path
-) -> None:
-    layer: Any = module.get_submodule(head)
-    saved = tensors.get(f"{head}.weight")
-    if saved is not None and saved.shape != layer.weight.shape:
-        raise ValueError(
-            f"the adapter in {directory} has {saved.shape[0]} classes (head {head!r} {tuple(saved.shape)}), the model "
-            f"{layer.weight.shape[0]} ({tuple(layer.weight.shape)}); create the model with num_classes={saved.shape[0]}"
-        )
-
-
-def _check_base(
-    module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], directory: str | Path
-) -> None:
-    saved: Mapping[str, str] = config["base"]["tensors"]
-    ours = tensor_digests(module.state_dict(), config["head"])
-    # Tensors that the adapter overwrites need not agree.
-    differing = [name for name, digest in saved.items() if name not in tensors and ours.get(name) != digest]
-    extra = [name for name in ours if name not in saved]
-    if differing or extra:
-        shown = ", ".join((differing + extra)[:3])
-        size = (config.get("preprocessing") or {}).get("image_size")
-        hint = f" and the same image size ({size} px)" if size else ""
-        raise ValueError(
-            f"the adapter in {directory} was trained on other base weights: {len(differing) + len(extra)} of {len(saved)} "
-            f"tensors differ, {shown} among them. Load the same pretrained weights{hint} first, or pass check_base=False"
-        )
-
-
-def _check_tensors(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: str | Path
-) -> None:
-    problems = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
-    problems += [f"{name} is unknown" for name in sorted(set(found) - set(expected))]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)}, the model needs {tuple(expected[name].shape)}"
-        for name in sorted(set(expected) & set(found))
-        if expected[name].shape != found[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"the adapter in {directory} does not fit: {'; '.join(problems[:3])}{more}")
-
-
-def _card(config: Mapping[str, Any]) -> str:
-    """A short page for people who find the directory."""
-    base, notes = config["base"], config["notes"]
-    lines = [
-        f"# {config['call']} on {base['architecture']}",
-        "",
-        "An adapter made by paretune. Into a model that you already run, with the same base weights:",
-        "",
-        "```python",
-        "import paretune",
-        'paretune.load_adapter(model, "THIS_DIRECTORY")',
-        "```",
-        "",
-        f"- classes: {config['num_classes']}",
-        f"- base: `{base['architecture']}`, fingerprint `{base['fingerprint']}`",
-    ]
-    if config["preprocessing"]:
-        lines.append(f"- preprocessing of pixels in [0, 1]: {json.dumps(config['preprocessing'])}")
-    lines += [f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in notes.items()]
-    lines += [
-        "",
-        "Robust accuracies are measured with the attack named here; they are upper bounds, not certificates.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -7,16 +7,27 @@ MLP(x) + s · up(f(down(x))), the parallel adapter of He et al. 2022 (https://ar
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune.sites import Site, candidates
-from paretune.strategies.base import Anatomy, Inserted, Strategy
+from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.stream import Reader, check_reads
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
 
 
 @dataclass(frozen=True)
@@ -31,16 +42,22 @@ class Adapter(Strategy):
         reduction: width of the branch over width of the bottleneck; the latter is rounded, and at least 1.
         kernel: side of a depthwise convolution between ``down`` and the activation, in branches of
             convolutions; odd, 1 for none.
-        activation: ``"gelu"``, ``"relu"`` or ``"silu"``.
+        activation: f; ``"gelu"``, ``"gelu_tanh"`` (its approximation), ``"relu"``, ``"leaky_relu"`` (of slope 0.01),
+            ``"silu"``, ``"mish"``, ``"tanh"`` or ``"sigmoid"``.
         scale: s, above 0.
+        reads: what ``down`` is applied to, unless in parallel: ``"branch"`` h, ``"stream"`` x that h will be added to, or
+            ``"sum"`` h + x; in each case the change is added to h. In the adapters library (Poth et al. 2023,
+            https://arxiv.org/abs/2311.11077) Pfeiffer's adapters read the sum, parallel ones the stream. For ViT, DeiT and
+            DINOv2.
     """
 
     _: KW_ONLY
     style: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     reduction: float = 16
     kernel: int = 1
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    activation: str = "gelu"
     scale: float = 1.0
+    reads: Literal["branch", "stream", "sum"] = "branch"
 
     learning_rate: ClassVar[float] = 2e-3
     why_not_mergeable: ClassVar[str] = (
@@ -51,8 +68,12 @@ class Adapter(Strategy):
         super().__post_init__()
         if self.style not in ("houlsby", "pfeiffer", "parallel"):
             raise ValueError(f"style must be 'houlsby', 'pfeiffer' or 'parallel', got {self.style!r}")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+        check_activation(self.activation)
+        check_reads(self.reads)
+        if self.style == "parallel" and self.reads != "branch":
+            raise ValueError(
+                f"style='parallel' reads the input of the MLP; for reads={self.reads!r} use style='pfeiffer' or 'houlsby'"
+            )
         if self.reduction < 1:
             raise ValueError(f"reduction must be at least 1, got {self.reduction}")
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -88,10 +109,16 @@ class Adapter(Strategy):
         for site in sites:
             kernel = self.kernel if _is_image(site) else 1
             adapter = Bottleneck(site, self.bottleneck(site.width), kernel, self.activation, self.scale)
-            adapter.parallel = self.style == "parallel"
-            name = adapter.to(some.device, some.dtype).attach(module, site)
+            reads = "input" if self.style == "parallel" else self.reads
+            name = adapter.to(some.device, some.dtype).attach_reading(module, site, reads)
             names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
         return names
+
+
+def check_activation(name: str) -> None:
+    """Raise ValueError unless ``name`` is one of :data:`ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
 
 
 def chosen_sites(strategy: Strategy, module: nn.Module, anatomy: Anatomy, *, attention: bool) -> list[Site]:
@@ -130,15 +157,14 @@ def _beside(site: Site, module: nn.Module) -> Site:
     )
 
 
-class Bottleneck(Inserted):
-    """h + s · up(f(down(x))) over the channel axis, with x = h, or the input of the module in parallel.
+class Bottleneck(Reader):
+    """h + s · up(f(down(z))) over the channel axis, with z what it reads: h unless said otherwise.
 
     Shapes, for width w and bottleneck m: ``down`` (m, w), ``up`` (w, m), ``depthwise`` (m, 1, kernel, kernel) if any, and
     their biases.
     """
 
     NAME = "bottleneck"
-    parallel = False
 
     def __init__(self, site: Site, bottleneck: int, kernel: int, activation: str, scale: float) -> None:
         super().__init__()
@@ -155,17 +181,12 @@ class Bottleneck(Inserted):
         for start in (self.up.weight, self.up.bias, self.down.bias):
             nn.init.zeros_(start)
 
-    def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Forward hook."""
-        changed: Tensor = self(args[0] if self.parallel else output, output)
-        return changed
-
     def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor:
         """The changed branch, of the shape of ``branch`` (of ``x`` if None)."""
         z = self.down(x.movedim(self.channel_axis, -1))
         if self.depthwise is not None:
             z = self.depthwise(z.movedim(-1, 1)).movedim(1, -1)
-        change: Tensor = self.up(_ACTIVATIONS[self.activation](z))
+        change: Tensor = self.up(ACTIVATIONS[self.activation](z))
         return torch.add(
             x if branch is None else branch, change.movedim(-1, self.channel_axis), alpha=self.scale
         )

@@ -1,20 +1,21 @@
 """Compacter: bottleneck adapters made of PHM layers (Karimi Mahabadi et al. 2021, https://arxiv.org/abs/2106.04647).
 
 A PHM layer is y = x H + b with H = sum_i A_i ⊗ (s_i t_i) (their equations 2 and 4): n small matrices A_i (n × n),
-shared by every layer, times rank-r matrices of each layer's own.
+shared by every layer, times rank-r matrices of each layer's own. Their PHM-Adapter shares nothing.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from einops import rearrange
-from torch import Tensor, einsum, nn
+from torch import Tensor, nn
 
 from paretune.sites import Site
-from paretune.strategies.adapter import chosen_sites
-from paretune.strategies.base import Anatomy, Inserted, Strategy
+from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites
+from paretune.strategies.base import Anatomy, Strategy
 from paretune.strategies.normtune import NormTune
+from paretune.strategies.phm import PHM, bottleneck, new_rule
+from paretune.strategies.stream import Reader, check_reads
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Compacter(Strategy):
         rank: r, rank of s_i t_i.
         placement: ``"both"`` after attention and MLP (Compacter), ``"mlp"`` after the MLP only (Compacter++). Branches of
             convolutions always count.
+        activation: between ``down`` and ``up``; those of :class:`~paretune.Adapter`.
+        reads: what ``down`` is applied to: ``"branch"``, ``"stream"`` or ``"sum"``, as for :class:`~paretune.Adapter`. The
+            Compacter++ of the adapters library reads the sum.
+        shared_rule: one rule A for the whole model; False gives each projection its own.
         train_norms: train the norms in ``where`` too, as the authors do (:class:`~paretune.NormTune`).
     """
 
@@ -38,6 +43,9 @@ class Compacter(Strategy):
     n: int = 4
     rank: int = 1
     placement: Literal["both", "mlp"] = "both"
+    activation: str = "gelu"
+    reads: Literal["branch", "stream", "sum"] = "branch"
+    shared_rule: bool = True
     train_norms: bool = False
 
     learning_rate: ClassVar[float] = 1e-2
@@ -52,6 +60,8 @@ class Compacter(Strategy):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.placement not in ("both", "mlp"):
             raise ValueError(f"placement must be 'both' or 'mlp', got {self.placement!r}")
+        check_activation(self.activation)
+        check_reads(self.reads)
 
     def bottleneck(self, width: int) -> int:
         """Width of the bottleneck for a branch of ``width`` channels."""
@@ -69,65 +79,41 @@ class Compacter(Strategy):
                 raise ValueError(
                     f"Compacter: n={self.n} does not divide the width {site.width} of {site.module!r}"
                 )
-        some = next(module.parameters())
-        rule = nn.Parameter(torch.empty(self.n, self.n, self.n, device=some.device, dtype=some.dtype))
-        nn.init.normal_(rule, std=RULE_STD)
+        rule = new_rule(self.n, next(module.parameters())) if self.shared_rule else None
         names = []
         for site in sites:
-            adapter = CompacterAdapter(site, self.bottleneck(site.width), rule, self.rank)
-            name = adapter.attach(module, site)
+            adapter = CompacterAdapter(site, self, rule, like=next(module.parameters()))
+            name = adapter.attach_reading(module, site, self.reads)
             names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
         if self.train_norms:
             names += NormTune(where=self.where).install(module, anatomy)
-        return names
+        present = dict(module.named_parameters())  # a shared rule has one name, that of its first place
+        return [name for name in names if name in present]
 
 
-# The authors draw the shared rule with std 1e-4 to start near the identity. We start exactly there through t = 0, so
-# the rule may have the scale at which H keeps the variance of its input: n terms, each of n entries.
-RULE_STD = 0.25
-
-
-class CompacterAdapter(Inserted):
-    """x + up(gelu(down(x))) over the channel axis of a branch."""
+class CompacterAdapter(Reader):
+    """h + up(f(down(z))) over the channel axis of a branch h, with z what it reads: h unless said otherwise."""
 
     NAME = "compacter"
 
-    def __init__(self, site: Site, bottleneck: int, rule: nn.Parameter, rank: int) -> None:
+    def __init__(self, site: Site, strategy: Compacter, rule: nn.Parameter | None, like: Tensor) -> None:
         super().__init__()
         self.channel_axis = site.channel_axis
-        self.rule = rule  # one Parameter, shared by every adapter of the model
-        self.down = PHM(site.width, bottleneck, rule, rank)
-        self.up = PHM(bottleneck, site.width, rule, rank)
+        self.activation = strategy.activation
+        if rule is not None:
+            self.rule = rule  # one Parameter, shared by every adapter of the model
+        narrow, n, rank = strategy.bottleneck(site.width), strategy.n, strategy.rank
+        self.down = PHM(site.width, narrow, n, rank, rule, like)
+        self.up = PHM(narrow, site.width, n, rank, rule, like)
         nn.init.zeros_(self.up.t)
 
-    def forward(self, branch: Tensor) -> Tensor:
-        """The changed branch, of the same shape."""
-        x = branch.movedim(self.channel_axis, -1)
-        change: Tensor = self.up(nn.functional.gelu(self.down(x, self.rule)), self.rule)
-        return branch + change.movedim(-1, self.channel_axis)
-
-
-class PHM(nn.Module):
-    """y = x H + b with H = sum_i A_i ⊗ (s_i t_i), contracted factor by factor: H is never built.
-
-    Shapes: ``s`` (n, inputs / n, rank), ``t`` (n, rank, outputs / n), ``b`` (outputs,); the rule A is (n, n, n).
-    """
-
-    def __init__(self, inputs: int, outputs: int, rule: Tensor, rank: int) -> None:
-        super().__init__()
-        n = rule.shape[0]
-        made: dict[str, Any] = {"device": rule.device, "dtype": rule.dtype}
-        self.s = nn.Parameter(torch.empty(n, inputs // n, rank, **made))
-        self.t = nn.Parameter(torch.empty(n, rank, outputs // n, **made))
-        self.b = nn.Parameter(torch.zeros(outputs, **made))
-        for factor in (*self.s.data, *self.t.data):
-            nn.init.xavier_normal_(factor)
-
-    def forward(self, x: Tensor, rule: Tensor) -> Tensor:
-        """(…, inputs) to (…, outputs)."""
-        x = rearrange(x, "... (a p) -> ... a p", a=rule.shape[0])
-        z = einsum("...ap,ipr->...air", x, self.s)  # rank-r summary of each of the n slices, for each i
-        z = einsum("...air,iab->...bir", z, rule)
-        y = einsum("...bir,irq->...bq", z, self.t)
-        flat: Tensor = rearrange(y, "... b q -> ... (b q)")
-        return flat + self.b
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor:
+        """The changed branch, of the shape of ``branch`` (of ``x`` if None)."""
+        rule = getattr(self, "rule", None)
+        f = ACTIVATIONS[self.activation]
+        wide = x.movedim(self.channel_axis, -1)
+        alone = branch is None or branch is x
+        if alone and self.channel_axis == -1 and not torch.is_autocast_enabled(x.device.type):
+            return bottleneck(wide, self.down, self.up, rule, f, add=True)
+        change = bottleneck(wide, self.down, self.up, rule, f, add=False)
+        return (x if branch is None else branch) + change.movedim(-1, self.channel_axis)

@@ -1,0 +1,63 @@
+"""Whether an adapter fits a model; each error names what differs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from paretune.backbones import Backbone, architecture_of, find_head, tensor_digests
+
+
+def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
+    """Raise ValueError unless architecture and head are those of the adapter."""
+    wanted = config["base"]["architecture"]
+    got = model.architecture if isinstance(model, Backbone) else architecture_of(module)
+    own_head = model.head if isinstance(model, Backbone) else find_head(module, None)
+    if got != wanted:
+        raise ValueError(f"the adapter was trained on {wanted}, this model is {got}")
+    if own_head != head and head not in dict(module.named_modules()):
+        raise ValueError(f"the adapter's head is {head!r}, this model's is {own_head!r}")
+
+
+def check_classes(module: nn.Module, head: str, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Raise ValueError unless the head has the adapter's number of classes."""
+    layer: Any = module.get_submodule(head)
+    saved = tensors.get(f"{head}.weight")
+    if saved is not None and saved.shape != layer.weight.shape:
+        raise ValueError(
+            f"the adapter in {origin} has {saved.shape[0]} classes (head {head!r} {tuple(saved.shape)}), the model "
+            f"{layer.weight.shape[0]} ({tuple(layer.weight.shape)}); create the model with num_classes={saved.shape[0]}"
+        )
+
+
+def check_weights(
+    module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str | Path
+) -> None:
+    """Raise ValueError unless every tensor that the adapter does not overwrite has the digest it was trained with."""
+    saved: Mapping[str, str] = config["base"]["tensors"]
+    ours = tensor_digests(module.state_dict(), config["head"])
+    differing = [name for name, digest in saved.items() if name not in tensors and ours.get(name) != digest]
+    extra = [name for name in ours if name not in saved]
+    if differing or extra:
+        shown = ", ".join((differing + extra)[:3])
+        size = (config.get("preprocessing") or {}).get("image_size")
+        hint = f" and the same image size ({size} px)" if size else ""
+        raise ValueError(
+            f"the adapter in {origin} was trained on other base weights: {len(differing) + len(extra)} of {len(saved)} "
+            f"tensors differ, {shown} among them. Load the same pretrained weights{hint} first, or pass check_base=False"
+        )
+
+
+def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Raise ValueError unless the names and shapes ``found`` are those that the adapted model has."""
+    problems = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
+    problems += [f"{name} is unknown" for name in sorted(set(found) - set(expected))]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, the model needs {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(found))
+        if expected[name].shape != found[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"the adapter in {origin} does not fit: {'; '.join(problems[:3])}{more}")

@@ -1,0 +1,110 @@
+"""Adapters that other libraries wrote, put on a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from paretune.backbones import Backbone
+from paretune.interchange.anatomy import anatomy_of
+from paretune.interchange.composing import Imported
+from paretune.interchange.detect import FORMATS, detect
+from paretune.interchange.files import load_adapter
+from paretune.interchange.loralib_format import read_loralib
+from paretune.interchange.peft_reading import read_peft
+from paretune.interchange.peft_writing import names_in_peft, never_called
+from paretune.interchange.placing import place, skeleton, stored_name
+from paretune.strategies.adapting import adaptation_of, install
+from paretune.strategies.base import Anatomy
+
+
+def import_adapter(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    alpha: float | None = None,
+    enable_lora: Sequence[bool] | None = None,
+) -> nn.Module:
+    """Put an adapter of peft, adapters or loralib into an existing model, in place; returns the same object.
+
+    The logits are those that the other library computes on the same base weights. These are the user's to get right: of the
+    base, foreign files say nothing but names and shapes. Everything is checked before the model changes.
+
+    Example: ``import_adapter(model, "lora.pt", alpha=16)``, then ``save_adapter(model, "mine")``.
+
+    Args:
+        model: a Backbone, or a timm, transformers or other classifier, without an adapter.
+        path: a directory of paretune, peft or adapters, or a file with the state dict of loralib.
+        format: one of ``"paretune"``, ``"peft"``, ``"adapters"``, ``"loralib"``; found out from the contents when None.
+        alpha: loralib: ``lora_alpha``, which its files do not hold.
+        enable_lora: loralib: of ``MergedLinear``, such as ``(True, False, True)`` for q and v of a fused layer.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of no known format, damaged, hostile, or does not fit the model; the message says what differs.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    path = Path(path)
+    kind = format or detect(path)
+    if kind != "loralib" and (alpha is not None or enable_lora is not None):
+        raise ValueError(f"alpha and enable_lora are for files of loralib; {path} is of {kind}")
+    if kind == "paretune":
+        return load_adapter(model, path)
+    if kind == "adapters":
+        from paretune.interchange import adapters_format
+
+        return adapters_format.load(model, path)
+    module = model.module if isinstance(model, Backbone) else model
+    present = adaptation_of(module)
+    if present is not None:
+        raise ValueError(
+            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
+        )
+    anatomy = anatomy_of(model)
+    try:
+        if kind == "peft":
+            found = read_peft(module, anatomy.head, path)
+        else:
+            found = read_loralib(module, anatomy.head, path, alpha, enable_lora)
+        tensors = found.tensors | _of_peft(module, anatomy, found, path)
+    except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if kind == "peft":
+        _check_effect(module, anatomy, found, path)
+    return place(model, found.strategy, anatomy, tensors, path, partial=True)
+
+
+def _check_effect(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> None:
+    """Raise where peft's layer would have no effect, and ours one: there the logits would not be those of peft."""
+    acting = {
+        name.rpartition(".")[0]
+        for name, value in found.tensors.items()
+        if (name.endswith(".lora_B") and value.any()) or (name.endswith(".ia3_l") and (value != 1).any())
+    }
+    try:
+        passed_by = never_called(module, sorted(acting), anatomy)
+    except ValueError:  # of a module that does not run on plain images nobody can say
+        return
+    if passed_by:
+        raise ValueError(
+            f"{path} adapts {passed_by[0]!r}, which the model never calls: it reads the weight, so that peft's layer has no "
+            "effect. Train such a model with LoRA of paretune, which changes the weight itself"
+        )
+
+
+def _of_peft(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> dict[str, Tensor]:
+    """Tensors that peft's own layers take, by the names of our files."""
+    if not found.through_peft:
+        return {}
+    trial = skeleton(module)
+    with torch.device("meta"):
+        install(trial, found.strategy, anatomy)
+    names = names_in_peft(trial)
+    odd = sorted(set(names) ^ set(found.through_peft))
+    if odd:
+        where = "missing" if odd[0] in names else "unknown"
+        raise ValueError(f"the adapter in {path} does not fit: {odd[0]} is {where}")
+    return {stored_name(full): found.through_peft[name] for name, full in names.items()}

@@ -1,0 +1,286 @@
+"""An adapter in peft's own terms: its ``adapter_config.json`` and its names of tensors (https://github.com/huggingface/peft).
+
+peft adds a branch to the output of a layer where we add a difference to its weight. For Linear layers and ungrouped
+convolutions the two are the same function; what is not is refused here, with the reason.
+"""
+
+import copy
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from paretune.backbones import inside
+from paretune.interchange.peft_directory import PeftFiles
+from paretune.interchange.peft_own import add_own_parameters
+from paretune.interchange.placing import stored_tensors_full_names
+from paretune.strategies.adapting import Adaptation
+from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
+from paretune.strategies.ia3 import IA3, IA3Delta
+from paretune.strategies.lora import LoRA, LoRADelta
+from paretune.strategies.normtune import NormTune
+from paretune.strategies.peft import Peft
+from paretune.strategies.union import Union
+from paretune.strategies.wrapped import wrapped_layers
+
+
+def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
+    """The adapter on ``module`` as peft would have saved it.
+
+    Raises:
+        ValueError: peft cannot express it exactly; the message says why.
+    """
+    parts = _flat(adaptation.strategy)
+    tuners = [part for part in parts if isinstance(part, LoRA | IA3 | Peft)]
+    foreign = [part for part in parts if part.why_not_mergeable]
+    if foreign:
+        raise ValueError(f"peft has no {type(foreign[0]).__name__}")
+    match tuners:
+        case [Peft() as tuner]:
+            files = _by_peft_itself(module, tuner)
+        case [LoRA() as tuner]:
+            files = _lora(module, tuner)
+            _check_called(module, adaptation)
+        case [IA3()]:
+            files = _ia3(module)
+            _check_called(module, adaptation)
+        case [] if isinstance(adaptation.strategy, NormTune):
+            files = _norms(module, adaptation)
+        case _:
+            what = "several at once" if tuners else "such a strategy"
+            raise ValueError(f"peft has no tuner for {what}: {adaptation.strategy!r}")
+    add_own_parameters(files, module, adaptation)
+    beyond = set(stored_tensors_full_names(module, adaptation)) - set(files.names)
+    if beyond:
+        raise ValueError(f"peft has no place for {min(beyond)}")
+    files.config |= {
+        "auto_mapping": {
+            "base_model_class": type(module).__name__,
+            "parent_library": type(module).__module__,
+        },
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "revision": None,
+        "task_type": None,
+    }
+    return files
+
+
+def _flat(strategy: Strategy) -> tuple[Strategy, ...]:
+    return strategy.strategies if isinstance(strategy, Union) else (strategy,)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a difference of the weight of ``layer`` is what peft's branch beside it computes."""
+    kind: Any = parametrize.type_before_parametrizations(layer)
+    if isinstance(layer, nn.Conv2d):
+        # timm's Conv2dSame pads by the size of its input, and so do the copies that peft makes of it.
+        known = kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm."))
+        return known and layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    return isinstance(layer, nn.Linear) and kind.forward is nn.Linear.forward
+
+
+def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    files = PeftFiles({})
+    for name, layer in Delta.carriers(module):
+        weight: Any = layer.parametrizations["weight"]  # type: ignore[index]
+        if not is_plain(layer):
+            kind = parametrize.type_before_parametrizations(layer).__name__
+            about = "a forward of its own"
+            if isinstance(layer, nn.Conv2d):
+                about = (
+                    f"groups={layer.groups}, dilation={layer.dilation}, padding_mode={layer.padding_mode!r}"
+                )
+            raise ValueError(f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}")
+        delta = weight[0]
+        if len(weight) != 1 or not isinstance(delta, LoRADelta):
+            raise ValueError(f"peft has one tuner a layer, and {name!r} carries {len(weight)} differences")
+        with torch.no_grad():
+            a, b = delta.factors(weight.original)
+        rank = a.shape[0]
+        alpha = delta.scaling * (math.sqrt(rank) if strategy.rslora else rank)
+        ranks[name], alphas[name] = rank, _clean(alpha)
+        if isinstance(layer, nn.Conv2d):
+            a, b = a.view(rank, -1, *layer.kernel_size), b[:, :, None, None]
+        files.add(f"{name}.parametrizations.weight.0.lora_A", f"{name}.lora_A.weight", a)
+        files.add(f"{name}.parametrizations.weight.0.lora_B", f"{name}.lora_B.weight", b)
+        _note_rows(files, name, delta)
+    common_rank = Counter(ranks.values()).most_common(1)[0][0]
+    common_alpha = Counter(alphas.values()).most_common(1)[0][0]
+    files.config = {
+        "peft_type": "LORA",
+        "r": common_rank,
+        "lora_alpha": common_alpha,
+        "lora_dropout": strategy.dropout,
+        "use_rslora": strategy.rslora,
+        "rank_pattern": _pattern(ranks, common_rank),
+        "alpha_pattern": _pattern(alphas, common_alpha),
+        "target_modules": selector(ranks, module),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+    return files
+
+
+def _ia3(module: nn.Module) -> PeftFiles:
+    files = PeftFiles({})
+    inputs, targets = [], []
+    for name, layer in Delta.carriers(module):
+        lists: Any = layer.parametrizations
+        tensor = next(tensor for tensor in ("gain", "weight") if tensor in lists)
+        delta: IA3Delta = lists[tensor][0]
+        targets.append(name)
+        if delta.rows is None:
+            inputs.append(name)
+        scale = delta.ia3_l if delta.rows is None else delta.rows.spread(delta.ia3_l, 1.0)
+        if isinstance(layer, nn.Conv2d):
+            scale = scale.view(1, -1, 1, 1)
+        else:
+            scale = scale.view(1, -1) if delta.rows is None else scale.view(-1, 1)
+        files.add(f"{name}.parametrizations.{tensor}.0.ia3_l", f"{name}.ia3_l", scale)
+        if delta.rows is not None:
+            _note_rows(files, name, delta)
+    files.config = {
+        "peft_type": "IA3",
+        "target_modules": selector(targets, module),
+        "feedforward_modules": selector(inputs, module),
+        "fan_in_fan_out": False,
+        "init_ia3_weights": True,
+    }
+    return files
+
+
+def _norms(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
+    """peft's tuner trains a copy of each norm, with all that it holds."""
+    base = base_parameters(module)
+    own = {base[name] for name in adaptation.trained if not inside(name, adaptation.head)}
+    norms = sorted({name.rpartition(".")[0] for name in own})
+    files = PeftFiles({"peft_type": "LN_TUNING", "target_modules": selector(norms, module)})
+    for norm in norms:
+        for key, value in module.get_submodule(norm).state_dict(keep_vars=True).items():
+            files.add(f"{norm}.{key}", f"{norm}.ln_tuning_layers.{key}", value)
+    return files
+
+
+def _by_peft_itself(module: nn.Module, strategy: Peft) -> PeftFiles:
+    import peft
+
+    config = peft.get_peft_config(strategy.to_dict()["config"]).to_dict()
+    files = PeftFiles({key: _json(value) for key, value in config.items() if key != "peft_version"})
+    for name, full in names_in_peft(module).items():
+        files.add(full, name, module.get_parameter(full))
+    files.config["target_modules"] = selector(wrapped_layers(module), module)
+    files.config["exclude_modules"] = None
+    return files
+
+
+def names_in_peft(module: nn.Module) -> dict[str, str]:
+    """For each tensor that peft would save of its layers in ``module``: the name there, without prefix, and here.
+
+    Raises:
+        ValueError: it saves something else than parameters.
+    """
+    import peft
+
+    # A shared parameter has one name among the parameters and several in the state dict.
+    parameters = {id(value): name for name, value in module.named_parameters()}
+    state = module.state_dict(keep_vars=True)
+    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = [name for name, value in own.items() if id(value) not in parameters]
+    if beyond:
+        raise ValueError(f"peft saves {beyond[0]}, which is no parameter")
+    return {name: parameters[id(value)] for name, value in own.items()}
+
+
+def _note_rows(files: PeftFiles, name: str, delta: LoRADelta | IA3Delta) -> None:
+    rows = delta.rows
+    if rows is not None and len(rows.parts) > 1:
+        files.fused[name] = {"parts": list(rows.parts), "groups": rows.groups}
+
+
+def _check_called(module: nn.Module, adaptation: Adaptation) -> None:
+    passed_by = never_called(module, [name for name, _ in Delta.carriers(module)], adaptation.anatomy)
+    if passed_by:
+        raise ValueError(
+            f"the model never calls {passed_by[0]!r} but reads its weight, so that peft's layer has no effect"
+        )
+
+
+def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> list[str]:
+    """Those of the layers ``names`` whose weight the model reads without calling them: there peft's branch has no effect.
+
+    Raises:
+        ValueError: the model cannot be run with wrappers such as peft's in place of these layers.
+    """
+    if anatomy.image_size is None:
+        raise ValueError("whether the model calls its layers is unknown without an image size")
+    # A copy of the structure that shares the tensors.
+    trial = copy.deepcopy(module, {id(value): value for value in (*module.parameters(), *module.buffers())})
+    wrappers = {name: _Wrapper(trial.get_submodule(name)) for name in names}
+    for name, wrapper in wrappers.items():
+        trial.set_submodule(name, wrapper)
+    some = next(trial.parameters())
+    size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
+    try:
+        with torch.no_grad():
+            trial.eval()(torch.zeros(size, device=some.device, dtype=some.dtype))
+    except Exception as error:  # any module may be inside
+        raise ValueError(f"the model fails when its layers are wrapped as peft does: {error}") from error
+    return [name for name, wrapper in wrappers.items() if not wrapper.called]
+
+
+class _Wrapper(nn.Module):
+    """Stands in for a layer as peft's do: it has the layer's weight and bias, and none of its other attributes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.called = False
+
+    @property
+    def weight(self) -> Any:
+        """Of the layer."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """Of the layer."""
+        return self.base_layer.bias
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer computes."""
+        self.called = True
+        return self.base_layer(*args, **kwargs)
+
+
+def selector(names: Iterable[str], module: nn.Module) -> list[str] | str:
+    """``names`` as peft's list, or as a regular expression where the end of one is the end of another module's name too."""
+    chosen = sorted(names)
+    others = [name for name, _ in module.named_modules() if name not in chosen]
+    if chosen and any(other.endswith(tuple(chosen)) for other in others):
+        return "|".join(map(re.escape, chosen))
+    return chosen
+
+
+def _pattern(values: Mapping[str, float], common: float) -> dict[str, float]:
+    return {f"^{re.escape(name)}": value for name, value in values.items() if value != common}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _clean(number: float) -> float:
+    rounded = round(number, 9)  # scaling · rank is what was given as alpha, up to rounding
+    return int(rounded) if rounded == int(rounded) else rounded

@@ -1,0 +1,124 @@
+"""Reading files that somebody else wrote: bounded in size, checked before use, and never executed."""
+
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+# Descriptions of models of many thousand tensors stay below this.
+LARGEST_JSON = 64 * 2**20
+_NAME = re.compile(r"[^\x00-\x1f/\\]{1,500}")
+
+
+def member(directory: Path, name: str) -> Path:
+    """The file ``name`` of ``directory``.
+
+    A link may stay within the directory, or lead where the cache of the hub keeps the files of a snapshot.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a link that leads elsewhere, or no regular file.
+    """
+    path = directory / name
+    if not path.exists():
+        raise FileNotFoundError(f"{directory} has no {name}")
+    inside, target = directory.resolve(), path.resolve()
+    hub = inside.parent.name == "snapshots" and target.parent == inside.parent.parent / "blobs"
+    if not target.is_relative_to(inside) and not hub:
+        raise ValueError(f"{path} is a link that leads out of its directory, to {target}; it is not followed")
+    if not target.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: the file is larger than 64 MiB, is no JSON, or holds something else than an object.
+    """
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise ValueError(f"{path} has {size:,} bytes; a description has at most {LARGEST_JSON:,}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(found).__name__} instead of an object")
+    return found
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata.
+
+    Raises:
+        ValueError: the file is damaged or of another kind, declares more than it holds, or has impossible names.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    _check(path, tensors)
+    return tensors, metadata
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file that ``torch.save`` wrote; only tensors and plain containers are read.
+
+    Raises:
+        ValueError: the file is no such archive, would run code, or holds something else than tensors by name.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch stores without compression; a compressed archive could unpack to any size.
+            packed = [
+                entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED
+            ]
+        if packed:
+            raise ValueError(f"{path} is compressed, which torch.save does not do; it is not read")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except ValueError:
+        raise
+    except Exception as error:  # of a damaged archive, anything may be raised
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is no file of tensors that can be read without running code: {reason}"
+        ) from None
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds no state dict: tensors by name")
+    _check(path, found)
+    return {str(name): value for name, value in found.items()}
+
+
+def check_finite(tensors: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ValueError: a tensor has one.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{origin}: {name} holds NaN or infinity")
+
+
+def _check(path: Path, tensors: dict[str, Tensor]) -> None:
+    size = path.stat().st_size
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+            raise ValueError(f"{path} has a tensor of the impossible name {str(name)[:100]!r}")
+        if value.layout is not torch.strided or math.prod(value.shape) * value.element_size() > size:
+            raise ValueError(
+                f"{path}: {name} of shape {tuple(value.shape)} is larger than the file that holds it"
+            )
