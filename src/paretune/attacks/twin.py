@@ -7,6 +7,7 @@ half the memory of the model, whatever the adapter.
 
 import copy
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FunctionType
@@ -78,6 +79,7 @@ class Twin:
             for recipe in self._recipes:
                 _write(recipe)
             self._layout = _layout(self._sources)
+            self._parts = tuple(model.modules())
             self._seen: dict[str, tuple[int, int] | Tensor | None] = {}
             self._remember(self._sources)
 
@@ -136,9 +138,12 @@ class Twin:
         )
 
     def refresh(self) -> bool:
-        """Take over the model's present tensors in place; False, with nothing done, if it has others than before."""
+        """Take over the model's present tensors in place; False, with nothing done, if it has others or other modules."""
         sources = _named_tensors(self._model)
-        if _layout(sources) != self._layout:
+        # Another module may compute something else from tensors of the same names, such as a LoRA of another alpha.
+        parts = tuple(self._model.modules())
+        same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        if not same or _layout(sources) != self._layout:
             return False
         with torch.inference_mode(False), torch.no_grad():
             changed = {name for name, source in sources.items() if self._has_changed(name, source)}

@@ -87,7 +87,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
     required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
     state = module.state_dict(keep_vars=True)
     try:
-        chosen = set(strategy.install(module, anatomy))
+        with torch.inference_mode(False), torch.enable_grad():  # a strategy may try its gradients
+            chosen = set(strategy.install(module, anatomy))
         parameters = dict(module.named_parameters())
         trained = tuple(name for name in parameters if name in chosen or inside(name, anatomy.head))
         adapted = module.state_dict(keep_vars=True)
@@ -105,7 +106,7 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
             buffers = batchnorm_buffers(module)
             base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
     except BaseException:
-        _uninstall(module)
+        uninstall(module)
         for name, parameter in before.items():
             parameter.requires_grad_(required_grad[name])
         raise
@@ -121,6 +122,12 @@ def adaptation_of(model: nn.Module) -> Adaptation | None:
     module = model.module if isinstance(model, Backbone) else model
     found: Adaptation | None = module.__dict__.get(_ATTRIBUTE)
     return found
+
+
+def forget_adaptation(module: nn.Module) -> Adaptation | None:
+    """Take away the record alone, and return it."""
+    record: Adaptation | None = module.__dict__.pop(_ATTRIBUTE, None)
+    return record
 
 
 def require_adaptation(model: nn.Module) -> Adaptation:
@@ -156,7 +163,7 @@ def merge_adapter(model: nn.Module) -> nn.Module:
     module = model.module if isinstance(model, Backbone) else model
     if wrapped_layers(module):
         check_merge(module, adaptation.anatomy)
-    _uninstall(module, merge=True)
+    uninstall(module, merge=True)
     _forget(model, module, adaptation)
     return model
 
@@ -169,7 +176,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     """
     adaptation = require_adaptation(model)
     module = model.module if isinstance(model, Backbone) else model
-    _uninstall(module)
+    uninstall(module)
     restore(module, adaptation.base)
     _forget(model, module, adaptation)
     return model
@@ -207,7 +214,13 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     return {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
 
 
-def _uninstall(module: nn.Module, *, merge: bool = False) -> None:
+def uninstall(module: nn.Module, *, merge: bool = False) -> None:
+    """Take off what strategies have added to ``module``, and leave the values of its own tensors as they are.
+
+    Args:
+        module: changed in place.
+        merge: let the weights take over what changes them first.
+    """
     for _, layer in Delta.carriers(module):
         Delta.remove(layer, merge=merge)
     Inserted.detach_all(module)
@@ -215,7 +228,7 @@ def _uninstall(module: nn.Module, *, merge: bool = False) -> None:
 
 
 def _forget(model: nn.Module, module: nn.Module, adaptation: Adaptation) -> None:
-    del module.__dict__[_ATTRIBUTE]
+    forget_adaptation(module)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(adaptation.required_grad[name])
         parameter.grad = None

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Delta, Strategy, base_layers
+from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.keeping import KeptDelta
 from paretune.strategies.roles import ROLES, Rows, match_layer
 
 
@@ -53,10 +54,14 @@ class IA3(Strategy):
             tensors = ["weight"] if rows is None or layer.bias is None else ["weight", "bias"]
             if rows is not None and _is_standardised(layer):
                 tensors[0] = "gain"
+            calls_linear = type(layer).forward is nn.Linear.forward
             size = layer.weight.shape[1] if rows is None else rows.of(layer.weight.shape[0])
             scale = nn.Parameter(torch.ones(size, device=layer.weight.device, dtype=layer.weight.dtype))
             for tensor in tensors:
                 IA3Delta(scale, rows).install(layer, tensor)
+            if calls_linear:
+                # Of the class that parametrization has just made for this layer, which goes when the delta does.
+                type(layer).forward = _scaled_forward
             index = len(layer.parametrizations[tensors[0]]) - 1
             names.append(f"{name}.parametrizations.{tensors[0]}.{index}.ia3_l")
         return names
@@ -152,7 +157,7 @@ def _is_standardised(layer: nn.Module) -> bool:
     return re.search(r"Std|Standard", type(layer).__name__) is not None
 
 
-class IA3Delta(Delta):
+class IA3Delta(KeptDelta):
     """A weight, bias or gain whose rows are scaled; or with ``rows`` None, a weight whose columns are.
 
     Shape of ``ia3_l``: (number of scaled rows or columns,). The deltas of a layer's weight and bias share it.
@@ -163,10 +168,29 @@ class IA3Delta(Delta):
         self.ia3_l = scale
         self.rows = rows
 
-    def forward(self, tensor: Tensor) -> Tensor:
+    def effective(self, tensor: Tensor) -> Tensor:
         """The scaled tensor, of the same shape and strides."""
         if self.rows is None:
             scale = self.ia3_l.view(1, -1, *[1] * (tensor.ndim - 2))
         else:
             scale = self.rows.spread(self.ia3_l, 1.0).view(-1, *[1] * (tensor.ndim - 1))
         return tensor.clone().mul_(scale)
+
+
+def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
+    """``nn.Linear.forward``; in training (x ⊙ l) Wᵀ + b or (x Wᵀ + b) ⊙ l, which makes no effective weight.
+
+    The gradient then reaches l without one of the whole weight, and no effective weight is kept for it. In evaluation
+    mode the logits stay those of the merged model to the last bit.
+    """
+    lists = layer.parametrizations
+    if not layer.training or any(
+        len(deltas) > 1 for deltas in lists.values()
+    ):  # another strategy changes it too
+        return nn.functional.linear(inputs, layer.weight, layer.bias)
+    delta: IA3Delta = lists["weight"][0]
+    if delta.rows is None:
+        return nn.functional.linear(inputs * delta.ia3_l, lists["weight"].original, layer.bias)
+    bias = lists["bias"].original if "bias" in lists else None
+    scale = delta.rows.spread(delta.ia3_l, 1.0)
+    return nn.functional.linear(inputs, lists["weight"].original, bias) * scale

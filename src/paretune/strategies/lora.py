@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Delta, Strategy, base_layers
+from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.keeping import KeptDelta
 from paretune.strategies.roles import ROLES, Rows, match_layer
 
 Pattern = tuple[tuple[str, float], ...]
@@ -163,7 +164,7 @@ def _match(target: str, name: str, layer: nn.Module, module: nn.Module) -> Rows 
     return match_layer(target, name, layer, module)
 
 
-class LoRADelta(Delta):
+class LoRADelta(KeptDelta):
     """W + scaling · B A, seen as a matrix of (rows, columns) = (out, fan-in).
 
     Where ``rows`` means parts of a fused projection (q, k, v), each part has its own factors, which together form one
@@ -204,9 +205,11 @@ class LoRADelta(Delta):
             b = torch.block_diag(*b.view(self.n, -1, self.rank))  # type: ignore[no-untyped-call]
         return a, self.rows.spread(b, 0.0)
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def effective(self, weight: Tensor) -> Tensor:
         """Effective weight, of the shape of ``weight``."""
         a, b = self.factors(weight)
+        if weight.ndim == 2:
+            return torch.addmm(weight, b, a, alpha=self.scaling)  # one pass over the weight
         # clone() keeps the strides, which `weight + delta` does not. By them oneDNN picks its kernel where the image is
         # one pixel, and its choice for the wrong ones is far slower for wide depthwise convolutions.
         return weight.clone().add_((b @ a).view_as(weight), alpha=self.scaling)

@@ -1,0 +1,128 @@
+"""Views: models that share the tensors of another and each carry an adapter of their own."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from paretune.backbones import Backbone
+from paretune.strategies.adapting import forget_adaptation, install, uninstall
+from paretune.strategies.base import Anatomy, Delta, Strategy
+from paretune.strategies.wrapped import wrapped_layers
+
+Tensors = Mapping[str, Tensor]
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy of ``model`` in evaluation mode that has modules of its own and the tensors of the model.
+
+    It is there to be given tensors by functional_call: a change of its own ones would pass by what autograd counts.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.data
+    return copy.deepcopy(model, memo).eval()
+
+
+class View:
+    """A model seen with another adapter than its own; the adapter's values are given at each call.
+
+    Nothing is written to the model, so that many adapters stand on one backbone at once.
+
+    Args:
+        model: a Backbone or a plain module; what it carries is not seen.
+        strategy: of the adapters to be seen.
+        anatomy: what the strategy is told about the model; None with ``strategy`` for a view of the base itself.
+    """
+
+    def __init__(self, model: nn.Module, strategy: Strategy | None, anatomy: Anatomy | None) -> None:
+        self.strategy = strategy
+        self.anatomy = anatomy
+        self.model = shared_copy(model)
+        if forget_adaptation(self.module) is not None:
+            uninstall(self.module)
+        base_names = {name: name for name in self.module.state_dict()}
+        if strategy is not None and anatomy is not None:
+            with torch.random.fork_rng():
+                base_names = install(self.module, strategy, anatomy).base_names
+            forget_adaptation(self.module)  # and its copies of the base, of which it holds another record
+            self.model.eval().requires_grad_(False)
+        # Of tied tensors one name each.
+        once = (*self.module.named_parameters(), *self.module.named_buffers())
+        self.base_names = {name: base_names[name] for name, _ in once if name in base_names}
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, without the normalisation of a Backbone."""
+        return self.model.module if isinstance(self.model, Backbone) else self.model
+
+    def fits(self, strategy: Strategy | None, anatomy: Anatomy | None) -> bool:
+        """Whether adapters of this strategy have the structure of this view."""
+        return self.strategy == strategy and self.anatomy == anatomy
+
+    def __call__(self, images: Tensor, values: Tensors, base: Tensors) -> Tensor:
+        """Logits (batch, classes) of ``images`` in evaluation mode.
+
+        Args:
+            images: as the model takes them.
+            values: the adapter's tensors, under the names they have in the adapted module.
+            base: the base's values under its own names, see :func:`base_state`.
+        """
+        # TinyViT and LeViT keep what they compute from parameters in evaluation mode, until training begins.
+        self.model.train()
+        self.model.eval()
+        # Plain Linear layers compute the same in either mode, but in training by the factors, without effective weights.
+        for _, layer in Delta.carriers(self.module):
+            layer.training = type_before_parametrizations(layer) is nn.Linear
+        prefix = "module." if isinstance(self.model, Backbone) else ""
+        tensors = {f"{prefix}{name}": value for name, value in self._tensors(values, base).items()}
+        output: Any = functional_call(self.model, tensors, (images,))
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits
+
+    def effective(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
+        """What the adapter makes of the base's tensors: of those that it changes, under the base's names.
+
+        Raises:
+            ValueError: it wraps layers by peft, whose effect on the weights is peft's own.
+        """
+        if wrapped_layers(self.module):
+            raise ValueError(
+                f"{self.strategy!r} takes no part in combinations, because peft alone knows its weights; use paretune's own "
+                "LoRA or IA3, or peft's add_weighted_adapter"
+            )
+        tensors = {f"module.{name}": value for name, value in self._tensors(values, base).items()}
+        found: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, ())
+        return {
+            self.base_names[name]: value for name, value in values.items() if name in self.base_names
+        } | found
+
+    def _tensors(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
+        like = next(self.module.parameters())
+        own = {name: base[was] for name, was in self.base_names.items()}
+        return own | {
+            name: value.to(like if value.is_floating_point() else like.device)
+            for name, value in values.items()
+        }
+
+
+class _Effective(nn.Module):
+    """Reads the effective tensors of ``module``, so that functional_call can give it others."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @torch.no_grad()
+    def forward(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{tensor}".lstrip("."): getattr(layer, tensor)
+            for name, layer in Delta.carriers(self.module)
+            for tensor in layer.parametrizations  # type: ignore[union-attr]
+        }
