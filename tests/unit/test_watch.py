@@ -355,7 +355,9 @@ def test_the_command_serves_until_interrupted(tmp_path) -> None:
     begin(tmp_path / "a")
     before = sorted(tmp_path.rglob("*"))
     code = (
-        "import sys; from paretune.cli import main; sys.exit(main(['watch', sys.argv[1], '--every', '0.2']))"
+        "import signal, sys; from paretune.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background ignores Ctrl-C
+        "sys.exit(main(['watch', sys.argv[1], '--every', '0.2']))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
