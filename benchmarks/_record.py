@@ -1,12 +1,17 @@
-"""Rows of benchmarks: where they were measured, and appending them to their file."""
+"""What benchmarks share: works timed in turns, and rows that say where they were measured."""
 
 import csv
 import datetime
 import os
 import platform
+import sys
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+Work = Callable[[], object]
 
 
 def machine(*packages: str) -> dict[str, str | int]:
@@ -36,3 +41,17 @@ def append(path: Path, row: dict[str, Any]) -> None:
         if next(csv.reader(file)) != list(row):
             raise ValueError(f"{path} has other columns; move it away to start anew")
         writer.writerow(row)
+
+
+def in_turns(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each work, one after the other, ``rounds`` times after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            began = time.process_time()
+            work()
+            if number:
+                seconds[name].append(time.process_time() - began)
+        print("." if number else "warm", end=" ", flush=True, file=sys.stderr)
+    print(file=sys.stderr)
+    return seconds

@@ -27,7 +27,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
-from _record import append, machine
+from _record import Work, append, in_turns, machine
 from paretune.attacks import AutoAttack, Linf, attack_copy, steps
 from paretune.attacks.twin import Twin
 
 HERE = Path(__file__).parent
 THREAT = Linf(4 / 255)
 STEP_SIZE = 1 / 255
-Work = Callable[[], object]
 # Radii at which a probe on features of a model that is not robust keeps some of its images.
 AUTOATTACK = {
     "autoattack-vit": ("dinov2-small", 28, 1.5 / 255),
@@ -61,20 +59,6 @@ def batch(count: int, size: int) -> tuple[Tensor, Tensor]:
     """Random images and labels: time does not depend on what is seen."""
     draw = torch.Generator().manual_seed(0)
     return torch.rand(count, 3, size, size, generator=draw), torch.arange(count) % 10
-
-
-def in_turns(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each work, one after the other, ``rounds`` times after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            if number:
-                seconds[name].append(time.process_time() - began)
-        print("." if number else "warm", end=" ", flush=True, file=sys.stderr)
-    print(file=sys.stderr)
-    return seconds
 
 
 class Recorder:

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paretune as pt
-from _record import append, machine
-from attacks import Work, in_turns
+from _record import Work, append, in_turns, machine
 from paretune.sites import Site
 from paretune.strategies import Strategy
 from paretune.strategies.compacter import Compacter, CompacterAdapter
