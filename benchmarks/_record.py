@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,31 @@ def append(path: Path, row: dict[str, Any]) -> None:
         if next(csv.reader(file)) != list(row):
             raise ValueError(f"{path} has other columns; move it away to start anew")
         writer.writerow(row)
+
+
+class Recorder:
+    """Appends rows that have the same columns, whatever the section, and prints them.
+
+    Args:
+        path: of the CSV file.
+        columns: after ``section``, ``work`` and ``implementation``; those that a row lacks stay empty.
+        packages: as for :func:`machine`.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *packages: str) -> None:
+        self.path = path
+        self.columns = columns
+        self.shared = machine(*packages)
+
+    def row(self, section: str, work: str, implementation: str, **found: Any) -> None:
+        """Append one row and print it."""
+        columns = {"section": section, "work": work, "implementation": implementation}
+        columns |= dict.fromkeys(self.columns, "")
+        columns |= {
+            key: f"{value:.5g}" if isinstance(value, float) else value for key, value in found.items()
+        }
+        append(self.path, self.shared | columns)
+        print("  ".join(str(value) for value in columns.values() if value != ""), flush=True)
 
 
 def in_turns(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:

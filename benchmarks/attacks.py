@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
-from _record import Work, append, in_turns, machine
+from _record import Recorder, Work, in_turns
 from paretune.attacks import AutoAttack, Linf, attack_copy, steps
 from paretune.attacks.twin import Twin
 
@@ -61,36 +61,12 @@ def batch(count: int, size: int) -> tuple[Tensor, Tensor]:
     return torch.rand(count, 3, size, size, generator=draw), torch.arange(count) % 10
 
 
-class Recorder:
-    """Rows with the same columns, whatever the section."""
+class Rows(Recorder):
+    """The rows of this benchmark."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shared = machine("torchattacks", "foolbox", "peft", "pyautoattack")
-
-    def row(self, section: str, work: str, implementation: str, **found: Any) -> None:
-        """Append one row and print it."""
-        columns = {
-            "section": section,
-            "work": work,
-            "implementation": implementation,
-            "images": "",
-            "rounds": "",
-            "cpu_seconds": "",
-            "lowest": "",
-            "highest": "",
-            "images_per_second": "",
-            "against": "",
-            "ratio": "",
-            "required": "",
-            "aim": "",
-            "note": "",
-        }
-        columns |= {
-            key: f"{value:.5g}" if isinstance(value, float) else value for key, value in found.items()
-        }
-        append(self.path, self.shared | columns)
-        print("  ".join(str(value) for value in columns.values() if value != ""), flush=True)
+        columns = "images rounds cpu_seconds lowest highest images_per_second against ratio required aim note"
+        super().__init__(path, columns.split(), "torchattacks", "foolbox", "peft", "pyautoattack")
 
     def timed(
         self,
@@ -127,7 +103,7 @@ class Recorder:
 # ---- PGD --------------------------------------------------------------------------------------------------------
 
 
-def pgd(record: Recorder, section: str, quick: bool, compile: bool) -> None:
+def pgd(record: Rows, section: str, quick: bool, compile: bool) -> None:
     """PGD-10 beside torchattacks on a frozen model, and foolbox, whose backward pass reaches the weights."""
     import foolbox
     import torchattacks
@@ -177,7 +153,7 @@ def pgd(record: Recorder, section: str, quick: bool, compile: bool) -> None:
 # ---- a step of adversarial training -----------------------------------------------------------------------------
 
 
-def lora_step(record: Recorder, quick: bool) -> None:
+def lora_step(record: Rows, quick: bool) -> None:
     """Each side in processes of its own, in turns, because a peak of memory is a process's."""
     images, rounds = (4, 1) if quick else (16, 3)
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
@@ -285,7 +261,7 @@ def forget_peak() -> None:
 # ---- AutoAttack -------------------------------------------------------------------------------------------------
 
 
-def autoattack(record: Recorder, section: str, quick: bool) -> None:
+def autoattack(record: Rows, section: str, quick: bool) -> None:
     """The reference and ours on a probe on features of real images; both answers are scored in float32."""
     import pyautoattack
 
@@ -364,7 +340,7 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def floor(record: Recorder, quick: bool) -> None:
+def floor(record: Rows, quick: bool) -> None:
     """Each product of a gradient step alone, with its own arguments and strides, against the whole step."""
     images, labels = batch(8 if quick else 32, 98)
     frozen = network("dinov2-small", 98)
@@ -403,7 +379,7 @@ def floor(record: Recorder, quick: bool) -> None:
         )
 
 
-def overhead(record: Recorder, quick: bool) -> None:
+def overhead(record: Rows, quick: bool) -> None:
     """What a step does outside the network, alone, against the whole step."""
     images, labels = batch(8 if quick else 32, 98)
     twin = Twin(network("dinov2-small", 98), torch.float32, fold_batchnorm=True, channels_last="auto")
@@ -492,7 +468,7 @@ def main() -> None:
     if options.side:
         one_side(options.side, options.images)
         return
-    record = Recorder(options.out)
+    record = Rows(options.out)
     for section in options.only:
         print(f"== {section}", file=sys.stderr)
         if section.startswith("pgd"):

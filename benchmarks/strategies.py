@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paretune as pt
-from _record import Work, append, in_turns, machine
+from _record import Recorder, Work, in_turns
 from paretune.sites import Site
 from paretune.strategies import Strategy
 from paretune.strategies.compacter import Compacter, CompacterAdapter
@@ -55,24 +55,12 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-class Recorder:
-    """Rows with the same columns, whatever the section."""
+class Rows(Recorder):
+    """The rows of this benchmark; ``ratio`` is the peer's value over this one's, ``required`` its least value."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shared = machine("peft")
-
-    def row(self, section: str, work: str, implementation: str, **found: Any) -> None:
-        """Append one row and print it; ``ratio`` is the peer's value over this one's, ``required`` its least value."""
-        columns = {
-            "section": section, "work": work, "implementation": implementation, "images": "", "rounds": "",
-            "value": "", "unit": "", "lowest": "", "highest": "", "against": "", "ratio": "", "required": "",
-        }  # fmt: skip
-        columns |= {
-            key: f"{value:.5g}" if isinstance(value, float) else value for key, value in found.items()
-        }
-        append(self.path, self.shared | columns)
-        print("  ".join(str(value) for value in columns.values() if value != ""), flush=True)
+        columns = "images rounds value unit lowest highest against ratio required"
+        super().__init__(path, columns.split(), "peft")
 
     def timed(
         self,
@@ -145,7 +133,7 @@ class Materialised(nn.Module):
         return y
 
 
-def compacter(record: Recorder, quick: bool) -> None:
+def compacter(record: Rows, quick: bool) -> None:
     """Time and memory at both widths, for a small and a larger batch."""
     rounds = 5 if quick else 21
     for width, images in ((768, 4), (768, 16), (3072, 4), (3072, 16)):
@@ -157,7 +145,7 @@ def compacter(record: Recorder, quick: bool) -> None:
         one_compacter(record, ours, h, rounds)
 
 
-def one_compacter(record: Recorder, ours: CompacterAdapter, h: Tensor, rounds: int) -> None:
+def one_compacter(record: Rows, ours: CompacterAdapter, h: Tensor, rounds: int) -> None:
     """Rows for one width and batch ``h`` (images, tokens, width)."""
     images, _, width = h.shape
     work = f"Compacter at width {width}"
@@ -225,7 +213,7 @@ def peft_model(kind: str, backbone: pt.Backbone) -> pt.Backbone:
     return backbone
 
 
-def network(record: Recorder, quick: bool) -> None:
+def network(record: Rows, quick: bool) -> None:
     """Every strategy beside the bare network, LoRA and IA3 also beside peft's."""
     images, rounds = (1, 1) if quick else (2, 4)
     models = {"base": vit().requires_grad_(False)}
@@ -270,7 +258,7 @@ def network(record: Recorder, quick: bool) -> None:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-def files(record: Recorder, quick: bool) -> None:
+def files(record: Rows, quick: bool) -> None:
     """Adapters of the whole network on disk."""
     import peft
 
@@ -313,7 +301,7 @@ def seconds_of(work: Work) -> float:
 # ---- several adapters -------------------------------------------------------------------------------------------
 
 
-def switching(record: Recorder, quick: bool) -> None:
+def switching(record: Rows, quick: bool) -> None:
     """Named adapters on one network; a mixed batch beside peft's, and beside the same batch under one adapter."""
     images, rounds = (4, 1) if quick else (8, 3)
     backbone = vit()
@@ -365,7 +353,7 @@ def switching(record: Recorder, quick: bool) -> None:
         )
 
 
-SECTIONS: dict[str, Callable[[Recorder, bool], None]] = {
+SECTIONS: dict[str, Callable[[Rows, bool], None]] = {
     "compacter": compacter,
     "vit": network,
     "files": files,
@@ -384,7 +372,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    record = Recorder(options.out)
+    record = Rows(options.out)
     for section in options.only:
         print(f"== {section}", file=sys.stderr)
         SECTIONS[section](record, options.quick)

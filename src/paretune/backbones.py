@@ -106,6 +106,11 @@ class Backbone(nn.Module):
         return torch.zeros(size, dtype=self.mean.dtype, device=self.mean.device)
 
 
+def network_of(model: nn.Module) -> nn.Module:
+    """The network inside a Backbone, without its normalisation; any other module as it is."""
+    return model.module if isinstance(model, Backbone) else model
+
+
 def load_backbone(
     name: str,
     *,

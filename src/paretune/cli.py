@@ -68,7 +68,7 @@ def build_parser() -> Any:
         one.add_argument("--config", action="config", help="YAML file with any of these options")
         one.add_class_arguments(command, None, as_positional=True)
         for action in one._actions:
-            if action.dest in ("gpu", "percent", "public", "dry_run"):  # --gpu alone means --gpu true
+            if action.default is False:  # --gpu alone means --gpu true
                 action.nargs, action.const = "?", True
         commands.add_subcommand(name, one, help=command.HELP)
     return parser

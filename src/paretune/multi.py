@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, network_of
 from paretune.interchange.files import load_adapter, save_adapter, stored_tensors_full_names
 from paretune.strategies.adapting import (
     Adaptation,
@@ -81,7 +81,7 @@ class Adapters:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._module: nn.Module = model.module if isinstance(model, Backbone) else model
+        self._module: nn.Module = network_of(model)
         self._named: dict[str, _Named] = {}
         self._active: str | dict[str, float] | None = None
         self._adaptation = adaptation_of(model)
@@ -132,7 +132,7 @@ class Adapters:
             adapt(bare, source, seed=seed)  # type: ignore[arg-type]  # which refuses anything but a Backbone
         else:
             load_adapter(bare, source, check_base=check_base)
-        module = bare.module if isinstance(bare, Backbone) else bare
+        module = network_of(bare)
         adaptation = require_adaptation(bare)
         self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, _values(module, adaptation))
 
@@ -190,7 +190,7 @@ class Adapters:
         if name == self._active:
             return save_adapter(self.model, directory, **describing)
         adapter, bare = self._named[name], self._bare()
-        module = bare.module if isinstance(bare, Backbone) else bare
+        module = network_of(bare)
         install(module, adapter.strategy, adapter.anatomy)
         restore(module, adapter.values)
         return save_adapter(bare, directory, **describing)

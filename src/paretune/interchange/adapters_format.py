@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone
+from paretune.backbones import network_of
 from paretune.interchange.adapters_config import modernised, read_strategies
 from paretune.interchange.adapters_tensors import place_tensors
 from paretune.interchange.anatomy import anatomy_of
@@ -85,7 +85,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             The model is unchanged then.
     """
     found = read(path)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     anatomy = anatomy_of(model)
     config, blocks = found.config, blocks_of(anatomy.sites)
     if config["model_type"] != "vit":

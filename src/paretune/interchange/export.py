@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
 from paretune.strategies.adapting import adaptation_of, merge_adapter
@@ -56,7 +56,7 @@ def export_model(
         raise ValueError(f"format must be one of {', '.join(get_args(ExportFormat))}, got {format!r}")
     path = Path(path)
     anatomy = anatomy_of(model)
-    head: Any = (model.module if isinstance(model, Backbone) else model).get_submodule(anatomy.head)
+    head: Any = network_of(model).get_submodule(anatomy.head)
     number = head.weight.shape[0]
     names = [str(name) for name in classes] if classes is not None else None
     if names is not None and (len(names) != number or len(set(names)) != number):
@@ -90,7 +90,7 @@ def _merged(model: nn.Module, format: str) -> nn.Module:
 def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: list[str] | None) -> None:
     import timm
 
-    module: Any = model.module if isinstance(model, Backbone) else model
+    module: Any = network_of(model)
     recorded = getattr(module, "pretrained_cfg", None)
     if not recorded or not timm.is_model(recorded.get("architecture", "")):
         raise ValueError(
@@ -124,7 +124,7 @@ def _write_transformers(
 ) -> None:
     import transformers
 
-    module: Any = model.module if isinstance(model, Backbone) else model
+    module: Any = network_of(model)
     if not isinstance(module, transformers.PreTrainedModel):
         raise ValueError(
             f"format='hf' needs a model of transformers, got a {type(module).__name__}; use 'timm' or 'onnx'"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json, write_text
 from paretune._values import from_dict
-from paretune.backbones import Backbone, architecture_of, fingerprint, tensor_digests
+from paretune.backbones import Backbone, architecture_of, fingerprint, network_of, tensor_digests
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
 from paretune.interchange.checks import check_architecture, check_classes, check_weights
@@ -76,7 +76,7 @@ def save_adapter(
         FileExistsError: ``directory`` holds something else.
     """
     adaptation = require_adaptation(model)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     stored = {
         stored_name(name): tensor.detach().cpu().contiguous()
         for name, tensor in stored_tensors_full_names(module, adaptation).items()
@@ -112,7 +112,7 @@ def save_peft(model: nn.Module, directory: str | Path) -> Path:
         ValueError: the model carries no adapter, or peft cannot express it; the message says why.
         FileExistsError: ``directory`` holds something else than an adapter of peft.
     """
-    files = peft_files(model.module if isinstance(model, Backbone) else model, require_adaptation(model))
+    files = peft_files(network_of(model), require_adaptation(model))
 
     def write(staging: Path) -> None:
         save_file(files.tensors, staging / TENSORS, metadata={"format": "pt"})
@@ -148,7 +148,7 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
         return import_adapter(model, directory)
     config, tensors = read_adapter(directory)
     strategy, anatomy = _planned(config, directory)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     present = adaptation_of(module)
     if present is None:
         check_architecture(model, module, config, anatomy.head)
@@ -170,7 +170,7 @@ def save_merged(model: nn.Module, path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
     merged = merge_adapter(copy.deepcopy(model))
-    module = merged.module if isinstance(merged, Backbone) else merged
+    module = network_of(merged)
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone
+from paretune.backbones import network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.composing import Imported
 from paretune.interchange.detect import FORMATS, detect
@@ -15,7 +15,7 @@ from paretune.interchange.loralib_format import read_loralib
 from paretune.interchange.peft_reading import read_peft
 from paretune.interchange.peft_writing import names_in_peft, never_called
 from paretune.interchange.placing import place, skeleton, stored_name
-from paretune.strategies.adapting import adaptation_of, install
+from paretune.strategies.adapting import install, require_bare
 from paretune.strategies.base import Anatomy
 
 
@@ -57,12 +57,8 @@ def import_adapter(
         from paretune.interchange import adapters_format
 
         return adapters_format.load(model, path)
-    module = model.module if isinstance(model, Backbone) else model
-    present = adaptation_of(module)
-    if present is not None:
-        raise ValueError(
-            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
-        )
+    module = network_of(model)
+    require_bare(module)
     anatomy = anatomy_of(model)
     try:
         if kind == "peft":

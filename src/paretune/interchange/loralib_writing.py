@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paretune._files import write_atomically
-from paretune.backbones import Backbone, inside
+from paretune.backbones import inside, network_of
 from paretune.interchange.composing import product
 from paretune.strategies import Strategy
 from paretune.strategies.adapting import require_adaptation
@@ -33,7 +33,7 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     if path.suffix not in (".safetensors", ".pt"):
         raise ValueError(f"path must end in .safetensors or .pt, got {path}")
     adaptation = require_adaptation(model)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     tensors: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     parts = set()

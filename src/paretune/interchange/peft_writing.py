@@ -4,7 +4,6 @@ peft adds a branch to the output of a layer where we add a difference to its wei
 convolutions the two are the same function; what is not is refused here, with the reason.
 """
 
-import copy
 import math
 import re
 from collections import Counter
@@ -27,6 +26,7 @@ from paretune.strategies.lora import LoRA, LoRADelta
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.peft import Peft
 from paretune.strategies.union import Union
+from paretune.strategies.views import shared_copy
 from paretune.strategies.wrapped import wrapped_layers
 
 
@@ -223,8 +223,7 @@ def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> l
     """
     if anatomy.image_size is None:
         raise ValueError("whether the model calls its layers is unknown without an image size")
-    # A copy of the structure that shares the tensors.
-    trial = copy.deepcopy(module, {id(value): value for value in (*module.parameters(), *module.buffers())})
+    trial = shared_copy(module)
     wrappers = {name: _Wrapper(trial.get_submodule(name)) for name in names}
     for name, wrapper in wrappers.items():
         trial.set_submodule(name, wrapper)
@@ -232,7 +231,7 @@ def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> l
     size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
     try:
         with torch.no_grad():
-            trial.eval()(torch.zeros(size, device=some.device, dtype=some.dtype))
+            trial(torch.zeros(size, device=some.device, dtype=some.dtype))
     except Exception as error:  # any module may be inside
         raise ValueError(f"the model fails when its layers are wrapped as peft does: {error}") from error
     return [name for name, wrapper in wrappers.items() if not wrapper.called]

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, network_of
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import check_finite
 from paretune.strategies.adapting import (
     Adaptation,
-    adaptation_of,
     batchnorm_buffers,
     install,
     remove_adapter,
+    require_bare,
     restore,
 )
 from paretune.strategies.base import Anatomy, Strategy, base_parameters
@@ -47,12 +47,8 @@ def place(
     Raises:
         ValueError: the strategy, a name, a shape or a value does not fit; the model is unchanged.
     """
-    module = model.module if isinstance(model, Backbone) else model
-    present = adaptation_of(module)
-    if present is not None:
-        raise ValueError(
-            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
-        )
+    module = network_of(model)
+    require_bare(module)
     check_classes(module, anatomy.head, tensors, origin)
     trial = skeleton(module)
     try:

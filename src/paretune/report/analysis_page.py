@@ -15,8 +15,7 @@ from paretune.report.area_specs import forest_spec
 from paretune.report.drawing import COLOURS, TEXT_COLOURS, Drawing, Style, as_points, draw, styles
 from paretune.report.figures import describe
 from paretune.report.marks import legend, symbol
-from paretune.report.overview import across_html
-from paretune.report.overview_specs import overview_spec
+from paretune.report.overview import Small, across_html, small_multiples
 from paretune.report.sections import Part, plural
 from paretune.report.shell import assemble, csv_link, text_of
 from paretune.report.specs import ON_PAGE, Spec, frontier_spec
@@ -220,18 +219,13 @@ def _brief(task: TaskRanking, looks: dict[str, Style]) -> str:
 
 def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Style]) -> Part:
     """All tasks: small frontiers, winners, ranks."""
-    figures, plots = [], {}
+    pictures = []
     for number, (task, drawing) in enumerate(zip(analysis.tasks, drawings, strict=True)):
         own = {each.group: looks[each.group] for each in task.areas}
         best = f"{task.best.group} {task.best.area:.3f}"
-        plots[f"overview-{number}"] = overview_spec(
-            drawing, own, ON_PAGE, description=f"Frontiers on {task.task}; largest area {best}"
-        )
-        figures.append(
-            f'<figure><figcaption><a href="#task-{number}">{escape(task.task)}</a> '
-            f'<span class="small">{escape(best)}</span></figcaption>'
-            f'<div class="chart" id="overview-{number}"></div></figure>'
-        )
+        described = f"Frontiers on {task.task}; largest area {best}"
+        pictures.append(Small(f"#task-{number}", task.task, best, drawing, own, described))
+    many = small_multiples(pictures)
     coloured = [group for group in looks if _stands_out(group, looks)]
     if analysis.across is None:
         across = "<p>No group is in every task, so there are no ranks over tasks.</p>"
@@ -252,7 +246,6 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
         f"{across}<h3>Task by task</h3>{legend(coloured, looks)}"
-        '<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers.</p>'
-        f'<div class="many">{"".join(figures)}</div>{task_table(analysis.tasks, looks)}</section>'
+        f"{many.html}{task_table(analysis.tasks, looks)}</section>"
     )
-    return Part(html, plots)
+    return Part(html, many.plots)

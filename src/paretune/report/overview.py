@@ -1,6 +1,7 @@
 """The first section of a report on several conditions: all of them at a glance, and what holds across tasks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from paretune.across import AcrossTasks, across_tasks
@@ -37,23 +38,57 @@ def overview_section(
         )
         for number, (name, condition) in enumerate(zip(names, conditions, strict=True))
     ]
-    figures, plots = [], {}
+    pictures = []
     for number, (name, condition, drawing) in enumerate(zip(names, conditions, drawings, strict=True)):
         own = {each.strategy: looks[each.strategy] for each in condition.areas}
         best = f"{condition.best.strategy} {condition.best.area:.3f}"
-        plots[f"overview-{number}"] = overview_spec(
-            drawing, own, ON_PAGE, description=f"Frontiers of {', '.join(own)} on {name}; largest area {best}"
-        )
-        figures.append(
-            f'<figure><figcaption><a href="#condition-{number}">{escape(name)}</a> '
-            f'<span class="small">Largest: {escape(best)}</span></figcaption>'
-            f'<div class="chart" id="overview-{number}"></div></figure>'
-        )
+        described = f"Frontiers of {', '.join(own)} on {name}; largest area {best}"
+        pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, own, described))
+    many = small_multiples(pictures)
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
         f"{_across(comparison, looks)}{legend([*looks], looks)}"
-        f'<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers.</p>'
-        f'<div class="many">{"".join(figures)}</div><h3>Conditions</h3>{table("Conditions", head, rows)}</section>'
+        f"{many.html}<h3>Conditions</h3>{table('Conditions', head, rows)}</section>"
+    )
+    return Part(html, many.plots)
+
+
+@dataclass(frozen=True)
+class Small:
+    """One of many small frontiers.
+
+    Args:
+        link: to the section with the large one.
+        name: what it is of.
+        caption: beside the name.
+        drawing: the frontiers.
+        looks: of the strategies in it.
+        description: for those who do not see it.
+    """
+
+    link: str
+    name: str
+    caption: str
+    drawing: Drawing
+    looks: dict[str, Style]
+    description: str
+
+
+def small_multiples(pictures: Sequence[Small]) -> Part:
+    """Small frontiers beside each other."""
+    figures, plots = [], {}
+    for number, each in enumerate(pictures):
+        plots[f"overview-{number}"] = overview_spec(
+            each.drawing, each.looks, ON_PAGE, description=each.description
+        )
+        figures.append(
+            f'<figure><figcaption><a href="{each.link}">{escape(each.name)}</a> '
+            f'<span class="small">{escape(each.caption)}</span></figcaption>'
+            f'<div class="chart" id="overview-{number}"></div></figure>'
+        )
+    html = (
+        '<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers.</p>'
+        f'<div class="many">{"".join(figures)}</div>'
     )
     return Part(html, plots)
 

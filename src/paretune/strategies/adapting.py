@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, inside
+from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
@@ -78,11 +78,7 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
 
 def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
     """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
-    already = adaptation_of(module)
-    if already is not None:
-        raise ValueError(
-            f"the model already carries {already.strategy!r}; call remove_adapter or merge_adapter first"
-        )
+    require_bare(module)
     before = dict(module.named_parameters())
     required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
     state = module.state_dict(keep_vars=True)
@@ -119,7 +115,7 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
     """The record of the strategy that ``model`` (a Backbone or a plain module) carries, if any."""
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     found: Adaptation | None = module.__dict__.get(_ATTRIBUTE)
     return found
 
@@ -138,10 +134,19 @@ def require_adaptation(model: nn.Module) -> Adaptation:
     return found
 
 
+def require_bare(model: nn.Module) -> None:
+    """Raise ValueError if ``model`` carries an adapter already."""
+    present = adaptation_of(model)
+    if present is not None:
+        raise ValueError(
+            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
+        )
+
+
 def trainable_parameters(model: nn.Module, *, head: bool = True) -> dict[str, nn.Parameter]:
     """The parameters that an adapted model trains, by name; without the classifier if ``head`` is False."""
     adaptation = require_adaptation(model)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     parameters = dict(module.named_parameters())
     return {
         name: parameters[name] for name in adaptation.trained if head or not inside(name, adaptation.head)
@@ -160,7 +165,7 @@ def merge_adapter(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter"
         )
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     if wrapped_layers(module):
         check_merge(module, adaptation.anatomy)
     uninstall(module, merge=True)
@@ -175,7 +180,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
         ValueError: the model carries no adapter.
     """
     adaptation = require_adaptation(model)
-    module = model.module if isinstance(model, Backbone) else model
+    module = network_of(model)
     uninstall(module)
     restore(module, adaptation.base)
     _forget(model, module, adaptation)

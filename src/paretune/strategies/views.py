@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, network_of
 from paretune.strategies.adapting import forget_adaptation, install, uninstall
 from paretune.strategies.base import Anatomy, Delta, Strategy
 from paretune.strategies.wrapped import wrapped_layers
@@ -60,7 +60,7 @@ class View:
     @property
     def module(self) -> nn.Module:
         """The network, without the normalisation of a Backbone."""
-        return self.model.module if isinstance(self.model, Backbone) else self.model
+        return network_of(self.model)
 
     def fits(self, strategy: Strategy | None, anatomy: Anatomy | None) -> bool:
         """Whether adapters of this strategy have the structure of this view."""
