@@ -173,7 +173,7 @@ def one_compacter(record: Rows, ours: CompacterAdapter, h: Tensor, rounds: int) 
             for name, side in sides.items()
         }
         against: dict[str, tuple[str, float | str]] = {"paretune": (other, required)}
-        record.timed("compacter", f"{what}, {work}", in_turns(works, rounds), against, images)
+        record.timed("compacter", f"{what}, {work}", in_turns(works, rounds, before=3), against, images)
     kept = {name: kept_bytes(ours, side, h) for name, side in sides.items()}
     for name, size in kept.items():
         found: dict[str, Any] = {"images": images, "value": size, "unit": "bytes"}

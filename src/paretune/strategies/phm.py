@@ -51,9 +51,10 @@ class PHM(nn.Module):
             S (inputs / n, n · rank) and K (n · n · rank, outputs).
         """
         rule = self.rule if shared is None else shared
+        n, rank, _ = self.t.shape
         across = self.s.transpose(0, 1).flatten(1)  # p, (i r)
-        mixed = rule.transpose(0, 1)[:, :, None, :, None] * self.t[None, :, :, None, :]  # a, i, r, b, q
-        return across, mixed.flatten(0, 2).flatten(1)
+        mixed = _outer(rule, self.t).view(n, n, n, rank, -1).permute(1, 0, 3, 2, 4)  # a, i, r, b, q
+        return across, mixed.reshape(n * n * rank, -1)
 
     def widening(self, shared: Tensor | None) -> tuple[Tensor, Tensor]:
         """Factors for outputs wider than inputs: y_b = (x K)_b T + b_b.
@@ -62,10 +63,14 @@ class PHM(nn.Module):
             K (inputs, n · n · rank) and T (n · rank, outputs / n).
         """
         rule = self.rule if shared is None else shared
-        mixed = (
-            rule.permute(1, 2, 0)[:, None, :, :, None] * self.s.transpose(0, 1)[None, :, None]
-        )  # a, p, b, i, r
-        return mixed.flatten(0, 1).flatten(1), self.t.flatten(0, 1)
+        n, inputs, rank = self.s.shape
+        mixed = _outer(rule, self.s).view(n, n, n, inputs, rank).permute(1, 3, 2, 0, 4)  # a, p, b, i, r
+        return mixed.reshape(n * inputs, -1), self.t.flatten(0, 1)
+
+
+def _outer(rule: Tensor, factor: Tensor) -> Tensor:
+    """A_i times the entries of the i-th factor: (n, n · n, entries)."""
+    return torch.bmm(rule.flatten(1).unsqueeze(2), factor.flatten(1).unsqueeze(1))
 
 
 def bottleneck(
@@ -129,18 +134,20 @@ class _Bottleneck(torch.autograd.Function):
         again = torch.is_grad_enabled()  # where a gradient of this gradient is wanted
         if again:
             u = (x @ first).view(-1, len(narrow))
-        with torch.enable_grad():
-            z = torch.addmm(b, u, narrow)
-            z = z if again else z.detach().requires_grad_()
+        z = torch.addmm(b, u, narrow)
+        gelu = ctx.activation is nn.functional.gelu
+        with torch.set_grad_enabled(again or not gelu):
+            z = z if again or gelu else z.detach().requires_grad_()
             h = ctx.activation(z)
-        v = ((h if again else h.detach()) @ widen).view(-1, len(last))
+        kept = h if again else h.detach()
+        v = (kept @ widen).view(-1, len(last))
         grad_bias = grad.sum(0)
         grad = grad.reshape(len(x), -1)
         grad_last = v.t() @ grad
         grad_v = (grad @ last.t()).view(-1, widen.shape[1])
-        grad_widen = (h if again else h.detach()).t() @ grad_v
+        grad_widen = kept.t() @ grad_v
         grad_h = grad_v @ widen.t()
-        if ctx.activation is nn.functional.gelu:
+        if gelu:
             grad_z = torch.ops.aten.gelu_backward(grad_h, z)  # without a backward pass inside this one
         else:
             (grad_z,) = torch.autograd.grad(h, z, grad_h, create_graph=again)
