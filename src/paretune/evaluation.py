@@ -1,20 +1,26 @@
 """Clean and robust correctness of a model, example by example."""
 
-import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from paretune.attacks import Attack, AttackCopy, attack_copy
+from paretune._files import write_atomically
+from paretune._state import claim
+from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.data import ImageSplit
 from paretune.progress import bars
 
-log = logging.getLogger(__name__)
+PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
+PROBED = 8  # images whose logits recognise the model when an evaluation is continued
 
 Bits = NDArray[np.bool_]
 
@@ -71,6 +77,7 @@ def evaluate(
     shard: tuple[int, int] = (0, 1),
     victim: AttackCopy | None = None,
     progress: bool = False,
+    state: str | Path | None = None,
 ) -> Scores:
     """Measure ``model`` on every example of ``data``: clean, and under each attack.
 
@@ -83,16 +90,20 @@ def evaluate(
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
-        seed: seeds the attacks; the same seed gives the same bits.
+        seed: seeds the attacks; the same seed gives the same bits. AutoAttack draws for each image as it does in
+            :meth:`~paretune.attacks.AutoAttack.run` on the whole of ``data``, whatever the batch size and the shard.
         shard: (rank, world): only every world-th batch from rank on; the other bits are False, so that the bits of
             all ranks add up.
         victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
             ``attack_copy(model, precision="auto")`` does, or to evaluate often.
         progress: show a bar with the time left on the terminal.
+        state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
+            call, and its bits are those of an uninterrupted one.
 
     Raises:
         TypeError: something in ``attacks`` is not an attack.
-        ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design.
+        ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design; or ``state`` belongs to
+            another evaluation, or is given with a ``victim`` whose precision is still open.
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
@@ -107,42 +118,158 @@ def evaluate(
             raise ValueError(
                 f"{attack!r} leaves its ball by design: train with it, and evaluate with PGD or AutoAttack"
             )
+    if state is not None and victim is not None and victim.precision == "auto":
+        raise ValueError(
+            "a continued evaluation could choose another precision than the first; make the victim with "
+            "precision='fp32' or 'bf16', or leave out state"
+        )
     modes = [(part, part.training) for part in model.modules()]
-    clean = np.zeros(len(data), dtype=bool)
-    robust = {attack: np.zeros(len(data), dtype=bool) for attack in attacks}
-    device = next(model.parameters()).device
+    bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
     if victim is None and attacks:
         victim = attack_copy(model)
-    model.eval()
     rank, world = shard
+    batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
+    together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
+    portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
+    run = _Run(model, victim, attacks, data, batch_size, seed)
+    model.eval()
     try:
+        kept = None if state is None else _Kept(state, run.plan(shard), run.probe())
         with bars(enabled=progress) as shown:
-            task = shown.add_task("evaluate", total=len(data) * max(1, len(attacks)), note="")
-            for number, start in enumerate(range(0, len(data), batch_size)):
-                if number % world != rank:
-                    continue
-                positions = torch.arange(start, min(start + batch_size, len(data)))
-                images, labels = (part.to(device) for part in data[positions])
-                right = _right(model, images, labels)
-                clean[start : start + batch_size] = right.cpu().numpy()
-                for attack in attacks:
-                    shown.update(task, note=repr(attack))
-                    # An example that is wrong when clean is not robust; only the others are attacked.
-                    if victim is not None and right.any():
-                        attacked = attack(victim, images[right], labels[right], seed=seed * 1_000_003 + start)
-                        survived = torch.zeros_like(right)
-                        survived[right] = _right(model, attacked, labels[right])
-                        robust[attack][start : start + batch_size] = survived.cpu().numpy()
-                    shown.advance(task, len(positions))
+            work = max(1, len(attacks))
+            task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
+            done = 0
+            for number, places in enumerate(portions):
+
+                def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
+                    shown.update(task, completed=done + attacks * size, note=note)
+
+                found = kept.read(number) if kept else None
+                if found is None:
+                    found = run.measure(places, kept.scratch(number) if kept else None, show)
+                    if kept:
+                        kept.write(number, found)
+                bits[:, places.numpy()] = found
+                done += work * len(places)
+                shown.update(task, completed=done)
     finally:
         for part, training in modes:
             part.training = training
-    return Scores(clean, robust, data.fingerprint)
+    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint)
 
 
-def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits = model(images)
-    logits = logits if isinstance(logits, Tensor) else logits.logits
-    right: Tensor = logits.argmax(1) == labels
-    return right
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One evaluation; what it holds are arguments of :func:`evaluate`."""
+
+    model: nn.Module
+    victim: AttackCopy | None
+    attacks: Sequence[Attack]
+    data: ImageSplit
+    batch_size: int
+    seed: int
+
+    def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
+        """Bits (1 + attacks, places) of the examples at ``places``: clean, and under each attack.
+
+        Args:
+            places: numbers of the examples.
+            scratch: where AutoAttack keeps what it has done of them; None for nowhere.
+            show: called with the number of attacks that are done, fractions included, and what to say of the next.
+        """
+        images, labels = self._take(places)
+        clean = self._right(images, labels)
+        found = [clean]
+        for index, attack in enumerate(self.attacks):
+            survived = torch.zeros_like(clean)
+
+            def told(share: float, note: str = "", attack: Attack = attack, index: int = index) -> None:
+                show(index + share, f"{attack!r}  {note}".strip())
+
+            told(0)
+            # An example that is wrong when clean is not robust; only the others are attacked.
+            if isinstance(attack, AutoAttack):
+                rows = clean.nonzero().flatten()
+                attacked = attack(
+                    self._victim,
+                    images[rows],
+                    labels[rows],
+                    seed=self.seed,
+                    batch_size=self.batch_size,
+                    progress=lambda status, told=told: told(status.passes / status.total, str(status)),
+                    state=scratch and scratch / str(index),
+                    places=places[rows.cpu()],
+                )
+                survived[rows] = self._right(attacked, labels[rows])
+            else:
+                for batch in torch.split(torch.arange(len(places)), self.batch_size):
+                    rows = batch.to(clean.device)[clean[batch]]
+                    if len(rows):
+                        seed = self.seed * 1_000_003 + int(places[batch[0]])
+                        attacked = attack(self._victim, images[rows], labels[rows], seed=seed)
+                        survived[rows] = self._right(attacked, labels[rows])
+                    told((int(batch[-1]) + 1) / len(places))
+            found.append(survived)
+        bits: Bits = torch.stack(found).cpu().numpy()
+        return bits
+
+    def plan(self, shard: tuple[int, int]) -> dict[str, Any]:
+        """What identifies the run beside its model."""
+        return {
+            "attacks": [attack.to_dict() for attack in self.attacks],
+            "precision": self.victim.precision if self.victim else "",
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shard": list(shard),
+            "data": self.data.fingerprint,
+        }
+
+    def probe(self) -> Tensor:
+        """Logits (some, classes) that recognise the model."""
+        images, _ = self._take(torch.arange(min(PROBED, len(self.data))))
+        return self._logits(images).float().cpu()
+
+    @property
+    def _victim(self) -> AttackCopy:
+        assert self.victim is not None  # made where there are attacks
+        return self.victim
+
+    def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        device = next(self.model.parameters()).device
+        images, labels = self.data[places]
+        return images.to(device), labels.to(device)
+
+    def _right(self, images: Tensor, labels: Tensor) -> Tensor:
+        parts = torch.split(images, self.batch_size)
+        return torch.cat([self._logits(part).argmax(1) for part in parts]) == labels
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.model(images)
+        found: Tensor = logits if isinstance(logits, Tensor) else logits.logits
+        return found
+
+
+class _Kept:
+    """What an evaluation has finished, on disk: the bits of each portion, and meanwhile the state of each AutoAttack."""
+
+    def __init__(self, path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
+        claim(path, plan, probe)
+        self._path = Path(path)
+
+    def read(self, portion: int) -> Bits | None:
+        """What :meth:`write` got, else None."""
+        file = self._file(portion)
+        return load_file(file)["bits"] if file.exists() else None
+
+    def write(self, portion: int, bits: Bits) -> None:
+        """Keep the bits of a portion, and forget what led to them."""
+        write_atomically(self._file(portion), lambda temporary: save_file({"bits": bits}, temporary))
+        shutil.rmtree(self.scratch(portion), ignore_errors=True)
+
+    def scratch(self, portion: int) -> Path:
+        """A directory for the attacks on a portion."""
+        return self._path / f"{portion:06d}"
+
+    def _file(self, portion: int) -> Path:
+        return self._path / f"{portion:06d}.safetensors"

@@ -235,10 +235,11 @@ class Condition:
             parameters = _count(cheapest.trainable_parameters, "trainable parameter")
             parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
         examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
-        covered = f"Intervals cover the sampling of {examples}, the choice of checkpoints"
+        covered = f"Intervals cover the sampling of {examples}"
         if self.seeds_resampled:
-            return f"{'; '.join(parts)}. {covered} and the luck of training."
-        return f"{'; '.join(parts)}. {covered}, not the luck of training (fewer than five seeds)."
+            return f"{'; '.join(parts)}. {covered}, the choice of checkpoints and the luck of training."
+        uncovered = "not the luck of training (fewer than five seeds)"
+        return f"{'; '.join(parts)}. {covered} and the choice of checkpoints, {uncovered}."
 
     @property
     def recommendation(self) -> Recommendation:

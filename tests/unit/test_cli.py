@@ -61,7 +61,14 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatc
     attacks = "APGD(L2(0.5), steps=3), FGSM(Linf(1/255))"
     options = ["--weights", weights, "--limit", "120", "--attacks", attacks, "--precision", "bf16"]
     assert main(["evaluate", str(adapter), *options]) == 0
-    assert "APGD(L2(0.5), steps=3)" in capsys.readouterr().out
+    measured = capsys.readouterr().out
+    assert "APGD(L2(0.5), steps=3)" in measured
+    options += ["--state", str(tmp_path / "state")]
+    for _ in range(2):  # the second time it is read
+        assert main(["evaluate", str(adapter), *options]) == 0
+        assert capsys.readouterr().out == measured
+    assert main(["evaluate", str(adapter), *options, "--seed", "1"]) == 2
+    assert "is of another run: its seed is 0, now it is 1" in capsys.readouterr().err
     assert main(["adapters", "show", str(adapter)]) == 0
     assert "call: LoRA(rank=2)" in capsys.readouterr().out
     assert main(["adapters", "verify", str(adapter), "--weights", weights]) == 0

@@ -466,7 +466,7 @@ def test_groups_are_resampled_instead_of_examples(runs: Path) -> None:
     assert [e.area for e in grouped.areas] == [e.area for e in alone.areas]
     for one, other in zip(alone.areas, grouped.areas, strict=True):
         assert other.high - other.low > 1.5 * (one.high - one.low)
-    assert "the sampling of test examples in 20 groups, the choice of checkpoints" in grouped.verdict
+    assert "the sampling of test examples in 20 groups and the choice of checkpoints" in grouped.verdict
     assert "There are 20 groups of report examples; below 100, intervals are too narrow." in grouped.notes
     assert not any("groups" in note for note in singles.notes)
     with pytest.raises(ValueError, match=r"groups names the tasks \['digitz'\]"):

@@ -107,6 +107,7 @@ class AutoAttack(Attack):
         batch_size: int = 128,
         progress: bool | Callable[[AutoAttackStatus], None] = False,
         state: str | Path | None = None,
+        places: Tensor | None = None,
     ) -> AutoAttackResult:
         """Attack a whole set.
 
@@ -123,10 +124,12 @@ class AutoAttack(Attack):
                 :class:`AutoAttackStatus` after each pass.
             state: a directory to keep finished batches in. A run that was killed continues there with the same
                 call, and its result is that of an uninterrupted run.
+            places: (images,) whole numbers: where the images are in a larger set, of which these are a part. They draw
+                the same numbers then as in a run on the whole set. None for 0, 1, 2, …
 
         Raises:
             TypeError, ValueError: see :meth:`~paretune.attacks.base.Attack.__call__`; or ``state`` belongs to another
-                run.
+                run, or ``places`` are not one for each image.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
@@ -138,14 +141,23 @@ class AutoAttack(Attack):
             if call.images.numel() == 0:
                 nothing = torch.zeros_like(call.labels, dtype=torch.bool)
                 return AutoAttackResult(call.images.clone(), nothing, nothing, (), ())
-            ensemble = Ensemble(self.stages(), call.oracle, call.images, call.labels, seed, batch_size)
+            if places is None:
+                places = torch.arange(len(call.images))
+            elif places.shape != call.labels.shape or places.is_floating_point():
+                raise ValueError(
+                    f"places must be {len(call.images)} whole numbers, one for each image, got {places.dtype} of "
+                    f"shape {tuple(places.shape)}"
+                )
+            ensemble = Ensemble(
+                self.stages(), call.oracle, call.images, call.labels, seed, batch_size, places
+            )
             journal = None
             if state is not None:
                 plan = {
                     "attack": self.to_dict(),
                     "seed": seed,
                     "batch_size": batch_size,
-                    "images": digest(call.images, call.labels),
+                    "images": digest(call.images, call.labels, places),
                 }
                 journal = Journal(state, plan, ensemble.clean[:_PROBED].cpu())
             return ensemble.run(journal, progress, look_for_noise=self.version != "rand")

@@ -15,10 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paretune._files import write_atomically, write_json
+from paretune._files import write_atomically
+from paretune._state import claim
 from paretune.attacks.precision import Precision
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,29 +58,8 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
+        claim(path, plan, probe)
         self._path = Path(path)
-        plan = {"format": FORMAT, **plan}
-        file = self._path / "plan.json"
-        if not file.exists():
-            if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
-                raise ValueError(
-                    f"state={str(path)!r} exists and is not the state of an attack; name a new directory"
-                )
-            write_json(file, {**plan, "probe": probe.tolist()})
-            return
-        known = json.loads(file.read_text(encoding="utf-8"))
-        seen = torch.tensor(known.pop("probe"))
-        for name, value in plan.items():
-            if known.get(name) != value:
-                raise ValueError(
-                    f"state={str(path)!r} is of another run: its {name} is {known.get(name)!r}, now it is {value!r}. "
-                    "Repeat the first call, or name a new directory"
-                )
-        if seen.shape != probe.shape or not torch.allclose(seen, probe, rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                f"state={str(path)!r} is of another model: the logits of the first images differ. "
-                "Attack the same weights, or name a new directory"
-            )
 
     @staticmethod
     def precision(path: str | Path) -> Precision | None:

@@ -106,8 +106,10 @@ class Ensemble:
         labels: Tensor,
         seed: int,
         batch_size: int,
+        places: Tensor,
     ) -> None:
         self.stages, self.oracle, self.seed, self.batch_size = stages, oracle, seed, batch_size
+        self.places = places.cpu()
         self.images, self.labels = images, labels
         parts = torch.split(images, batch_size)
         self.clean = torch.cat([oracle.exact(part) for part in parts])  # (images, classes)
@@ -182,7 +184,7 @@ class Ensemble:
     def _batch(
         self, name: str, rows: Tensor, index: int, show: Callable[[AutoAttackStatus], None]
     ) -> Outcome:
-        oracle, streams = self.oracle, Streams(self.seed, rows.cpu()).derive(name)
+        oracle, streams = self.oracle, Streams(self.seed, self.places[rows.cpu()]).derive(name)
         batch = Batch(self.images[rows], self.labels[rows], self.clean[rows], streams)
         before = oracle.forwards, oracle.backwards, oracle.zero_gradients, oracle.first_gradients
         started = time.perf_counter()

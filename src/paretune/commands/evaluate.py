@@ -27,7 +27,9 @@ class Evaluate:
         attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
             Then norm, epsilons, steps and restarts are not used.
         precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
+        batch_size: images at once.
         seed: seeds the attack.
+        state: a directory to keep finished batches in; the same command continues there after it was killed.
     """
 
     HELP: ClassVar[str] = "measure a saved adapter, clean and under attack"
@@ -44,7 +46,9 @@ class Evaluate:
     restarts: int = 1
     attacks: str | None = None
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
+    batch_size: int = 128
     seed: int = 0
+    state: str | None = None
 
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
@@ -63,7 +67,16 @@ class Evaluate:
             radii = [float(parse(text, {})) for text in self.epsilons.split(",")]
             attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
         victim = attack_copy(model, precision=self.precision)
-        scores = evaluate(model, data.report, attacks, seed=self.seed, victim=victim, progress=True)
+        scores = evaluate(
+            model,
+            data.report,
+            attacks,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            victim=victim,
+            progress=True,
+            state=self.state,
+        )
         frame = scores.to_frame()
         print_table(
             list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]

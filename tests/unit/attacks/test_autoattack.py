@@ -202,7 +202,7 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
             attack.run(victim, given, labels, state=tmp_path / "state", **fields)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="exists and is not the state of an attack; name a new directory"):
+    with pytest.raises(ValueError, match="exists and is not the state of such a run; name a new directory"):
         ATTACK.run(model, images, labels, state=tmp_path / "full")
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
