@@ -72,8 +72,8 @@ def in_turns(works: dict[str, Work], rounds: int, before: int = 0) -> dict[str, 
     """CPU seconds of each work, one after the other, ``rounds`` times after one that does not count.
 
     Each timed call follows ``before`` calls of the same work that do not count. So it meets caches and a heap as this work
-    leaves them, which is what a loop of it meets: after another work that has returned its memory to the system, the time of a
-    short one is mostly that of getting memory again.
+    leaves them, which is what a loop of it meets: after another work that has returned its memory to the system, the time
+    of a short one is mostly that of getting memory again.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):

@@ -22,7 +22,7 @@ def batch(seed: int = 0, shape: tuple[int, ...] = (3, 3, 7, 5)) -> tuple[torch.T
 
 
 @given(seed=st.integers(0, 10**6), epsilon=st.floats(1e-3, 1), share=st.floats(1e-2, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_linf_step_is_bit_for_bit_that_of_the_threat(seed: int, epsilon: float, share: float) -> None:
     gradient, images, images_adv = batch(seed)
     threat = Linf(epsilon)
@@ -35,7 +35,7 @@ def test_a_linf_step_is_bit_for_bit_that_of_the_threat(seed: int, epsilon: float
 
 
 @given(seed=st.integers(0, 10**6), epsilon=st.floats(1e-2, 5), share=st.floats(1e-2, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_l2_step_is_that_of_the_threat(seed: int, epsilon: float, share: float) -> None:
     gradient, images, images_adv = batch(seed)
     threat = L2(epsilon)

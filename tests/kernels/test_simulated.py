@@ -61,7 +61,7 @@ def test_the_order_of_threads_and_blocks_does_not_matter(
     norm=st.sampled_from(NORMS),
     shift=st.integers(0, 4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_number_of_odd_sizes_and_offsets_is_written_once(
     simulator: Simulator, batch: int, size: int, seed: int, norm: Norm, shift: int
 ) -> None:

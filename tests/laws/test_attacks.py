@@ -15,7 +15,7 @@ DENSE = st.one_of(st.floats(1e-3, 1.0).map(Linf), st.floats(1e-2, 5.0).map(L2))
 THREATS = st.one_of(DENSE, st.floats(1e-2, 50.0).map(L1))
 SEEDS = st.integers(0, 2**31)
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 
 
 def random_images(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -137,7 +137,7 @@ def test_an_l1_projection_is_no_farther_than_other_allowed_points(
         assert (gain <= 1e-5 * L2(1.0).distance(nearest, points) + 1e-6).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(THREATS, SHAPES, SEEDS, st.sampled_from(["best", "last"]), st.integers(1, 4))
 def test_attacked_images_are_allowed(
     threat: Threat, shape: tuple[int, ...], seed: int, keep: Literal["best", "last"], steps: int
@@ -149,7 +149,7 @@ def test_attacked_images_are_allowed(
     assert_allowed(attacked, images, threat)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([Linf, L2]), st.floats(0.01, 0.2), st.floats(1.0, 4.0), SEEDS)
 def test_a_larger_ball_never_lowers_the_loss_of_a_linear_victim(
     kind: type[Linf] | type[L2], epsilon: float, factor: float, seed: int

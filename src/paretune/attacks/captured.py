@@ -10,7 +10,8 @@ from torch import Tensor
 from paretune.attacks.inputs import check_logits
 from paretune.attacks.steps import MOST_SHAPES, NORMS, Ascent, check_finite
 from paretune.attacks.twin import Twin
-from paretune.kernels.graphs import check_capturable, record_graph
+
+_WARM_UP = 3  # runs before a capture: libraries load, autotuners choose, the allocator settles
 
 
 @dataclass(eq=False)
@@ -110,3 +111,49 @@ class _Graph:
                 buffer.copy_(value)
             self.step_size.copy_(torch.as_tensor(ascent.step_size))
             self.epsilon.copy_(torch.as_tensor(ascent.epsilon))
+
+
+def check_capturable(images: Tensor) -> None:
+    """Refuse what no graph can hold.
+
+    Raises:
+        ValueError: the images are not on a CUDA device, or there are none.
+        RuntimeError: a capture is under way already.
+    """
+    if not images.is_cuda:
+        raise ValueError(
+            f"a CUDA graph needs images on a CUDA device, got {images.device}; run the loop as it is"
+        )
+    if images.numel() == 0:
+        raise ValueError(f"a CUDA graph needs at least one image, got shape {tuple(images.shape)}")
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a CUDA graph is being captured already; capture this loop before or after it")
+
+
+def record_graph(
+    warm_up: Callable[[], Tensor], loop: Callable[[], Tensor], device: torch.device
+) -> tuple[Callable[[], None], Tensor]:
+    """Capture ``loop``; returns what replays it and the tensor that each replay writes."""
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                warm_up()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # thread_local: a data loader's pinning thread may allocate meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                result = loop()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "the attack cannot be captured as a CUDA graph: its gradient must not wait for the GPU (.item(), .cpu(), "
+                f"printing, shapes that depend on values) or load a kernel for the first time; CUDA says: {error}"
+            ) from error
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay, result

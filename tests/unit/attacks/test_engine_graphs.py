@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import paretune as pt
 from paretune.attacks import L2, Linf, Threat, attack_copy, captured
 from paretune.attacks.threats import THREATS
+from paretune.kernels import Norm, on_gpu
+from paretune.kernels.comparing import NORMS
 from tests.unit.attacks.test_engine_steps import batch, lora_vit, shake_adapter
 
 
@@ -124,3 +126,41 @@ def test_errors_are_told_although_a_graph_has_none(recorded: list[str]) -> None:
     victim.refresh()
     with pytest.raises(ValueError, match="gradient is NaN or infinite"):
         victim.ascend(Linf(0.1), images, start, goals, step_size=0.02)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_self_test_sees_what_a_replay_does_not_take(
+    norm: Norm, recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = "same as without, another batch, another epsilon, earlier result kept, other weights"
+    assert on_gpu._graph(torch.device("cpu"), norm) == (True, everything)
+    fill = captured._Graph._fill
+    monkeypatch.setattr(
+        captured._Graph,
+        "_fill",
+        lambda self, ascent, images_adv: fill(self, ascent, images_adv) if self.result is None else None,
+    )
+    assert on_gpu._graph(torch.device("cpu"), norm) == (False, "another batch, another epsilon")
+
+
+class OnCuda:
+    """What the refusals look at, of a tensor on a GPU."""
+
+    is_cuda = True
+    device = "cuda:0"
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+def test_an_empty_batch_or_a_second_capture_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = OnCuda(0, 3, 4, 4)
+    something: Any = OnCuda(2, 3, 4, 4)
+    with pytest.raises(ValueError, match="at least one image"):
+        captured.check_capturable(nothing)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="being captured already"):
+        captured.check_capturable(something)

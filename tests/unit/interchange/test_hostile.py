@@ -263,7 +263,7 @@ def replaced(content: Any, draw: st.DataObject) -> Any:
 
 
 @pytest.mark.parametrize("name", ["paretune.json", "adapter_config.json"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_other_description_is_read_or_refused(
     name: str, good: Path, tmp_path_factory: Any, data: Any
