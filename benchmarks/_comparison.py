@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def measure(name: str, *options: str) -> None:
-    """Run ``paretune compare OPTIONS``, append its areas to ``benchmarks/NAME.csv``, draw ``docs/NAME.png``."""
+    """Run ``paretune compare OPTIONS``, append its areas to ``benchmarks/NAME.csv``, draw ``benchmarks/NAME.png``."""
     with tempfile.TemporaryDirectory() as directory:
         started = time.perf_counter()
         done = subprocess.run(
@@ -28,8 +28,7 @@ def measure(name: str, *options: str) -> None:
 
         runs = Path(directory) / "paretune-runs"
         (condition,) = compare(runs).conditions
-        (HERE.parent / "docs").mkdir(exist_ok=True)
-        (HERE.parent / f"docs/{name}.png").write_bytes((runs / "report.png").read_bytes())
+        (HERE / f"{name}.png").write_bytes((runs / "report.png").read_bytes())
     # Of the largest process: each worker holds one run.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     shared = {

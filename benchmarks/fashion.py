@@ -1,6 +1,6 @@
 """Time the comparison on DINOv2-small and Fashion-MNIST, 2,000 images.
 
-python benchmarks/fashion.py               # appends to benchmarks/fashion.csv, draws docs/fashion.png
+python benchmarks/fashion.py               # appends to benchmarks/fashion.csv, draws benchmarks/fashion.png
 """
 
 from _comparison import measure

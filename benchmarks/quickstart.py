@@ -1,6 +1,6 @@
 """Time ``paretune compare`` without arguments.
 
-python benchmarks/quickstart.py            # appends to benchmarks/quickstart.csv, draws docs/quickstart.png
+python benchmarks/quickstart.py            # appends to benchmarks/quickstart.csv, draws benchmarks/quickstart.png
 """
 
 from _comparison import measure
