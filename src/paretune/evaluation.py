@@ -184,7 +184,7 @@ class _Run:
             survived = torch.zeros_like(clean)
 
             def told(share: float, note: str = "", attack: Attack = attack, index: int = index) -> None:
-                show(index + share, f"{attack!r}  {note}".strip())
+                show(index + share, f"{type(attack).__name__}  {note}" if note else repr(attack))
 
             told(0)
             # An example that is wrong when clean is not robust; only the others are attacked.

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def progress_bar(
 
 
 def bars(*, enabled: bool = True) -> Progress:
-    """A rich display of bars with elapsed time and time left, on standard error; nothing unless ``enabled``."""
+    """A rich display of bars with elapsed time and time left, on standard error; nothing unless ``enabled``.
+
+    Where the terminal is narrow, the note is cut, and nothing else.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -81,8 +85,9 @@ def bars(*, enabled: bool = True) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=Console(stderr=True),
+        expand=True,
         disable=not enabled,
     )
 
