@@ -282,7 +282,6 @@ def test_many_batch_shapes_are_not_all_compiled(eager: list[Any]) -> None:
     assert eager[0].frame_count == 4
 
 
-@pytest.mark.skipif("L1" not in THREATS, reason="needs a threat that the fused step does not know")
 def test_a_threat_without_a_fused_step_runs_uncompiled(eager: list[Any]) -> None:
     plain, compiled = (attack_copy(lora_vit(), precision="fp32", compile=each) for each in (False, True))
     images, _, goals = batch()
