@@ -10,6 +10,7 @@ from torch import Tensor
 from paretune._files import write_json
 
 FORMAT = 1
+PROBED = 8  # images whose logits recognise a model
 
 
 def claim(path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:

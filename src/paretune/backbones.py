@@ -73,8 +73,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, channels, height, width) in [0, 1]."""
-        output = self.module((images - self.mean) / self.std)
-        return output if isinstance(output, Tensor) else output.logits
+        return logits_of(self.module((images - self.mean) / self.std))
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training mode; batch norms whose statistics a strategy froze stay in evaluation mode."""
@@ -109,6 +108,12 @@ class Backbone(nn.Module):
 def network_of(model: nn.Module) -> nn.Module:
     """The network inside a Backbone, without its normalisation; any other module as it is."""
     return model.module if isinstance(model, Backbone) else model
+
+
+def logits_of(output: Any) -> Tensor:
+    """What a classifier returned: logits, or an object that has them."""
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
 
 
 def load_backbone(

@@ -14,13 +14,14 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from paretune._files import write_atomically
-from paretune._state import claim
+from paretune._modes import modes_kept
+from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
+from paretune.backbones import logits_of
 from paretune.data import ImageSplit
 from paretune.progress import bars
 
 PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
-PROBED = 8  # images whose logits recognise the model when an evaluation is continued
 
 Bits = NDArray[np.bool_]
 
@@ -123,7 +124,6 @@ def evaluate(
             "a continued evaluation could choose another precision than the first; make the victim with "
             "precision='fp32' or 'bf16', or leave out state"
         )
-    modes = [(part, part.training) for part in model.modules()]
     bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
     if victim is None and attacks:
         victim = attack_copy(model)
@@ -132,29 +132,25 @@ def evaluate(
     together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
     run = _Run(model, victim, attacks, data, batch_size, seed)
-    model.eval()
-    try:
+    with modes_kept(model), bars(enabled=progress) as shown:
+        model.eval()
         kept = None if state is None else _Kept(state, run.plan(shard), run.probe())
-        with bars(enabled=progress) as shown:
-            work = max(1, len(attacks))
-            task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
-            done = 0
-            for number, places in enumerate(portions):
+        work = max(1, len(attacks))
+        task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
+        done = 0
+        for number, places in enumerate(portions):
 
-                def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
-                    shown.update(task, completed=done + attacks * size, note=note)
+            def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
+                shown.update(task, completed=done + attacks * size, note=note)
 
-                found = kept.read(number) if kept else None
-                if found is None:
-                    found = run.measure(places, kept.scratch(number) if kept else None, show)
-                    if kept:
-                        kept.write(number, found)
-                bits[:, places.numpy()] = found
-                done += work * len(places)
-                shown.update(task, completed=done)
-    finally:
-        for part, training in modes:
-            part.training = training
+            found = kept.read(number) if kept else None
+            if found is None:
+                found = run.measure(places, kept.scratch(number) if kept else None, show)
+                if kept:
+                    kept.write(number, found)
+            bits[:, places.numpy()] = found
+            done += work * len(places)
+            shown.update(task, completed=done)
     return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint)
 
 
@@ -182,11 +178,7 @@ class _Run:
         found = [clean]
         for index, attack in enumerate(self.attacks):
             survived = torch.zeros_like(clean)
-
-            def told(share: float, note: str = "", attack: Attack = attack, index: int = index) -> None:
-                show(index + share, f"{type(attack).__name__}  {note}" if note else repr(attack))
-
-            told(0)
+            show(index, repr(attack))
             # An example that is wrong when clean is not robust; only the others are attacked.
             if isinstance(attack, AutoAttack):
                 rows = clean.nonzero().flatten()
@@ -196,7 +188,9 @@ class _Run:
                     labels[rows],
                     seed=self.seed,
                     batch_size=self.batch_size,
-                    progress=lambda status, told=told: told(status.passes / status.total, str(status)),
+                    progress=lambda status, index=index: show(
+                        index + status.passes / status.total, f"AutoAttack  {status}"
+                    ),
                     state=scratch and scratch / str(index),
                     places=places[rows.cpu()],
                 )
@@ -208,7 +202,7 @@ class _Run:
                         seed = self.seed * 1_000_003 + int(places[batch[0]])
                         attacked = attack(self._victim, images[rows], labels[rows], seed=seed)
                         survived[rows] = self._right(attacked, labels[rows])
-                    told((int(batch[-1]) + 1) / len(places))
+                    show(index + (int(batch[-1]) + 1) / len(places), repr(attack))
             found.append(survived)
         bits: Bits = torch.stack(found).cpu().numpy()
         return bits
@@ -245,9 +239,7 @@ class _Run:
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = self.model(images)
-        found: Tensor = logits if isinstance(logits, Tensor) else logits.logits
-        return found
+            return logits_of(self.model(images))
 
 
 class _Kept:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paretune._modes import modes_kept
+
 
 @dataclass(frozen=True)
 class Site:
@@ -197,16 +199,12 @@ def _probe(module: nn.Module, names: Sequence[str], example: Tensor) -> list[Sit
         )
         for name in names
     ]
-    modes = [(part, part.training) for part in module.modules()]
     try:
-        module.eval()
-        with torch.no_grad():
-            module(example)
+        with modes_kept(module), torch.no_grad():
+            module.eval()(example)
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes:
-            part.training = training
     sites = []
     for name in names:
         output = outputs.get(name)

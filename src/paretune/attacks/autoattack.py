@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paretune._state import PROBED
 from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack_state import Journal, digest
 from paretune.attacks.base import Attack, SearchAttack, attacking
@@ -19,8 +20,6 @@ from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus, Ensemb
 from paretune.attacks.fab import FAB
 from paretune.attacks.square import Square
 from paretune.attacks.threats import L1
-
-_PROBED = 8  # images whose logits recognise the model when a run is continued
 
 
 @dataclass(frozen=True)
@@ -159,5 +158,5 @@ class AutoAttack(Attack):
                     "batch_size": batch_size,
                     "images": digest(call.images, call.labels, places),
                 }
-                journal = Journal(state, plan, ensemble.clean[:_PROBED].cpu())
+                journal = Journal(state, plan, ensemble.clean[:PROBED].cpu())
             return ensemble.run(journal, progress, look_for_noise=self.version != "rand")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paretune.attacks import folding, rewriting
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, logits_of
 
 logger = logging.getLogger(__name__)
 
@@ -278,9 +278,7 @@ def run(module: nn.Module, entered: Tensor) -> Tensor:
     Autocast is off: a caller's would spoil the gradient of a ConvNet.
     """
     with torch.autocast(entered.device.type, enabled=False):
-        output: Any = module(entered)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
+        return logits_of(module(entered))
 
 
 def _write(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from paretune._modes import modes_kept
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
@@ -194,10 +195,8 @@ def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             tensors[name].copy_(value)
     # TinyViT and LeViT keep what they compute from parameters until training begins.
-    modes = [(part, part.training) for part in module.modules()]
-    module.train()
-    for part, training in modes:
-        part.training = training
+    with modes_kept(module):
+        module.train()
 
 
 def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:

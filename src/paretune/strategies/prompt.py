@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paretune._modes import modes_kept
 from paretune.sites import Site, candidates
 from paretune.strategies.base import Anatomy, Inserted, Strategy
 from paretune.strategies.selection import blocks
@@ -106,19 +107,14 @@ def _try(module: nn.Module, anatomy: Anatomy) -> None:
     """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does."""
     some = next(module.parameters())
     size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
-    modes = [(part, part.training) for part in module.modules()]
     try:
-        module.eval()
-        with torch.no_grad():
-            module(torch.zeros(size, device=some.device, dtype=some.dtype))  # type: ignore[arg-type]
+        with modes_kept(module), torch.no_grad():
+            module.eval()(torch.zeros(size, device=some.device, dtype=some.dtype))  # type: ignore[arg-type]
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"VisualPrompt: the blocks of {type(module).__name__} take no further tokens ({reason}); use kind='padding'"
         ) from error
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class PromptBorder(Inserted):

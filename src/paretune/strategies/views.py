@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from paretune.backbones import Backbone, network_of
+from paretune.backbones import Backbone, logits_of, network_of
 from paretune.strategies.adapting import forget_adaptation, install, uninstall
 from paretune.strategies.base import Anatomy, Delta, Strategy
 from paretune.strategies.wrapped import wrapped_layers
@@ -82,9 +82,7 @@ class View:
             layer.training = type_before_parametrizations(layer) is nn.Linear
         prefix = "module." if isinstance(self.model, Backbone) else ""
         tensors = {f"{prefix}{name}": value for name, value in self._tensors(values, base).items()}
-        output: Any = functional_call(self.model, tensors, (images,))
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        return logits
+        return logits_of(functional_call(self.model, tensors, (images,)))
 
     def effective(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
         """What the adapter makes of the base's tensors: of those that it changes, under the base's names.

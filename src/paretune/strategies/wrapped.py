@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paretune.backbones import logits_of
 from paretune.strategies.base import Anatomy
 
 # Between logits in float64 of what should be the same function; peft computes some of its weights in float32.
@@ -87,9 +88,7 @@ def random_images(module: nn.Module, anatomy: Anatomy) -> Tensor | None:
 
 def logits(module: nn.Module, images: Tensor) -> Tensor:
     """Of a model that returns them, or an object that has them."""
-    output: Any = module(images)
-    found: Tensor = output if isinstance(output, Tensor) else output.logits
-    return found
+    return logits_of(module(images))
 
 
 def relative_distance(found: Tensor, expected: Tensor) -> float:

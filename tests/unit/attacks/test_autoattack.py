@@ -207,6 +207,17 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
 
+def test_parts_of_a_set_draw_as_the_whole_does() -> None:
+    model, images, labels = problem()
+    whole = ATTACK.run(exact_copy(model), images, labels, seed=2)
+    for rows in (torch.arange(0, 40, 2), torch.arange(39, 0, -2)):
+        part = ATTACK.run(exact_copy(model), images[rows], labels[rows], seed=2, places=rows)
+        assert torch.equal(part.images, whole.images[rows])
+    for places in (torch.arange(39), torch.arange(40.0)):
+        with pytest.raises(ValueError, match="places must be 40 whole numbers, one for each image"):
+            ATTACK.run(exact_copy(model), images, labels, places=places)
+
+
 # ---- telling ----------------------------------------------------------------------------------------------------
 
 
