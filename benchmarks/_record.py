@@ -34,7 +34,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
     """Add ``row`` to the CSV file at ``path``; a new file gets its header first, an old one must have this header."""
     new = not path.exists()
     with path.open("a+", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
         file.seek(0)

@@ -136,6 +136,9 @@ class Materialised(nn.Module):
 def compacter(record: Rows, quick: bool) -> None:
     """Time and memory at both widths, for a small and a larger batch."""
     rounds = 5 if quick else 21
+    # A process that has freed a large tensor keeps the memory of later ones (glibc adapts its thresholds), and every network
+    # does. Else a call of 2 ms may pay 1 ms for pages that were returned to the system, or not, by chance.
+    torch.empty(30 << 20, dtype=torch.uint8)
     for width, images in ((768, 4), (768, 16), (3072, 4), (3072, 16)):
         like = torch.zeros(1)
         ours = CompacterAdapter(Site("", "output", "mlp", width, -1), Compacter(), new_rule(4, like), like)

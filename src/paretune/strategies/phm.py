@@ -44,105 +44,88 @@ class PHM(nn.Module):
         for factor in (*self.s.data, *self.t.data):
             nn.init.xavier_normal_(factor)
 
-    def narrowing(self, shared: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Factors for inputs wider than outputs: y = ((x_a S) over all a) K + b.
-
-        Returns:
-            S (inputs / n, n · rank) and K (n · n · rank, outputs).
-        """
-        rule = self.rule if shared is None else shared
-        n, rank, _ = self.t.shape
-        across = self.s.transpose(0, 1).flatten(1)  # p, (i r)
-        mixed = _outer(rule, self.t).view(n, n, n, rank, -1).permute(1, 0, 3, 2, 4)  # a, i, r, b, q
-        return across, mixed.reshape(n * n * rank, -1)
-
-    def widening(self, shared: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Factors for outputs wider than inputs: y_b = (x K)_b T + b_b.
-
-        Returns:
-            K (inputs, n · n · rank) and T (n · rank, outputs / n).
-        """
-        rule = self.rule if shared is None else shared
-        n, inputs, rank = self.s.shape
-        mixed = _outer(rule, self.s).view(n, n, n, inputs, rank).permute(1, 3, 2, 0, 4)  # a, p, b, i, r
-        return mixed.reshape(n * inputs, -1), self.t.flatten(0, 1)
-
-
-def _outer(rule: Tensor, factor: Tensor) -> Tensor:
-    """A_i times the entries of the i-th factor: (n, n · n, entries)."""
-    return torch.bmm(rule.flatten(1).unsqueeze(2), factor.flatten(1).unsqueeze(1))
-
 
 def bottleneck(
     x: Tensor, down: PHM, up: PHM, shared: Tensor | None, activation: Activation, *, add: bool
 ) -> Tensor:
     """up(activation(down(x))), or x + that if ``add``, over the last axis of ``x``.
 
-    Training keeps for the backward pass only ``x`` and its n · n · rank products for each token.
+    Training keeps for the backward pass only ``x``, its n · n · rank products for each token, and two small factors.
     """
-    factors = (*down.narrowing(shared), down.b, *up.widening(shared), up.b)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        factors = tuple(factor.to(dtype) for factor in factors)  # type: ignore[assignment]
-    slices = x.to(factors[0].dtype).reshape(-1, factors[0].shape[0])
-    training = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
-    if training and not torch.compiler.is_compiling():  # a compiler chooses what to keep
-        changed, _ = _Bottleneck.apply(slices, *factors, activation, add)
-    else:
-        changed, _ = _contract(slices, *factors, activation, add)
-    found: Tensor = changed.view(*x.shape[:-1], -1)
-    return found
+    layers = [(layer.rule if shared is None else shared, layer.s, layer.t, layer.b) for layer in (down, up)]
+    inputs = (x, *layers[0], *layers[1])
+    training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs[1:])
+    if training and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        found: Tensor = _Bottleneck.apply(*inputs, activation, add)
+        return found
+    return _contract(*inputs, activation, add)[0]
 
 
 def _contract(
     x: Tensor,
-    first: Tensor,
-    narrow: Tensor,
-    b: Tensor,
-    widen: Tensor,
-    last: Tensor,
-    bias: Tensor,
+    down_rule: Tensor,
+    down_s: Tensor,
+    down_t: Tensor,
+    down_b: Tensor,
+    up_rule: Tensor,
+    up_s: Tensor,
+    up_t: Tensor,
+    up_b: Tensor,
     activation: Activation,
     add: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output (tokens, outputs) and what the first factor makes of the slices x (tokens · n, inputs / n)."""
-    u = (x @ first).view(-1, len(narrow))
-    v = (activation(torch.addmm(b, u, narrow)) @ widen).view(-1, len(last))
-    if not add:
-        return (v @ last).view(-1, len(bias)).add_(bias), u
-    # In this order the bias takes no pass of its own over the outputs.
-    outputs = (x.view(-1, len(bias)) + bias).view(len(x), -1).addmm_(v, last)
-    return outputs.view(-1, len(bias)), u
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output (..., outputs); then, for the gradient, the products u (tokens, n · n · rank) and both mixed factors.
+
+    ``down`` is y = ((x_a S) over all a) K + b, and ``up`` is y_b = (x K)_b T + b_b: S and T are the factors of all terms
+    beside each other, and the rule is in K.
+    """
+    autocast = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else down_s.dtype
+    slices, first, last = _plain(x, down_s, up_t, dtype)
+    narrow, widen = _mixed(down_rule, down_t, up_rule, up_s, dtype)
+    u = (slices @ first.t()).view(-1, len(narrow))
+    h = activation((u @ narrow).add_(down_b.to(dtype)))
+    v = (h @ widen).view(-1, len(last))
+    bias = up_b.to(dtype)
+    if add:  # in this order the bias takes no pass of its own over the outputs
+        outputs = (slices.view(-1, len(bias)) + bias).view(len(v), -1).addmm_(v, last)
+    else:
+        outputs = v @ last
+        outputs.view(-1, len(bias)).add_(bias)
+    return outputs.view(*x.shape[:-1], len(bias)), u, narrow, widen
 
 
 class _Bottleneck(torch.autograd.Function):
-    """:func:`_contract`, which keeps x and u and computes the rest again for the gradient."""
+    """:func:`_contract`, which computes most of it again for the gradient.
+
+    Not for torch.func, whose ``setup_context`` would make outputs of the tensors to keep, which costs time; nor for a
+    compiler, which chooses itself what to keep.
+    """
 
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return _contract(*inputs)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        outputs, *kept = _contract(*inputs)
+        *tensors, _up_b, ctx.activation, ctx.add = inputs
+        ctx.save_for_backward(*tensors, *kept)
+        return outputs
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.activation, ctx.add = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*tensors, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, first, narrow, b, widen, last, _bias, u = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, down_rule, down_s, down_t, down_b, up_rule, up_s, up_t, u, narrow, widen = ctx.saved_tensors
+        slices, first, last = _plain(x, down_s, up_t, u.dtype)
         again = torch.is_grad_enabled()  # where a gradient of this gradient is wanted
         if again:
-            u = (x @ first).view(-1, len(narrow))
-        z = torch.addmm(b, u, narrow)
+            narrow, widen = _mixed(down_rule, down_t, up_rule, up_s, u.dtype)
+            u = (slices @ first.t()).view(-1, len(narrow))
+        z = (u @ narrow).add_(down_b.to(u.dtype))
         gelu = ctx.activation is nn.functional.gelu
         with torch.set_grad_enabled(again or not gelu):
             z = z if again or gelu else z.detach().requires_grad_()
             h = ctx.activation(z)
         kept = h if again else h.detach()
         v = (kept @ widen).view(-1, len(last))
-        grad_bias = grad.sum(0)
-        grad = grad.reshape(len(x), -1)
+        grad_up_b = grad.reshape(-1, grad.shape[-1]).sum(0)
+        grad = grad.reshape(len(v), -1)
         grad_last = v.t() @ grad
         grad_v = (grad @ last.t()).view(-1, widen.shape[1])
         grad_widen = kept.t() @ grad_v
@@ -151,9 +134,51 @@ class _Bottleneck(torch.autograd.Function):
             grad_z = torch.ops.aten.gelu_backward(grad_h, z)  # without a backward pass inside this one
         else:
             (grad_z,) = torch.autograd.grad(h, z, grad_h, create_graph=again)
-        grad_u = (grad_z @ narrow.t()).view(-1, first.shape[1])
-        grad_first = (grad_u.t() @ x).t()
+        grad_narrow = u.t() @ grad_z
+        grad_u = (grad_z @ narrow.t()).view(-1, len(first))
+        grad_first = grad_u.t() @ slices
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.addmm(grad, grad_u, first.t()) if ctx.add else grad_u @ first.t()
-        return grad_x, grad_first, u.t() @ grad_z, grad_z.sum(0), grad_widen, grad_last, grad_bias, None, None
+            grad_x = torch.addmm(grad, grad_u, first) if ctx.add else grad_u @ first
+            grad_x = grad_x.view(x.shape)
+        n, _, rank = down_s.shape
+        grad_narrow = grad_narrow.view(n, n, rank, n, -1).permute(1, 0, 3, 2, 4)
+        grad_widen = grad_widen.view(n, -1, n, n, rank).permute(3, 0, 2, 1, 4)
+        grad_down_rule, grad_down_t = _outer_backward(grad_narrow, down_rule, down_t)
+        grad_up_rule, grad_up_s = _outer_backward(grad_widen, up_rule, up_s)
+        grad_down_s = grad_first.view(n, rank, -1).transpose(1, 2)
+        grads_down = (grad_down_rule, grad_down_s, grad_down_t, grad_z.sum(0))
+        return grad_x, *grads_down, grad_up_rule, grad_up_s, grad_last.view_as(up_t), grad_up_b, None, None
+
+
+def _plain(x: Tensor, s: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The slices of x (tokens · n, inputs / n), S of ``down`` transposed (n · rank, inputs / n), T of ``up``."""
+    return (
+        x.to(dtype).reshape(-1, s.shape[1]),
+        s.to(dtype).transpose(1, 2).flatten(0, 1),
+        t.to(dtype).flatten(0, 1),
+    )
+
+
+def _mixed(
+    down_rule: Tensor, down_t: Tensor, up_rule: Tensor, up_s: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """K of ``down`` (n · n · rank, outputs) and of ``up`` (inputs, n · n · rank)."""
+    n, rank, _ = down_t.shape
+    narrow = _outer(down_rule, down_t).permute(1, 0, 3, 2, 4)  # a, i, r, b, q
+    widen = _outer(up_rule, up_s).permute(1, 3, 2, 0, 4)  # a, p, b, i, r
+    return narrow.reshape(n * n * rank, -1).to(dtype), widen.reshape(-1, n * n * rank).to(dtype)
+
+
+def _outer(rule: Tensor, factor: Tensor) -> Tensor:
+    """A_i[a, b] times the i-th ``factor`` [j, k]: (i, a, b, j, k)."""
+    products = torch.bmm(rule.flatten(1).unsqueeze(2), factor.flatten(1).unsqueeze(1))
+    return products.view(*rule.shape, *factor.shape[1:])
+
+
+def _outer_backward(grad: Tensor, rule: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of rule and factor from that of their products (i, a, b, j, k)."""
+    grad = grad.reshape(len(rule), rule[0].numel(), -1).to(rule.dtype)
+    grad_rule = torch.bmm(grad, factor.flatten(1).unsqueeze(2))
+    grad_factor = torch.bmm(rule.flatten(1).unsqueeze(1), grad)
+    return grad_rule.view_as(rule), grad_factor.view_as(factor)
