@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paretune.sites import candidates
 from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
 from paretune.strategies.roles import ROLES, Rows, match_layer
 
@@ -190,7 +191,7 @@ def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
         return nn.functional.linear(inputs, layer.weight, layer.bias)
     delta: IA3Delta = lists["weight"][0]
     if delta.rows is None:
-        return nn.functional.linear(inputs * delta.ia3_l, lists["weight"].original, layer.bias)
+        return frozen_linear(inputs * delta.ia3_l, lists["weight"].original, layer.bias)
     bias = lists["bias"].original if "bias" in lists else None
     scale = delta.rows.spread(delta.ia3_l, 1.0)
-    return nn.functional.linear(inputs, lists["weight"].original, bias) * scale
+    return frozen_linear(inputs, lists["weight"].original, bias) * scale

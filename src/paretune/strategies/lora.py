@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paretune.sites import candidates
 from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
 from paretune.strategies.roles import ROLES, Rows, match_layer
 
@@ -226,6 +227,6 @@ def _low_rank_forward(layer: Any, inputs: Tensor) -> Tensor:
         return nn.functional.linear(inputs, layer.weight, layer.bias)
     delta: LoRADelta = deltas[0]
     a, b = delta.factors(deltas.original)
-    outputs = nn.functional.linear(inputs, deltas.original, layer.bias)
+    outputs = frozen_linear(inputs, deltas.original, layer.bias)
     difference = nn.functional.linear(nn.functional.linear(inputs, a), b)
     return outputs.add_(difference, alpha=delta.scaling)
