@@ -366,7 +366,7 @@ def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
 def _digest(tensor: Tensor) -> str:
     data = tensor.detach().to("cpu").contiguous()
     hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=8)
-    hashed.update(data.view(-1).view(torch.uint8).numpy())
+    hashed.update(data.view(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 
