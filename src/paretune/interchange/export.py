@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
-from paretune.backbones import Backbone, network_of
+from paretune.backbones import Backbone, logits_of, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
 from paretune.strategies.adapting import adaptation_of, merge_adapter
 from paretune.strategies.base import Anatomy
-from paretune.strategies.wrapped import TOLERANCE, logits, random_images, relative_distance
+from paretune.strategies.wrapped import TOLERANCE, random_images, relative_distance
 
 ExportFormat = Literal["timm", "hf", "onnx"]
 LARGEST_ONNX = 2**31  # bytes; protobuf measures messages in a signed 32-bit integer
@@ -154,9 +154,9 @@ def _check_same(make: Callable[[], nn.Module], module: nn.Module, anatomy: Anato
     if images is None:
         return
     with torch.random.fork_rng(), torch.no_grad():
-        expected = logits(copy.deepcopy(module).double().eval(), images)
+        expected = logits_of(copy.deepcopy(module).double().eval()(images))
         try:
-            apart = relative_distance(logits(make().double().eval(), images), expected)
+            apart = relative_distance(logits_of(make().double().eval()(images)), expected)
             why = f"the logits would differ by {apart:.2g} of the largest" if apart > TOLERANCE else ""
         except (
             RuntimeError,
@@ -180,7 +180,7 @@ class _Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
-        return logits(self.model, images)
+        return logits_of(self.model(images))
 
 
 def _write_onnx(

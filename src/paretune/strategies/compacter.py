@@ -111,10 +111,9 @@ class CompacterAdapter(Reader):
         """The changed branch, of the shape of ``branch`` (of ``x`` if None)."""
         rule = getattr(self, "rule", None)
         f = ACTIVATIONS[self.activation]
-        last = self.channel_axis == -1
-        wide = x if last else x.movedim(self.channel_axis, -1)
         alone = branch is None or branch is x
-        if alone and last and not torch.is_autocast_enabled(x.device.type):
-            return bottleneck(wide, self.down, self.up, rule, f, add=True)
+        if alone and self.channel_axis == -1 and not torch.is_autocast_enabled(x.device.type):
+            return bottleneck(x, self.down, self.up, rule, f, add=True)
+        wide = x.movedim(self.channel_axis, -1)
         change = bottleneck(wide, self.down, self.up, rule, f, add=False)
-        return (x if branch is None else branch) + (change if last else change.movedim(-1, self.channel_axis))
+        return (x if branch is None else branch) + change.movedim(-1, self.channel_axis)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from paretune._values import FrozenDict
+from paretune.backbones import logits_of
 from paretune.strategies.base import Anatomy, Strategy
 from paretune.strategies.wrapped import (
     TOLERANCE,
-    logits,
     prepared,
     random_images,
     relative_distance,
@@ -77,7 +77,7 @@ class Peft(Strategy):
         trial = prepared(module)
         images = random_images(trial, anatomy)
         with torch.no_grad():
-            before = logits(trial, images) if images is not None else None
+            before = logits_of(trial(images)) if images is not None else None
         # Some initialisations take no float64.
         self._inject(trial.to(next(module.parameters()).dtype), anatomy)
         if images is not None and before is not None:
@@ -135,7 +135,7 @@ class Peft(Strategy):
 
     def _run(self, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
         try:
-            return logits(module, images)
+            return logits_of(module(images))
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise ValueError(
                 f"{self._name}: peft's layers fail in {type(module).__name__}: {error}"

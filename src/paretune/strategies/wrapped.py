@@ -48,13 +48,13 @@ def check_merge(module: nn.Module, anatomy: Anatomy) -> None:
     trial = prepared(module)
     images = random_images(trial, anatomy)
     with torch.no_grad():
-        expected = logits(trial, images) if images is not None else None
+        expected = logits_of(trial(images)) if images is not None else None
         try:
             unwrap(trial, merge=True)
         except (NotImplementedError, ValueError, RuntimeError, AttributeError) as error:
             raise ValueError(f"peft cannot merge this adapter: {error}; save it with save_adapter") from error
         if images is not None and expected is not None:
-            apart = relative_distance(logits(trial, images), expected)
+            apart = relative_distance(logits_of(trial(images)), expected)
             if apart > TOLERANCE:
                 raise ValueError(
                     f"peft merges this adapter wrongly: the logits would differ by {apart:.2g} of the largest; save it with "
@@ -84,11 +84,6 @@ def random_images(module: nn.Module, anatomy: Anatomy) -> Tensor | None:
     draw = torch.Generator().manual_seed(0)
     shape = (2, anatomy.channels, anatomy.image_size, anatomy.image_size)
     return torch.rand(shape, generator=draw, dtype=torch.float64).to(some.device)
-
-
-def logits(module: nn.Module, images: Tensor) -> Tensor:
-    """Of a model that returns them, or an object that has them."""
-    return logits_of(module(images))
 
 
 def relative_distance(found: Tensor, expected: Tensor) -> float:

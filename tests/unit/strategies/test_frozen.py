@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import paretune as pt
@@ -78,29 +79,15 @@ def test_a_weight_that_trains_gets_its_gradient() -> None:
     assert bool(gradient.any())
 
 
-class Mlp(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(WIDTH, 2 * WIDTH)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(2 * WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.fc2(self.act(self.fc1(x.flatten(2).mean(2).repeat(1, WIDTH // 3)))))
-        return found
-
-
-@pytest.mark.parametrize("strategy", [pt.LoRA(rank=2), pt.IA3(targets=("*fc2",))], ids=["LoRA", "IA3"])
+@pytest.mark.parametrize("strategy", [pt.LoRA(rank=2), pt.IA3()], ids=["LoRA", "IA3"])
 def test_training_keeps_no_cast_weight(strategy: Any) -> None:
-    backbone = pt.adapt(pt.Backbone(Mlp(), head="head"), strategy).train()
-    cast = {
-        parameter.shape
-        for name, parameter in backbone.named_parameters()
-        if name.endswith("original") and parameter.ndim == 2
-    }
+    module = timm.create_model("test_vit", num_classes=5, img_size=32)
+    model = pt.adapt(pt.Backbone(module, image_size=32), strategy).train()
+    frozen = [weight for name, weight in model.named_parameters() if name.endswith("weight.original")]
+    cast = [
+        each for weight in frozen if weight.ndim == 2 for each in (weight.bfloat16(), weight.bfloat16().t())
+    ]
     assert cast
-    cast |= {shape[::-1] for shape in cast}
     kept: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -108,7 +95,7 @@ def test_training_keeps_no_cast_weight(strategy: Any) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast():
-        loss = F.cross_entropy(backbone(torch.rand(7, 3, 4, 4)), torch.zeros(7, dtype=torch.long))
-    assert kept
-    assert not [tensor for tensor in kept if tensor.dtype == torch.bfloat16 and tensor.shape in cast]
+        loss = F.cross_entropy(model(torch.rand(7, 3, 32, 32)), torch.zeros(7, dtype=torch.long))
+    assert any(tensor.dtype == torch.bfloat16 for tensor in kept)
+    assert not [tensor for tensor in kept if any(torch.equal(tensor, each) for each in cast)]
     loss.backward()
