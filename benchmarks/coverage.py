@@ -4,8 +4,8 @@
 
 Simulated training curves: clean and robust accuracies of K checkpoints along training, with a wiggle, as known
 numbers. Each example has a difficulty that all checkpoints share (``correlation``), and groups of examples may
-share one. Two strategies have *the same* true curve, so every "they differ" is false. Rows, one for a setting
-and a method:
+share one. Two or more strategies have *the same* true curve, so every "they differ" is false; with ``lead`` the first
+is ahead of the others, which are the same. Rows, one for a setting and a method:
 
 basic, bca
     what :func:`paretune.compare` does, through the same code: chosen on select, measured on report, paired
@@ -19,8 +19,11 @@ no choice
 no groups
     ``basic`` with examples resampled one by one although they come in groups.
 
-``coverage`` is the share of nominal 95 % intervals that hold their truth, ``false_positives`` the share of
-two-sided 5 % tests of the difference that reject; the standard errors of both follow from ``repetitions``.
+``coverage`` is the share of nominal 95 % intervals of areas that hold their truth. ``false_positives`` is the share of
+comparisons in which any two strategies that are the same are told apart, or one is told to be ahead of the first where
+this leads, at 5 %: by the naive interval of the difference, else by the adjusted tests of :func:`paretune.compare`.
+``set_coverage`` is the share in which the first strategy, which is as good as any, is in the set that may be best, and
+``set_size`` how many are. The standard errors of shares follow from ``repetitions``.
 """
 
 import csv
@@ -42,12 +45,12 @@ from paretune._bootstrap import (
     acceleration,
     basic_interval,
     bca_interval,
-    bca_p_value,
-    p_value,
     resample_counts,
 )
 from paretune._cells import Cell, Samples, chosen_front, spaced_subsets
 from paretune._resampling import Resampled, resample_strategies
+from paretune.deciding import decide
+from paretune.inference import tell_apart
 from paretune.pareto import area, ordered_area
 
 Floats = NDArray[np.float64]
@@ -64,14 +67,16 @@ REFERENCE = (0.0, 0.0)
 class Setting:
     """One cell of the grid."""
 
-    checkpoints: int  # of the first strategy, and used of both
-    checkpoints_b: int  # that the second strategy has
+    checkpoints: int  # of the first strategy, and used of all
+    checkpoints_b: int  # that the other strategies have
     examples: int  # report split
     examples_select: int
     correlation: float  # of the correctness of two checkpoints on one example, on the latent scale
     seeds: int = 1
     groups: int = 0  # of each split; 0: independent examples
     repetitions: int = 500
+    strategies: int = 2
+    lead: float = 0.0  # of the first strategy, in robust accuracy
 
 
 def grid() -> Iterator[Setting]:
@@ -93,6 +98,10 @@ def grid() -> Iterator[Setting]:
         yield Setting(10, 10, 1000, 1000, 0.64, seeds=seeds, repetitions=300)
     for groups in (10, 20, 50, 100, 200):
         yield Setting(10, 10, 1000, 1000, 0.64, groups=groups)
+    for strategies, examples, seeds in ((4, 250, 1), (4, 1000, 1), (12, 250, 1), (4, 1000, 5)):
+        yield Setting(10, 10, examples, examples, 0.64, seeds=seeds, strategies=strategies)
+    for lead in (0.01, 0.03):
+        yield Setting(10, 10, 1000, 1000, 0.64, strategies=4, lead=lead)
 
 
 def curve(points: int) -> tuple[Floats, Floats]:
@@ -151,8 +160,9 @@ class Tally:
         self.truths: list[float] = []  # where each repetition has its own
         self.intervals: list[tuple[float, float]] = []
         self.told_apart: list[bool] = []
+        self.sets: list[tuple[bool, int]] = []  # whether the first is in it, size
 
-    def row(self, chosen: float) -> dict[str, float]:
+    def row(self, chosen: float) -> dict[str, object]:
         """Rates over the repetitions; ``chosen`` is the mean true area of the chosen fronts."""
         truth = np.array(self.truths or [chosen])
         low, high = np.array(self.intervals).T
@@ -162,6 +172,8 @@ class Tally:
             "width": round(float(np.mean(high - low)), 4),
             "coverage": round(float(np.mean((low <= truth) & (truth <= high))), 4),
             "false_positives": round(float(np.mean(self.told_apart)), 4),
+            "set_coverage": round(float(np.mean([held for held, _ in self.sets])), 4) if self.sets else "",
+            "set_size": round(float(np.mean([size for _, size in self.sets])), 3) if self.sets else "",
         }
 
 
@@ -183,7 +195,7 @@ def naive(bits: list[tuple[Bits, Bits]], seed: int) -> tuple[list[float], list[F
 
 
 def repeat(setting: Setting, seed: int, tallies: dict[str, Tally], chosen: list[float]) -> None:
-    """One data set and two strategies that are the same in truth."""
+    """One data set and strategies that are the same in truth, or all but the first."""
     rng = np.random.default_rng((seed, setting.checkpoints, setting.examples))
     splits = {"select": setting.examples_select, "report": setting.examples}
     difficulty = {split: difficulties(size, setting.groups, rng) for split, size in splits.items()}
@@ -191,13 +203,17 @@ def repeat(setting: Setting, seed: int, tallies: dict[str, Tally], chosen: list[
     select_units, units = (Units.of(size, label) for size, label in zip(splits.values(), labels, strict=True))
     samples = Samples.of(units, select_units, seed)
     ungrouped = Samples.of(Units.of(setting.examples), Units.of(setting.examples_select), seed)
-    cells: dict[str, list[Cell]] = {"a": [], "b": []}
-    loose: dict[str, list[Cell]] = {"a": [], "b": []}
+    labels_of = "abcdefghijklmnop"[: setting.strategies]
+    cells: dict[str, list[Cell]] = {label: [] for label in labels_of}
+    loose: dict[str, list[Cell]] = {label: [] for label in labels_of}
     pooled: list[tuple[Bits, Bits]] = []
-    for label, points in (("a", setting.checkpoints), ("b", setting.checkpoints_b)):
+    for label in labels_of:
+        points = setting.checkpoints if label == "a" else setting.checkpoints_b
         used = spaced_subsets(np.zeros(points), setting.checkpoints, 1, 0)
         for index in range(setting.seeds):
             clean, given = curve(points)
+            if label == "a":
+                given = given + setting.lead / clean
             if setting.seeds > 1:
                 given = given + SEED_SPREAD * rng.standard_normal() / clean
             bits = {}
@@ -215,26 +231,23 @@ def repeat(setting: Setting, seed: int, tallies: dict[str, Tally], chosen: list[
                         np.hstack([bits["select/robust"], bits["report/robust"]]),
                     )
                 )
-            chosen.append(true_area(bits, used[0], clean, given, setting.correlation))
+            if label != "a" or not setting.lead:
+                chosen.append(true_area(bits, used[0], clean, given, setting.correlation))
     made, _ = resample_strategies(cells, samples, REFERENCE, RESAMPLES, seed, LEVEL)
-    a, b = made["a"], made["b"]
-    gap = a.area - b.area
-    for each in (a, b):
-        note(tallies["basic"], each, basic_interval(each.area, each.all, LEVEL))
-        note(tallies["bca"], each, bca_interval(each.area, each.all, LEVEL, acceleration(each.influence)))
-        note(tallies["no choice"], each, basic_interval(each.area, each.report + each.luck, LEVEL))
-    tallies["basic"].told_apart.append(p_value(gap, a.all - b.all) < 1 - LEVEL)
-    skewness = acceleration(a.influence - b.influence)
-    tallies["bca"].told_apart.append(bca_p_value(gap, a.all - b.all, skewness) < 1 - LEVEL)
-    spread = a.report + a.luck - b.report - b.luck
-    tallies["no choice"].told_apart.append(p_value(gap, spread) < 1 - LEVEL)
+    for label, each in made.items():
+        if label != "a" or not setting.lead:
+            note(tallies["basic"], each, basic_interval(each.area, each.all, LEVEL))
+            note(tallies["bca"], each, bca_interval(each.area, each.all, LEVEL, acceleration(each.influence)))
+            note(tallies["no choice"], each, basic_interval(each.area, each.report + each.luck, LEVEL))
+    for method in ("basic", "bca"):  # the test is the same
+        judge(tallies[method], made, [each.all for each in made.values()], setting)
+    judge(tallies["no choice"], made, [each.report + each.luck for each in made.values()], setting)
     if setting.groups:
         made, _ = resample_strategies(loose, ungrouped, REFERENCE, RESAMPLES, seed, LEVEL)
         for each in made.values():
             note(tallies["no groups"], each, basic_interval(each.area, each.all, LEVEL))
-        spread = made["a"].all - made["b"].all
-        tallies["no groups"].told_apart.append(p_value(gap, spread) < 1 - LEVEL)
-    if setting.seeds == 1:
+        judge(tallies["no groups"], made, [each.all for each in made.values()], setting)
+    if setting.seeds == 1 and setting.strategies == 2:
         areas, drawn = naive(pooled, seed)
         every = (setting.checkpoints, setting.checkpoints_b)
         everything = [true_frontier(points, setting.correlation) for points in every]
@@ -251,6 +264,22 @@ def note(tally: Tally, made: Resampled, interval: tuple[float, float]) -> None:
     """Remember one strategy's area and interval."""
     tally.areas.append(made.area)
     tally.intervals.append(interval)
+
+
+def judge(tally: Tally, made: dict[str, Resampled], resampled: list[Floats], setting: Setting) -> None:
+    """Remember what is told apart falsely, and the set that may be best, as :func:`paretune.compare` decides it."""
+    areas = np.array([each.area for each in made.values()])
+    order = np.argsort(-areas, kind="stable")
+    adjusted, _, _ = tell_apart(areas[order], np.stack(resampled)[order], LEVEL)
+    p_values = np.full((len(areas), len(areas)), np.nan)
+    p_values[np.triu_indices(len(areas), 1)] = adjusted
+    decision = decide(areas[order], p_values, level=LEVEL, margin=0.0)
+    first = int(np.flatnonzero(order == 0)[0])
+    false = decision.told.copy()
+    if setting.lead:
+        false[first] = False  # it is ahead
+    tally.told_apart.append(bool(false.any()))
+    tally.sets.append((bool(decision.tied[first]), int(decision.tied.sum())))
 
 
 def true_area(

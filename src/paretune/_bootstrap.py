@@ -142,23 +142,6 @@ def acceleration(influence: Floats) -> float:
     return float((influence**3).sum()) / (6 * spread) if spread > 0 else 0.0
 
 
-def p_value(difference: float, resampled: Floats) -> float:
-    """The two-sided p-value of "no difference" of the basic interval; at least 2 / (resamples + 1)."""
-    turned = 2 * difference - resampled
-    tail = min(np.count_nonzero(turned <= 0), np.count_nonzero(turned >= 0))
-    return float(min(1.0, 2 * (tail + 1) / (len(resampled) + 1)))
-
-
-def bca_p_value(difference: float, resampled: Floats, acceleration: float) -> float:
-    """The two-sided p-value of "no difference" of the BCa interval: where that ends at 0."""
-    share = _share(resampled, 0.0)
-    bias = _bias(difference, resampled)
-    # The level whose end point is 0: equation (3.9) solved for z.
-    z = ndtri(share) - bias
-    z = z / (1 + acceleration * z) - bias
-    return float(min(1.0, 2 * min(ndtr(z), ndtr(-z))))
-
-
 def _bias(estimate: float, resampled: Floats) -> float:
     return float(ndtri(_share(resampled, estimate)))
 

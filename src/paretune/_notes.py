@@ -77,8 +77,8 @@ def notes(
         yield f"{len(unfinished)} of {rows['run_index'].nunique()} runs are not finished: {shown}."
     if (rows["report_id"] == rows["select_id"]).any():
         yield "Some runs choose and measure on the same examples: their areas are optimistic."
-    if pairs * 2 / (resamples + 1) > 1 - level:
-        yield f"{resamples} resamples cannot separate {pairs} pairs after Holm's adjustment; raise resamples."
+    if pairs and 1 / (resamples + 1) >= 1 - level:
+        yield f"{resamples} resamples cannot tell anything apart at the level {level:g}; raise resamples."
 
 
 def _beyond_what_was_measured(units: tuple[int, int], grouped: bool) -> Iterator[str]:

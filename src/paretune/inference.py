@@ -6,6 +6,8 @@ Every function takes estimates and their bootstrap resamples, drawn jointly, so 
 import numpy as np
 from numpy.typing import NDArray
 
+from paretune.deciding import SAME
+
 Floats = NDArray[np.float64]
 
 
@@ -22,43 +24,54 @@ def holm(p_values: list[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def confidence_set(estimates: Floats, resampled: Floats) -> Floats:
-    """The p-value with which each candidate belongs to the model confidence set.
+def tell_apart(estimates: Floats, resampled: Floats, level: float) -> tuple[Floats, Floats, Floats]:
+    """Test all pairs, each against its own error, so that the chance of any false difference is bounded.
 
-    The candidates whose p-value is at least ``1 - level`` are the set: with that confidence it holds the one
-    whose true area is largest. Unlike a winner with its interval, it is honest about how many have won by
-    luck. Hansen, Lunde & Nason, "The model confidence set" (Econometrica 2011,
-    https://doi.org/10.3982/ECTA5771), section 3.1.2: the range statistic T_R with its elimination rule, and
-    p-values as in their definition 4.
+    The step-down method of Romano & Wolf, "Exact and approximate stepdown methods for multiple hypothesis testing"
+    (JASA 2005, https://doi.org/10.1198/016214504000000539), algorithm 1, on the largest of the studentised errors of
+    the pairs that are not told apart yet. As the tests share their scale and their resamples, they are consistent: what
+    is told to be ahead of a second, and this ahead of a third, is told to be ahead of the third; and the interval of a
+    pair that is told apart holds no zero.
 
     Args:
         estimates: the larger the better, shape ``(candidates,)``.
         resampled: bootstrap resamples of them, drawn jointly, shape ``(candidates, resamples)``.
+        level: of the intervals.
 
     Returns:
-        Shape ``(candidates,)``; the last one standing has 1.
+        Of the pairs, in the order of ``itertools.combinations``: p-values that are adjusted over all pairs, those of
+        each pair alone, and the half width of the interval of each pair alone. p-values are two-sided, and at least
+        ``1 / (resamples + 1)``.
     """
     errors = resampled - estimates[:, None]
-    gaps = estimates[None, :] - estimates[:, None]  # (i, j): how far i is behind j
-    spread = np.sqrt(((errors[None] - errors[:, None]) ** 2).mean(axis=2))
-    scale = np.where(spread > 0, spread, np.inf)  # two that never differ are never told apart
-    scale[(spread == 0) & (gaps != 0)] = np.finfo(float).tiny
-    behind = gaps / scale
-    p_values = np.ones(len(estimates))
-    left = [*range(len(estimates))]
-    reached = 0.0
-    while len(left) > 1:
-        inside = np.ix_(left, left)
-        widest = np.zeros(resampled.shape[1])
-        for i in left:
-            widest = np.maximum(widest, (np.abs(errors[left] - errors[i]) / scale[i, left, None]).max(axis=0))
-        statistic = float(behind[inside].max())
-        share = (np.count_nonzero(widest >= statistic) + 1) / (resampled.shape[1] + 1)
-        reached = max(reached, min(1.0, share))
-        worst = left[int(behind[inside].max(axis=1).argmax())]
-        p_values[worst] = reached
-        left.remove(worst)
-    return p_values
+    first, second = np.triu_indices(len(estimates), 1)
+    gaps = np.abs(estimates[first] - estimates[second])
+    gaps[gaps < SAME] = 0.0
+    made = resampled.shape[1] + 1
+    allowed = max(1, int(np.searchsorted(np.arange(1, made + 1) / made, 1 - level)))  # resamples beyond an interval
+    spread, alone, half = (np.empty(len(gaps)) for _ in range(3))
+
+    def apart(pair: int) -> Floats:
+        of_pair: Floats = np.abs(errors[first[pair]] - errors[second[pair]])
+        of_pair[of_pair < SAME] = 0.0
+        return of_pair
+
+    for pair in range(len(gaps)):
+        error = apart(pair)
+        spread[pair] = np.sqrt((error**2).mean())
+        alone[pair] = (np.count_nonzero(error >= gaps[pair]) + 1) / made
+        half[pair] = np.partition(error, -allowed)[-allowed]
+    moved = gaps > 0
+    scale = np.where(spread > 0, spread, 1.0)
+    statistic = np.where(spread > 0, gaps / scale, np.where(moved, np.inf, 0.0))
+    adjusted = np.empty(len(gaps))
+    widest = np.zeros(made - 1)
+    order = np.argsort(statistic, kind="stable")
+    for pair in order:
+        widest = np.maximum(widest, apart(pair) / scale[pair])
+        adjusted[pair] = (np.count_nonzero(widest >= statistic[pair]) + 1) / made
+    adjusted[order[::-1]] = np.maximum.accumulate(np.maximum(adjusted, alone)[order[::-1]])
+    return adjusted, alone, half
 
 
 def shares_around(difference: float, resampled: Floats, margin: float) -> tuple[float, float, float]:

@@ -11,12 +11,15 @@ For each (task, attack, epsilon):
 3. The areas of a strategy's training seeds are averaged.
 4. Intervals are bootstrap intervals over the report examples, with the same resamples for all strategies, so
    that differences are paired, and over the select examples, which might have chosen another front. From five
-   seeds on they cover the luck of training too. p-values are Holm-adjusted over all pairs.
+   seeds on they cover the luck of training too. p-values are adjusted over all pairs, by the step-down method of
+   :func:`paretune.inference.tell_apart`.
+5. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+   :mod:`paretune.deciding`.
 
 What an interval is about is the area that this budget and this way of choosing give on average.
 ``benchmarks/coverage.py`` measures, on simulated training curves with a known truth, how often it holds it: from
-60 examples on, or 100 groups of them, in 93 to 97 of 100 cases at 95 % (BCa to 98), with at most 6 false positives
-of 100. With fewer than five seeds that is true of the trained models at hand, not of training them again. Outside,
+60 examples on, or 100 groups of them, in 93 to 97 of 100 cases at 95 % (BCa to 98), with at most 6 of 100 comparisons
+in which any of several equal strategies are told apart. With fewer than five seeds that is true of the trained models at hand, not of training them again. Outside,
 the notes of a :class:`Condition` say so.
 """
 
@@ -38,16 +41,14 @@ from paretune._bootstrap import (
     acceleration,
     basic_interval,
     bca_interval,
-    bca_p_value,
-    p_value,
 )
 from paretune._cells import Samples, TrainedCell, load_cell
 from paretune._notes import check_same_examples, notes
 from paretune._resampling import Resampled, resample_strategies
-from paretune.inference import confidence_set, holm, shares_around
+from paretune.inference import shares_around, tell_apart
 from paretune.pareto import Reference, checked_reference, floored_reference, frontier_mask
 from paretune.results import Run, as_runs
-from paretune.verdict import AreaEstimate, Comparison, Condition, Difference, Recommendation
+from paretune.verdict import AreaEstimate, Comparison, Condition, Difference, Recommendation, with_p_best
 
 Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
 
@@ -80,7 +81,8 @@ def compare(
         min_clean: the least clean accuracy that you would deploy, in [0, 1): areas are partial, see
             :func:`paretune.area`.
         min_robust: the least robust accuracy that you would deploy, in [0, 1).
-        interval: "basic", or "bca" (bias-corrected and accelerated).
+        interval: of areas: "basic", or "bca" (bias-corrected and accelerated). Those of differences are symmetric, as
+            their tests are.
         groups: for tasks whose examples are not independent (several images of one patient, frames of one
             video, one image in several corruptions): task -> (a label for each report example, a label for
             each select example). Groups are then resampled instead of examples.
@@ -217,11 +219,8 @@ def _compare_one(
     ranked = sorted(cells, key=lambda label: (-made[label].area, label))
     shared: dict[str, Any] = {name: str(rows[name].iloc[0]) for name in ("task", "attack", "threat")}
     shared["epsilon"] = float(rows["epsilon"].iloc[0])
-    belongs = confidence_set(
-        np.array([made[label].area for label in ranked]), np.stack([made[label].all for label in ranked])
-    )
     areas = []
-    for label, p_set in zip(ranked, belongs, strict=True):
+    for label in ranked:
         each, trained = made[label], cells[label]
         low, high = _interval(each.area, each.all, each.influence, options)
         areas.append(
@@ -229,8 +228,8 @@ def _compare_one(
                 **shared,
                 strategy=label,
                 area=each.area,
-                low=max(0.0, low),
-                high=min(1.0, high),
+                low=min(each.area, max(0.0, low)),
+                high=max(each.area, min(1.0, high)),
                 optimistic=float(np.mean([one.optimistic for one in trained])),
                 k=budget[0],
                 seeds=tuple(one.seed for one in trained),
@@ -239,14 +238,13 @@ def _compare_one(
                 train_seconds=float(np.mean([one.train_seconds for one in trained])),
                 best_clean=float(np.mean([one.best_clean for one in trained])),
                 best_robust=float(np.mean([one.best_robust for one in trained])),
-                p_best=float(p_set),
+                p_best=1.0,
             )
         )
-    pairs = list(combinations(ranked, 2))
-    differences = _differences(pairs, made, shared, options)
+    differences = _differences(ranked, made, shared, options)
     return Condition(
         **shared,
-        areas=tuple(areas),
+        areas=with_p_best(areas, differences),
         differences=tuple(differences),
         k=budget[0],
         runs_per_seed=budget[1],
@@ -259,7 +257,7 @@ def _compare_one(
                 rows,
                 runs,
                 budget,
-                len(pairs),
+                len(differences),
                 level,
                 resamples,
                 (len(samples.report), len(samples.select)),
@@ -274,36 +272,29 @@ def _compare_one(
 
 
 def _differences(
-    pairs: list[tuple[str, str]], made: dict[str, Resampled], shared: dict[str, Any], options: dict[str, Any]
+    ranked: list[str], made: dict[str, Resampled], shared: dict[str, Any], options: dict[str, Any]
 ) -> list[Difference]:
-    single = []
-    for a, b in ((made[a], made[b]) for a, b in pairs):
-        gap, spread, influence = a.area - b.area, a.all - b.all, a.influence - b.influence
-        p = (
-            p_value(gap, spread)
-            if options["interval"] == "basic"
-            else bca_p_value(gap, spread, acceleration(influence))
-        )
-        errors = (a.seed_error, b.seed_error)
-        single.append((gap, spread, influence, p, errors))
-    adjusted = holm([p for *_, p, _ in single])
+    tested = tell_apart(
+        np.array([made[label].area for label in ranked]),
+        np.stack([made[label].all for label in ranked]),
+        options["level"],
+    )
     differences = []
-    for (a_name, b_name), (gap, spread, influence, p, errors), p_holm in zip(
-        pairs, single, adjusted, strict=True
-    ):
-        low, high = _interval(gap, spread, influence, options)
-        behind, equivalent, ahead = shares_around(gap, spread, options["margin"])
+    for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
         a, b = made[a_name], made[b_name]
+        gap = a.area - b.area
+        behind, equivalent, ahead = shares_around(gap, a.all - b.all, options["margin"])
+        errors = (a.seed_error, b.seed_error)
         differences.append(
             Difference(
                 **shared,
                 strategy_a=a_name,
                 strategy_b=b_name,
                 difference=gap,
-                low=low,
-                high=high,
-                p_value=p_holm,
-                p_unadjusted=p,
+                low=gap - float(half),
+                high=gap + float(half),
+                p_value=float(adjusted),
+                p_unadjusted=float(alone),
                 margin=options["margin"],
                 ahead=ahead,
                 equivalent=equivalent,

@@ -1,12 +1,17 @@
 """The outcome of a comparison: numbers with their uncertainty, and the sentences they allow."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from paretune._names import attack_text, condition_names, epsilon_text, threat_text
+from paretune.deciding import Certainty, Decision, Floats, best_p_values, decide
+from paretune.pareto import Reference, floored_reference
 from paretune.power import Needed, needed_examples, needed_seeds
 
 
@@ -30,7 +35,7 @@ class AreaEstimate:
     train_seconds: float  # of one seed, mean
     best_clean: float  # report accuracy of the checkpoint with the best one on select, mean over seeds
     best_robust: float
-    p_best: float  # p-value of the model confidence set: below 1 - level, the largest true area is another's
+    p_best: float  # with which others are ahead by the margin or more: below 1 - level, it is not among the best
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Difference:
     difference: float
     low: float  # the interval of this pair alone
     high: float
-    p_value: float  # Holm-adjusted over all pairs of the condition
+    p_value: float  # adjusted over all pairs of the condition
     p_unadjusted: float  # of this pair alone
     margin: float  # areas closer than this are equal for practical purposes
     ahead: float  # how plausible it is that a is ahead of b by more than the margin, in [0, 1]; see
@@ -68,19 +73,18 @@ class Difference:
         return "equivalent" if -self.margin <= self.low and self.high <= self.margin else "undecided"
 
 
-Certainty = Literal["clear", "tie", "equivalent", "cannot tell", "alone"]
-
-
 @dataclass(frozen=True)
 class Recommendation:
     """The strategy to use, why, and what would change it.
 
     ``certainty`` says what the data decide:
 
-    - ``clear``: every other strategy is told apart from the largest area, by the margin or more.
-    - ``tie``: some are told apart, several are not; the cheapest of these is recommended.
-    - ``equivalent``: the intervals of all differences lie within the margin; the cheapest is recommended.
-    - ``cannot tell``: none is told apart; the cheapest is named, but the data are no reason for it.
+    - ``clear``: every other strategy is told apart from the largest area, and behind it by the margin or more.
+    - ``tie``: some strategies are told apart, but several may be best, or are less than the margin behind; the
+      cheapest of these is recommended.
+    - ``equivalent``: the intervals of all differences to the largest area lie within the margin; the cheapest is
+      recommended.
+    - ``cannot tell``: no two are told apart; the cheapest is named, but the data are no reason for it.
     - ``alone``: there is nothing to compare with.
     """
 
@@ -90,14 +94,14 @@ class Recommendation:
     epsilon: float
     strategy: str
     reason: str
-    tied: tuple[str, ...]  # with the largest area; the recommended one is the cheapest of these
+    tied: tuple[str, ...]  # may be best, the largest area first; the recommended one is the cheapest of these
     would_change: tuple[str, ...]
     certainty: Certainty
     area: float  # of the recommended strategy
     low: float
     high: float
-    runners_up: tuple[str, ...]  # not told apart from the largest area, at the level
-    confidence_set: tuple[str, ...]  # holds the largest true area, with the level as confidence
+    runners_up: tuple[str, ...]  # of the tied, those not told apart from the largest area
+    confidence_set: tuple[str, ...]  # the tied: they hold the largest true area, with the level as confidence
     needed: tuple[Needed, ...]  # what would tell the tied from the largest area
 
     def __str__(self) -> str:
@@ -124,7 +128,7 @@ class Condition:
     groups: int | None  # of report examples, which are resampled; None where the examples are
     seeds_resampled: bool
     notes: tuple[str, ...]
-    reference: tuple[float, float]
+    reference: Reference
     min_clean: float  # floors of a partial area; 0 for none
     min_robust: float
     level: float
@@ -137,17 +141,29 @@ class Condition:
         """The largest area."""
         return self.areas[0]
 
-    @property
-    def indistinguishable(self) -> tuple[str, ...]:
-        """The strategies that are not told apart from the best at ``level``."""
-        return tuple(d.strategy_b for d in self._to_best() if d.p_value >= 1 - self.level)
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests decide, on ``areas``; everything that is said follows from it."""
+        p_values = _p_values(self.areas, self.differences)
+        return decide([each.area for each in self.areas], p_values, level=self.level, margin=self.margin)
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The best strategy, those not told apart from it, and those less than ``margin`` behind."""
-        close = {d.strategy_b for d in self._to_best() if d.difference < self.margin}
-        names = close.union(self.indistinguishable, [self.best.strategy])
-        return tuple(estimate.strategy for estimate in self.areas if estimate.strategy in names)
+        """The largest area, and all that are not told to be behind another by ``margin`` or more."""
+        return tuple(each.strategy for each, one in zip(self.areas, self.decision.tied, strict=True) if one)
+
+    @property
+    def confidence_set(self) -> tuple[str, ...]:
+        """The strategies among which the largest true area is, with ``level`` as confidence: the tied."""
+        return self.tied
+
+    @property
+    def indistinguishable(self) -> tuple[str, ...]:
+        """Of the tied, those that are not told apart from the largest area at ``level``."""
+        told, tied = self.decision.told[0], self.decision.tied
+        return tuple(each.strategy for each, out, one in zip(self.areas, told, tied, strict=True) if one and not out)[
+            1:
+        ]
 
     @property
     def recommended(self) -> AreaEstimate:
@@ -156,23 +172,10 @@ class Condition:
         return min(tied, key=lambda estimate: (estimate.trainable_parameters, estimate.train_seconds))
 
     @property
-    def confidence_set(self) -> tuple[str, ...]:
-        """The strategies among which the largest true area is, with ``level`` as confidence.
-
-        The model confidence set: :func:`paretune.inference.confidence_set`.
-        """
-        return tuple(each.strategy for each in self.areas if each.p_best >= 1 - self.level)
-
-    @property
     def certainty(self) -> Certainty:
         """What the data decide; see :class:`Recommendation`."""
-        if len(self.areas) == 1:
-            return "alone"
-        if len(self.tied) == 1:
-            return "clear"
-        if all(d.practically == "equivalent" for d in self._to_best()):
-            return "equivalent"
-        return "cannot tell" if len(self.indistinguishable) == len(self.areas) - 1 else "tie"
+        within = all(d.practically == "equivalent" for d in self._to_best())
+        return self.decision.certainty(equivalent=within and self.best.area > 0)
 
     def within(self, *, max_trainable: int | None = None, max_seconds: float | None = None) -> "Condition":
         """The strategies that a budget allows; p-values stay adjusted over all pairs.
@@ -199,38 +202,36 @@ class Condition:
                 f"{fastest:.0f} s"
             )
         names = {each.strategy for each in allowed}
-        pairs = (d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
-        return dataclasses.replace(self, areas=tuple(allowed), differences=tuple(pairs))
+        pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
+        return dataclasses.replace(self, areas=with_p_best(allowed, pairs), differences=pairs)
 
     @property
     def verdict(self) -> str:
         """What the numbers allow to say."""
-        best, cheapest = self.best, self.recommended
-        similar = tuple(name for name in self.tied[1:] if name not in self.indistinguishable)
-        alone = len(self.areas) == 1
+        best, cheapest, certainty = self.best, self.recommended, self.certainty
         floors = "".join(
             f" above {name} {floor:g}"
             for name, floor in (("clean", self.min_clean), ("robust", self.min_robust))
             if floor
         )
-        what = f"an area{floors} of" if alone else f"the largest area{floors},"
+        what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
         parts = [
             f"{best.strategy} has {what} {best.area:.3f} ({self.level:.0%} interval "
             f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
-            f"{_count(len(best.seeds), 'training seed')})"
+            f"{_count(len(best.seeds), 'training seed')})",
+            *self.decision.clauses([each.strategy for each in self.areas], self.margin),
         ]
-        if self.indistinguishable:
-            parts.append(f"{_join(self.indistinguishable)} cannot be told apart from it")
-        if similar:
-            parts.append(f"{_join(similar)} {_is(similar)} less than {self.margin:g} behind")
-        if alone:
+        if best.area <= 0:
+            start = floored_reference(self.reference, self.min_clean, self.min_robust)
+            parts.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
+        if certainty == "alone":
             parts.append("there is no other strategy to compare it with")
-        elif len(self.tied) == 1:
+        elif certainty == "clear":
             parts.append("every other strategy is told apart from it")
         else:
-            if self.certainty == "cannot tell":
+            if certainty == "cannot tell":
                 parts.append("these data do not tell which strategy is best")
-            elif self.certainty == "equivalent":
+            elif certainty == "equivalent":
                 parts.append(f"all differ by less than {self.margin:g} for practical purposes")
             parameters = _count(cheapest.trainable_parameters, "trainable parameter")
             parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
@@ -323,7 +324,7 @@ class Condition:
             f"A margin below {d.difference:.4f}, instead of {self.margin:g}, would put {d.strategy_a} before "
             f"{d.strategy_b}."
             for d in self._to_best()
-            if d.strategy_b not in self.indistinguishable and d.difference < self.margin
+            if d.strategy_b in self.tied and d.strategy_b not in self.indistinguishable
         ]
         if not self.seeds_resampled:
             changes.append("Five or more training seeds per strategy would cover the luck of training too.")
@@ -367,12 +368,22 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _join(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def with_p_best(
+    areas: Sequence[AreaEstimate], differences: Sequence[Difference]
+) -> tuple[AreaEstimate, ...]:
+    """The estimates, the largest first, with the p-value that says whether each is among the best of them."""
+    margin = differences[0].margin if differences else 0.0
+    found = best_p_values([each.area for each in areas], _p_values(areas, differences), margin=margin)
+    return tuple(dataclasses.replace(each, p_best=float(p)) for each, p in zip(areas, found, strict=True))
 
 
-def _is(names: tuple[str, ...]) -> str:
-    return "is" if len(names) == 1 else "are"
+def _p_values(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> Floats:
+    """Of pairs (i, j) of ``areas``; NaN where there is no test."""
+    place = {each.strategy: number for number, each in enumerate(areas)}
+    p_values = np.full((len(areas), len(areas)), np.nan)
+    for d in differences:
+        p_values[place[d.strategy_a], place[d.strategy_b]] = d.p_value
+    return p_values
 
 
 __all__ = [
