@@ -26,9 +26,10 @@ from paretune._columns import Names, Table, tidy
 from paretune._own_runs import compare_own
 from paretune._repeats import LEAST_REPEATS, gap, spread
 from paretune.across import AcrossTasks, TaskWinner, across_areas
+from paretune.deciding import listed
 from paretune.inference import Floats, holm
 from paretune.pareto import Reference, floored_reference, ordered_area
-from paretune.ranking import Analysis, GroupArea, GroupDifference, TaskRanking, listed
+from paretune.ranking import Analysis, GroupArea, GroupDifference, TaskRanking
 
 _NO_RUNS = (
     "The table is of runs, but they are not here as it has them, or its groups are not their strategies: areas come "

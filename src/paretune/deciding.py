@@ -68,15 +68,17 @@ class Decision:
                 one = len(found) == 1
                 verbs = {"has": "has" if one else "have", "is": "is" if one else "are"}
                 said.append(text.format(listed(found), **verbs))
-        by_others: dict[int, list[str]] = {}
-        for j in np.flatnonzero(self.tested[0] & ~self.told[0] & ~self.tied):
-            by_others.setdefault(int(np.argmax(self.behind[:, j] & self.tied)), []).append(names[j])
-        for i, found in by_others.items():
-            is_ = "is" if len(found) == 1 else "are"
-            said.append(
-                f"{listed(found)} cannot be told apart from it either, but {is_} told to be behind {names[i]}"
-            )
         return said
+
+    def behind_others(self, names: Sequence[str]) -> list[str]:
+        """Those that are behind another one than the first, and are not told apart from the first itself."""
+        found: dict[int, list[str]] = {}
+        for j in np.flatnonzero(self.tested[0] & ~self.told[0] & ~self.tied):
+            found.setdefault(int(np.argmax(self.behind[:, j] & self.tied)), []).append(names[j])
+        return [
+            f"{listed(those)} {'is' if len(those) == 1 else 'are'} told to be behind {names[i]}, if not behind {names[0]}"
+            for i, those in found.items()
+        ]
 
 
 def decide(areas: Sequence[float], p_values: Floats, *, level: float, margin: float) -> Decision:

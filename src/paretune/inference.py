@@ -48,7 +48,9 @@ def tell_apart(estimates: Floats, resampled: Floats, level: float) -> tuple[Floa
     gaps = np.abs(estimates[first] - estimates[second])
     gaps[gaps < SAME] = 0.0
     made = resampled.shape[1] + 1
-    allowed = max(1, int(np.searchsorted(np.arange(1, made + 1) / made, 1 - level)))  # resamples beyond an interval
+    allowed = max(
+        1, int(np.searchsorted(np.arange(1, made + 1) / made, 1 - level))
+    )  # resamples beyond an interval
     spread, alone, half = (np.empty(len(gaps)) for _ in range(3))
 
     def apart(pair: int) -> Floats:

@@ -1,12 +1,16 @@
 """The outcome of :func:`paretune.analyze`: areas with their ranks, and the sentences they allow."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from paretune import deciding
 from paretune.across import AcrossTasks
+from paretune.deciding import Decision, decide, listed
 from paretune.pareto import Reference
 
 
@@ -39,10 +43,10 @@ class GroupDifference:
     difference: float
     low: float | None  # the interval of this pair alone
     high: float | None
-    p_value: float | None  # Holm-adjusted over the pairs of the task that can be tested
+    p_value: float | None  # adjusted over the pairs of the task that can be tested
 
 
-Certainty = Literal["clear", "tie", "equivalent", "cannot tell", "alone", "unknown"]
+Certainty = deciding.Certainty | Literal["unknown"]
 
 
 @dataclass(frozen=True)
@@ -67,37 +71,58 @@ class TaskRanking:
     @property
     def ranks(self) -> tuple[float, ...]:
         """Of ``areas``, 1 for the largest; equal areas share theirs."""
-        return tuple(float(rank) for rank in rankdata([-each.area for each in self.areas]))
+        return tuple(float(rank) for rank in rankdata([-round(each.area, 12) for each in self.areas]))
 
     @property
     def to_best(self) -> tuple[GroupDifference, ...]:
         """How far the others are behind the largest area."""
         return tuple(d for d in self.differences if d.group_a == self.best.group)
 
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests decide, on ``areas``; everything that is said follows from it."""
+        place = {each.group: number for number, each in enumerate(self.areas)}
+        p_values = np.full((len(place), len(place)), np.nan)
+        for d in self.differences:
+            if d.p_value is not None:
+                p_values[place[d.group_a], place[d.group_b]] = d.p_value
+        return decide([each.area for each in self.areas], p_values, level=self.level, margin=self.margin)
+
     @property
     def indistinguishable(self) -> tuple[str, ...]:
-        """The groups that are tested and not told apart from the best at ``level``."""
-        return tuple(d.group_b for d in self.to_best if d.p_value is not None and d.p_value >= 1 - self.level)
+        """Of the tied, those that are tested and not told apart from the best at ``level``."""
+        made = self.decision
+        return self._named(made.tied & made.tested[0] & ~made.told[0])
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The best group, those not told apart from it, and those less than ``margin`` behind."""
-        names = {self.best.group, *self.indistinguishable}
-        names |= {d.group_b for d in self.to_best if d.difference < self.margin}
-        return tuple(each.group for each in self.areas if each.group in names)
+        """The best group, and all that are not told to be behind another by ``margin`` or more.
+
+        Of groups that could not be tested against the best, those that have less than ``margin`` to it.
+        """
+        made = self.decision
+        return self._named(made.tied & (made.tested[0] | made.told[0] | made.close[0]))
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """The groups of which nothing says how certain it is that they are behind the best."""
+        return tuple(each.group for each in self.areas[1:] if each.group not in self._decided)
+
+    @functools.cached_property
+    def _decided(self) -> set[str]:
+        made = self.decision
+        return {*self._named(made.tested[0] | ~made.tied)}
+
+    def _named(self, chosen: "deciding.Flags") -> tuple[str, ...]:
+        return tuple(each.group for each, one in zip(self.areas, chosen, strict=True) if one)
 
     @property
     def certainty(self) -> Certainty:
         """What the data decide: as for a recommendation, or ``unknown`` where they cannot say."""
-        if len(self.areas) == 1:
-            return "alone"
-        if any(d.p_value is None for d in self.to_best):
+        if self.untested:
             return "unknown"
-        if len(self.tied) == 1:
-            return "clear"
-        if all(_within(d, self.margin) for d in self.to_best):
-            return "equivalent"
-        return "cannot tell" if len(self.indistinguishable) == len(self.areas) - 1 else "tie"
+        within = all(_within(d, self.margin) for d in self.to_best)
+        return self.decision.certainty(equivalent=within and self.best.area > 0)
 
     @property
     def verdict(self) -> str:
@@ -117,20 +142,22 @@ class TaskRanking:
         size = f"K = {self.k}" if self.equal_budgets else "all points"
         repeats = f", {len(best.seeds)} repeats" if len(best.seeds) > 1 else ""
         parts = [f"{best.group} has {among} {best.area:.3f} ({interval}{size}{repeats})"]
-        untested = [d.group_b for d in self.to_best if d.p_value is None]
-        if len(self.areas) == 1:
+        names, certainty = [each.group for each in self.areas], self.certainty
+        if certainty == "alone":
             parts.append("there is no other group to compare it with")
-        elif self.certainty == "unknown":
-            whom = "this" if len(untested) == len(self.to_best) else f"its lead over {listed(untested)}"
+        elif certainty == "unknown":
+            whom = (
+                "this" if len(self.untested) == len(names) - 1 else f"its lead over {listed(self.untested)}"
+            )
             parts.append(f"these data cannot say how certain {whom} is")
-        if self.indistinguishable:
-            parts.append(f"{listed(self.indistinguishable)} cannot be told apart from it")
-        if self.certainty == "clear":
+        parts += self.decision.clauses(names, self.margin)
+        if certainty == "clear":
             parts.append("every other group is told apart from it")
-        elif self.certainty == "equivalent":
+        elif certainty == "equivalent":
             parts.append(f"all differ by less than {self.margin:g} for practical purposes")
-        elif self.certainty == "cannot tell":
+        elif certainty == "cannot tell":
             parts.append("these data do not tell which group is best")
+        parts += self.decision.behind_others(names)
         return f"{'; '.join(parts)}."
 
 
@@ -172,13 +199,6 @@ class Analysis:
                 "reference_robust": self.reference[1],
             }
         )
-
-
-def listed(names: "tuple[str, ...] | list[str]", most: int = 6) -> str:
-    """``a, b and c``; of many, the first and how many more."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _within(d: GroupDifference, margin: float) -> bool:

@@ -35,7 +35,9 @@ class AreaEstimate:
     train_seconds: float  # of one seed, mean
     best_clean: float  # report accuracy of the checkpoint with the best one on select, mean over seeds
     best_robust: float
-    p_best: float  # with which others are ahead by the margin or more: below 1 - level, it is not among the best
+    p_best: (
+        float  # with which others are ahead by the margin or more: below 1 - level, it is not among the best
+    )
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class Condition:
     def indistinguishable(self) -> tuple[str, ...]:
         """Of the tied, those that are not told apart from the largest area at ``level``."""
         told, tied = self.decision.told[0], self.decision.tied
-        return tuple(each.strategy for each, out, one in zip(self.areas, told, tied, strict=True) if one and not out)[
-            1:
-        ]
+        return tuple(
+            each.strategy for each, out, one in zip(self.areas, told, tied, strict=True) if one and not out
+        )[1:]
 
     @property
     def recommended(self) -> AreaEstimate:
@@ -209,6 +211,7 @@ class Condition:
     def verdict(self) -> str:
         """What the numbers allow to say."""
         best, cheapest, certainty = self.best, self.recommended, self.certainty
+        names = [each.strategy for each in self.areas]
         floors = "".join(
             f" above {name} {floor:g}"
             for name, floor in (("clean", self.min_clean), ("robust", self.min_robust))
@@ -219,7 +222,7 @@ class Condition:
             f"{best.strategy} has {what} {best.area:.3f} ({self.level:.0%} interval "
             f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
             f"{_count(len(best.seeds), 'training seed')})",
-            *self.decision.clauses([each.strategy for each in self.areas], self.margin),
+            *self.decision.clauses(names, self.margin),
         ]
         if best.area <= 0:
             start = floored_reference(self.reference, self.min_clean, self.min_robust)
@@ -235,6 +238,7 @@ class Condition:
                 parts.append(f"all differ by less than {self.margin:g} for practical purposes")
             parameters = _count(cheapest.trainable_parameters, "trainable parameter")
             parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
+        parts += self.decision.behind_others(names)
         examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
         covered = f"Intervals cover the sampling of {examples}"
         if self.seeds_resampled:
@@ -264,7 +268,7 @@ class Condition:
     def needed(self, power: float = 0.8) -> tuple[Needed, ...]:
         """What would tell each strategy that is not told apart from the largest area; see :mod:`paretune.power`.
 
-        The level is divided by the number of pairs, which is at least as strict as Holm's adjustment.
+        The level is divided by the number of pairs, which is at least as strict as the adjustment.
 
         Args:
             power: chance to find the difference, in (0, 1).
@@ -368,9 +372,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def with_p_best(
-    areas: Sequence[AreaEstimate], differences: Sequence[Difference]
-) -> tuple[AreaEstimate, ...]:
+def with_p_best(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> tuple[AreaEstimate, ...]:
     """The estimates, the largest first, with the p-value that says whether each is among the best of them."""
     margin = differences[0].margin if differences else 0.0
     found = best_p_values([each.area for each in areas], _p_values(areas, differences), margin=margin)

@@ -39,6 +39,13 @@ def test_the_committed_rows_hold_what_the_documentation_says() -> None:
     assert naive[naive["checkpoints_b"] > naive["checkpoints"]]["false_positives"].max() > 0.5
     warned_of = rows[(rows["method"] == "basic") & (rows["seeds"] == 2)]
     assert (warned_of["false_positives"] > 0.06).all()
+    ours = rows[(rows["method"] == "basic") & ~warned]
+    assert (ours["set_coverage"] >= 0.94).all()
+    several = ours[(ours["strategies"] > 2) & (ours["lead"] == 0)]
+    assert len(several) >= 4
+    assert (several["set_size"] > 0.95 * several["strategies"]).all()
+    leading = ours[ours["lead"] >= 0.03]
+    assert (leading["set_size"] < 3).all()
 
 
 def test_simulated_accuracies_are_the_true_ones(coverage: ModuleType) -> None:

@@ -92,21 +92,28 @@ def test_everything_agrees_with_a_plain_loop(runs: Path) -> None:
         assert estimate.per_seed == pytest.approx([areas[0] for areas in expected[estimate.strategy]])
         assert estimate.low == pytest.approx(2 * whole - np.quantile(resampled, 0.975))
         assert estimate.high == pytest.approx(2 * whole - np.quantile(resampled, 0.025))
-    p_values = {}
+    errors_of, statistics = {}, {}
     for difference in comparison.differences:
         whole, *resampled = pooled[difference.strategy_a] - pooled[difference.strategy_b]
+        errors = np.abs(np.array(resampled) - whole)
+        half = sorted(errors)[
+            -15
+        ]  # fifteen of 300 are beyond: (14 + 1) / 301 is below 5 %, (15 + 1) / 301 is not
         assert difference.difference == pytest.approx(whole)
-        assert difference.low == pytest.approx(2 * whole - np.quantile(resampled, 0.975))
-        tail = min(sum(2 * whole - r <= 0 for r in resampled), sum(2 * whole - r >= 0 for r in resampled))
-        pair = difference.strategy_a, difference.strategy_b
-        p_values[pair] = min(1, 2 * (tail + 1) / 301)
-        assert difference.p_unadjusted == pytest.approx(p_values[pair])
+        assert (difference.low, difference.high) == pytest.approx((whole - half, whole + half))
+        assert difference.p_unadjusted == pytest.approx((sum(errors >= abs(whole)) + 1) / 301)
         assert difference.ahead == pytest.approx(np.mean(2 * whole - np.array(resampled) > 0.005))
+        scale = np.sqrt(np.mean(errors**2))
+        pair = difference.strategy_a, difference.strategy_b
+        errors_of[pair], statistics[pair] = errors / scale, abs(whole) / scale
     worst = 0.0
-    for place, pair in enumerate(sorted(p_values, key=lambda pair: p_values[pair])):
-        worst = max(worst, min(1.0, p_values[pair] * (6 - place)))
-        (difference,) = [d for d in comparison.differences if (d.strategy_a, d.strategy_b) == pair]
+    left = sorted(statistics, key=lambda pair: -statistics[pair])
+    while left:
+        widest = np.max([errors_of[pair] for pair in left], axis=0)
+        worst = max(worst, (sum(widest >= statistics[left[0]]) + 1) / 301)
+        (difference,) = [d for d in comparison.differences if (d.strategy_a, d.strategy_b) == left[0]]
         assert difference.p_value == pytest.approx(worst)
+        left.pop(0)
 
 
 def test_the_best_comes_first_and_the_numbers_are_reported(runs: Path) -> None:
@@ -303,10 +310,8 @@ def test_what_a_reader_should_know_is_noted(tmp_path: Path) -> None:
     assert between == "Strategies have between 1 and 2 training seeds."
     assert few_seeds.startswith("With fewer than 5 training seeds, tests are about these trained models")
     assert unfinished == "1 of 3 runs are not finished: b."
-    many = [Strategy(f"S{n}", f"S{n}()", 0.01 * n, n) for n in range(4)]
-    write_runs(tmp_path / "many", many, (0,), points=2, examples=60)
-    noted = compare(tmp_path / "many", resamples=100).conditions[0].notes
-    assert any("100 resamples cannot separate 6 pairs" in note for note in noted)
+    noted = compare([tmp_path / "a", tmp_path / "c"], resamples=100, level=0.995).conditions[0].notes
+    assert "100 resamples cannot tell anything apart at the level 0.995; raise resamples." in noted
     write_run(tmp_path / "small", LORA, points=2, examples=50, examples_select=30)
     assert compare(tmp_path / "small").conditions[0].notes == (
         "There are 50 report examples; intervals were not verified below 60.",

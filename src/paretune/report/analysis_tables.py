@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from html import escape
 
+from paretune.deciding import listed
 from paretune.ranking import TaskRanking
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
-from paretune.report.tables import p_text, table
+from paretune.report.tables import p_text, standing, table
 
 _SEEDS = 10  # areas of single seeds that are shown
 _FOLD = 12  # rows of differences above which they are folded away
@@ -36,6 +37,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
     """One row per group behind the best, at most ``most``; nothing where no difference could be tested."""
     if not any(d.p_value is not None for d in task.to_best):
         return ""
+    places = {each.group: place for place, each in enumerate(task.areas)}
     head = ("Behind the largest area", "Difference", f"{task.level:.0%} interval", "p, adjusted", "")
     rows: Iterable[tuple[str, ...]] = (
         (
@@ -43,11 +45,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
             f"<strong>{d.difference:.3f}</strong>",
             _interval(d.low, d.high),
             "–" if d.p_value is None else p_text(d.p_value),
-            "cannot say"
-            if d.p_value is None
-            else "told apart"
-            if d.p_value < 1 - task.level
-            else "not told apart",
+            standing(task.decision, 0, places[d.group_b], task.margin),
         )
         for d in task.to_best[:most]
     )
@@ -59,7 +57,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
 
 def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
     """One row per task."""
-    head = ("Task", "Largest area", "Area", "Interval", "How certain")
+    head = ("Task", "Largest area", "Area", "Interval", "How certain", "Tied")
     rows = (
         (
             f'<a href="#task-{number}">{escape(task.task)}</a>',
@@ -67,6 +65,7 @@ def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
             f"{task.best.area:.3f}",
             _interval(task.best.low, task.best.high),
             "cannot say" if task.certainty == "unknown" else task.certainty,
+            escape(listed(task.tied)),
         )
         for number, task in enumerate(tasks)
     )

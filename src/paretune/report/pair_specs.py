@@ -15,7 +15,8 @@ def matrix_spec(condition: Condition, looks: dict[str, Style], theme: Theme) -> 
     """Each cell compares the strategy of its row with that of its column; both are ordered by area.
 
     Blue rows are ahead by more than the margin, vermilion ones behind; the paler, the less plausible. A sign says
-    what the adjusted p-value allows: ▲ ahead, ▼ behind; ≈ that both are equal for practical purposes.
+    what the decision is: ▲ ahead and ▼ behind by the margin or more, △ and ▽ by less; ≈ that both are equal for
+    practical purposes. A strategy may be best if its row has no ▼.
     """
     ranked = [estimate.strategy for estimate in condition.areas]
     rows = {name: f"{rank}  {shorten(name)}" for rank, name in enumerate(ranked, start=1)}
@@ -142,13 +143,16 @@ def matrix_spec(condition: Condition, looks: dict[str, Style], theme: Theme) -> 
 
 def _cells(condition: Condition, rows: dict[str, str], columns: dict[str, str]) -> list[Spec]:
     cells = []
+    places = {name: rank for rank, name in enumerate(rows)}
     for d in condition.differences:
         for sign, name, other in ((1, d.strategy_a, d.strategy_b), (-1, d.strategy_b, d.strategy_a)):
             ahead, behind = (d.ahead, d.behind) if sign > 0 else (d.behind, d.ahead)
-            told = d.p_value < 1 - condition.level
-            verdict = "▲" if sign * d.difference > 0 else "▼"
-            if not told:
-                verdict = "≈" if d.practically == "equivalent" else ""
+            pair = places[d.strategy_a], places[d.strategy_b]
+            verdict = "≈" if d.practically == "equivalent" else ""
+            if condition.decision.behind[pair]:
+                verdict = "▲" if sign > 0 else "▼"
+            elif condition.decision.told[pair] and not verdict:
+                verdict = "△" if sign > 0 else "▽"
             cells.append(
                 {
                     "strategy": name,
@@ -165,5 +169,4 @@ def _cells(condition: Condition, rows: dict[str, str], columns: dict[str, str]) 
                     "sign": verdict,
                 }
             )
-    places = {name: rank for rank, name in enumerate(rows)}
     return sorted(cells, key=lambda cell: (places[cell["strategy"]], places[cell["other"]]))

@@ -23,7 +23,7 @@ from paretune.verdict import Condition, attack_text, threat_text
 
 _CERTAINTY = {
     "clear": "every other strategy is told apart",
-    "tie": "some strategies are told apart, several are not",
+    "tie": "several strategies are not told to be behind, or by less than the margin",
     "equivalent": "all differ by less than the margin",
     "cannot tell": "these data do not decide",
     "alone": "nothing to compare with",
@@ -75,7 +75,8 @@ def condition_section(
                 f"matrix-{number}",
                 "Pairs.",
                 f"The chance that the row’s area is ahead of the column’s by more than {condition.margin:g}, and the "
-                "adjusted p of a difference. ▲ told apart and ahead, ▼ behind, ≈ equivalent.",
+                "adjusted p of a difference. ▲ told apart and ahead, ▼ behind, by the margin or more; △ and ▽ by less; "
+                "≈ equivalent.",
             )
         )
         plots[f"cost-{number}"] = cost_spec(condition, looks, ON_PAGE)

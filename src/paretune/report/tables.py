@@ -5,6 +5,7 @@ from html import escape
 
 import pandas as pd
 
+from paretune.deciding import Decision
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
 from paretune.report.runs import run_names, run_settings
@@ -58,19 +59,30 @@ def pair_table(condition: Condition) -> str:
         "Equal",
         "Behind",
     )
+    said = [standing(condition.decision, 0, place, condition.margin) for place in range(len(condition.areas))]
+    words = dict(zip((each.strategy for each in condition.areas), said, strict=True))
     rows = [
         (
             f"<span>{escape(d.strategy_a)} − {escape(d.strategy_b)}</span>",
             f"<strong>{_signed(d.difference)}</strong>",
             f"{_signed(d.low)} to {_signed(d.high)}",
             p_text(d.p_value),
-            "told apart" if d.p_value < 1 - condition.level else "not told apart",
+            words[d.strategy_b],
             *(f"{share:.0%}" for share in (d.ahead, d.equivalent, d.behind)),
         )
         for d in condition.differences
         if d.strategy_a == condition.best.strategy
     ]
     return table("Paired differences to the largest area", head, rows)
+
+
+def standing(decision: Decision, ahead: int, other: int, margin: float) -> str:
+    """How one area stands to a larger one, in words that do not contradict the set of the best."""
+    if decision.told[ahead, other]:
+        return "told apart" if decision.behind[ahead, other] else f"told apart, by less than {margin:g}"
+    if decision.tested[ahead, other]:
+        return "not told apart" if decision.tied[other] else "not told apart, but behind another"
+    return "cannot say"
 
 
 def run_table(runs: list[Run], points: pd.DataFrame) -> str:
