@@ -75,14 +75,14 @@ comparison.to_frame()[["strategy", "area", "low", "high", "optimistic", "k", "tr
 for d in condition.differences:
     print(
         f"{d.strategy_a} - {d.strategy_b}: {d.difference:+.3f} ({d.low:+.3f} to {d.high:+.3f}), "
-        f"p = {d.p_value:.3f} after Holm"
+        f"adjusted p = {d.p_value:.3f}"
     )
 
 # %% [markdown]
 # ### The choice
 #
-# Of those that cannot be told apart from the largest area, the cheapest. The recommendation says how certain it is, which
-# strategies may be the best with 95 % confidence, and what would make it surer.
+# Of those that may be the best, the cheapest: the tests and the margin leave these, and with 95 % confidence the largest
+# true area is among them. The recommendation says how certain it is, and what would make it surer.
 
 # %%
 (advice,) = pt.recommend(runs)
@@ -184,14 +184,15 @@ mean = {
 pd.DataFrame(mean).rename_axis(columns="points counted").round(4)
 
 # %% [markdown]
-# Over several data sets, each is one observation: mean ranks, Friedman's test, Wilcoxon's signed-rank test for each pair.
+# Over several data sets, each is one observation: Student's t over their differences, about data sets like these. The
+# repeats say besides how sure the mean difference is on these alone. What is not settled says what more would settle it.
 
 # %%
 print(analysis.across.verdict, "\n")
 for pair in analysis.across.pairs:
     print(
-        f"{pair.strategy_a} against {pair.strategy_b}: ahead on {pair.wins} of {len(analysis.tasks)}, "
-        f"behind on {pair.losses}, p = {pair.p_value:.3f} after Holm"
+        f"{pair.strategy_a} - {pair.strategy_b}: {pair.mean_difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f}), ahead on "
+        f"{pair.wins} of {len(analysis.tasks)}, behind on {pair.losses}, p = {pair.p_value:.3f} after Holm"
     )
 
 # %% [markdown]

@@ -102,7 +102,15 @@ def _ranking(condition: Condition, task: str, names: dict[str, str], points: tup
         for each in condition.areas
     )
     differences = tuple(
-        GroupDifference(names[d.strategy_a], names[d.strategy_b], d.difference, d.low, d.high, d.p_value)
+        GroupDifference(
+            names[d.strategy_a],
+            names[d.strategy_b],
+            d.difference,
+            d.low,
+            d.high,
+            d.p_value,
+            condition.spread(d),
+        )
         for d in condition.differences
     )
     return TaskRanking(

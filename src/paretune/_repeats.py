@@ -6,16 +6,15 @@ examples, which they share.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from paretune.inference import Floats
+from paretune.deciding import SAME, Floats
 
 LEAST_REPEATS = 3
-_SAME = 1e-12  # areas this close are copies of one another, not repeats
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,19 @@ class Spread:
         return self.mean - half, self.mean + half
 
     @property
+    def turned(self) -> "Spread":
+        """That of the difference the other way round."""
+        return Spread(-self.mean, self.error, self.freedom)
+
+    @property
     def p_value(self) -> float:
         """Two-sided, that the mean is zero."""
         return min(1.0, 2 * float(stdtr(self.freedom, -abs(self.mean) / self.error)))
 
 
 def spread(areas: Floats) -> Spread | None:
-    """Of repeats, shape ``(repeats,)``; None if they are fewer than three, or equal."""
-    if len(areas) < LEAST_REPEATS or float(np.ptp(areas)) < _SAME:
+    """Of repeats, shape ``(repeats,)``; None if they are fewer than three, or copies of one another."""
+    if len(areas) < LEAST_REPEATS or float(np.ptp(areas)) < SAME:
         return None
     return Spread(float(areas.mean()), float(areas.std(ddof=1)) / math.sqrt(len(areas)), len(areas) - 1)
 
@@ -62,3 +66,15 @@ def gap(a: Mapping[str, float], b: Mapping[str, float]) -> Spread | None:
     error = math.hypot(of_a.error, of_b.error)
     freedom = error**4 / (of_a.error**4 / of_a.freedom + of_b.error**4 / of_b.freedom)
     return Spread(of_a.mean - of_b.mean, error, freedom)
+
+
+def pooled(spreads: Sequence[Spread]) -> Spread:
+    """The mean of independent estimates, one of each task: what they say of these tasks, and of no others.
+
+    The degrees of freedom are those of Satterthwaite, "An approximate distribution of estimates of variance components"
+    (Biometrics Bulletin 1946), equation (17).
+    """
+    errors = np.array([each.error for each in spreads])
+    freedom = float((errors**2).sum() ** 2 / sum(each.error**4 / each.freedom for each in spreads))
+    mean = float(np.mean([each.mean for each in spreads]))
+    return Spread(mean, float(np.sqrt((errors**2).sum())) / len(spreads), freedom)

@@ -1,24 +1,32 @@
 """Several tasks: does one strategy win in general, and which wins where.
 
-Tasks are the sample now, so the examples within a task no longer count; each task has one area per strategy.
-Demšar, "Statistical comparisons of classifiers over multiple data sets" (JMLR 2006,
-https://jmlr.org/papers/v7/demsar06a.html): Friedman's test whether ranks differ at all, then Wilcoxon's
-signed-rank test for each pair, Holm-adjusted. Below six tasks no two-sided signed-rank test can reach 5 %,
-whatever the areas: then the answer is that the tasks are too few, and the winners task by task.
+Tasks are the sample now. The mean difference of two strategies over tasks has Student's t over its tasks as interval
+and test, Holm-adjusted over the pairs: it is about tasks like these, and a few of them are enough where they agree. As
+the areas of all tasks have one unit, a share of what a perfect model reaches, their differences can be averaged; mean
+ranks stand beside them, as recommended by Demšar, "Statistical comparisons of classifiers over multiple data sets"
+(JMLR 2006, https://jmlr.org/papers/v7/demsar06a.html), whose signed-rank tests cannot tell anything apart below six
+tasks. Repeats, or the examples of runs, say besides how sure the mean difference is on these very tasks.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import friedmanchisquare, rankdata, wilcoxon
+from scipy.special import stdtr, stdtrit
+from scipy.stats import rankdata
 
+from paretune._repeats import Spread, pooled
+from paretune.deciding import SAME, Certainty, Decision, decide
 from paretune.inference import holm
+from paretune.power import needed_seeds, needed_tasks
 from paretune.verdict import Comparison, Condition
+
+_SAID = 3  # pairs of which the verdict has the numbers
+_POWER = 0.8  # chance to find a difference, with the tasks or repeats that would settle it
 
 
 @dataclass(frozen=True)
@@ -34,58 +42,88 @@ class TaskWinner:
 
 @dataclass(frozen=True)
 class PairAcrossTasks:
-    """Two strategies over all tasks."""
+    """Two strategies over all tasks; the first has the larger mean area."""
 
     strategy_a: str
     strategy_b: str
     wins: int  # tasks where a has the larger area by more than the margin
     losses: int
     median_difference: float  # of areas, a - b
-    p_value: float  # Wilcoxon's signed-rank test, two-sided, Holm-adjusted; 1 where it cannot be made
+    mean_difference: float
+    low: float  # the interval of this pair alone, for tasks like these
+    high: float
+    p_value: float  # Student's t over tasks, two-sided, Holm-adjusted
+    here: tuple[float, float] | None  # the interval for these very tasks; None where a task has no interval
+    tasks_needed: (
+        int | None
+    )  # to tell the two apart, with a chance of 80 %; None if a thousand do not suffice
+    repeats_needed: int | None  # of each strategy, to tell them apart on these tasks; None if unknown
 
 
 @dataclass(frozen=True)
 class AcrossTasks:
-    """All tasks under one attack and epsilon; ``ranked`` is sorted by mean rank, best first."""
+    """All tasks under one attack and epsilon; ``ranked`` is sorted by mean area, the largest first."""
 
     attack: str  # this, the threat and the epsilon are empty for tables that do not name them
     threat: str
     epsilon: float
     tasks: tuple[str, ...]
     ranked: tuple[str, ...]  # strategies that every task has
+    mean_areas: tuple[float, ...]
     mean_ranks: tuple[float, ...]  # 1 is best; ties share
     left_out: tuple[str, ...]  # strategies that some task lacks
-    friedman_p: float | None  # that all strategies are alike; None below three strategies or two tasks
     pairs: tuple[PairAcrossTasks, ...]
     winners: tuple[TaskWinner, ...]
     level: float
+    margin: float
+
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests over tasks decide, on ``ranked``; everything that is said follows from it."""
+        place = {name: number for number, name in enumerate(self.ranked)}
+        p_values = np.full((len(place), len(place)), np.nan)
+        for pair in self.pairs:
+            p_values[place[pair.strategy_a], place[pair.strategy_b]] = pair.p_value
+        return decide(self.mean_areas, p_values, level=self.level, margin=self.margin)
 
     @property
-    def certainty(self) -> Literal["clear", "cannot tell", "alone"]:
-        """``clear`` if the first of the ranked is told apart from every other one."""
-        if len(self.ranked) < 2:
-            return "alone"
-        first = [pair for pair in self.pairs if self.ranked[0] in (pair.strategy_a, pair.strategy_b)]
-        return "clear" if all(pair.p_value < 1 - self.level for pair in first) else "cannot tell"
+    def tied(self) -> tuple[str, ...]:
+        """The largest mean area, and all that are not told to be behind another by the margin or more."""
+        return tuple(name for name, one in zip(self.ranked, self.decision.tied, strict=True) if one)
+
+    @property
+    def certainty(self) -> Certainty:
+        """What the tasks decide: as for a recommendation."""
+        first = self._to_best()
+        within = all(-self.margin <= pair.low and pair.high <= self.margin for pair in first)
+        return self.decision.certainty(equivalent=within and self.mean_areas[0] > 0)
 
     @property
     def verdict(self) -> str:
         """What the tasks allow to say."""
-        count = len(self.tasks)
-        best = f"{self.ranked[0]} has the best mean rank, {self.mean_ranks[0]:.2f} over {count} tasks"
+        count, certainty = len(self.tasks), self.certainty
+        parts = [
+            f"{self.ranked[0]} has the largest mean area, {self.mean_areas[0]:.3f} over {count} tasks "
+            f"(mean rank {self.mean_ranks[0]:.2f})"
+        ]
+        if certainty == "alone":
+            return f"{parts[0]}; there is no other strategy that every task has."
+        parts += self.decision.clauses(self.ranked, self.margin)
+        if certainty == "clear":
+            parts.append("every other strategy is told apart from it")
+        elif certainty == "equivalent":
+            parts.append(f"all differ by less than {self.margin:g} for practical purposes")
+        elif certainty == "cannot tell":
+            parts.append("these tasks do not tell which strategy is best in general")
+        parts += self.decision.behind_others(self.ranked)
         winners = {winner.strategy for winner in self.winners}
-        split = (
-            f"; the largest area is {next(iter(winners))}'s in every task"
+        parts.append(
+            f"the largest area is {next(iter(winners))}'s in every task"
             if len(winners) == 1
-            else f"; {len(winners)} strategies have the largest area of some task"
+            else f"{len(winners)} strategies have the largest area of some task"
         )
-        if self.certainty == "alone":
-            return f"{best}; there is no other strategy that every task has."
-        if self.certainty == "clear":
-            return f"{best}, told apart from every other strategy{split}."
-        if 2 * 0.5**count > 1 - self.level:
-            return f"Cannot tell: {best}, but {count} tasks are too few for any signed-rank test{split}."
-        return f"Cannot tell: {best}, but not told apart from every other strategy{split}."
+        like = [pair for pair in self._to_best() if pair.strategy_b in self.tied] or self._to_best()[:1]
+        return " ".join([f"{'; '.join(parts)}.", *(self._pair(pair) for pair in like[:_SAID])])
 
     def to_frame(self) -> pd.DataFrame:
         """The winners as a table, one row for each task."""
@@ -98,6 +136,35 @@ class AcrossTasks:
                 "tied": [", ".join(winner.tied) for winner in self.winners],
             }
         )
+
+    def _to_best(self) -> list[PairAcrossTasks]:
+        return [pair for pair in self.pairs if pair.strategy_a == self.ranked[0]]
+
+    def _pair(self, pair: PairAcrossTasks) -> str:
+        """The pooled estimate of a pair, and what more would settle it."""
+        here = (
+            ""
+            if pair.here is None
+            else f", and for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
+        )
+        adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
+        said = (
+            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average ({self.level:.0%} "
+            f"interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; p {_p_text(pair.p_value)}"
+            f"{adjusted})"
+        )
+        place = self.ranked.index(pair.strategy_b)
+        if self.decision.told[0, place]:
+            return f"{said}."
+        effect = max(pair.mean_difference, self.margin)
+        settle = (
+            "no number of such tasks would settle it"
+            if pair.tasks_needed is None
+            else f"about {pair.tasks_needed} such tasks would settle it in general"
+        )
+        if pair.here is not None and pair.here[0] <= 0 and pair.repeats_needed is not None:
+            settle += f", about {pair.repeats_needed} repeats on these tasks"
+        return f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {effect:.3f}."
 
 
 def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
@@ -127,17 +194,21 @@ def across_areas(
     margin: float,
     level: float,
     winners: Iterable[TaskWinner],
+    spreads: Mapping[str, Mapping[tuple[str, str], Spread]] | None = None,
+    repeats: int | None = None,
     attack: str = "",
     threat: str = "",
     epsilon: float = 0.0,
 ) -> AcrossTasks:
-    """The strategies over all tasks, from nothing but their areas.
+    """The strategies over all tasks, from their areas.
 
     Args:
         tables: the area of each strategy, for each task.
-        margin: areas closer than this are no win.
+        margin: areas closer than this are equal for practical purposes, and no win.
         level: of the tests, in (0, 1).
         winners: one for each task.
+        spreads: for each task, how sure the difference of two strategies is.
+        repeats: of each strategy, the fewest, where spreads come from these.
         attack: what the tasks share.
         threat: likewise.
         epsilon: likewise.
@@ -154,8 +225,9 @@ def across_areas(
     areas = np.array(
         [[table[name] for name in everywhere] for table in tables.values()]
     )  # (tasks, strategies)
-    ranks = rankdata(-areas, axis=1).mean(axis=0)
-    order = np.argsort(ranks, kind="stable")
+    means = areas.mean(axis=0)
+    ranks = rankdata(-areas.round(12), axis=1).mean(axis=0)
+    order = np.lexsort((ranks, -means.round(12)))
     ranked = [everywhere[i] for i in order]
     return AcrossTasks(
         attack=attack,
@@ -163,12 +235,20 @@ def across_areas(
         epsilon=epsilon,
         tasks=tuple(tables),
         ranked=tuple(ranked),
+        mean_areas=tuple(float(means[i]) for i in order),
         mean_ranks=tuple(float(ranks[i]) for i in order),
         left_out=tuple(sorted(set.union(*(set(table) for table in tables.values())) - {*everywhere})),
-        friedman_p=_friedman(areas),
-        pairs=_pairs(areas[:, order], ranked, margin),
+        pairs=_pairs(
+            areas[:, order],
+            ranked,
+            [(spreads or {}).get(task, {}) for task in tables],
+            repeats,
+            level,
+            margin,
+        ),
         winners=tuple(winners),
         level=level,
+        margin=margin,
     )
 
 
@@ -179,31 +259,88 @@ def _across(conditions: list[Condition]) -> AcrossTasks:
         margin=first.margin,
         level=first.level,
         winners=(TaskWinner(c.task, c.best.strategy, c.best.area, c.certainty, c.tied) for c in conditions),
+        spreads={
+            c.task: {
+                (d.strategy_a, d.strategy_b): found
+                for d in c.differences
+                if (found := c.spread(d)) is not None
+            }
+            for c in conditions
+        },
         attack=first.attack,
         threat=first.threat,
         epsilon=first.epsilon,
     )
 
 
-def _friedman(areas: NDArray[np.float64]) -> float | None:
-    if areas.shape[1] < 3 or len(areas) < 2:
-        return None
-    if (areas == areas[:, :1]).all():
-        return 1.0  # all tied in every task, where the statistic is 0 / 0
-    return float(friedmanchisquare(*areas.T).pvalue)
-
-
-def _pairs(areas: NDArray[np.float64], names: Iterable[str], margin: float) -> tuple[PairAcrossTasks, ...]:
-    columns = list(zip(names, areas.T, strict=True))
-    raw = []
-    for (a, of_a), (b, of_b) in combinations(columns, 2):
-        gaps = of_a - of_b
-        p = 1.0 if not gaps.any() else float(wilcoxon(gaps).pvalue)
-        raw.append((a, b, gaps, p))
-    adjusted = holm([p for *_, p in raw])
-    return tuple(
-        PairAcrossTasks(
-            a, b, int((gaps > margin).sum()), int((gaps < -margin).sum()), float(np.median(gaps)), p
+def _pairs(
+    areas: NDArray[np.float64],
+    names: Sequence[str],
+    spreads: Sequence[Mapping[tuple[str, str], Spread]],
+    repeats: int | None,
+    level: float,
+    margin: float,
+) -> tuple[PairAcrossTasks, ...]:
+    """All pairs of ``names``; areas of shape ``(tasks, names)``, by falling mean."""
+    count = len(areas)
+    first, second = np.triu_indices(len(names), 1)
+    gaps = areas[:, first] - areas[:, second]
+    means, deviations = gaps.mean(axis=0), gaps.std(axis=0, ddof=1)
+    here = [_here(spreads, a, b) for a, b in combinations(names, 2)]
+    # Tasks that agree better than their own errors allow do so by chance.
+    least = np.array([0.0 if each is None else each.error * np.sqrt(count) for each in here])
+    deviations = np.maximum(np.where(deviations < SAME, 0.0, deviations), least)
+    errors = deviations / np.sqrt(count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(np.abs(means) < SAME, 0.0, np.abs(means) / errors)
+    raw = np.minimum(1.0, 2 * stdtr(count - 1, -statistic))
+    adjusted = holm(raw.tolist())
+    half = stdtrit(count - 1, (1 + level) / 2) * errors
+    alpha = (1 - level) / max(1, len(raw))
+    made = []
+    for place, (a, b) in enumerate(combinations(names, 2)):
+        mean = float(means[place])
+        effect = max(mean, margin, SAME)
+        own, seeds = here[place], None
+        if own is not None and repeats is not None:
+            seeds = needed_seeds(
+                effect, seeds=repeats, v_examples=0.0, v_seeds=own.error**2, alpha=alpha, power=_POWER
+            )
+        made.append(
+            PairAcrossTasks(
+                a,
+                b,
+                int((gaps[:, place] > margin).sum()),
+                int((gaps[:, place] < -margin).sum()),
+                float(np.median(gaps[:, place])),
+                mean,
+                mean - float(half[place]),
+                mean + float(half[place]),
+                adjusted[place],
+                None if own is None else own.interval(level),
+                needed_tasks(effect, spread=float(deviations[place]), alpha=alpha, power=_POWER),
+                seeds,
+            )
         )
-        for (a, b, gaps, _), p in zip(raw, adjusted, strict=True)
-    )
+    return tuple(made)
+
+
+def _here(spreads: Sequence[Mapping[tuple[str, str], Spread]], a: str, b: str) -> Spread | None:
+    """How sure the mean difference ``a - b`` is on these tasks; None if that of one task is not known."""
+    found = []
+    for of_task in spreads:
+        if (a, b) in of_task:
+            found.append(of_task[a, b])
+        elif (b, a) in of_task:
+            found.append(of_task[b, a].turned)
+        else:
+            return None
+    return pooled(found)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _p_text(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "below 0.001"

@@ -26,7 +26,7 @@ from paretune._columns import Names, Table, tidy
 from paretune._own_runs import compare_own
 from paretune._repeats import LEAST_REPEATS, gap, spread
 from paretune.across import AcrossTasks, TaskWinner, across_areas
-from paretune.deciding import listed
+from paretune.deciding import SAME, listed
 from paretune.inference import Floats, holm
 from paretune.pareto import Reference, floored_reference, ordered_area
 from paretune.ranking import Analysis, GroupArea, GroupDifference, TaskRanking
@@ -175,8 +175,16 @@ def _differences(
     for (a, area_a), (b, area_b), found in pairs:
         low, high = (None, None) if found is None else found.interval(level)
         p_value = None if found is None else next(adjusted)
-        differences.append(GroupDifference(a, b, area_a - area_b, low, high, p_value))
+        if found is None and _repeated_alike(areas[a], areas[b]):
+            low, high, p_value = 0.0, 0.0, 1.0
+        differences.append(GroupDifference(a, b, area_a - area_b, low, high, p_value, found))
     return differences
+
+
+def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
+    """Whether two groups have repeats, and equal areas in each: they are the same, whatever the luck of training."""
+    repeats = spread(np.array([*a.values()])) is not None and a.keys() == b.keys()
+    return repeats and all(abs(a[name] - b[name]) < SAME for name in a)
 
 
 def _covers(areas: list[GroupArea], tested: bool) -> str:
@@ -240,7 +248,12 @@ def _across(tasks: tuple[TaskRanking, ...], level: float, margin: float) -> Acro
     if len(tables) < 2 or not set.intersection(*(set(table) for table in tables.values())):
         return None
     winners = [TaskWinner(t.task, t.best.group, t.best.area, t.certainty, t.tied) for t in tasks]
-    return across_areas(tables, margin=margin, level=level, winners=winners)
+    spreads = {
+        task.task: {(d.group_a, d.group_b): d.spread for d in task.differences if d.spread is not None}
+        for task in tasks
+    }
+    repeats = min(len(each.seeds) for task in tasks for each in task.areas)
+    return across_areas(tables, margin=margin, level=level, winners=winners, spreads=spreads, repeats=repeats)
 
 
 __all__ = ["Analysis", "analyze"]

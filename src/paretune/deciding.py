@@ -34,7 +34,7 @@ class Decision:
     @property
     def tied(self) -> Flags:
         """Those that are behind none: they may be best."""
-        return ~self.behind.any(axis=0)
+        return np.asarray(~self.behind.any(axis=0))
 
     def certainty(self, *, equivalent: bool) -> Certainty:
         """What the data decide, see :class:`paretune.verdict.Recommendation`.
@@ -73,7 +73,7 @@ class Decision:
     def behind_others(self, names: Sequence[str]) -> list[str]:
         """Those that are behind another one than the first, and are not told apart from the first itself."""
         found: dict[int, list[str]] = {}
-        for j in np.flatnonzero(self.tested[0] & ~self.told[0] & ~self.tied):
+        for j in np.flatnonzero(self.tested[0] & ~self.told[0] & ~self.tied).tolist():
             found.setdefault(int(np.argmax(self.behind[:, j] & self.tied)), []).append(names[j])
         return [
             f"{listed(those)} {'is' if len(those) == 1 else 'are'} told to be behind {names[i]}, if not behind {names[0]}"

@@ -13,11 +13,12 @@ magnitude.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scipy.special import ndtri, stdtrit
 
-MOST_SEEDS = 1000
+MOST = 1000  # seeds or tasks; of more, nobody has them
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,41 @@ def needed_seeds(
         quantiles = stdtrit(freedom, 1 - alpha / 2) + stdtrit(freedom, power)
         return bool(quantiles**2 * (v_examples + v_seeds * seeds / number) <= effect**2)
 
-    if not enough(MOST_SEEDS):
+    return _fewest(enough)
+
+
+def needed_tasks(effect: float, *, spread: float, alpha: float, power: float = 0.8) -> int | None:
+    """The tasks with which a mean difference over tasks is found, by Student's t over tasks.
+
+    Args:
+        effect: the true mean difference, above 0.
+        spread: standard deviation of the difference between tasks.
+        alpha: two-sided level of the test, in (0, 1).
+        power: chance to find the difference, in (0, 1).
+
+    Returns:
+        At least 2; None if more than a thousand.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> needed_tasks(0.02, spread=0.02, alpha=0.05)
+    10
+    """
+    _check(effect, alpha, power)
+
+    def enough(number: int) -> bool:
+        quantiles = stdtrit(number - 1, 1 - alpha / 2) + stdtrit(number - 1, power)
+        return bool(quantiles**2 * spread**2 / number <= effect**2)
+
+    return _fewest(enough)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The least number from 2 that is enough; ``enough`` is monotone. None if more than :data:`MOST`."""
+    if not enough(MOST):
         return None
-    low, high = 1, MOST_SEEDS  # `enough` is monotone: between a number too few and one that is enough
+    low, high = 1, MOST  # between a number too few and one that is enough
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

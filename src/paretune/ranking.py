@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from paretune import deciding
+from paretune._repeats import Spread
 from paretune.across import AcrossTasks
 from paretune.deciding import Decision, decide, listed
 from paretune.pareto import Reference
@@ -44,6 +45,7 @@ class GroupDifference:
     low: float | None  # the interval of this pair alone
     high: float | None
     p_value: float | None  # adjusted over the pairs of the task that can be tested
+    spread: Spread | None = None  # its error, where there is an interval
 
 
 Certainty = deciding.Certainty | Literal["unknown"]

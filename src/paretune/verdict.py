@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from paretune._names import attack_text, condition_names, epsilon_text, threat_text
+from paretune._repeats import Spread
 from paretune.deciding import Certainty, Decision, Floats, best_p_values, decide
 from paretune.pareto import Reference, floored_reference
 from paretune.power import Needed, needed_examples, needed_seeds
@@ -306,6 +308,18 @@ class Condition:
                 )
             )
         return tuple(made)
+
+    def spread(self, d: Difference) -> Spread | None:
+        """The standard error of one of its differences, with what the intervals cover; None for no error at all."""
+        units = (self.examples if self.groups is None else self.groups) - 1
+        parts = [(d.error_examples**2, units)]
+        if self.seeds_resampled and d.error_seeds is not None:
+            parts.append((d.error_seeds**2, min(len(each.seeds) for each in self.areas) - 1))
+        variance = sum(part for part, _ in parts)
+        if variance == 0:
+            return None
+        freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+        return Spread(d.difference, math.sqrt(variance), freedom)
 
     def _to_best(self) -> list[Difference]:
         return [d for d in self.differences if d.strategy_a == self.best.strategy]

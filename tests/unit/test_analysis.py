@@ -218,7 +218,7 @@ def test_several_tasks_are_ranked_and_tested_together() -> None:
     assert result.across is not None
     assert result.across.ranked == ("B", "A", "C")
     assert result.across.certainty == "clear"
-    assert result.across.friedman_p == pytest.approx(np.exp(-8))
+    assert result.across.mean_ranks == (1, 2, 3)
     assert {winner.certainty for winner in result.across.winners} == {"unknown"}
     assert result.verdict.count("\n") == 8
     apart = pd.concat([table({"A": 0.0}, tasks=("x",)), table({"B": 0.0}, tasks=("y",))])
@@ -452,3 +452,48 @@ def test_without_the_renderer_the_areas_are_written_all_the_same(
     with pytest.raises(ImportError, match=r'pip install "paretune\[report\]"'):
         pt.write_analysis(pt.analyze(table({"A": 0.0})), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["areas.csv"]
+
+
+def test_ties_are_named() -> None:
+    """A lead below the margin and equal areas, whether or not there are repeats."""
+    (ranking,) = pt.analyze(table({"A": 0.0, "B": 0.003}, noise=0.0)).tasks
+    assert ranking.tied == ("B", "A")
+    assert ranking.certainty == "unknown"
+    assert "A is less than 0.005 behind" in ranking.sentence
+    (ranking,) = pt.analyze(table({"A": 0.0, "B": 0.0, "C": 0.0, "D": -0.2}, noise=0.0)).tasks
+    assert (ranking.tied, ranking.ranks) == (("A", "B", "C"), (2, 2, 2, 4))
+    assert "B and C have the same area" in ranking.sentence
+    frame = table({"A": 0.0, "B": 0.003, "C": -0.1}, seeds=5, noise=1e-3)
+    (ranking,) = pt.analyze(frame, seed="seed").tasks
+    assert (ranking.tied, ranking.certainty) == (("B", "A"), "tie")
+    assert "A is less than 0.005 behind" in ranking.sentence
+    frame.loc[frame["strategy"] == "B", "robust"] = frame.loc[frame["strategy"] == "A", "robust"].to_numpy()
+    (ranking,) = pt.analyze(frame, seed="seed").tasks
+    assert (ranking.tied, ranking.certainty) == (("A", "B"), "tie")
+    assert "B has the same area" in ranking.sentence
+
+
+def test_three_tasks_of_five_seeds_have_a_pooled_estimate_and_what_more_would_settle_it() -> None:
+    frame = table({"A": 0.0, "B": 0.01, "C": -0.1}, seeds=5, tasks=("x", "y", "z"), noise=0.02)
+    analysis = pt.analyze(frame, task="task", seed="seed")
+    assert analysis.across is not None
+    pair = analysis.across.pairs[0]
+    gaps, errors = [], []
+    for task in analysis.tasks:
+        areas = {each.group: np.array(each.per_seed) for each in task.areas}
+        gaps.append((areas["B"] - areas["A"]).mean())
+        errors.append(stats.sem(areas["B"] - areas["A"]))
+    assert (pair.strategy_a, pair.strategy_b) == ("B", "A")
+    assert pair.mean_difference == pytest.approx(np.mean(gaps))
+    error = np.sqrt(np.square(errors).sum()) / 3
+    freedom = np.square(errors).sum() ** 2 / (np.power(errors, 4) / 4).sum()
+    assert pair.here == pytest.approx(stats.t.interval(0.95, freedom, np.mean(gaps), error))
+    half = stats.t.ppf(0.975, 2) * max(error, stats.sem(gaps))
+    assert (pair.low, pair.high) == pytest.approx((np.mean(gaps) - half, np.mean(gaps) + half))
+    assert f"B is ahead of A by {pair.mean_difference:.3f} on average" in analysis.verdict
+    assert "such tasks would settle it in general" in analysis.verdict
+    assert "signed-rank" not in analysis.verdict
+    noisy = table({"A": 0.0, "B": 0.004}, seeds=3, tasks=("x", "y"), noise=0.03)
+    across = pt.analyze(noisy, task="task", seed="seed").across
+    assert across is not None
+    assert f"about {across.pairs[0].repeats_needed} repeats on these tasks" in across.verdict

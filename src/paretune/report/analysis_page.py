@@ -26,7 +26,7 @@ _COLOURED = (
     len(COLOURS) - 1
 )  # groups with a colour where there are many; the last colour, grey, is for the others
 _LISTED = 20  # areas in one picture
-_RANKED = 10  # groups with a rank over tasks that are shown
+_RANKED = 10  # groups over tasks that are shown
 _ROWS = 600  # areas up to which each has its row in a table; above, those of a picture have
 _PLACE = ("seed", "step", "clean", "robust")
 _OPEN = 3  # tasks up to which all sections are open
@@ -80,6 +80,7 @@ def _page(analysis: Analysis, title: str) -> str:
     method = Template(text_of("analysis_method.html")).substitute(
         reference=f"({analysis.reference[0]:g}, {analysis.reference[1]:g})",
         level=f"{analysis.tasks[0].level:.0%}",
+        margin=f"{analysis.tasks[0].margin:g}",
         save=csv_link("areas.csv", str(table.to_csv(index=False)), "Save the areas as CSV"),
     )
     counts = ((len(looks), "group"), (several, "task"), (len(points), "row"))
@@ -228,19 +229,10 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
     many = small_multiples(pictures)
     coloured = [group for group in looks if _stands_out(group, looks)]
     if analysis.across is None:
-        across = "<p>No group is in every task, so there are no ranks over tasks.</p>"
+        across = "<p>No group is in every task, so there are no means over tasks.</p>"
     else:
-        first = analysis.across.ranked[0]  # of many pairs, those of the first are shown
-        pairs = [
-            pair
-            for pair in analysis.across.pairs
-            if len(looks) <= len(COLOURS) or first in (pair.strategy_a, pair.strategy_b)
-        ]
-        ranked, mean_ranks = analysis.across.ranked, analysis.across.mean_ranks
-        shown = dataclasses.replace(
-            analysis.across, ranked=ranked[:_RANKED], mean_ranks=mean_ranks[:_RANKED], pairs=tuple(pairs)
-        )
-        across = across_html(shown, looks)
+        across = across_html(analysis.across, looks, most=_RANKED)
+        ranked = analysis.across.ranked
         if len(ranked) > _RANKED:
             across += f'<p class="small">The best {_RANKED} of {len(ranked)} groups that every task has.</p>'
     html = (

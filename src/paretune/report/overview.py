@@ -10,7 +10,7 @@ from paretune.report.marks import legend, symbol
 from paretune.report.overview_specs import overview_spec
 from paretune.report.sections import Part, use_text
 from paretune.report.specs import ON_PAGE
-from paretune.report.tables import p_text, table
+from paretune.report.tables import p_text, signed, standing, table
 from paretune.verdict import Comparison, condition_names, threat_text
 
 
@@ -102,48 +102,66 @@ def _across(comparison: Comparison, looks: dict[str, Style]) -> str:
     return "".join(across_html(across, looks, several=len(found) > 1) for across in found)
 
 
-def across_html(across: AcrossTasks, looks: dict[str, Style], *, several: bool = False) -> str:
-    """The verdict over tasks, mean ranks, and the pairs folded behind.
+def across_html(
+    across: AcrossTasks, looks: dict[str, Style], *, several: bool = False, most: int | None = None
+) -> str:
+    """The verdict over tasks, mean areas and ranks, and the pairs folded behind.
 
     Args:
         across: what to tell.
         looks: of all strategies.
         several: whether the threat must be named, because there is more than one.
+        most: strategies that are shown; of more, only the pairs with the first.
     """
     threat = f" <span>{escape(threat_text(across.threat, across.epsilon))}</span>" if several else ""
     wins = [winner.strategy for winner in across.winners]
+    tied = {*across.tied}
     ranks = [
         (
             f"{symbol(looks[name])}<span>{escape(name)}</span>",
-            f"<strong>{rank:.2f}</strong>",
+            f"<strong>{area:.3f}</strong>",
+            f"{rank:.2f}",
+            "yes" if name in tied else "no",
             str(wins.count(name)),
             escape(", ".join(winner.task for winner in across.winners if winner.strategy == name)),
         )
-        for name, rank in zip(across.ranked, across.mean_ranks, strict=True)
+        for name, area, rank in zip(
+            across.ranked[:most], across.mean_areas[:most], across.mean_ranks[:most], strict=True
+        )
     ]
+    few = most is None or len(across.ranked) <= most
+    places = {name: place for place, name in enumerate(across.ranked)}
     pairs = [
         (
             f"<span>{escape(pair.strategy_a)} − {escape(pair.strategy_b)}</span>",
             f"{pair.wins} : {pair.losses}",
-            f"{pair.median_difference:+.3f}".replace("-", "−"),
+            signed(pair.mean_difference),
+            f"{signed(pair.low)} to {signed(pair.high)}",
+            "–" if pair.here is None else f"{signed(pair.here[0])} to {signed(pair.here[1])}",
             p_text(pair.p_value),
+            standing(across.decision, places[pair.strategy_a], places[pair.strategy_b], across.margin),
         )
         for pair in across.pairs
+        if few or pair.strategy_a == across.ranked[0]
     ]
-    friedman = (
-        ""
-        if across.friedman_p is None
-        else f" Friedman’s test that all are alike: p {p_text(across.friedman_p)}."
-    )
     left_out = (
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
     )
-    head = ("Strategy", "Mean rank", "Tasks won", "Where")
-    pair_head = ("Pair", "Tasks ahead : behind", "Median difference", "p, adjusted")
+    head = ("Strategy", "Mean area", "Mean rank", "May be best", "Tasks won", "Where")
+    level = f"{across.level:.0%} interval"
+    pair_head = (
+        "Pair",
+        "Tasks ahead : behind",
+        "Mean difference",
+        f"{level}, tasks like these",
+        f"{level}, these tasks",
+        "p, adjusted",
+        "",
+    )
     return (
         f"<h3>Across {len(across.tasks)} tasks{threat}</h3>"
-        f'<div class="verdict"><p>{escape(across.verdict)} <span class="small">{friedman}{left_out}</span></p></div>'
-        f"{table('Mean ranks', head, ranks)}"
+        f'<div class="verdict"><p>{escape(across.verdict)} <span class="small">{left_out}</span></p></div>'
+        f"{table('Mean areas and ranks', head, ranks)}"
         + (
             f"<details><summary>Pairs over the tasks</summary>{table('Pairs over the tasks', pair_head, pairs)}</details>"
             if pairs

@@ -64,8 +64,8 @@ def pair_table(condition: Condition) -> str:
     rows = [
         (
             f"<span>{escape(d.strategy_a)} − {escape(d.strategy_b)}</span>",
-            f"<strong>{_signed(d.difference)}</strong>",
-            f"{_signed(d.low)} to {_signed(d.high)}",
+            f"<strong>{signed(d.difference)}</strong>",
+            f"{signed(d.low)} to {signed(d.high)}",
             p_text(d.p_value),
             words[d.strategy_b],
             *(f"{share:.0%}" for share in (d.ahead, d.equivalent, d.behind)),
@@ -119,7 +119,8 @@ def p_text(p_value: float) -> str:
     return f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Three digits with a sign."""
     return f"{value:+.3f}".replace("-", "−")
 
 

@@ -278,6 +278,6 @@ def test_what_holds_across_tasks_is_told_with_its_numbers(tmp_path: Path) -> Non
     (across,) = across_tasks(compare(tmp_path))
     html = across_html(across, styles(across.ranked))
     assert escape(across.verdict) in html
-    for name, rank in zip(across.ranked, across.mean_ranks, strict=True):
-        assert f"<span>{name}</span></th><td><strong>{rank:.2f}</strong></td>" in html
+    for name, area, rank in zip(across.ranked, across.mean_areas, across.mean_ranks, strict=True):
+        assert f"<span>{name}</span></th><td><strong>{area:.3f}</strong></td><td>{rank:.2f}</td>" in html
     assert html.count("<tr>") == 1 + 3 + 1 + 3  # two heads, three strategies, three pairs
