@@ -191,8 +191,8 @@ pd.DataFrame(mean).rename_axis(columns="points counted").round(4)
 print(analysis.across.verdict, "\n")
 for pair in analysis.across.pairs:
     print(
-        f"{pair.strategy_a} - {pair.strategy_b}: {pair.mean_difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f}), ahead on "
-        f"{pair.wins} of {len(analysis.tasks)}, behind on {pair.losses}, p = {pair.p_value:.3f} after Holm"
+        f"{pair.strategy_a} - {pair.strategy_b}: {pair.mean_difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f}), ahead "
+        f"on {pair.wins} of {len(analysis.tasks)}, behind on {pair.losses}, p = {pair.p_value:.3f} after Holm"
     )
 
 # %% [markdown]

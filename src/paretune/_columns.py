@@ -177,6 +177,8 @@ def tidy(
     made = made.assign(**{role: "" for role in ("task", "seed") if role not in made})
     accuracies = {role: table.numbers(name) for role, name in numbers.items()}
     _check_range(table, numbers, accuracies, percent)
+    if percent:
+        _check_percentages(table, made, numbers, accuracies)
     _check_unmixed(table, made["task"], used)
     made = made.assign(**{role: values / 100 if percent else values for role, values in accuracies.items()})
     return made.assign(**{table.counts: table.rows})
@@ -190,14 +192,41 @@ def _check_range(
         wrong = ~((of_role >= 0) & (of_role <= most))
         if wrong.any():
             row = int(np.argmax(wrong))
-            looks = not percent and 1 < of_role[row] <= 100 and float(of_role.max()) <= 100
+            hint = ""
+            if not percent and 1 < of_role[row] <= 100 and float(of_role.max()) <= 100:
+                hint = ". These look like percentages: say so with percent=True (--percent)"
+                fractions = [columns[other] for other, rest in values.items() if 0 < float(rest.max()) <= 1]
+                if fractions:
+                    hint = f". These look like percentages, but {fractions[0]!r} like fractions: bring both to one unit"
             raise ValueError(
                 f"{table.place(row)}: column {columns[role]!r} must hold accuracies from 0 to {most}; got "
-                f"{of_role[row]:g}"
-                + (". These look like percentages: say so with percent=True (--percent)" if looks else "")
+                f"{of_role[row]:g}{hint}"
             )
-    if percent and max(float(of_role.max()) for of_role in values.values()) <= 1:
+
+
+def _check_percentages(
+    table: Table, keys: pd.DataFrame, columns: dict[str, str], values: dict[str, NDArray[np.float64]]
+) -> None:
+    """Refuse fractions among percentages: in all columns, in one, in that of one task, or in the clean ones of a group.
+
+    Robust accuracies of one group may all be below one percent, and only get a note.
+    """
+    if 0 < max(float(of_role.max()) for of_role in values.values()) <= 1:
         raise ValueError("no accuracy is above 1, so these are fractions; leave percent (--percent) out")
+    for role, of_role in values.items():
+        parts = [("task",), ("task", "group")] if role.startswith("clean") else [("task",)]
+        for names in parts:
+            most = pd.Series(of_role).groupby([keys[name] for name in names]).transform("max").to_numpy()
+            if (wrong := (most > 0) & (most <= 1)).any():
+                row = int(np.argmax(wrong))
+                where = "".join(
+                    f" of {name} {keys[name].iloc[row]!r}" for name in names[::-1] if keys[name].iloc[row]
+                )
+                raise ValueError(
+                    f"{table.place(row)}: column {columns[role]!r} has nothing above 1{where}, so these look like "
+                    f"fractions among percentages; got {of_role[row]:g}. Bring all to one unit: fractions, without "
+                    "percent (--percent), if they really are below one percent"
+                )
 
 
 def _check_unmixed(table: Table, task: "pd.Series[str]", used: dict[str, str]) -> None:

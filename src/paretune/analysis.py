@@ -236,6 +236,13 @@ def _notes(
             f"No point of {listed(nothing)} is above the reference ({reference[0]:g}, {reference[1]:g}) in both "
             "accuracies."
         )
+    best_robust = rows.groupby("group")["robust"].max()
+    tiny = best_robust[(best_robust > 0) & (best_robust <= 0.01)]
+    if best_robust.max() > 0.01 and len(tiny):
+        yield (
+            f"No robust accuracy of {listed([str(name) for name in tiny.index])} is above 1 %; are they in the unit of the "
+            "others?"
+        )
     if (swapped := float((rows["robust"] > rows["clean"]).mean())) > 0.5:
         yield (
             f"Robust accuracy is above clean accuracy in {swapped:.0%} of the rows, which an attack cannot achieve; "

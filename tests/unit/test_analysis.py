@@ -497,3 +497,49 @@ def test_three_tasks_of_five_seeds_have_a_pooled_estimate_and_what_more_would_se
     across = pt.analyze(noisy, task="task", seed="seed").across
     assert across is not None
     assert f"about {across.pairs[0].repeats_needed} repeats on these tasks" in across.verdict
+
+
+def test_fractions_among_percentages_are_refused(tmp_path: Path) -> None:
+    """In one column, in that of one task, in the clean ones of one group, in a column that chooses."""
+    fractions = table({"A": 0.0, "B": 0.05}, tasks=("x", "y"))
+    percent = fractions.assign(clean=100 * fractions["clean"], robust=100 * fractions["robust"])
+    for wrong in ("clean", "robust"):
+        mixed = percent.assign(**{wrong: fractions[wrong]})
+        with pytest.raises(ValueError, match=rf"row 0: column '{wrong}' has nothing above 1, so .* one unit"):
+            pt.analyze(mixed, percent=True)
+        with pytest.raises(ValueError, match=rf"look like percentages, but '{wrong}' like fractions"):
+            pt.analyze(mixed)
+        here = percent["task"] == "y"
+        of_task = percent.assign(**{wrong: percent[wrong].where(~here, fractions[wrong])})
+        with pytest.raises(ValueError, match=rf"row 12: column '{wrong}' has nothing above 1 of task 'y'"):
+            pt.analyze(of_task, percent=True, task="task")
+    here = percent["strategy"] == "B"
+    both = percent.assign(
+        **{name: percent[name].where(~here, fractions[name]) for name in ("clean", "robust")}
+    )
+    with pytest.raises(
+        ValueError, match=r"row 6: column 'clean' has nothing above 1 of group 'B' of task 'x'"
+    ):
+        pt.analyze(both, percent=True, task="task")
+    chosen = percent.assign(vc=percent["clean"], vr=fractions["robust"])
+    with pytest.raises(ValueError, match="column 'vr' has nothing above 1"):
+        pt.analyze(chosen, percent=True, select=("vc", "vr"))
+    path = written(tmp_path, "strategy,clean,robust\nA,93.1,0.45\nB,91.0,0.41\n")
+    with pytest.raises(ValueError, match=r"t.csv, line 2: column 'robust' has nothing above 1.* got 0.45"):
+        pt.analyze(path, percent=True)
+
+
+def test_percentages_below_one_are_percentages_where_others_are_not() -> None:
+    frame = pd.DataFrame(
+        {"strategy": ["A", "A", "B", "B"], "clean": [0.5, 90, 93, 94], "robust": [0.2, 45, 0.4, 0.0]}
+    )
+    (ranking,) = pt.analyze(frame, percent=True).tasks
+    areas = {each.group: each.area for each in ranking.areas}
+    assert areas == pytest.approx({"A": 0.9 * 0.45, "B": 0.93 * 0.004})
+    assert any("No robust accuracy of B is above 1 %" in note for note in ranking.notes)
+    (nothing,) = pt.analyze(frame.assign(robust=0), percent=True).tasks
+    assert {each.area for each in nothing.areas} == {0.0}
+    with pytest.raises(ValueError, match="accuracies from 0 to 100; got 101"):
+        pt.analyze(frame.assign(clean=101), percent=True)
+    with pytest.raises(ValueError, match="accuracies from 0 to 100; got -1"):
+        pt.analyze(frame.assign(robust=-1), percent=True)
