@@ -1,12 +1,14 @@
 """Somebody's table of results as clean, robust, task, group and seed; every complaint names the cell.
 
 A CSV file is read as text, so that nothing in it is guessed: a group ``01`` stays ``01``, a group ``NA`` is a name,
-a cell that starts with ``=`` is a name too. Only the columns that are accuracies become numbers.
+a cell that starts with ``=`` is a name too, also behind the apostrophe that :mod:`paretune._spreadsheet` puts before
+it. Only the columns that are accuracies become numbers.
 """
 
 import csv
 import difflib
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from paretune._spreadsheet import original
+
 Names = str | Sequence[str]  # one column, or several; a string may name several with commas between them
 
+_BREAK = r"\r\n|\r|\n"  # the end of a line
 _SHOWN = 20  # columns listed in an error
 # One frontier holds points of one of each. A setting of training with such a name must be renamed.
 _UNMIXED = ("task", "attack", "threat", "epsilon")
@@ -111,7 +116,9 @@ class Table:
             empty = cells.isna().to_numpy() | (cells.astype(str).str.strip() == "").to_numpy()
             if empty.any():
                 raise ValueError(f"{self.place(int(np.argmax(empty)))}: column {column!r} is empty")
-            names = {value: _name(value) for value in cells.unique()}
+            values = [*cells.unique()]
+            named = [_name(value) for value in values]
+            names = dict(zip(values, original(named) if self.counts == "line" else named, strict=True))
             parts.append(cells.map(names).astype(object).reset_index(drop=True))
         if len(parts) == 1:
             return parts[0]
@@ -247,19 +254,21 @@ def _check_unmixed(table: Table, task: "pd.Series[str]", used: dict[str, str]) -
 def _read_csv(path: Path) -> pd.DataFrame:
     """All cells as text, without the space around them; the index is the line on which a row starts, from 1."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # line ends inside of cells stay as they are
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     head = next(iter(text.splitlines()), "")
     separator = max("," if path.suffix.lower() == ".csv" else "\t", ";", "\t", key=head.count)
-    names = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator), [])]
+    names = [
+        name.strip() for name in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    ]
     if not any(names):
         raise ValueError(f"{path} is empty; its first line must name the columns")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
-                io.StringIO(text),
+                io.StringIO(text, newline=""),
                 sep=separator,
                 dtype=str,
                 keep_default_na=False,
@@ -274,8 +283,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     frame = frame.fillna("")
     lines = np.ones(len(frame), dtype=np.intp)
     if '"' in text:  # quoted cells may go over several lines
-        lines += sum((frame.iloc[:, i].str.count("\n").to_numpy() for i in range(frame.shape[1])), start=0)
-    first = 2 + sum(name.count("\n") for name in names)
+        lines += sum((frame.iloc[:, i].str.count(_BREAK).to_numpy() for i in range(frame.shape[1])), start=0)
+    first = 2 + sum(len(re.findall(_BREAK, name)) for name in names)
     frame.index = pd.Index(first + np.cumsum(lines) - lines)
     frame = frame.apply(lambda cells: cells.str.strip())
     kept: pd.DataFrame = frame[(frame != "").any(axis=1)]

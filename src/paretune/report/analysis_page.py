@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from paretune import _files
+from paretune._spreadsheet import csv_text
 from paretune.ranking import Analysis, TaskRanking
 from paretune.report.analysis_tables import area_table, difference_table, task_table
 from paretune.report.area_specs import forest_spec
@@ -49,7 +50,7 @@ def write_analysis(
         ImportError: vl-convert is not installed; areas.csv is written all the same.
     """
     path = Path(out) / "report.html"
-    _files.write_text(path.with_name("areas.csv"), str(analysis.to_frame().to_csv(index=False)))
+    _files.write_text(path.with_name("areas.csv"), csv_text(analysis.to_frame()))
     _files.write_text(path, _page(analysis, title or "Robustness and accuracy"))
     return path
 
@@ -81,7 +82,7 @@ def _page(analysis: Analysis, title: str) -> str:
         reference=f"({analysis.reference[0]:g}, {analysis.reference[1]:g})",
         level=f"{analysis.tasks[0].level:.0%}",
         margin=f"{analysis.tasks[0].margin:g}",
-        save=csv_link("areas.csv", str(table.to_csv(index=False)), "Save the areas as CSV"),
+        save=csv_link("areas.csv", csv_text(table), "Save the areas as CSV"),
     )
     counts = ((len(looks), "group"), (several, "task"), (len(points), "row"))
     return assemble(

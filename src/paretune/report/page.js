@@ -85,8 +85,14 @@
     }
   };
   const csv = (rows, columns) => {
+    // A text that a spreadsheet would run as a formula gets an apostrophe.
+    const harmless = (value) => {
+      const formula = /^'*[=+\-@\t\r\n]/.test(value) && !/^[+-]?[\d.]+(e[+-]?\d+)?( [+-]?[\d.]+(e[+-]?\d+)?)*$/.test(value);
+      return formula ? `'${value}` : value;
+    };
     const quoted = (value) => {
-      const text = value === null || value === undefined ? "" : String(value);
+      const known = value === null || value === undefined ? "" : value;
+      const text = typeof known === "string" ? harmless(known) : String(known);
       return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     const lines = [columns.map(([field]) => field), ...rows.map((row) => columns.map(([field]) => row[field]))];

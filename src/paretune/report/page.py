@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from paretune import _files
+from paretune._spreadsheet import csv_text
 from paretune.budget import BudgetCurve, budget_curves
 from paretune.report.drawing import as_points, draw, styles
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
@@ -161,7 +162,7 @@ def _csv(comparison: Comparison) -> str:
     table = comparison.to_frame()
     for column in ("seeds", "per_seed"):
         table[column] = [" ".join(str(value) for value in values) for values in table[column]]
-    return str(table.to_csv(index=False))
+    return csv_text(table)
 
 
 def _versions(points: pd.DataFrame) -> str:
