@@ -44,6 +44,7 @@ ROW_FIELDS: dict[str, type] = {
     "precision": str,
     "versions": dict,
 }
+_LARGEST = 2**63 - 1  # of whole numbers in a table
 _ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
 SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
 
@@ -58,13 +59,27 @@ def run_key(config: Mapping[str, Any]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; NaN, Infinity and numbers beyond what a float holds are refused, as JSON has none.
+
+    Raises:
+        ValueError: the file holds something else; it is named.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON that anybody wrote: it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"numbers must be finite; got {text[:20]}")
+    return number
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -93,7 +108,7 @@ def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
         where = f"{file}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{where} is not JSON ({error}); remove the line to evaluate this point again"
             ) from None
@@ -118,6 +133,8 @@ def check_row(row: Any, where: str, key: str) -> None:
         value = row[field]
         if not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):
             raise ValueError(f"{where} (step {row['step']}): {field} must be {kind.__name__}; got {value!r}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"{where}: {field} has more digits than any {field} can have")
         if isinstance(value, int | float) and field != "seed" and not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"{where} (step {row['step']}): {field} must be finite and not negative; got {value}"

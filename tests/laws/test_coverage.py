@@ -44,8 +44,9 @@ def test_the_committed_rows_hold_what_the_documentation_says() -> None:
     several = ours[(ours["strategies"] > 2) & (ours["lead"] == 0)]
     assert len(several) >= 4
     assert (several["set_size"] > 0.95 * several["strategies"]).all()
-    leading = ours[ours["lead"] >= 0.03]
-    assert (leading["set_size"] < 3).all()
+    sizes = ours[(ours["strategies"] == 4) & (ours["seeds"] == 1)].groupby("lead")["set_size"].mean()
+    assert sizes.is_monotonic_decreasing  # who leads by more leaves fewer beside it
+    assert sizes.iloc[-1] < 3.6
 
 
 def test_simulated_accuracies_are_the_true_ones(coverage: ModuleType) -> None:

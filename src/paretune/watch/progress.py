@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paretune._lines import Tail
-from paretune._rows import read_config, read_json
+from paretune._rows import check_row, read_config, read_json
 from paretune.results import find_runs
 
+_SWEEP = "sweep.json"
 _SAMPLES = 40  # looks at a run over which its speed is measured
 
 
@@ -68,13 +69,8 @@ class SweepProgress:
     seconds_left: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; NaN and infinity, which JSON does not have, are None."""
-
-        def plain(value: Any) -> Any:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        runs = [{key: plain(value) for key, value in vars(run).items()} for run in self.runs]
-        return {"runs": runs, "seconds_left": self.seconds_left}
+        """Plain values that are JSON: all numbers are finite."""
+        return {"runs": [vars(run) for run in self.runs], "seconds_left": self.seconds_left}
 
 
 class Watcher:
@@ -91,14 +87,20 @@ class Watcher:
         looks = [watched.look(self._name(path)) for path, watched in self._watched.items()]
         begun = [run for run in looks if run is not None]
         names = {run.name for run in begun}
+        announced, problem = _announced(self.directory)
         waiting = [
             RunProgress(
-                name=name, state="waiting", strategy=str(run.get("strategy", "")), seed=run.get("seed")
+                name=name,
+                state="waiting",
+                strategy=str(run.get("strategy", "")),
+                seed=_whole(run.get("seed")),
             )
-            for name, run in _announced(self.directory).items()
+            for name, run in announced.items()
             if name not in names
         ]
-        return SweepProgress((*begun, *waiting), self._seconds_left(begun, len(waiting)))
+        left = self._seconds_left(begun, len(waiting))
+        damaged = [] if problem is None else [RunProgress(name=_SWEEP, state="damaged", problem=problem)]
+        return SweepProgress((*begun, *waiting, *damaged), left)
 
     def _name(self, path: Path) -> str:
         relative = path.relative_to(self.directory)
@@ -118,7 +120,7 @@ class Watcher:
         )
         rest += waiting * mean * sum(totals) / len(totals)
         longest = max(run.seconds_left or 0.0 for run in running)
-        return max(longest, rest / len(running))
+        return _number(max(longest, rest / len(running)))
 
 
 class _Watched:
@@ -126,10 +128,10 @@ class _Watched:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.log, self.points = Tail(path / "log.jsonl"), Tail(path / "points.jsonl")
         self._forget()
 
     def _forget(self) -> None:
+        self.log, self.points = Tail(self.path / "log.jsonl"), Tail(self.path / "points.jsonl")
         self.last: dict[str, Any] = {}  # line of the log
         self.measured: dict[int, list[dict[str, Any]]] = {}
         self.samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, step)
@@ -139,30 +141,36 @@ class _Watched:
         try:
             config = read_config(self.path)
             self._read()
-            step = max([int(self.last.get("step", 0)), *self.measured])
+            step = max([self.last.get("step", 0), *self.measured])
             done = (self.path / "DONE").exists()
             if not done and (not self.samples or self.samples[-1][1] != step):
                 self.samples.append((time.monotonic(), step))
             rows = self.measured[max(self.measured)] if self.measured else []
-            total = config.get("steps")
+            total, seed = (_whole(config.get(name)) for name in ("steps", "seed"))
+            for field, found in (("steps", total), ("seed", seed)):
+                if found is None and config.get(field) is not None:
+                    raise ValueError(f"{self.path / 'config.json'}: {field} must be a whole number")
             speed = self.seconds_per_step()
             return RunProgress(
                 name=name,
                 state="done" if done else "running",
                 strategy=str(config["strategy"]),
                 task=str(config["task"]),
-                seed=config["seed"],
+                seed=seed,
                 step=step,
                 total=total,
-                epsilon=self.last.get("epsilon"),
-                loss=self.last.get("loss"),
+                epsilon=_number(self.last.get("epsilon")),
+                loss=_number(self.last.get("loss")),
                 clean=rows[0]["clean_select"] if rows else None,
                 robust=min(row["robust_select"] for row in rows) if rows else None,
                 points=len(self.measured),
-                seconds_left=speed * (total - step) if total and speed is not None and not done else None,
+                seconds_left=_number(speed * (total - step))
+                if total and speed is not None and not done
+                else None,
                 quiet_seconds=max(0.0, time.time() - self._changed()),
             )
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except Exception as error:  # whatever is in its files, the others are shown
+            self._forget()  # so that the next look finds the same, or that it was mended
             if not (self.path / "config.json").exists():
                 return None
             return RunProgress(name=name, state="damaged", problem=f"{type(error).__name__}: {error}")
@@ -184,12 +192,14 @@ class _Watched:
             log.restarted or points.restarted
         ):  # the run was resumed: its files were cut to the last checkpoint
             self._forget()
-            self.log, self.points = Tail(self.path / "log.jsonl"), Tail(self.path / "points.jsonl")
             log, points = self.log.read(), self.points.read()
         if log.rows:
             self.last = log.rows[-1]
+            if _whole(self.last.get("step", 0)) is None:
+                raise ValueError(f"{self.path / 'log.jsonl'}: step must be a whole number")
         for row in points.rows:
-            self.measured.setdefault(int(row["step"]), []).append(row)
+            check_row(row, str(self.path / "points.jsonl"), str(row.get("run")))
+            self.measured.setdefault(row["step"], []).append(row)
 
     def _changed(self) -> float:
         """When a file of the run changed last, in seconds since 1970."""
@@ -200,14 +210,27 @@ class _Watched:
         return max(times)
 
 
-def _announced(directory: Path) -> dict[str, dict[str, Any]]:
-    """The runs that sweeps in this directory named before they began."""
+def _announced(directory: Path) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The runs that sweeps in this directory named before they began, and why that cannot be read."""
     try:
-        runs = read_json(directory / "sweep.json").get("runs")
-    except (ValueError, OSError):
-        return {}
-    return (
-        {str(name): run for name, run in runs.items() if isinstance(run, dict)}
-        if isinstance(runs, dict)
-        else {}
-    )
+        runs = read_json(directory / _SWEEP).get("runs")
+    except OSError:
+        return {}, None
+    except ValueError as error:
+        return {}, str(error)
+    if not isinstance(runs, dict):
+        return {}, None
+    return {str(name): run for name, run in runs.items() if isinstance(run, dict)}, None
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number as long as those of a step, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: the loss of a run that diverged is NaN."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:
+        return None

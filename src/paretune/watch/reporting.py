@@ -52,7 +52,7 @@ class Reporter:
         try:
             runs, left_out = self._readable()
             if runs:
-                self.html = self._build(runs).encode()
+                self.html = self._build(runs).encode(errors="replace")  # a file may have any name
                 self.version += 1
             self.problem = "; ".join(left_out) or None
             return bool(runs)
@@ -67,7 +67,7 @@ class Reporter:
         for path in find_runs(self.directory):
             try:
                 run = load_runs(path)[0]
-            except (ValueError, OSError) as error:
+            except Exception as error:  # whatever is in its files, the others are shown
                 left_out.append(f"{path.name} is left out: {error}")
             else:
                 if len(run.points):

@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ _REPORT_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox allow-scripts allow-downloads"
 )
 _LOOK_SECONDS = 0.5  # several pages that ask at once get one answer
+_MOST = 16  # requests that are answered at a time, each in its thread; a browser makes six
+_PATIENCE = 1.0  # seconds that one more waits for room
 
 
 class WatchServer(ThreadingHTTPServer):
@@ -41,6 +44,7 @@ class WatchServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64  # that wait for the loop; of more, the system makes each wait a second
     allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
 
     def __init__(self, directory: Path, port: int, every: float, build: Build | None = None) -> None:
@@ -48,7 +52,9 @@ class WatchServer(ThreadingHTTPServer):
         self.directory, self.every = directory, every
         self.watcher = Watcher(directory)
         self.reporter = Reporter(directory, every, build)
-        self._looking = threading.Lock()
+        self._looking, self._counting = threading.Lock(), threading.Lock()
+        self._room = threading.Semaphore(_MOST)
+        self._open: dict[Any, None] = {}  # sockets of the requests that are answered, the oldest first
         self._progress: dict[str, Any] = {}
         self._looked = float("-inf")
 
@@ -56,6 +62,38 @@ class WatchServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where the page is."""
         return f"http://{_ADDRESS}:{self.server_address[1]}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, of which there is a bounded number; the oldest request makes room for a new one."""
+        if not self._room.acquire(blocking=False):
+            with self._counting, contextlib.suppress(StopIteration, OSError):
+                next(iter(self._open)).shutdown(socket.SHUT_RDWR)
+            if not self._room.acquire(timeout=_PATIENCE):
+                self.shutdown_request(request)
+                return
+        with self._counting:
+            self._open[request] = None
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._leave(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As in the library, and makes room."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._leave(request)
+
+    def _leave(self, request: Any) -> None:
+        with self._counting:
+            self._open.pop(request, None)
+        self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+        log.debug("a request failed", exc_info=True)
 
     def status(self) -> str:
         """What the page shows, as JSON."""
@@ -135,7 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
             name, kind = _FILES[route]
             self._send(200, _file(name), kind, body=body)
         elif route == "/status.json":
-            self._send(200, self.server.status().encode(), "application/json", body=body)
+            try:
+                status = self.server.status().encode()
+            except Exception as error:
+                log.exception("the directory cannot be looked at")
+                self._send(500, f"{type(error).__name__}: {error}\n".encode(), "text/plain", body=body)
+            else:
+                self._send(200, status, "application/json", body=body)
         elif route == "/report.html" and (html := self.server.reporter.html) is not None:
             page, end, after = html.rpartition(b"</body>")
             script = b"<script>" + _file("frame.js") + b"</script>"
@@ -174,9 +218,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
         for name, value in [*headers.items(), *([extra] if extra else [])]:
             self.send_header(name, value)
-        self.end_headers()
-        if body:
-            with contextlib.suppress(ConnectionError):  # the page was closed meanwhile
+        with contextlib.suppress(OSError):  # the page was closed meanwhile
+            self.end_headers()
+            if body:
                 self.wfile.write(content)
 
     def version_string(self) -> str:
