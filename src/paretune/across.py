@@ -25,7 +25,8 @@ from paretune.inference import holm
 from paretune.power import needed_seeds, needed_tasks
 from paretune.verdict import Comparison, Condition
 
-_SAID = 3  # pairs of which the verdict has the numbers
+_SAID = 2  # pairs of which the verdict has the numbers
+_GENERAL = " on tasks in general"
 _POWER = 0.8  # chance to find a difference, with the tasks or repeats that would settle it
 
 
@@ -108,13 +109,13 @@ class AcrossTasks:
         ]
         if certainty == "alone":
             return f"{parts[0]}; there is no other strategy that every task has."
-        parts += self.decision.clauses(self.ranked, self.margin)
+        parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
         if certainty == "clear":
-            parts.append("every other strategy is told apart from it")
+            parts.append(f"every other strategy is told apart from it{_GENERAL}")
         elif certainty == "equivalent":
             parts.append(f"all differ by less than {self.margin:g} for practical purposes")
         elif certainty == "cannot tell":
-            parts.append("these tasks do not tell which strategy is best in general")
+            parts.append(f"these tasks do not tell which strategy is best{_GENERAL}")
         parts += self.decision.behind_others(self.ranked)
         winners = {winner.strategy for winner in self.winners}
         parts.append(
@@ -145,7 +146,7 @@ class AcrossTasks:
         here = (
             ""
             if pair.here is None
-            else f", and for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
+            else f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
         )
         adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
         said = (

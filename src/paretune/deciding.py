@@ -50,7 +50,7 @@ class Decision:
             return "equivalent"
         return "tie" if self.told.any() else "cannot tell"
 
-    def clauses(self, names: Sequence[str], margin: float) -> list[str]:
+    def clauses(self, names: Sequence[str], margin: float, where: str = "") -> list[str]:
         """How the others stand to the first, which the clauses call "it"; those told apart from it go without saying."""
         same = self.tied & (self.gaps[0] < SAME)
         same[0] = False
@@ -61,7 +61,7 @@ class Decision:
         said = []
         for those, text in (
             (same, "{} {has} the same area"),
-            (like, "{} cannot be told apart from it"),
+            (like, f"{{}} cannot be told apart from it{where}"),
             (near, f"{{}} {{is}} less than {margin:g} behind"),
         ):
             if found := [name for name, one in zip(names, those, strict=True) if one]:

@@ -147,7 +147,7 @@ def across_html(
     left_out = (
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
     )
-    head = ("Strategy", "Mean area", "Mean rank", "May be best", "Tasks won", "Where")
+    head = ("Strategy", "Mean area", "Mean rank", "May be best in general", "Tasks won", "Where")
     level = f"{across.level:.0%} interval"
     pair_head = (
         "Pair",

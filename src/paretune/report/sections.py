@@ -23,7 +23,7 @@ from paretune.verdict import Condition, attack_text, threat_text
 
 _CERTAINTY = {
     "clear": "every other strategy is told apart",
-    "tie": "several strategies are not told to be behind, or by less than the margin",
+    "tie": "several strategies may be best, or are less than the margin behind",
     "equivalent": "all differ by less than the margin",
     "cannot tell": "these data do not decide",
     "alone": "nothing to compare with",
