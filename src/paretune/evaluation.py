@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from paretune._files import write_atomically
-from paretune._modes import modes_kept
+from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.backbones import logits_of
@@ -132,8 +132,7 @@ def evaluate(
     together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
     run = _Run(model, victim, attacks, data, batch_size, seed)
-    with modes_kept(model), bars(enabled=progress) as shown:
-        model.eval()
+    with evaluation_mode(model), bars(enabled=progress) as shown:
         kept = None if state is None else _Kept(state, run.plan(shard), run.probe())
         work = max(1, len(attacks))
         task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
