@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from torch import nn
 
 _LOCK = threading.Lock()
-_evaluating: dict[nn.Module, tuple[int, bool]] = {}  # how often each part is evaluated now, and its mode before
+_evaluating: dict[
+    nn.Module, tuple[int, bool]
+] = {}  # how often each part is evaluated now, and its mode before
 
 
 @contextlib.contextmanager

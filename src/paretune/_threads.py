@@ -25,8 +25,8 @@ class Lock:
 class Gate:
     """Lets any number of threads use a thing at once, or one of them change it; a copy of what holds it gets its own.
 
-    Who waits to change it goes before those who come to use it. A thread that uses it may use it again meanwhile, and one that
-    changes it may do either.
+    Who waits to change it goes before those who come to use it. A thread that uses it may use it again meanwhile, and one
+    that changes it may do either.
     """
 
     def __init__(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, network_of
 from paretune._random import GENERATORS, borrowed_randomness
 from paretune._threads import Gate
+from paretune.backbones import Backbone, network_of
 from paretune.interchange.files import load_adapter, save_adapter, stored_tensors_full_names
 from paretune.strategies.adapting import (
     Adaptation,

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from paretune._random import borrowed_randomness
 from paretune._files import write_atomically, write_json
+from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, logits_of, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
