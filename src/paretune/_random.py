@@ -30,7 +30,8 @@ def draws(forward: Callable[[], object], devices: Sequence[torch.device]) -> boo
     """
     with GENERATORS:
         state, states = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-        with _Watch() as watch:
+        watch = _Watch()
+        with watch:
             forward()
         if watch.found:
             torch.set_rng_state(state)
@@ -42,7 +43,9 @@ def draws(forward: Callable[[], object], devices: Sequence[torch.device]) -> boo
 class _Watch(TorchDispatchMode):
     """Notes whether an operation draws random numbers."""
 
-    found = False
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
+        self.found = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -53,5 +56,5 @@ class _Watch(TorchDispatchMode):
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             # Attention has the tag whether or not it drops; so has a leaky ReLU that is random in training only.
             idle = given.get("dropout_p", 1) == 0 or given.get("training", True) is False
-            self.found |= given.get("generator") is None and not idle
+            self.found = self.found or (given.get("generator") is None and not idle)
         return func(*args, **kwargs)

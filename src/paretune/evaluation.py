@@ -83,7 +83,7 @@ def evaluate(
     """Measure ``model`` on every example of ``data``: clean, and under each attack.
 
     The attack searches on a copy made for speed; every answer that counts is given by ``model`` itself, in evaluation
-    mode. The model is left as it was.
+    mode. The model is left as it was. Several threads may evaluate one model at once, but not while another trains it.
 
     Args:
         model: a classifier of images in [0, 1].

@@ -205,21 +205,24 @@ class AttackCopy:
         if self._fast is not None:
             return self._fast
         with GENERATORS:
-            exact = self._exact_twin()
-            if self._fast is not None:
-                return self._fast
-            if not len(images):
-                return exact
-            exact.prepare(images)
-            borrowed = borrowed_randomness(_cuda_devices(images)) if exact.draws else contextlib.nullcontext()
-            with torch.inference_mode(False), borrowed:
-                self._decision, half = decide(
-                    exact, functools.partial(self._twin, torch.bfloat16), images.detach()
-                )
-            if half is not None:
-                self._exact = None  # made again to verify successes; training never does
-            self._fast = half or exact
+            return self._fast_twin(images)
+
+    def _fast_twin(self, images: Tensor) -> Twin:
+        if self._fast is not None:  # by another thread
             return self._fast
+        exact = self._exact_twin()
+        if not len(images):
+            return exact
+        exact.prepare(images)
+        borrowed = borrowed_randomness(_cuda_devices(images)) if exact.draws else contextlib.nullcontext()
+        with torch.inference_mode(False), borrowed:
+            self._decision, half = decide(
+                exact, functools.partial(self._twin, torch.bfloat16), images.detach()
+            )
+        if half is not None:
+            self._exact = None  # made again to verify successes; training never does
+        self._fast = half or exact
+        return self._fast
 
 
 def attack_copy(
@@ -240,6 +243,10 @@ def attack_copy(
     The twin is always in evaluation mode: a model in training mode is attacked without dropout and with the
     running statistics of its batch norms. Hooks, and tensors that are neither parameters nor buffers, are copied
     once and not refreshed.
+
+    Several threads may attack one model or one copy at once, and each gets what it gets alone. The first batch of a copy
+    shows by one image whether the model draws random numbers itself; attacks on such a model take turns, because torch's
+    global generators belong to all threads.
 
     Example:
         >>> import timm

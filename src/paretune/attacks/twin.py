@@ -120,11 +120,12 @@ class Twin:
 
     def prepare(self, images: Tensor) -> None:
         """Bring the network into its cheapest form; on the first batch, because that takes an image it accepts."""
-        if self._prepared or not len(images):
-            return
-        with GENERATORS, torch.inference_mode(False):
-            if self._prepared:  # by another thread
-                return
+        if not self._prepared and len(images):
+            with GENERATORS, torch.inference_mode(False):
+                self._prepare(images)
+
+    def _prepare(self, images: Tensor) -> None:
+        if not self._prepared:  # by another thread
             image = self.enter(images[:1].detach().clone().float())
             with torch.no_grad():
                 self.draws = draws(lambda: run(self.network, image), _devices(images))
