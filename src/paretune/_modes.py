@@ -1,9 +1,15 @@
 """Training and evaluation mode, module by module."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from torch import nn
+
+_LOCK = threading.Lock()
+_evaluating: dict[
+    nn.Module, tuple[int, bool]
+] = {}  # how often each part is evaluated now, and its mode before
 
 
 @contextlib.contextmanager
@@ -18,3 +24,24 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the body; the last of several threads gives each part the mode that it had before the first."""
+    parts = list(module.modules())
+    with _LOCK:
+        for part in parts:
+            count, training = _evaluating.get(part, (0, part.training))
+            _evaluating[part] = (count + 1, training)
+        module.eval()
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for part in parts:
+                count, training = _evaluating.pop(part)
+                if count > 1:
+                    _evaluating[part] = (count - 1, training)
+                else:
+                    part.training = training

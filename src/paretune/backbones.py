@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paretune._random import borrowed_randomness
 from paretune.sites import Site, find_sites
 
 StateDict = Mapping[str, Tensor]
@@ -144,7 +145,7 @@ def load_backbone(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    with torch.random.fork_rng():
+    with borrowed_randomness():
         torch.manual_seed(seed)
         if name.startswith("hf:"):
             backbone = _load_transformers(name[3:], num_classes, img_size, pretrained, weights)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from paretune._files import write_atomically
-from paretune._modes import modes_kept
+from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.backbones import logits_of
@@ -83,7 +83,7 @@ def evaluate(
     """Measure ``model`` on every example of ``data``: clean, and under each attack.
 
     The attack searches on a copy made for speed; every answer that counts is given by ``model`` itself, in evaluation
-    mode. The model is left as it was.
+    mode. The model is left as it was. Several threads may evaluate one model at once, but not while another trains it.
 
     Args:
         model: a classifier of images in [0, 1].
@@ -132,8 +132,7 @@ def evaluate(
     together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
     run = _Run(model, victim, attacks, data, batch_size, seed)
-    with modes_kept(model), bars(enabled=progress) as shown:
-        model.eval()
+    with evaluation_mode(model), bars(enabled=progress) as shown:
         kept = None if state is None else _Kept(state, run.plan(shard), run.probe())
         work = max(1, len(attacks))
         task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paretune._random import GENERATORS, borrowed_randomness
+from paretune._threads import Gate
 from paretune.backbones import Backbone, network_of
 from paretune.interchange.files import load_adapter, save_adapter, stored_tensors_full_names
 from paretune.strategies.adapting import (
@@ -30,7 +32,7 @@ from paretune.strategies.combination import (
     inserted_modules,
     part_of,
 )
-from paretune.strategies.views import View
+from paretune.strategies.views import Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Blended:
     """What a combination has inserted: copies of modules, whose structures they have, and their tensors."""
 
     parts: tuple[nn.Module, ...]
-    views: tuple[View, ...]
+    views: tuple[Views, ...]
     slots: tuple[Mapping[str, Tensor], ...]
 
 
@@ -62,6 +64,10 @@ class Adapters:
     that :func:`torch.compile` has compiled is not compiled again. What changes its structure is another strategy, and a
     combination with another number or kind of inserted modules (Compacter, Adapter, VisualPrompt). ``activate({"a": 1.0})``
     is the model with ``"a"`` merged, and such switches never change the structure where nothing is inserted.
+
+    Several threads may share one object. Calls run side by side, each with the logits that it has alone; whatever changes
+    the adapters (:meth:`add`, :meth:`activate`, :meth:`remove`) waits for the calls that run, and later calls wait for it.
+    The model itself, which :meth:`activate` changes in place, is for one thread at a time.
 
     Example:
         >>> import paretune as pt
@@ -86,8 +92,9 @@ class Adapters:
         self._active: str | dict[str, float] | None = None
         self._adaptation = adaptation_of(model)
         self._blended: _Blended | None = None
-        self._views: list[View] = []
+        self._views: list[Views] = []
         self._seen: frozenset[int] = frozenset()
+        self._gate = Gate()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,20 +128,24 @@ class Adapters:
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"name must be a text of at least one letter, got {name!r}")
-        if name in self._named:
-            raise ValueError(f"there is an adapter {name!r} already; remove it first, or choose another name")
         if source is None:
-            self._take_over(name)
+            with self._gate.changing():
+                self._free(name)
+                self._take_over(name)
             return
-        self._check()
-        bare = self._bare()
+        with self._gate.using():
+            self._free(name)
+            self._check()
+            bare = self._bare()
         if isinstance(source, Strategy):
             adapt(bare, source, seed=seed)  # type: ignore[arg-type]  # which refuses anything but a Backbone
         else:
             load_adapter(bare, source, check_base=check_base)
         module = network_of(bare)
         adaptation = require_adaptation(bare)
-        self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, _values(module, adaptation))
+        with self._gate.changing():
+            self._free(name)
+            self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, _values(module, adaptation))
 
     def activate(self, which: str | Mapping[str, float] | None, *, head: str | None = None) -> None:
         """Let the model be the one with this adapter, with a combination of several, or (None) the base bit for bit.
@@ -152,18 +163,18 @@ class Adapters:
             ValueError: an unknown name, a weight that means nothing, or adapters that have no combination (prompt tokens,
                 :class:`~paretune.Peft`). The model is as before then.
         """
-        self._check()
-        if isinstance(which, Mapping):
-            self._known(*which)
-            self._combine({name: which[name] for name in which}, check_weights(which, head))
-            return
-        if head is not None:
+        if head is not None and not isinstance(which, Mapping):
             raise ValueError(f"head={head!r} is for combinations; every adapter has its own head")
-        if which is None:
-            self._take_off()
-        elif which != self._active:
-            self._known(which)
-            self._put_on(which)
+        with self._gate.changing():
+            self._check()
+            if isinstance(which, Mapping):
+                self._known(*which)
+                self._combine({name: which[name] for name in which}, check_weights(which, head))
+            elif which is None:
+                self._take_off()
+            elif which != self._active:
+                self._known(which)
+                self._put_on(which)
 
     def remove(self, name: str) -> None:
         """Forget an adapter; if it takes part in what is active, the model is the base again.
@@ -171,13 +182,14 @@ class Adapters:
         Raises:
             ValueError: there is none of this name.
         """
-        self._check()
-        self._known(name)
-        if name == self._active or (isinstance(self._active, dict) and name in self._active):
-            self._take_off()
-        del self._named[name]
-        structures = [(adapter.strategy, adapter.anatomy) for adapter in self._named.values()]
-        self._views = [view for view in self._views if any(view.fits(*structure) for structure in structures)]
+        with self._gate.changing():
+            self._check()
+            self._known(name)
+            if name == self._active or (isinstance(self._active, dict) and name in self._active):
+                self._take_off()
+            del self._named[name]
+            structures = [(adapter.strategy, adapter.anatomy) for adapter in self._named.values()]
+            self._views = [views for views in self._views if any(views.fits(*each) for each in structures)]
 
     def save(self, name: str, directory: str | Path, **describing: Any) -> Path:
         """Write one adapter as :func:`~paretune.save_adapter` does, which takes ``describing`` too.
@@ -185,11 +197,12 @@ class Adapters:
         Raises:
             ValueError: there is none of this name.
         """
-        self._check()
-        self._known(name)
-        if name == self._active:
-            return save_adapter(self.model, directory, **describing)
-        adapter, bare = self._named[name], self._bare()
+        with self._gate.using():
+            self._check()
+            self._known(name)
+            if name == self._active:
+                return save_adapter(self.model, directory, **describing)
+            adapter, bare = self._named[name], self._bare()
         module = network_of(bare)
         install(module, adapter.strategy, adapter.anatomy)
         restore(module, adapter.values)
@@ -199,7 +212,7 @@ class Adapters:
         """Logits (batch, classes) of a batch in which each image has its own adapter, in evaluation mode.
 
         The images of one adapter run together, so the logits are those that they have under it alone. Nothing is switched:
-        what is active stays so. Gradients flow to the images, not to the adapters.
+        what is active stays so. Gradients flow to the images, not to the adapters. Several threads may call at once.
 
         Args:
             images: (batch, channels, height, width).
@@ -208,7 +221,6 @@ class Adapters:
         Raises:
             ValueError: an unknown name, or not one entry an image.
         """
-        self._check()
         if len(adapters) != len(images) or not len(images):
             raise ValueError(
                 f"adapters needs one entry an image, and at least one: got {len(adapters)} for {len(images)} images"
@@ -216,13 +228,16 @@ class Adapters:
         groups: dict[str | None, list[int]] = {}
         for number, name in enumerate(adapters):
             groups.setdefault(name, []).append(number)
-        self._known(*(name for name in groups if name is not None))
-        base = base_state(self._module)
         found = []
-        for name, numbers in groups.items():
-            chosen = torch.tensor(numbers, device=images.device)
-            values = {} if name is None else self._current(name).values
-            found.append(self._view(name)(images[chosen], values, base))
+        with self._gate.using():
+            self._check()
+            self._known(*(name for name in groups if name is not None))
+            base = base_state(self._module)
+            for name, numbers in groups.items():
+                chosen = torch.tensor(numbers, device=images.device)
+                values = {} if name is None else self._current(name).values
+                with self._views_of(name).one() as view:
+                    found.append(view(images[chosen], values, base))
         back = torch.tensor([number for numbers in groups.values() for number in numbers]).argsort()
         return torch.cat(found)[back.to(images.device)]
 
@@ -238,6 +253,10 @@ class Adapters:
                 f"the model carries {self._adaptation.strategy!r}, which has no name here; give it one with add(NAME), or "
                 "call remove_adapter before Adapters(model)"
             )
+
+    def _free(self, name: str) -> None:
+        if name in self._named:
+            raise ValueError(f"there is an adapter {name!r} already; remove it first, or choose another name")
 
     def _known(self, *names: str) -> None:
         for name in names:
@@ -276,14 +295,16 @@ class Adapters:
     def _combine(self, weights: dict[str, float], head_weights: dict[str, float]) -> None:
         self._keep()
         base = base_state(self._module)
-        views = {name: self._view(name) for name in weights}
-        changes = ((name, view.effective(self._named[name].values, base)) for name, view in views.items())
-        inserting = {name: view for name, view in views.items() if inserted_modules(view.module)}
+        views = {name: self._views_of(name) for name in weights}
+        changes = (
+            (name, each.pattern.effective(self._named[name].values, base)) for name, each in views.items()
+        )
+        inserting = {name: each for name, each in views.items() if inserted_modules(each.pattern.module)}
         head = self._named[next(iter(weights))].anatomy.head
         values = combined(base, changes, weights, head, head_weights)
         if self._blended is None or self._blended.views != tuple(inserting.values()):
             parts, slots = (
-                zip(*(part_of(view.module) for view in inserting.values()), strict=True)
+                zip(*(part_of(each.pattern.module) for each in inserting.values()), strict=True)
                 if inserting
                 else ((), ())
             )
@@ -310,7 +331,7 @@ class Adapters:
         self._active = weights
 
     def _install(self, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
-        with torch.random.fork_rng():
+        with borrowed_randomness():
             self._adaptation = install(self._module, strategy, anatomy)
         if isinstance(self.model, Backbone):
             self.model.frozen_batchnorm = strategy.bn == "frozen"
@@ -338,20 +359,21 @@ class Adapters:
         copied = copy.deepcopy(self.model)
         return remove_adapter(copied) if adaptation_of(copied) is not None else copied
 
-    def _view(self, name: str | None) -> View:
+    def _views_of(self, name: str | None) -> Views:
         """For adapters of this one's structure; made again when the model's tensors lie elsewhere than before."""
         names = self._adaptation.base_names if self._adaptation is not None else None
         state = self._module.state_dict()
         seen = frozenset(value.data_ptr() for own, value in state.items() if names is None or own in names)
-        if seen != self._seen:
-            self._seen, self._views = seen, []
         strategy = None if name is None else self._named[name].strategy
         anatomy = None if name is None else self._named[name].anatomy
-        for view in self._views:
-            if view.fits(strategy, anatomy):
-                return view
-        self._views.append(View(self.model, strategy, anatomy))
-        return self._views[-1]
+        with GENERATORS:
+            if seen != self._seen:
+                self._seen, self._views = seen, []
+            for views in self._views:
+                if views.fits(strategy, anatomy):
+                    return views
+            self._views.append(Views(self.model, strategy, anatomy))
+            return self._views[-1]
 
 
 def _values(module: nn.Module, adaptation: Adaptation) -> dict[str, Tensor]:

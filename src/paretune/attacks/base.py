@@ -293,12 +293,15 @@ def attacking(
         classes["targets"] = check_classes("targets", targets, images)
     highest_class = max((int(part.max()) for part in classes.values() if len(part)), default=0)
     oracle = Oracle(victim, highest_class)
+    generator = torch.Generator(images.device).manual_seed(seed)
     with (
+        victim.gate.using(),
         torch.inference_mode(False),
         torch.enable_grad(),
         # Also here, because the backward pass computes in the precision of where it is called.
         torch.autocast(images.device.type, enabled=False),
-        isolated_randomness(seed, images.device) as generator,
+        # The global random state belongs to all threads, so it is borrowed only where it is drawn from.
+        isolated_randomness(seed, images.device) if victim.draws(images) else contextlib.nullcontext(),
     ):
         # Clones, because autograd keeps them, which it cannot if they were made in inference mode.
         classes = {name: part.clone() for name, part in classes.items()}

@@ -7,6 +7,7 @@ folded into convolutions, channels last, and bfloat16 where that is faithful and
 ever read.
 """
 
+import contextlib
 import functools
 import logging
 from typing import Literal
@@ -14,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from paretune._random import GENERATORS, borrowed_randomness
+from paretune._threads import Gate, Lock
 from paretune.attacks.captured import CapturedSteps
 from paretune.attacks.precision import Decision, Precision, decide
 from paretune.attacks.steps import Ascent, CompiledSteps, Fused
@@ -28,6 +31,8 @@ class AttackCopy:
 
     Calling it with images (batch, channels, height, width) in [0, 1] gives float32 logits (batch, classes).
     It computes what the model computes in evaluation mode, up to the rounding of its :attr:`precision`.
+
+    Several threads may attack one copy at once; :meth:`refresh` waits until no attack runs on it.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class AttackCopy:
         self._fused = fused
         self._fold_batchnorm = fold_batchnorm
         self._channels_last_wish = channels_last
+        self.gate = Gate()
+        self._making = Lock()  # of twins, and the buffers of special steps
         self._special_steps: CompiledSteps | CapturedSteps | None = None
         self._build()
 
@@ -56,14 +63,22 @@ class AttackCopy:
 
         The first batch that asks for gradients decides the precision. Until then logits are computed in float32.
         """
-        if torch.is_grad_enabled() and images.requires_grad:
-            self._decide(images)
-        return (self._fast or self._exact_twin())(images)
+        with self.gate.using():
+            if torch.is_grad_enabled() and images.requires_grad:
+                self._decide(images)
+            return self._any(images)
 
     @torch.no_grad()
     def exact(self, images: Tensor) -> Tensor:
         """Float32 logits (batch, classes) computed in float32, without gradient: what a success is verified with."""
-        return self._exact_twin()(images)
+        with self.gate.using():
+            return self._exact_twin()(images)
+
+    def draws(self, images: Tensor) -> bool:
+        """Whether the model draws from torch's global generators in evaluation mode; the first batch tells."""
+        twin = self._any
+        twin.prepare(images)
+        return twin.draws
 
     def ascend(
         self,
@@ -99,6 +114,7 @@ class AttackCopy:
         if not len(images):
             return images_adv.detach().clone()
         with (
+            self.gate.using(),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=False),
@@ -106,13 +122,12 @@ class AttackCopy:
             twin = self._decide(images_adv)
             twin.prepare(images_adv)
             ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted, self._fused)
-            if self._compile and self._special_steps is None:
-                self._special_steps = CompiledSteps(twin)
-            elif self._cuda_graph and self._special_steps is None:
-                self._special_steps = CapturedSteps(twin)
-            if self._special_steps is not None:
+            if not (self._compile or self._cuda_graph):
+                return ascent(twin, images_adv, steps)
+            with self._making:
+                if self._special_steps is None:
+                    self._special_steps = CompiledSteps(twin) if self._compile else CapturedSteps(twin)
                 return self._special_steps(ascent, images_adv, steps)
-            return ascent(twin, images_adv, steps)
 
     @property
     def precision(self) -> Literal["auto"] | Precision:
@@ -146,11 +161,15 @@ class AttackCopy:
         (batch-norm statistics) when their values differ. Only what is made of changed tensors is merged or
         folded again. A model whose tensors have other names, shapes or another device than before is copied
         afresh, and its precision decided anew.
+
+        Raises:
+            RuntimeError: called in the course of an attack on this copy.
         """
-        twins = [twin for twin in (self._exact, self._fast) if twin is not None]
-        if not all(twin.refresh() for twin in dict.fromkeys(twins)):
-            logger.info("the model has other tensors than before: the attack copy is made anew")
-            self._build()
+        with self.gate.changing():
+            twins = [twin for twin in (self._exact, self._fast) if twin is not None]
+            if not all(twin.refresh() for twin in dict.fromkeys(twins)):
+                logger.info("the model has other tensors than before: the attack copy is made anew")
+                self._build()
 
     def _build(self) -> None:
         self._exact: Twin | None = None
@@ -176,29 +195,34 @@ class AttackCopy:
         return self._fast or self._exact_twin()
 
     def _exact_twin(self) -> Twin:
-        if self._exact is None:
-            self._exact = self._twin(torch.float32)
-        return self._exact
+        with self._making:
+            if self._exact is None:
+                self._exact = self._twin(torch.float32)
+            return self._exact
 
     def _decide(self, images: Tensor) -> Twin:
         """The twin whose gradients attacks use; measured on ``images`` if that is still open."""
         if self._fast is not None:
             return self._fast
+        with GENERATORS:
+            return self._fast_twin(images)
+
+    def _fast_twin(self, images: Tensor) -> Twin:
+        if self._fast is not None:  # by another thread
+            return self._fast
         exact = self._exact_twin()
         if not len(images):
             return exact
-        with torch.inference_mode(False), torch.random.fork_rng(_cuda_devices(images)):
+        exact.prepare(images)
+        borrowed = borrowed_randomness(_cuda_devices(images)) if exact.draws else contextlib.nullcontext()
+        with torch.inference_mode(False), borrowed:
             self._decision, half = decide(
                 exact, functools.partial(self._twin, torch.bfloat16), images.detach()
             )
-        if half is None:
-            self._fast = exact
-            return exact
-        self._fast, self._exact = (
-            half,
-            None,
-        )  # the exact one is made again to verify successes; training never does
-        return half
+        if half is not None:
+            self._exact = None  # made again to verify successes; training never does
+        self._fast = half or exact
+        return self._fast
 
 
 def attack_copy(
@@ -219,6 +243,10 @@ def attack_copy(
     The twin is always in evaluation mode: a model in training mode is attacked without dropout and with the
     running statistics of its batch norms. Hooks, and tensors that are neither parameters nor buffers, are copied
     once and not refreshed.
+
+    Several threads may attack one model or one copy at once, and each gets what it gets alone. The first batch of a copy
+    shows by one image whether the model draws random numbers itself; attacks on such a model take turns, because torch's
+    global generators belong to all threads.
 
     Example:
         >>> import timm

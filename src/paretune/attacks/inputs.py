@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from paretune._random import borrowed_randomness
+
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -89,16 +91,16 @@ def check_logits(logits: Tensor, batch: int, highest_class: int) -> None:
 
 
 @contextlib.contextmanager
-def isolated_randomness(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Yield a generator on ``device``, and give the global random state back as it was.
+def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random state for the body, and give it back as it was; one thread at a time.
 
-    A model that draws numbers itself, such as randomised smoothing, draws the same ones for the same
+    So a model that draws numbers itself, such as randomised smoothing, draws the same ones for the same
     ``seed``.
     """
     accelerated = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if accelerated else []):
+    with borrowed_randomness([device] if accelerated else []):
         torch.default_generator.manual_seed(seed)
         if accelerated:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield torch.Generator(device).manual_seed(seed)
+        yield

@@ -5,6 +5,7 @@ with its batch norm inside, is computed in float32 from the model's tensors and 
 half the memory of the model, whatever the adapter.
 """
 
+import contextlib
 import copy
 import logging
 import operator
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune._random import GENERATORS, borrowed_randomness, draws
 from paretune.attacks import folding, rewriting
 from paretune.backbones import Backbone, logits_of
 
@@ -67,6 +69,7 @@ class Twin:
         self.rewritten: tuple[str, ...] = ()
         self._model = model
         self._fold_batchnorm = fold_batchnorm
+        self.draws = False
         self._prepared = False
         if channels_last == "auto":
             self.channels_last = any(_has_overlapping_windows(part) for part in model.modules())
@@ -117,19 +120,28 @@ class Twin:
 
     def prepare(self, images: Tensor) -> None:
         """Bring the network into its cheapest form; on the first batch, because that takes an image it accepts."""
-        if self._prepared or not len(images):
-            return
-        self._prepared = True
-        with torch.inference_mode(False), torch.random.fork_rng(_devices(images)):
+        if not self._prepared and len(images):
+            with GENERATORS, torch.inference_mode(False):
+                self._prepare(images)
+
+    def _prepare(self, images: Tensor) -> None:
+        if not self._prepared:  # by another thread
             image = self.enter(images[:1].detach().clone().float())
-            if self._fold_batchnorm:
-                folds = folding.fold_batchnorms(self.network, image, run)
-                self._adopt(folds)
-                self.folded = tuple(self._prefix + fold.norm for fold in folds)
-            if not self.channels_last:
-                rewriting.patches_as_products(self.network)
-            rewriting.activations_out_of_place(self.network, image, run)
-            self.rewritten = tuple(rewriting.class_token_only(self.network, image, run))
+            with torch.no_grad():
+                self.draws = draws(lambda: run(self.network, image), _devices(images))
+            with borrowed_randomness(_devices(images)) if self.draws else contextlib.nullcontext():
+                self._simplify(image)
+            self._prepared = True
+
+    def _simplify(self, image: Tensor) -> None:
+        if self._fold_batchnorm:
+            folds = folding.fold_batchnorms(self.network, image, run)
+            self._adopt(folds)
+            self.folded = tuple(self._prefix + fold.norm for fold in folds)
+        if not self.channels_last:
+            rewriting.patches_as_products(self.network)
+        rewriting.activations_out_of_place(self.network, image, run)
+        self.rewritten = tuple(rewriting.class_token_only(self.network, image, run))
         logger.debug(
             "attack copy: %d batch norms folded, channels_last=%s, last block %s",
             len(self.folded),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
+from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, logits_of, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
@@ -153,7 +154,7 @@ def _check_same(make: Callable[[], nn.Module], module: nn.Module, anatomy: Anato
     images = random_images(module, anatomy)
     if images is None:
         return
-    with torch.random.fork_rng(), torch.no_grad():
+    with borrowed_randomness(), torch.no_grad():
         expected = logits_of(copy.deepcopy(module).double().eval()(images))
         try:
             apart = relative_distance(logits_of(make().double().eval()(images)), expected)

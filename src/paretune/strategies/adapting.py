@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
+from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
@@ -69,7 +70,7 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         raise TypeError(
             f"adapt needs a Backbone, got {type(backbone).__name__}; wrap it: Backbone(module, mean=, std=, head=)"
         )
-    with torch.random.fork_rng():
+    with borrowed_randomness():
         torch.manual_seed(seed)
         anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
         install(backbone.module, strategy, anatomy)

@@ -1,7 +1,9 @@
 """What a module at the end of a residual branch may read besides the branch: the stream that the branch is added to."""
 
+import threading
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from paretune.sites import Site
@@ -72,21 +74,27 @@ class Reader(Inserted):
 
 
 class StreamTap(Inserted):
-    """Keeps what enters a norm until the module at the end of the branch takes it, in the same forward pass."""
+    """Keeps what enters a norm until the module at the end of the branch takes it, in the same forward pass.
+
+    Of each thread apart, because several may be in the model at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._stream: Tensor | None = None
+        self._streams: dict[int, Tensor] = {}
 
     def keep(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook of the norm."""
-        self._stream = args[0]
+        self._streams[_thread()] = args[0]
 
     def take(self) -> Tensor:
         """The stream, which is forgotten: a kept activation would hold memory, and could not be deep-copied."""
-        stream, self._stream = self._stream, None
-        assert stream is not None
-        return stream
+        return self._streams.pop(_thread())
+
+
+def _thread() -> int:
+    """Which thread this is; a compiled graph has no such state between its calls."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 def _norm_before(site: Site, module: nn.Module) -> str:

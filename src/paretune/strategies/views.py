@@ -1,7 +1,8 @@
 """Views: models that share the tensors of another and each carry an adapter of their own."""
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, logits_of, network_of
 from paretune.strategies.adapting import forget_adaptation, install, uninstall
 from paretune.strategies.base import Anatomy, Delta, Strategy
@@ -33,7 +35,8 @@ def shared_copy(model: nn.Module) -> nn.Module:
 class View:
     """A model seen with another adapter than its own; the adapter's values are given at each call.
 
-    Nothing is written to the model, so that many adapters stand on one backbone at once.
+    Nothing is written to the model, so that many adapters stand on one backbone at once. A view itself makes one call at a
+    time, see :class:`Views`.
 
     Args:
         model: a Backbone or a plain module; what it carries is not seen.
@@ -49,10 +52,13 @@ class View:
             uninstall(self.module)
         base_names = {name: name for name in self.module.state_dict()}
         if strategy is not None and anatomy is not None:
-            with torch.random.fork_rng():
+            with borrowed_randomness():
                 base_names = install(self.module, strategy, anatomy).base_names
             forget_adaptation(self.module)  # and its copies of the base, of which it holds another record
             self.model.eval().requires_grad_(False)
+            for _, layer in Delta.carriers(self.module):
+                for tensor in layer.parametrizations:  # type: ignore[union-attr]
+                    _read_anew(type(layer), tensor)
         # Of tied tensors one name each.
         once = (*self.module.named_parameters(), *self.module.named_buffers())
         self.base_names = {name: base_names[name] for name, _ in once if name in base_names}
@@ -65,6 +71,12 @@ class View:
     def fits(self, strategy: Strategy | None, anatomy: Anatomy | None) -> bool:
         """Whether adapters of this strategy have the structure of this view."""
         return self.strategy == strategy and self.anatomy == anatomy
+
+    def copied(self) -> "View":
+        """Another view of the same tensors."""
+        made = copy.copy(self)
+        made.model = shared_copy(self.model)
+        return made
 
     def __call__(self, images: Tensor, values: Tensors, base: Tensors) -> Tensor:
         """Logits (batch, classes) of ``images`` in evaluation mode.
@@ -108,6 +120,41 @@ class View:
             name: value.to(like if value.is_floating_point() else like.device)
             for name, value in values.items()
         }
+
+
+class Views:
+    """The views of one structure, as many as there are calls at once; arguments as for :class:`View`.
+
+    Attributes:
+        pattern: makes no calls, so that it can be copied at any time.
+    """
+
+    def __init__(self, model: nn.Module, strategy: Strategy | None, anatomy: Anatomy | None) -> None:
+        self.pattern = View(model, strategy, anatomy)
+        self.fits = self.pattern.fits
+        self._idle: list[View] = []
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[View]:
+        """A view that nobody else calls meanwhile."""
+        try:
+            view = self._idle.pop()
+        except IndexError:
+            view = self.pattern.copied()
+        try:
+            yield view
+        finally:
+            self._idle.append(view)
+
+
+def _read_anew(layer: type[nn.Module], tensor: str) -> None:
+    """Pass by the cache of torch's ``parametrize.cached``, which knows the layer but not the tensors given to it."""
+
+    def effective(self: Any) -> Tensor:
+        found: Tensor = self.parametrizations[tensor]()
+        return found
+
+    setattr(layer, tensor, property(effective))
 
 
 class _Effective(nn.Module):

@@ -141,6 +141,7 @@ def test_a_claim_that_float32_does_not_confirm_is_searched_on() -> None:
     model, (images, _) = Counting(4, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
     victim = Liar(model, precision="fp32")
+    victim.exact(images[:1])  # at its first batch a copy tries one image
     Counting.batches = []
     found = APGD(Linf(1e-6), steps=3)(victim, images, labels)
     assert Counting.batches == [16] + [16, 16] * 4

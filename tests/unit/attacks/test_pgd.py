@@ -120,6 +120,7 @@ def test_an_image_whose_success_float32_does_not_confirm_is_searched_on() -> Non
     model, (images, _) = Counting(3, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
     victim = Liar(model, precision="fp32")
+    victim.exact(images[:1])  # at its first batch a copy tries one image
     Counting.batches = []
     found = PGD(Linf(1e-6), steps=3)(victim, images, labels)  # too weak to change a prediction
     # The clean images exactly; then every claim of the fast copy is asked again, and none of them stands.
@@ -246,7 +247,10 @@ def test_targeted_stops_at_the_target_and_counts_other_mistakes_as_unsolved() ->
 def test_last_makes_exactly_as_many_passes_as_steps() -> None:
     Counting.batches = []
     images, labels = batch(16)
-    PGD(Linf(0.1), steps=5, keep="last")(exact_copy(Counting(3, 3, 4, 4)), images, labels)
+    victim = exact_copy(Counting(3, 3, 4, 4))
+    victim.exact(images[:1])  # at its first batch a copy tries one image
+    Counting.batches = []
+    PGD(Linf(0.1), steps=5, keep="last")(victim, images, labels)
     assert Counting.batches == [16] * 5
 
 
@@ -255,14 +259,16 @@ def test_solved_images_leave_the_batch_and_are_not_restarted() -> None:
     images, labels = batch(64)
     model = Counting(3, 3, 4, 4)
     wrong = int((model(images).argmax(1) != labels).sum())
+    victim = exact_copy(model)
+    victim.exact(images[:1])  # at its first batch a copy tries one image
     Counting.batches = []
     attack = PGD(Linf(1e-6), steps=4, restarts=3)  # too weak to change a prediction
-    attack(exact_copy(model), images, labels)
+    attack(victim, images, labels)
     assert 0 < wrong < 64
     # A look at the clean images, after which the misclassified ones leave; three runs of four steps and a last look.
     assert Counting.batches == [64] + [64 - wrong] * 15
     Counting.batches = []
-    PGD(Linf(1e-6), steps=4, restarts=3)(exact_copy(model), images, model(images).argmin(1))
+    PGD(Linf(1e-6), steps=4, restarts=3)(victim, images, model(images).argmin(1))
     assert Counting.batches[1:] == [64]  # all are misclassified already
 
 
