@@ -26,5 +26,5 @@ class PeftFiles:
 
     def add(self, full_name: str, name: str, value: Tensor) -> None:
         """Store ``value``, the tensor ``full_name`` of the model."""
-        self.tensors[PREFIX + name] = value.detach().cpu().contiguous()
+        self.tensors[PREFIX + name] = value.detach().cpu().contiguous().clone()  # layers may share it
         self.names[full_name] = PREFIX + name

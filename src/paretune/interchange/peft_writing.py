@@ -19,6 +19,7 @@ from paretune.backbones import inside
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_own import add_own_parameters
 from paretune.interchange.placing import stored_tensors_full_names
+from paretune.interchange.sharing import check_apart
 from paretune.strategies.adapting import Adaptation
 from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
 from paretune.strategies.ia3 import IA3, IA3Delta
@@ -41,6 +42,7 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     foreign = [part for part in parts if part.why_not_mergeable]
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
+    check_apart(module, adaptation, "peft")
     match tuners:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)

@@ -1,7 +1,9 @@
 """Putting a strategy on a model in place, and taking it off: merged into the weights, or gone without a trace."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from paretune._modes import modes_kept
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
-from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
+from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, holders
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
 
 _ATTRIBUTE = "_paretune_adaptation"
@@ -24,7 +26,9 @@ class Adaptation:
         anatomy: what the strategy was told about the model.
         trained: names of the trainable parameters, head included.
         base: the values before adapting of everything that changes in place, under the base's names.
-        base_names: names in the adapted model's state dict of the base's tensors, with the names they had.
+        base_names: names in the adapted model's state dict of the base's tensors, with the names they had; of a tied tensor,
+            the first one.
+        tied: the other names of tied tensors in the base's state dict, with the first one.
         required_grad: which parameters were trainable before.
     """
 
@@ -33,6 +37,7 @@ class Adaptation:
     trained: tuple[str, ...]
     base: dict[str, Tensor]
     base_names: dict[str, str]
+    tied: dict[str, str]
     required_grad: dict[str, bool]
 
     @property
@@ -80,28 +85,39 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
 def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
     """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
     require_bare(module)
+    _check_head(module, anatomy.head)
     before = dict(module.named_parameters())
     required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
     state = module.state_dict(keep_vars=True)
     try:
         with torch.inference_mode(False), torch.enable_grad():  # a strategy may try its gradients
             chosen = set(strategy.install(module, anatomy))
-        parameters = dict(module.named_parameters())
-        trained = tuple(name for name in parameters if name in chosen or inside(name, anatomy.head))
-        adapted = module.state_dict(keep_vars=True)
-        # Tied tensors have one value, so that any of their names will do.
-        names = {id(tensor): name for name, tensor in state.items()}
-        base_names = {
-            name: name if state.get(name) is tensor else names[id(tensor)]
-            for name, tensor in adapted.items()
-            if id(tensor) in names
+        # A tied parameter has several names, of which any may be chosen; the first is the one that counts.
+        train = {
+            id(parameter)
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if name in chosen or inside(name, anatomy.head)
         }
-        old = {id(parameter): name for name, parameter in before.items()}
-        changing = {old[id(parameters[name])] for name in trained if id(parameters[name]) in old}
-        base = {name: before[name].detach().clone() for name in before if name in changing}
+        parameters = dict(module.named_parameters())
+        trained = tuple(name for name, parameter in parameters.items() if id(parameter) in train)
+        first: dict[int, str] = {}
+        tied = {
+            name: first[id(tensor)]
+            for name, tensor in state.items()
+            if first.setdefault(id(tensor), name) != name
+        }
+        base_names = {
+            name: first[id(tensor)]
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if id(tensor) in first
+        }
+        base = {
+            name: parameter.detach().clone() for name, parameter in before.items() if id(parameter) in train
+        }
         if strategy.bn == "adapt":
             buffers = batchnorm_buffers(module)
             base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
+        _check_memory(module, {*train, *map(id, _changed_in_place(module, strategy))})
     except BaseException:
         uninstall(module)
         for name, parameter in before.items():
@@ -109,9 +125,49 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
+
+
+def _check_head(module: nn.Module, head: str) -> None:
+    """Raise ValueError if the head, which trains for other classes, shares a tensor with another layer."""
+    own = set(module.get_submodule(head).modules())
+    for sharing in holders(module).values():
+        inner = [tensor for part, tensor in sharing if part in own]
+        if inner and len(inner) < len(sharing):
+            names = {part: name for name, part in module.named_modules()}
+            other, tensor = next((names[part], own_name) for part, own_name in sharing if part not in own)
+            raise ValueError(
+                f"the head {head!r} shares its {inner[0]} with {f'{other}.{tensor}'.lstrip('.')!r}, which would train with it; "
+                f"give it its own: layer.{inner[0]} = torch.nn.Parameter(layer.{inner[0]}.detach().clone())"
+            )
+
+
+def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
+    """What merging or running statistics write to."""
+    lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
+    found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
+    found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
+    return found + (list(batchnorm_buffers(module).values()) if strategy.bn == "adapt" else [])
+
+
+def _check_memory(module: nn.Module, changing: set[int]) -> None:
+    """Raise ValueError if one of the tensors whose ``id`` is in ``changing`` lies in the memory of another, which would change with it."""
+    spans: dict[int, list[tuple[int, int, str, int]]] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            start, size = tensor.data_ptr(), tensor.element_size()
+            memory = tensor.untyped_storage().data_ptr()
+            spans.setdefault(memory, []).append((start, start + (last + 1) * size, name, id(tensor)))
+    for together in spans.values():
+        for (_, end, name, one), (start, _, other, two) in itertools.combinations(sorted(together), 2):
+            if start < end and {one, two} & changing:
+                raise ValueError(
+                    f"{name} and {other} are views of one memory, so that a change of one changes the other; give each its "
+                    "own: layer.weight = torch.nn.Parameter(layer.weight.detach().clone())"
+                )
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
@@ -200,13 +256,10 @@ def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of the batch norms, by name."""
-    return {
-        f"{name}.{own}" if name else own: buffer
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        for own, buffer in part.named_buffers(recurse=False)
-    }
+    """Running statistics of the batch norms, by name; those that several share under the first."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    own = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+    return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
@@ -215,7 +268,8 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     if adaptation is None:
         return dict(module.state_dict())
     state = module.state_dict()
-    return {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    found = {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    return found | {name: found[first] for name, first in adaptation.tied.items()}
 
 
 def uninstall(module: nn.Module, *, merge: bool = False) -> None:
@@ -225,8 +279,10 @@ def uninstall(module: nn.Module, *, merge: bool = False) -> None:
         module: changed in place.
         merge: let the weights take over what changes them first.
     """
+    if merge:
+        Delta.merge(module)
     for _, layer in Delta.carriers(module):
-        Delta.remove(layer, merge=merge)
+        Delta.remove(layer)
     Inserted.detach_all(module)
     unwrap(module, merge=merge)
 

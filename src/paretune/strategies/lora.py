@@ -1,6 +1,5 @@
 """LoRA in weight space: W + (alpha / r) B A (Hu et al. 2022, https://arxiv.org/abs/2106.09685, section 4.1)."""
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names
 from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import ROLES, Rows, match_layer
+from paretune.strategies.roles import ROLES, Matrix, Rows, match_layer, matrices, named
 
 Pattern = tuple[tuple[str, float], ...]
 
@@ -91,32 +90,35 @@ class LoRA(Strategy):
         Raises:
             ValueError: a target or a pattern matches no layer; the message lists what could be meant.
         """
-        names = []
         matches = self._matches(module, anatomy)
         for pattern, _ in (*self.rank_pattern, *self.alpha_pattern):
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in matches):
+            if not any(named(name, pattern) for name in matches):
                 raise ValueError(
                     f"LoRA: pattern {pattern!r} matches none of the targeted layers {', '.join(matches)}"
                 )
+        layers, places = matrices(module, anatomy.head), holders(module)
+        settings: dict[int, tuple[str, tuple[int, float], Rows]] = {}
+        new: list[LoRADelta] = []
         for name, rows in matches.items():
-            layer: Any = module.get_submodule(name)
+            weight = layers[name].weight
+            first, *others = settings.setdefault(id(weight), (name, self.of_layer(name), rows))
+            if others != [self.of_layer(name), rows]:
+                raise ValueError(f"LoRA: {first!r} and {name!r} share one weight, and are to be adapted in two ways")
+            if first != name:
+                continue
             rank, scaling = self.of_layer(name)
-            calls_linear = type(layer).forward is nn.Linear.forward
-            LoRADelta(layer.weight, rank, scaling, rows, self.dropout).install(layer)
-            if calls_linear:
-                # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                type(layer).forward = _low_rank_forward
-            index = len(layer.parametrizations["weight"]) - 1
-            names += [f"{name}.parametrizations.weight.{index}.lora_{letter}" for letter in "AB"]
-        return names
+            new.append(LoRADelta(weight, rank, scaling, rows, self.dropout))
+            for layer, tensor in places[id(weight)]:
+                calls_linear = type(layer).forward is nn.Linear.forward and tensor == "weight"
+                new[-1].install(layer, tensor)
+                if calls_linear:
+                    # Of the class that parametrization has just made for this layer, which goes when the delta does.
+                    type(layer).forward = _low_rank_forward  # type: ignore[method-assign]
+        return parameter_names(module, new)
 
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:
         """Each targeted layer, with the rows that get a difference."""
-        layers = {
-            name: layer
-            for name, layer in base_layers(module)
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != anatomy.head
-        }
+        layers = matrices(module, anatomy.head)
         found: dict[str, Rows] = {}
         for target in self.targets:
             hits = {
@@ -155,14 +157,15 @@ def _pairs(field: str, given: Any) -> Pattern:
 
 
 def _first(pattern: Pattern, name: str, default: Any) -> Any:
-    return next((value for glob, value in pattern if fnmatch.fnmatchcase(name, glob)), default)
+    return next((value for glob, value in pattern if named(name, glob)), default)
 
 
-def _match(target: str, name: str, layer: nn.Module, module: nn.Module) -> Rows | None:
-    kinds: dict[str, Any] = {"all": nn.Linear | nn.Conv2d, "linear": nn.Linear, "conv": nn.Conv2d}
+def _match(target: str, name: str, matrix: Matrix, module: nn.Module) -> Rows | None:
+    is_conv = isinstance(matrix.layer, nn.Conv2d)
+    kinds = {"all": True, "linear": not is_conv, "conv": is_conv}
     if target in kinds:
-        return Rows() if isinstance(layer, kinds[target]) else None
-    return match_layer(target, name, layer, module)
+        return Rows() if kinds[target] else None
+    return match_layer(target, name, matrix.layer, module)
 
 
 class LoRADelta(KeptDelta):

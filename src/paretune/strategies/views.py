@@ -98,8 +98,10 @@ class View:
         tensors = {f"module.{name}": value for name, value in self._tensors(values, base).items()}
         found: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, ())
         return {
-            self.base_names[name]: value for name, value in values.items() if name in self.base_names
-        } | found
+            self.base_names[name]: value
+            for name, value in (*values.items(), *found.items())
+            if name in self.base_names  # of a tied tensor one name
+        }
 
     def _tensors(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
         like = next(self.module.parameters())
@@ -111,7 +113,7 @@ class View:
 
 
 class _Effective(nn.Module):
-    """Reads the effective tensors of ``module``, so that functional_call can give it others."""
+    """Reads the effective tensors of ``module``, under the names of what they are made of; functional_call gives others."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class _Effective(nn.Module):
     @torch.no_grad()
     def forward(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{tensor}".lstrip("."): getattr(layer, tensor)
+            f"{name}.parametrizations.{tensor}.original".lstrip("."): getattr(layer, tensor)
             for name, layer in Delta.carriers(self.module)
             for tensor in layer.parametrizations  # type: ignore[union-attr]
         }
