@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paretune._modes import modes_kept
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
-from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, holders
+from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters, holders
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
 
 _ATTRIBUTE = "_paretune_adaptation"
@@ -140,7 +140,7 @@ def _check_head(module: nn.Module, head: str) -> None:
             other, tensor = next((names[part], own_name) for part, own_name in sharing if part not in own)
             raise ValueError(
                 f"the head {head!r} shares its {inner[0]} with {f'{other}.{tensor}'.lstrip('.')!r}, which would train with it; "
-                f"give it its own: layer.{inner[0]} = torch.nn.Parameter(layer.{inner[0]}.detach().clone())"
+                f"give it its own: model.{head}.{inner[0]} = torch.nn.Parameter(model.{head}.{inner[0]}.detach().clone())"
             )
 
 
@@ -155,12 +155,13 @@ def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
 def _check_memory(module: nn.Module, changing: set[int]) -> None:
     """Raise ValueError if one of the tensors whose ``id`` is in ``changing`` lies in the memory of another, which would change with it."""
     spans: dict[int, list[tuple[int, int, str, int]]] = {}
+    names = base_parameters(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
             last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
             start, size = tensor.data_ptr(), tensor.element_size()
             memory = tensor.untyped_storage().data_ptr()
-            spans.setdefault(memory, []).append((start, start + (last + 1) * size, name, id(tensor)))
+            spans.setdefault(memory, []).append((start, start + (last + 1) * size, names.get(name, name), id(tensor)))
     for together in spans.values():
         for (_, end, name, one), (start, _, other, two) in itertools.combinations(sorted(together), 2):
             if start < end and {one, two} & changing:

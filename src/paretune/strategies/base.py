@@ -102,7 +102,7 @@ class Delta(nn.Module):
             raise ValueError(
                 f"{type(layer).__name__} has parametrizations of its own; remove them before adapting"
             )
-        if not isinstance(plain_tensor(layer, tensor), nn.Parameter):
+        if tensor in layer._buffers or plain_tensor(layer, tensor) is None:
             raise ValueError(
                 f"{tensor!r} of a {type(layer).__name__} is no parameter of it; make it one before adapting"
             )

@@ -76,8 +76,16 @@ class Matrix:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter itself, beneath what strategies have added."""
+        """The parameter itself, beneath what strategies have added.
+
+        Raises:
+            ValueError: it is computed by a parametrization of the model's own.
+        """
         found: Any = plain_tensor(self.layer, self.tensor)
+        if found is None:
+            raise ValueError(
+                f"{type(self.layer).__name__} has parametrizations of its own; remove them before adapting"
+            )
         return found
 
 
