@@ -76,7 +76,9 @@ def import_adapter(
 def _check_effect(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> None:
     """Raise where peft's layer would have no effect, and ours one: there the logits would not be those of peft."""
     acts = {
-        name.rpartition(".")[0].partition(".parametrizations.")[0]: bool((value != name.endswith(".ia3_l")).any())
+        name.rpartition(".")[0].partition(".parametrizations.")[0]: bool(
+            (value != name.endswith(".ia3_l")).any()
+        )
         for name, value in found.tensors.items()
         if name.endswith((".lora_B", ".ia3_l"))
     }

@@ -24,7 +24,7 @@ from paretune.interchange.peft_writing import OUT_PROJ_TIMES, is_attention, is_p
 from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
 from paretune.strategies import IA3, Peft, Strategy
 from paretune.strategies.peft import INSTALL
-from paretune.strategies.roles import ROLES, matrices
+from paretune.strategies.roles import ROLES, matrices, own_name
 
 CONFIG = "adapter_config.json"
 # Fields that say nothing about the function, and those read below.
@@ -134,9 +134,11 @@ class _Reader:
         odd += [
             name
             for name in (layers if kind == "IA3" else ())
-            if self._selected("feedforward_modules", name) and name.rpartition(".")[2] not in ROLES["fc2"]
+            if self._selected("feedforward_modules", name) and own_name(name, self.module) not in ROLES["fc2"]
         ]
-        if odd or (kind == "LORA" and not all(name in attentions or is_plain(self.layers[name]) for name in layers)):
+        if odd or (
+            kind == "LORA" and not all(name in attentions or is_plain(self.layers[name]) for name in layers)
+        ):
             return self._through_peft(found)
         tensors: dict[str, Tensor] = {}
         strategies: list[Strategy] = []
@@ -232,7 +234,8 @@ class _Reader:
             tensors |= dict(zip((f"{place}.lora_A", f"{place}.lora_B"), factors(a, b), strict=True))
         if not ranks:
             return []
-        return [lora(ranks, alphas, list(matrices(self.module, self.head)), rslora, float(self.config.get("lora_dropout") or 0.0))]
+        dropout = float(self.config.get("lora_dropout") or 0.0)
+        return [lora(ranks, alphas, list(matrices(self.module, self.head)), rslora, dropout)]
 
     def _linears(self) -> list[str]:
         return [
@@ -259,7 +262,9 @@ class _Reader:
             tensors[f"{name}.ia3_l"] = scale.flatten()
         linears = self._linears()
         others = [name for name in linears if name not in own]
-        if any(name.rpartition(".")[2] in ROLES["fc2"] for name in outputs):  # "hidden" would mean these too
+        if any(
+            own_name(name, self.module) in ROLES["fc2"] for name in outputs
+        ):  # "hidden" would mean these too
             apart: list[Strategy] = [
                 IA3(targets=fold(outputs, [name for name in linears if name not in outputs]))
             ]

@@ -30,7 +30,6 @@ from paretune.strategies.union import Union
 from paretune.strategies.views import shared_copy
 from paretune.strategies.wrapped import wrapped_layers
 
-
 # peft (at least up to 0.21) adds the difference of an attention's output projection twice, merged or not.
 OUT_PROJ_TIMES = 2.0
 
@@ -47,15 +46,16 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
     check_apart(module, adaptation, "peft")
+    carriers = dict(Delta.carriers(module))
     match tuners:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)
         case [LoRA() as tuner]:
             files = _lora(module, tuner)
-            _check_called(module, adaptation)
+            _check_called(module, wrapped_by_peft(carriers, carriers), adaptation)
         case [IA3()]:
             files = _ia3(module)
-            _check_called(module, adaptation)
+            _check_called(module, carriers, adaptation)
         case [] if isinstance(adaptation.strategy, NormTune):
             files = _norms(module, adaptation)
         case _:
@@ -119,8 +119,8 @@ def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
         weight = lists[tensor]
         if name in attentions and (not is_attention(layer) or f"{name}.out_proj" not in carriers):
             raise ValueError(
-                f"peft's LoRA adapts nn.MultiheadAttention alone, and in_proj_weight and out_proj of it together; {tensor} of "
-                f"{name!r} is to be adapted without"
+                f"peft's LoRA adapts in_proj_weight and out_proj of an nn.MultiheadAttention, both of them; in {name!r} "
+                f"it is {tensor} alone, or the module another"
             )
         if name not in attentions and not is_plain(layer):
             kind = parametrize.type_before_parametrizations(layer).__name__
@@ -210,6 +210,7 @@ def _norms(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     base = base_parameters(module)
     own = {base[name] for name in adaptation.trained if not inside(name, adaptation.head)}
     norms = sorted({name.rpartition(".")[0] for name in own})
+    _check_called(module, norms, adaptation)
     files = PeftFiles({"peft_type": "LN_TUNING", "target_modules": selector(norms, module)})
     for norm in norms:
         for key, value in module.get_submodule(norm).state_dict(keep_vars=True).items():
@@ -253,9 +254,8 @@ def _note_rows(files: PeftFiles, name: str, delta: LoRADelta | IA3Delta) -> None
         files.fused[name] = {"parts": list(rows.parts), "groups": rows.groups}
 
 
-def _check_called(module: nn.Module, adaptation: Adaptation) -> None:
-    carriers = dict(Delta.carriers(module))
-    passed_by = never_called(module, wrapped_by_peft(carriers, carriers), adaptation.anatomy)
+def _check_called(module: nn.Module, names: Iterable[str], adaptation: Adaptation) -> None:
+    passed_by = never_called(module, names, adaptation.anatomy)
     if passed_by:
         raise ValueError(
             f"the model never calls {passed_by[0]!r} but reads its weight, so that peft's layer has no effect"

@@ -1,6 +1,5 @@
 """Putting a strategy on a model in place, and taking it off: merged into the weights, or gone without a trace."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from paretune._modes import modes_kept
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
-from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters, holders
+from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters
+from paretune.strategies.left_alone import log_left_alone
+from paretune.strategies.tied import check_head, check_memory
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
 
 _ATTRIBUTE = "_paretune_adaptation"
@@ -79,13 +80,14 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
         install(backbone.module, strategy, anatomy)
     backbone.frozen_batchnorm = strategy.bn == "frozen"
+    log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)
     return backbone.train(backbone.training)
 
 
 def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
     """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
     require_bare(module)
-    _check_head(module, anatomy.head)
+    check_head(module, anatomy.head)
     before = dict(module.named_parameters())
     required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
     state = module.state_dict(keep_vars=True)
@@ -117,7 +119,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         if strategy.bn == "adapt":
             buffers = batchnorm_buffers(module)
             base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
-        _check_memory(module, {*train, *map(id, _changed_in_place(module, strategy))})
+        changing = _changed_in_place(module, strategy)
+        check_memory(module, {*train, *map(id, changing)}, base_parameters(module))
     except BaseException:
         uninstall(module)
         for name, parameter in before.items():
@@ -130,45 +133,12 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
     return adaptation
 
 
-def _check_head(module: nn.Module, head: str) -> None:
-    """Raise ValueError if the head, which trains for other classes, shares a tensor with another layer."""
-    own = set(module.get_submodule(head).modules())
-    for sharing in holders(module).values():
-        inner = [tensor for part, tensor in sharing if part in own]
-        if inner and len(inner) < len(sharing):
-            names = {part: name for name, part in module.named_modules()}
-            other, tensor = next((names[part], own_name) for part, own_name in sharing if part not in own)
-            raise ValueError(
-                f"the head {head!r} shares its {inner[0]} with {f'{other}.{tensor}'.lstrip('.')!r}, which would train with it; "
-                f"give it its own: model.{head}.{inner[0]} = torch.nn.Parameter(model.{head}.{inner[0]}.detach().clone())"
-            )
-
-
 def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
     """What merging or running statistics write to."""
     lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
     found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
     found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
     return found + (list(batchnorm_buffers(module).values()) if strategy.bn == "adapt" else [])
-
-
-def _check_memory(module: nn.Module, changing: set[int]) -> None:
-    """Raise ValueError if one of the tensors whose ``id`` is in ``changing`` lies in the memory of another, which would change with it."""
-    spans: dict[int, list[tuple[int, int, str, int]]] = {}
-    names = base_parameters(module)
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
-            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            start, size = tensor.data_ptr(), tensor.element_size()
-            memory = tensor.untyped_storage().data_ptr()
-            spans.setdefault(memory, []).append((start, start + (last + 1) * size, names.get(name, name), id(tensor)))
-    for together in spans.values():
-        for (_, end, name, one), (start, _, other, two) in itertools.combinations(sorted(together), 2):
-            if start < end and {one, two} & changing:
-                raise ValueError(
-                    f"{name} and {other} are views of one memory, so that a change of one changes the other; give each its "
-                    "own: layer.weight = torch.nn.Parameter(layer.weight.detach().clone())"
-                )
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:

@@ -43,7 +43,8 @@ class Strategy(Value, ABC):
         where: the part of the model to act on; one entry or several, of which each adds to it. ``"all"``,
             ``"attention"`` or ``"mlp"`` (parts of the residual branches), ``"last:4"`` or ``"first:2"`` (so many
             residual blocks), or glob patterns of full names such as ``"blocks.10.*"``. ``&`` joins conditions that must
-            hold together: ``"last:4 & attention"``. The head trains in any case.
+            hold together: ``"last:4 & attention"``. The head trains in any case. A tensor that several layers share changes in
+            all of them as soon as one of them is meant.
     """
 
     _: KW_ONLY
@@ -200,7 +201,7 @@ def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:
 
 
 def holders(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """By the ``id`` of each tensor in ``module``: the layers that hold it, of which tied tensors have several, and its names.
+    """For each tensor in ``module``, by its ``id``: the layers that hold it (several if it is tied) and its names there.
 
     A layer that carries a delta counts, and not the parametrization in which torch keeps the tensor.
     """

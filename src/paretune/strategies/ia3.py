@@ -8,14 +8,13 @@ import re
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
 from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
 from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import FUSED, ROLES, Rows, match_layer, matrices
+from paretune.strategies.roles import FUSED, ROLES, Rows, match_layer, matrices, own_name
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class IA3(Strategy):
                     new[-1].install(holder, own)
                     if calls_linear:
                         # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                        type(holder).forward = _scaled_forward  # type: ignore[method-assign]
+                        type(holder).forward = _scaled_forward
         return parameter_names(module, new)
 
     def _check_scale_matters(self, name: str, layer: Any, rows: Rows | None, module: nn.Module) -> None:
@@ -146,9 +145,9 @@ def _joined(name: str, rows: Rows | None, other: Rows | None) -> Rows | None:
 
 def _follows_hidden_units(name: str, layer: Any, module: nn.Module) -> bool:
     """Whether ``layer`` is the second of an MLP; the gates of squeeze-and-excitation have layers of these names too."""
-    parent, _, last = name.rpartition(".")
-    gate = re.search(r"SE|Squeeze|Attn", type(module.get_submodule(parent)).__name__)
-    return last in ROLES["fc2"] and not gate and getattr(layer, "groups", 1) == 1
+    parent = module.get_submodule(name.rpartition(".")[0])
+    gate = re.search(r"SE|Squeeze|Attn", type(parent).__name__)
+    return own_name(name, module) in ROLES["fc2"] and not gate and getattr(layer, "groups", 1) == 1
 
 
 def _cuts(conv: nn.Conv2d) -> bool:
@@ -162,7 +161,7 @@ def _has_batchnorm(module: nn.Module) -> bool:
 
 
 def _scaled_tensors(layer: nn.Module, weight: str, rows: Rows | None) -> dict[str, Rows | None]:
-    """What of ``layer`` a scale of the rows (or, with None, the columns) of its ``weight`` multiplies, and which rows of it."""
+    """What a scale of rows of ``weight`` (or, with None, of columns) multiplies in ``layer``, and which rows of it."""
     if rows is None:
         return {weight: None}
     bias = "bias" if weight == "weight" else "in_proj_bias"
@@ -208,16 +207,23 @@ def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
     mode the logits stay those of the merged model to the last bit.
     """
     lists = layer.parametrizations
-    deltas = [delta for each in lists.values() for delta in each]
-    delta = lists["weight"][0] if "weight" in lists else None
-    # Else another strategy changes it too, or it shares a tensor with the layer that is scaled.
-    alone = isinstance(delta, IA3Delta) and len(deltas) == len(lists)
-    alone = alone and all(getattr(each, "ia3_l", None) is delta.ia3_l for each in deltas)
-    alone = alone and (delta.rows is None or layer._parameters.get("bias") is None)
-    if not layer.training or not alone:
+    if not layer.training or not _scales_alone(layer):
         return nn.functional.linear(inputs, layer.weight, layer.bias)
+    delta: IA3Delta = lists["weight"][0]
     if delta.rows is None:
         return frozen_linear(inputs * delta.ia3_l, lists["weight"].original, layer.bias)
     bias = lists["bias"].original if "bias" in lists else None
     scale = delta.rows.spread(delta.ia3_l, 1.0)
     return frozen_linear(inputs, lists["weight"].original, bias) * scale
+
+
+def _scales_alone(layer: Any) -> bool:
+    """Whether one scale is all that changes ``layer``: no other strategy does, nor a tensor that it shares with a layer."""
+    lists = layer.parametrizations
+    deltas = [delta for each in lists.values() for delta in each]
+    if "weight" not in lists or len(deltas) > len(lists):
+        return False
+    first = lists["weight"][0]
+    if not all(isinstance(each, IA3Delta) and each.ia3_l is first.ia3_l for each in deltas):
+        return False
+    return first.rows is None or layer._parameters.get("bias") is None

@@ -22,15 +22,17 @@ class LoRA(Strategy):
     """Train a low-rank difference of each targeted weight; it merges exactly and costs nothing after merging.
 
     Works on ``nn.Linear`` and on every ``nn.Conv2d`` (grouped, depthwise, dilated, any padding mode,
-    weight-standardised), whose weight is seen as a matrix (out, in / groups · height · width).
+    weight-standardised), whose weight is seen as a matrix (out, in / groups · height · width); and on the projections that
+    ``nn.MultiheadAttention`` holds itself. Layers that share one weight share its difference.
 
     Args:
         rank: r. A layer whose weight has a smaller rank gets that smaller one (depthwise 3×3: at most 9).
         alpha: scale of the difference, alpha / rank; the rank itself when None, so that the scale is 1.
-        targets: which layers. ``"all"`` (every Linear and Conv2d), ``"linear"``, ``"conv"``, the roles ``"q" "k" "v"
-            "o" "fc1" "fc2"``, or glob patterns of full module names such as ``"blocks.*.attn.proj"``. The
-            head is never a target: it trains in full. On a fused ``qkv`` layer each of ``q``, ``k`` and ``v`` has its own
-            pair of factors, and those not named stay untouched.
+        targets: which layers. ``"all"`` (every Linear and Conv2d, and projections of attention modules), ``"linear"``,
+            ``"conv"``, the roles ``"q" "k" "v" "o" "fc1" "fc2"``, or glob patterns of full module names such as
+            ``"blocks.*.attn.proj"``; for the projections of an attention module its name, or theirs
+            (``"*.self_attn.in_proj_weight"``). The head is never a target: it trains in full. On a fused ``qkv`` layer or
+            ``in_proj_weight`` each of ``q``, ``k`` and ``v`` has its own pair of factors, and those not named stay untouched.
         rslora: divide alpha by sqrt(rank) instead of rank (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
         rank_pattern: other ranks for some layers, as pairs of a glob pattern of full names and a rank, or as a mapping; the
             first that matches counts.
@@ -103,7 +105,9 @@ class LoRA(Strategy):
             weight = layers[name].weight
             first, *others = settings.setdefault(id(weight), (name, self.of_layer(name), rows))
             if others != [self.of_layer(name), rows]:
-                raise ValueError(f"LoRA: {first!r} and {name!r} share one weight, and are to be adapted in two ways")
+                raise ValueError(
+                    f"LoRA: {first!r} and {name!r} share one weight, and are to be adapted in two ways"
+                )
             if first != name:
                 continue
             rank, scaling = self.of_layer(name)
@@ -113,7 +117,7 @@ class LoRA(Strategy):
                 new[-1].install(layer, tensor)
                 if calls_linear:
                     # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                    type(layer).forward = _low_rank_forward  # type: ignore[method-assign]
+                    type(layer).forward = _low_rank_forward
         return parameter_names(module, new)
 
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:

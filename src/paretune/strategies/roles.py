@@ -15,8 +15,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "k": ("k", "k_proj", "key", "k_proj_weight"),
     "v": ("v", "v_proj", "value", "v_proj_weight"),
     "o": ("o_proj", "out_proj"),
-    "fc1": ("fc1", "pwconv1", "up_proj", "linear1", "c_fc"),
-    "fc2": ("fc2", "pwconv2", "down_proj", "linear2", "c_proj"),
+    "fc1": ("fc1", "pwconv1", "up_proj", "linear1"),
+    "fc2": ("fc2", "pwconv2", "down_proj", "linear2"),
 }
 # Projections fused into one layer, with their parts in the order of the rows.
 FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "in_proj_weight": ("q", "k", "v")}
@@ -81,8 +81,8 @@ class Matrix:
         Raises:
             ValueError: it is computed by a parametrization of the model's own.
         """
-        found: Any = plain_tensor(self.layer, self.tensor)
-        if found is None:
+        found = plain_tensor(self.layer, self.tensor)
+        if not isinstance(found, nn.Parameter):
             raise ValueError(
                 f"{type(self.layer).__name__} has parametrizations of its own; remove them before adapting"
             )
@@ -135,7 +135,18 @@ def match_layer(target: str, name: str, layer: nn.Module, module: nn.Module) -> 
         return _fused(target, name, layer, module.get_submodule(parent))
     if target == "o" and last == "proj":
         return Rows() if ".attn." in f".{name}" else None
-    return Rows() if last in ROLES[target] else None
+    return Rows() if own_name(name, module) in ROLES[target] else None
+
+
+def own_name(name: str, module: nn.Module) -> str:
+    """The last component of a layer's name; ``fc1`` and ``fc2`` for the two Linear layers in a row that is named ``mlp``."""
+    outer, _, last = name.rpartition(".")
+    if outer.rpartition(".")[2] == "mlp":
+        children = module.get_submodule(outer).named_children()
+        linears = [child for child, layer in children if isinstance(layer, nn.Linear)]
+        if isinstance(module.get_submodule(outer), nn.Sequential) and len(linears) == 2 and last in linears:
+            return ("fc1", "fc2")[linears.index(last)]
+    return last
 
 
 def _fused(target: str, name: str, layer: Any, attention: Any) -> Rows:
