@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +324,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def find_head(module: nn.Module, head: str | None) -> str:
     """Dotted name of the classifier: the one given, timm's own record, or the last ``nn.Linear``."""
     names = dict(module.named_modules())
+    every = dict(module.named_modules(remove_duplicate=False))
     if head is None:
         recorded = getattr(module, "pretrained_cfg", None) or {}
         head = recorded.get("classifier")
@@ -331,8 +332,10 @@ def find_head(module: nn.Module, head: str | None) -> str:
             raise ValueError(
                 f"{type(module).__name__} has the heads {head}; name the one to train with head="
             )
-        if not isinstance(head, str) or head not in names:
+        if not isinstance(head, str) or head not in every:
             head = next((name for name in reversed(names) if isinstance(names[name], nn.Linear)), "")
+    # A layer that has several names goes by the first.
+    head = next((name for name, part in names.items() if part is every.get(head)), head)
     if not isinstance(names.get(head), nn.Linear | nn.Conv2d):
         layers = [name for name, part in names.items() if isinstance(part, nn.Linear | nn.Conv2d)]
         raise ValueError(
@@ -356,12 +359,24 @@ def inside(key: str, prefix: str) -> bool:
 
 
 def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
-    """A short digest (64 bits) of each tensor by name, without those of ``head``."""
+    """A short digest (64 bits) of each tensor by name, without those of ``head``, whatever their names."""
+    of_head = {_memory(tensor) for key, tensor in state.items() if head is not None and inside(key, head)}
     return {
         key: _digest(tensor)
         for key, tensor in state.items()
-        if not (head is not None and inside(key, head)) and not key.endswith("num_batches_tracked")
+        if _memory(tensor) not in of_head and not key.endswith("num_batches_tracked")
     }
+
+
+def other_names(state: StateDict, names: Iterable[str]) -> set[str]:
+    """All names in ``state`` of the tensors that have one of ``names``, as tied ones have."""
+    places = {_memory(state[name]) for name in names if name in state}
+    return {name for name, tensor in state.items() if _memory(tensor) in places}
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for tensors that are one; those without memory, on "meta" or empty, are all their own."""
+    return (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride())
 
 
 def _digest(tensor: Tensor) -> str:

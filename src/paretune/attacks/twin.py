@@ -174,7 +174,7 @@ class Twin:
         """A copy of the model with empty tensors in this precision, and the recipes that fill them."""
         inside = {  # the same tensor may also be used outside
             f"{place}.{own}".lstrip(".")
-            for place, part in self._model.named_modules()
+            for place, part in self._model.named_modules(remove_duplicate=False)
             if isinstance(part, parametrize.ParametrizationList)
             for own in _named_tensors(part)
         }

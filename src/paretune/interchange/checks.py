@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, architecture_of, find_head, tensor_digests
+from paretune.backbones import Backbone, architecture_of, find_head, other_names, tensor_digests
 
 
 def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
@@ -36,8 +36,10 @@ def check_weights(
 ) -> None:
     """Raise ValueError unless every tensor that the adapter does not overwrite has the digest it was trained with."""
     saved: Mapping[str, str] = config["base"]["tensors"]
-    ours = tensor_digests(module.state_dict(), config["head"])
-    differing = [name for name, digest in saved.items() if name not in tensors and ours.get(name) != digest]
+    state = module.state_dict()
+    ours = tensor_digests(state, config["head"])
+    replaced = other_names(state, tensors)
+    differing = [name for name, digest in saved.items() if name not in replaced and ours.get(name) != digest]
     extra = [name for name in ours if name not in saved]
     if differing or extra:
         shown = ", ".join((differing + extra)[:3])

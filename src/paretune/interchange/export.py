@@ -110,14 +110,22 @@ def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: li
         }
     arguments = {"img_size": size} if settings.get("fixed_input_size") else {}
     described = {"pretrained_cfg": settings} | ({"label_names": classes} if classes else {})
+    handle = module.register_state_dict_post_hook(_untie)
     timm.models.save_for_hf(
         module, str(directory), model_config=described, model_args=arguments, safe_serialization=True
     )
+    handle.remove()
     # timm records the number of classes among the arguments too, where transformers' wrapper of timm cannot take it.
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)
     write_json(directory / "config.json", config)
     _check_same(lambda: timm.create_model(f"local-dir:{directory}", pretrained=True), module, anatomy)
+
+
+def _untie(_module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    """Tied tensors are written under each of their names, because the model made of them ties nothing."""
+    for name, value in state.items():
+        state[name] = value.clone()
 
 
 def _write_transformers(

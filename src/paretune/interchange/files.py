@@ -171,7 +171,8 @@ def save_merged(model: nn.Module, path: str | Path) -> Path:
         raise ValueError(f"path must end in .safetensors, got {path}")
     merged = merge_adapter(copy.deepcopy(model))
     module = network_of(merged)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    # Tied tensors are written under each of their names, because the file is for models that tie nothing too.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
     return path
 

@@ -13,7 +13,7 @@ from paretune.interchange.detect import FORMATS, detect
 from paretune.interchange.files import load_adapter
 from paretune.interchange.loralib_format import read_loralib
 from paretune.interchange.peft_reading import read_peft
-from paretune.interchange.peft_writing import names_in_peft, never_called
+from paretune.interchange.peft_writing import names_in_peft, never_called, wrapped_by_peft
 from paretune.interchange.placing import place, skeleton, stored_name
 from paretune.strategies.adapting import install, require_bare
 from paretune.strategies.base import Anatomy
@@ -75,13 +75,16 @@ def import_adapter(
 
 def _check_effect(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> None:
     """Raise where peft's layer would have no effect, and ours one: there the logits would not be those of peft."""
-    acting = {
-        name.rpartition(".")[0]
+    acts = {
+        name.rpartition(".")[0].partition(".parametrizations.")[0]: bool(
+            (value != name.endswith(".ia3_l")).any()
+        )
         for name, value in found.tensors.items()
-        if (name.endswith(".lora_B") and value.any()) or (name.endswith(".ia3_l") and (value != 1).any())
+        if name.endswith((".lora_B", ".ia3_l"))
     }
+    acting = [name for name, does in acts.items() if does]
     try:
-        passed_by = never_called(module, sorted(acting), anatomy)
+        passed_by = never_called(module, wrapped_by_peft(acting, acts), anatomy)
     except ValueError:  # of a module that does not run on plain images nobody can say
         return
     if passed_by:

@@ -21,6 +21,7 @@ def describe(files: PeftFiles, stored: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "names": ours,
         "fused": files.fused,
+        "divided": files.divided,
         "also": sorted(set(files.tensors) - set(ours.values())),
     }
 
@@ -40,7 +41,7 @@ def decode(
     tensors = {}
     for name, theirs in names.items():
         layer, _, last = name.rpartition(".")
-        value = found[theirs]
+        value = found[theirs] * float(layout.get("divided", {}).get(theirs, 1.0))
         if layer in fused and last in ("lora_B", "ia3_l"):
             rows = Rows(tuple(bool(part) for part in fused[layer]["parts"]), int(fused[layer]["groups"]))
             value = _of_rows(value if last == "lora_B" else value.flatten(), rows, shapes[name], theirs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paretune._files import write_atomically
 from paretune.backbones import inside, network_of
 from paretune.interchange.composing import product
+from paretune.interchange.sharing import check_apart
 from paretune.strategies import Strategy
 from paretune.strategies.adapting import require_adaptation
 from paretune.strategies.base import Delta, base_parameters
@@ -34,6 +35,7 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
         raise ValueError(f"path must end in .safetensors or .pt, got {path}")
     adaptation = require_adaptation(model)
     module = network_of(model)
+    check_apart(module, adaptation, "loralib")
     tensors: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     parts = set()

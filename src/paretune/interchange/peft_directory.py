@@ -17,14 +17,16 @@ class PeftFiles:
         tensors: of ``adapter_model.safetensors``, by peft's names.
         names: full name in the adapted model of each tensor that it trains, and the name among ``tensors``.
         fused: layers of which only some rows have an adapter; peft's file has zeros (LoRA) or ones (IA3) for the others.
+        divided: names among ``tensors`` of those that peft applies more than once, and how often; its file has that part.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     fused: dict[str, dict[str, Any]] = field(default_factory=dict)
+    divided: dict[str, float] = field(default_factory=dict)
 
     def add(self, full_name: str, name: str, value: Tensor) -> None:
         """Store ``value``, the tensor ``full_name`` of the model."""
-        self.tensors[PREFIX + name] = value.detach().cpu().contiguous()
+        self.tensors[PREFIX + name] = value.detach().cpu().contiguous().clone()  # layers may share it
         self.names[full_name] = PREFIX + name

@@ -20,11 +20,11 @@ from paretune.interchange.composing import (
 from paretune.interchange.older_names import current_name
 from paretune.interchange.patterns import fold, matches
 from paretune.interchange.peft_directory import PREFIX
-from paretune.interchange.peft_writing import is_plain
+from paretune.interchange.peft_writing import OUT_PROJ_TIMES, is_attention, is_plain
 from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
 from paretune.strategies import IA3, Peft, Strategy
 from paretune.strategies.peft import INSTALL
-from paretune.strategies.roles import ROLES
+from paretune.strategies.roles import ROLES, matrices, own_name
 
 CONFIG = "adapter_config.json"
 # Fields that say nothing about the function, and those read below.
@@ -109,7 +109,7 @@ class _Reader:
                 rest[current_name(plain, self.state)] = value
             else:
                 own.setdefault(name.removesuffix(last), {})[last.removeprefix(".")] = value
-        layers = {current_name(name, self.layers): name for name in own}
+        layers = {current_name(name.replace(".base_layer.", "."), self.layers): name for name in own}
         unknown = [name for name in layers if name not in self.layers] + [
             name for name in rest if name not in self.state
         ]
@@ -120,14 +120,25 @@ class _Reader:
         if len(layers) != len(own) or (kind != "LN_TUNING" and not own):
             raise ValueError(f"{self.directory} has no tensors of a {kind} adapter, or two of one layer")
         self._check_targets(layers, rest, kind)
-        odd = [name for name in layers if not isinstance(self.layers[name], nn.Linear | nn.Conv2d)]
+        attentions = {
+            name
+            for name in layers
+            if kind == "LORA" and is_attention(self.layers[name]) and f"{name}.out_proj" in layers
+        }
+        odd = [
+            name
+            for name in layers
+            if name not in attentions and not isinstance(self.layers[name], nn.Linear | nn.Conv2d)
+        ]
         # Ours scales the inputs of the second layers of MLPs only.
         odd += [
             name
             for name in (layers if kind == "IA3" else ())
-            if self._selected("feedforward_modules", name) and name.rpartition(".")[2] not in ROLES["fc2"]
+            if self._selected("feedforward_modules", name) and own_name(name, self.module) not in ROLES["fc2"]
         ]
-        if odd or (kind == "LORA" and not all(is_plain(self.layers[name]) for name in layers)):
+        if odd or (
+            kind == "LORA" and not all(name in attentions or is_plain(self.layers[name]) for name in layers)
+        ):
             return self._through_peft(found)
         tensors: dict[str, Tensor] = {}
         strategies: list[Strategy] = []
@@ -183,21 +194,29 @@ class _Reader:
                 if part not in parts:
                     raise ValueError(f"{self.directory}: {originals[name]}.{part} is missing")
             layer = self.layers[name]
+            outer, _, last = name.rpartition(".")
+            times, key = 1.0, originals[name]
+            if last == "out_proj" and outer in own:  # of an attention, whose rank and alpha it has
+                times, key = OUT_PROJ_TIMES, originals[outer]
+            of_attention = not isinstance(layer, nn.Linear | nn.Conv2d)
+            full_weight: Tensor = layer.in_proj_weight if of_attention else layer.weight
             a, b = parts["lora_A.weight"].flatten(1), parts["lora_B.weight"].flatten(1)
             rank, columns = a.shape
-            rows = layer.weight.shape[0]
-            if b.shape != (rows, rank) or columns != layer.weight[0].numel() or rank == 0:
+            rows = full_weight.shape[0]
+            if b.shape != (rows, rank) or columns != full_weight[0].numel() or rank == 0:
                 raise ValueError(
                     f"{self.directory}: the factors of {originals[name]!r} have the shapes {tuple(a.shape)} and "
-                    f"{tuple(b.shape)}, the weight is seen as ({rows}, {layer.weight[0].numel()})"
+                    f"{tuple(b.shape)}, the weight is seen as ({rows}, {full_weight[0].numel()})"
                 )
-            declared = self._number(originals[name], "rank_pattern", "r", 8)
+            declared = self._number(key, "rank_pattern", "r", 8)
             if declared != rank:
                 raise ValueError(
                     f"{self.directory}: {originals[name]!r} has rank {rank}, but the config says {declared}"
                 )
-            alpha = self._number(originals[name], "alpha_pattern", "lora_alpha", 8)
+            alpha = times * self._number(key, "alpha_pattern", "lora_alpha", 8)
             scaling = alpha / (math.sqrt(rank) if rslora else rank)
+            if "lora_B.bias" in parts and (of_attention or times != 1):
+                raise ValueError(f"{self.directory}: {originals[name]}.lora_B.bias is not read")
             if "lora_B.bias" in parts:
                 bias = rest.get(f"{name}.bias", self.state.get(f"{name}.bias"))
                 if bias is None or bias.shape != parts["lora_B.bias"].shape:
@@ -209,11 +228,14 @@ class _Reader:
                 weight = rest.get(f"{name}.weight", layer.weight).detach()
                 rest[f"{name}.weight"] = weight + scaling * product(b, a).view_as(weight).to(weight)
                 continue
-            ranks[name], alphas[name] = rank, alpha
-            tensors |= dict(zip((f"{name}.lora_A", f"{name}.lora_B"), factors(a, b), strict=True))
+            matrix = f"{name}.in_proj_weight" if of_attention else name
+            ranks[matrix], alphas[matrix] = rank, alpha
+            place = f"{name}.parametrizations.in_proj_weight.0" if of_attention else name
+            tensors |= dict(zip((f"{place}.lora_A", f"{place}.lora_B"), factors(a, b), strict=True))
         if not ranks:
             return []
-        return [lora(ranks, alphas, self._linears(), rslora, float(self.config.get("lora_dropout") or 0.0))]
+        dropout = float(self.config.get("lora_dropout") or 0.0)
+        return [lora(ranks, alphas, list(matrices(self.module, self.head)), rslora, dropout)]
 
     def _linears(self) -> list[str]:
         return [
@@ -240,7 +262,9 @@ class _Reader:
             tensors[f"{name}.ia3_l"] = scale.flatten()
         linears = self._linears()
         others = [name for name in linears if name not in own]
-        if any(name.rpartition(".")[2] in ROLES["fc2"] for name in outputs):  # "hidden" would mean these too
+        if any(
+            own_name(name, self.module) in ROLES["fc2"] for name in outputs
+        ):  # "hidden" would mean these too
             apart: list[Strategy] = [
                 IA3(targets=fold(outputs, [name for name in linears if name not in outputs]))
             ]
@@ -300,7 +324,7 @@ class _Reader:
         given = self.config.get("target_modules")
         if not given or given == "all-linear" or self.config.get("layers_to_transform") is not None:
             return
-        renamed = any(name != original for name, original in layers.items())
+        renamed = any(name != original.replace(".base_layer.", ".") for name, original in layers.items())
         for name in () if renamed else self.layers:
             if not self._selected("target_modules", name) or self._selected("exclude_modules", name):
                 continue
@@ -311,7 +335,8 @@ class _Reader:
                     f"{self.directory}: the tensors of {name!r} are missing, which target_modules names"
                 )
         for name, original in layers.items():
-            if not self._selected("target_modules", original):
+            outer = original.removesuffix(".base_layer.out_proj")
+            if not self._selected("target_modules", outer):
                 raise ValueError(
                     f"{self.directory} has tensors of {name!r}, which target_modules does not name"
                 )

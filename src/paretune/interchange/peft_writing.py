@@ -7,7 +7,7 @@ convolutions the two are the same function; what is not is refused here, with th
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch.nn.utils import parametrize
 from paretune.backbones import inside
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_own import add_own_parameters
-from paretune.interchange.placing import stored_tensors_full_names
+from paretune.interchange.placing import stored_name, stored_tensors_full_names
+from paretune.interchange.sharing import check_apart
 from paretune.strategies.adapting import Adaptation
 from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
 from paretune.strategies.ia3 import IA3, IA3Delta
@@ -28,6 +29,9 @@ from paretune.strategies.peft import Peft
 from paretune.strategies.union import Union
 from paretune.strategies.views import shared_copy
 from paretune.strategies.wrapped import wrapped_layers
+
+# peft (at least up to 0.21) adds the difference of an attention's output projection twice, merged or not.
+OUT_PROJ_TIMES = 2.0
 
 
 def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
@@ -41,15 +45,17 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     foreign = [part for part in parts if part.why_not_mergeable]
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
+    check_apart(module, adaptation, "peft")
+    carriers = dict(Delta.carriers(module))
     match tuners:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)
         case [LoRA() as tuner]:
             files = _lora(module, tuner)
-            _check_called(module, adaptation)
+            _check_called(module, wrapped_by_peft(carriers, carriers), adaptation)
         case [IA3()]:
             files = _ia3(module)
-            _check_called(module, adaptation)
+            _check_called(module, carriers, adaptation)
         case [] if isinstance(adaptation.strategy, NormTune):
             files = _norms(module, adaptation)
         case _:
@@ -86,13 +92,37 @@ def is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and kind.forward is nn.Linear.forward
 
 
+def is_attention(layer: nn.Module) -> bool:
+    """Whether peft's LoRA has a layer of its own for ``layer``, which adapts ``in_proj_weight`` and ``out_proj``."""
+    kind = parametrize.type_before_parametrizations(layer)
+    return kind is nn.MultiheadAttention and bool(layer._qkv_same_embed_dim)
+
+
+def wrapped_by_peft(names: Iterable[str], adapted: Container[str]) -> list[str]:
+    """What peft puts a layer of its own around to adapt ``names``, if it has ``adapted`` all of these.
+
+    For the output projection of an attention that is the attention.
+    """
+    outer = {name: name.removesuffix(".out_proj") for name in names}
+    return sorted({outer[name] if outer[name] in adapted else name for name in names})
+
+
 def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     files = PeftFiles({})
-    for name, layer in Delta.carriers(module):
-        weight: Any = layer.parametrizations["weight"]  # type: ignore[index]
-        if not is_plain(layer):
+    carriers = dict(Delta.carriers(module))
+    attentions = {name for name, layer in carriers.items() if not isinstance(layer, nn.Linear | nn.Conv2d)}
+    for name, layer in carriers.items():
+        lists: Any = layer.parametrizations
+        tensor = next(iter(lists))
+        weight = lists[tensor]
+        if name in attentions and (not is_attention(layer) or f"{name}.out_proj" not in carriers):
+            raise ValueError(
+                f"peft's LoRA adapts in_proj_weight and out_proj of an nn.MultiheadAttention, both of them; in {name!r} "
+                f"it is {tensor} alone, or the module another"
+            )
+        if name not in attentions and not is_plain(layer):
             kind = parametrize.type_before_parametrizations(layer).__name__
             about = "a forward of its own"
             if isinstance(layer, nn.Conv2d):
@@ -107,12 +137,26 @@ def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
             a, b = delta.factors(weight.original)
         rank = a.shape[0]
         alpha = delta.scaling * (math.sqrt(rank) if strategy.rslora else rank)
-        ranks[name], alphas[name] = rank, _clean(alpha)
+        outer, _, last = name.rpartition(".")
+        theirs = name
+        if outer in attentions and last == "out_proj":
+            if (ranks[outer], alphas[outer]) != (rank, _clean(alpha)):
+                raise ValueError(
+                    f"peft's LoRA has one rank and alpha for all of {outer!r}; rank is {ranks[outer]} and {rank}, alpha "
+                    f"{alphas[outer]} and {_clean(alpha)}"
+                )
+            theirs = f"{outer}.base_layer.out_proj"
+            b = b / OUT_PROJ_TIMES
+        else:
+            ranks[name], alphas[name] = rank, _clean(alpha)
         if isinstance(layer, nn.Conv2d):
             a, b = a.view(rank, -1, *layer.kernel_size), b[:, :, None, None]
-        files.add(f"{name}.parametrizations.weight.0.lora_A", f"{name}.lora_A.weight", a)
-        files.add(f"{name}.parametrizations.weight.0.lora_B", f"{name}.lora_B.weight", b)
-        _note_rows(files, name, delta)
+        full = f"{name}.parametrizations.{tensor}.0"
+        files.add(f"{full}.lora_A", f"{theirs}.lora_A.weight", a)
+        files.add(f"{full}.lora_B", f"{theirs}.lora_B.weight", b)
+        if theirs != name:
+            files.divided[files.names[f"{full}.lora_B"]] = OUT_PROJ_TIMES
+        _note_rows(files, stored_name(f"{full}.").removesuffix("."), delta)
     common_rank = Counter(ranks.values()).most_common(1)[0][0]
     common_alpha = Counter(alphas.values()).most_common(1)[0][0]
     files.config = {
@@ -136,7 +180,9 @@ def _ia3(module: nn.Module) -> PeftFiles:
     inputs, targets = [], []
     for name, layer in Delta.carriers(module):
         lists: Any = layer.parametrizations
-        tensor = next(tensor for tensor in ("gain", "weight") if tensor in lists)
+        tensor = next((tensor for tensor in ("gain", "weight") if tensor in lists), "")
+        if not tensor:
+            raise ValueError(f"peft's IA3 scales layers alone, not the {next(iter(lists))} of {name!r}")
         delta: IA3Delta = lists[tensor][0]
         targets.append(name)
         if delta.rows is None:
@@ -164,6 +210,7 @@ def _norms(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     base = base_parameters(module)
     own = {base[name] for name in adaptation.trained if not inside(name, adaptation.head)}
     norms = sorted({name.rpartition(".")[0] for name in own})
+    _check_called(module, norms, adaptation)
     files = PeftFiles({"peft_type": "LN_TUNING", "target_modules": selector(norms, module)})
     for norm in norms:
         for key, value in module.get_submodule(norm).state_dict(keep_vars=True).items():
@@ -207,8 +254,8 @@ def _note_rows(files: PeftFiles, name: str, delta: LoRADelta | IA3Delta) -> None
         files.fused[name] = {"parts": list(rows.parts), "groups": rows.groups}
 
 
-def _check_called(module: nn.Module, adaptation: Adaptation) -> None:
-    passed_by = never_called(module, [name for name, _ in Delta.carriers(module)], adaptation.anatomy)
+def _check_called(module: nn.Module, names: Iterable[str], adaptation: Adaptation) -> None:
+    passed_by = never_called(module, names, adaptation.anatomy)
     if passed_by:
         raise ValueError(
             f"the model never calls {passed_by[0]!r} but reads its weight, so that peft's layer has no effect"
@@ -238,12 +285,21 @@ def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> l
 
 
 class _Wrapper(nn.Module):
-    """Stands in for a layer as peft's do: it has the layer's weight and bias, and none of its other attributes."""
+    """Stands in for a layer as peft's do: it has the layer's weight and bias, and of its other attributes none.
+
+    That of an attention module has them all.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = layer
         self.called = False
+
+    def __getattr__(self, name: str) -> Any:
+        layer = self._modules["base_layer"] if name != "base_layer" else None
+        if isinstance(layer, nn.MultiheadAttention):
+            return getattr(layer, name)
+        return super().__getattr__(name)
 
     @property
     def weight(self) -> Any:

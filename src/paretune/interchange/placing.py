@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paretune.backbones import Backbone, network_of
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import check_finite
+from paretune.interchange.sharing import check_apart
 from paretune.strategies.adapting import (
     Adaptation,
     batchnorm_buffers,
@@ -53,10 +54,12 @@ def place(
     trial = skeleton(module)
     try:
         with torch.device("meta"):
-            expected = stored_tensors(trial, install(trial, strategy, anatomy))
+            planned = install(trial, strategy, anatomy)
+            expected = stored_tensors(trial, planned)
     except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError, IndexError) as error:
         raise ValueError(f"{origin}: {strategy!r} cannot be put on this model: {error}") from error
     if partial:
+        check_apart(trial, planned, f"{origin} is of a library that")
         own = {stored_name(name) for name in (*base_parameters(trial), *batchnorm_buffers(trial))}
         expected = {name: value for name, value in expected.items() if name in tensors or name not in own}
     check_tensors(expected, tensors, origin)

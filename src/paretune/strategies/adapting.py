@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from paretune._modes import modes_kept
 from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, inside, network_of
 from paretune.sites import Site
-from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
+from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters
+from paretune.strategies.left_alone import log_left_alone
+from paretune.strategies.tied import check_head, check_memory
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
 
 _ATTRIBUTE = "_paretune_adaptation"
@@ -25,7 +28,9 @@ class Adaptation:
         anatomy: what the strategy was told about the model.
         trained: names of the trainable parameters, head included.
         base: the values before adapting of everything that changes in place, under the base's names.
-        base_names: names in the adapted model's state dict of the base's tensors, with the names they had.
+        base_names: names in the adapted model's state dict of the base's tensors, with the names they had; of a tied tensor,
+            the first one.
+        tied: the other names of tied tensors in the base's state dict, with the first one.
         required_grad: which parameters were trainable before.
     """
 
@@ -34,6 +39,7 @@ class Adaptation:
     trained: tuple[str, ...]
     base: dict[str, Tensor]
     base_names: dict[str, str]
+    tied: dict[str, str]
     required_grad: dict[str, bool]
 
     @property
@@ -75,34 +81,47 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
         install(backbone.module, strategy, anatomy)
     backbone.frozen_batchnorm = strategy.bn == "frozen"
+    log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)
     return backbone.train(backbone.training)
 
 
 def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
     """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
     require_bare(module)
+    check_head(module, anatomy.head)
     before = dict(module.named_parameters())
     required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
     state = module.state_dict(keep_vars=True)
     try:
         with torch.inference_mode(False), torch.enable_grad():  # a strategy may try its gradients
             chosen = set(strategy.install(module, anatomy))
-        parameters = dict(module.named_parameters())
-        trained = tuple(name for name in parameters if name in chosen or inside(name, anatomy.head))
-        adapted = module.state_dict(keep_vars=True)
-        # Tied tensors have one value, so that any of their names will do.
-        names = {id(tensor): name for name, tensor in state.items()}
-        base_names = {
-            name: name if state.get(name) is tensor else names[id(tensor)]
-            for name, tensor in adapted.items()
-            if id(tensor) in names
+        # A tied parameter has several names, of which any may be chosen; the first is the one that counts.
+        train = {
+            id(parameter)
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if name in chosen or inside(name, anatomy.head)
         }
-        old = {id(parameter): name for name, parameter in before.items()}
-        changing = {old[id(parameters[name])] for name in trained if id(parameters[name]) in old}
-        base = {name: before[name].detach().clone() for name in before if name in changing}
+        parameters = dict(module.named_parameters())
+        trained = tuple(name for name, parameter in parameters.items() if id(parameter) in train)
+        first: dict[int, str] = {}
+        tied = {
+            name: first[id(tensor)]
+            for name, tensor in state.items()
+            if first.setdefault(id(tensor), name) != name
+        }
+        base_names = {
+            name: first[id(tensor)]
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if id(tensor) in first
+        }
+        base = {
+            name: parameter.detach().clone() for name, parameter in before.items() if id(parameter) in train
+        }
         if strategy.bn == "adapt":
             buffers = batchnorm_buffers(module)
             base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
+        changing = _changed_in_place(module, strategy)
+        check_memory(module, {*train, *map(id, changing)}, base_parameters(module))
     except BaseException:
         uninstall(module)
         for name, parameter in before.items():
@@ -110,9 +129,17 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
+
+
+def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
+    """What merging or running statistics write to."""
+    lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
+    found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
+    found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
+    return found + (list(batchnorm_buffers(module).values()) if strategy.bn == "adapt" else [])
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
@@ -201,13 +228,10 @@ def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of the batch norms, by name."""
-    return {
-        f"{name}.{own}" if name else own: buffer
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        for own, buffer in part.named_buffers(recurse=False)
-    }
+    """Running statistics of the batch norms, by name; those that several share under the first."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    own = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+    return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
@@ -216,7 +240,8 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     if adaptation is None:
         return dict(module.state_dict())
     state = module.state_dict()
-    return {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    found = {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    return found | {name: found[first] for name, first in adaptation.tied.items()}
 
 
 def uninstall(module: nn.Module, *, merge: bool = False) -> None:
@@ -226,8 +251,10 @@ def uninstall(module: nn.Module, *, merge: bool = False) -> None:
         module: changed in place.
         merge: let the weights take over what changes them first.
     """
+    if merge:
+        Delta.merge(module)
     for _, layer in Delta.carriers(module):
-        Delta.remove(layer, merge=merge)
+        Delta.remove(layer)
     Inserted.detach_all(module)
     unwrap(module, merge=merge)
 

@@ -1,7 +1,7 @@
 """What a strategy is, and the two ways it may change a model: a delta on a weight, or a module at a site."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -43,7 +43,8 @@ class Strategy(Value, ABC):
         where: the part of the model to act on; one entry or several, of which each adds to it. ``"all"``,
             ``"attention"`` or ``"mlp"`` (parts of the residual branches), ``"last:4"`` or ``"first:2"`` (so many
             residual blocks), or glob patterns of full names such as ``"blocks.10.*"``. ``&`` joins conditions that must
-            hold together: ``"last:4 & attention"``. The head trains in any case.
+            hold together: ``"last:4 & attention"``. The head trains in any case. A tensor that several layers share changes in
+            all of them as soon as one of them is meant.
     """
 
     _: KW_ONLY
@@ -87,43 +88,54 @@ class Delta(nn.Module):
 
     Any code that reads ``layer.weight`` sees the effective weight, so it holds for layers whose parent never calls
     their ``forward`` (timm's BEiT, EVA-02, Swin-v2) and for weight-standardised convolutions. Several deltas on one
-    tensor apply one after the other.
+    tensor apply one after the other. A tensor that several layers share has one delta, which all of them carry.
     """
 
-    _order: tuple[str, ...] = ()
-
     def install(self, layer: nn.Module, tensor: str = "weight") -> None:
-        """Parametrize ``layer.weight``, or another tensor of the layer.
+        """Parametrize ``layer.weight``, or another parameter of the layer.
 
         Raises:
-            ValueError: ``layer`` has parametrizations of another kind already.
+            ValueError: ``layer`` has parametrizations of another kind already, or the tensor is no parameter.
         """
-        if parametrize.is_parametrized(layer) and next(Delta.carriers(layer), None) is None:
+        fresh = not parametrize.is_parametrized(layer)
+        foreign = not fresh and next(Delta.carriers(layer), None) is None
+        if foreign or isinstance(layer, parametrize.ParametrizationList):
             raise ValueError(
                 f"{type(layer).__name__} has parametrizations of its own; remove them before adapting"
             )
-        self._order = tuple(layer._parameters)
+        if tensor in layer._buffers or plain_tensor(layer, tensor) is None:
+            raise ValueError(
+                f"{tensor!r} of a {type(layer).__name__} is no parameter of it; make it one before adapting"
+            )
+        order = tuple(layer._parameters)
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
         parametrize.register_parametrization(layer, tensor, self, unsafe=True)
+        if fresh:
+            layer.parametrizations.order = order  # type: ignore[union-attr]  # it takes any attribute
 
     @staticmethod
-    def remove(layer: nn.Module, *, merge: bool) -> None:
-        """Undo :meth:`install`; with ``merge`` the effective tensors become the plain ones.
+    def merge(module: nn.Module) -> None:
+        """Write the effective tensors of ``module`` into the plain ones, each once; :meth:`remove` must follow."""
+        merged: set[int] = set()
+        for _, layer in Delta.carriers(module):
+            for name, parametrized in layer.parametrizations.items():  # type: ignore[operator, union-attr]
+                if id(parametrized.original) not in merged:
+                    merged.add(id(parametrized.original))
+                    with torch.no_grad():
+                        parametrized.original.copy_(getattr(layer, name))
+
+    @staticmethod
+    def remove(layer: nn.Module) -> None:
+        """Undo :meth:`install`.
 
         Not through torch's ``remove_parametrizations``: a deep copy shares its class with the original, and that
         function deletes ``weight`` from the class, which breaks the other one. The parameters also keep their places.
         """
         lists: Any = layer.parametrizations
         originals = {name: parametrized.original for name, parametrized in lists.items()}
-        # The delta that came first saw them all.
-        order = max((delta._order for parametrized in lists.values() for delta in parametrized), key=len)
-        if merge:
-            with torch.no_grad():
-                for name, original in originals.items():
-                    original.copy_(getattr(layer, name))
         layer.__class__ = parametrize.type_before_parametrizations(layer)
         del layer._modules["parametrizations"]
-        layer._parameters = {name: originals.get(name, layer._parameters.get(name)) for name in order}
+        layer._parameters = {name: originals.get(name, layer._parameters.get(name)) for name in lists.order}
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -177,6 +189,38 @@ class Inserted(nn.Module):
                             key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child
                         ]:
                             del hooks[key]
+
+
+def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:
+    """The parameter or buffer ``name`` of ``layer`` itself, beneath the deltas that it may carry."""
+    lists: Any = layer.parametrizations if parametrize.is_parametrized(layer) else {}
+    if name in lists and isinstance(lists[name][0], Delta):
+        found: Tensor = lists[name].original
+        return found
+    return layer._parameters.get(name, layer._buffers.get(name))
+
+
+def holders(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """For each tensor in ``module``, by its ``id``: the layers that hold it (several if it is tied) and its names there.
+
+    A layer that carries a delta counts, and not the parametrization in which torch keeps the tensor.
+    """
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        if isinstance(part, parametrize.ParametrizationList) and isinstance(part[0], Delta):
+            continue
+        lists: Any = part.parametrizations if parametrize.is_parametrized(part) else {}
+        for name in (*part._parameters, *part._buffers, *lists):
+            tensor = plain_tensor(part, name)
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((part, name))
+    return found
+
+
+def parameter_names(module: nn.Module, added: Iterable[nn.Module]) -> list[str]:
+    """Names in ``module`` of the parameters of the modules ``added`` to it."""
+    own = {id(parameter) for part in added for parameter in part.parameters()}
+    return [name for name, parameter in module.named_parameters() if id(parameter) in own]
 
 
 def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

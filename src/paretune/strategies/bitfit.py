@@ -37,6 +37,6 @@ class BitFit(Strategy):
 
 
 def is_bias(name: str) -> bool:
-    """``bias``, and the ``q_bias`` and ``v_bias`` of models that keep them apart from the fused projection."""
+    """``bias``, the ``q_bias`` and ``v_bias`` of models that keep them apart, and torch's biases of keys and values."""
     last = name.rpartition(".")[2]
-    return last == "bias" or last.endswith("_bias")
+    return last in ("bias", "bias_k", "bias_v") or last.endswith("_bias")

@@ -8,14 +8,13 @@ import re
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
 from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import ROLES, Rows, match_layer
+from paretune.strategies.roles import FUSED, ROLES, Rows, match_layer, matrices, own_name
 
 
 @dataclass(frozen=True)
@@ -48,24 +47,35 @@ class IA3(Strategy):
         Raises:
             ValueError: a target matches no layer, or what follows it undoes any scale.
         """
-        names = []
+        layers, places = matrices(module, anatomy.head), holders(module)
+        scales: dict[int, nn.Parameter] = {}  # by the weight that is scaled
+        done: dict[int, list[tuple[nn.Parameter, Rows | None]]] = {}  # by the tensor
+        new: list[IA3Delta] = []
         for name, rows in self._matches(module, anatomy).items():
-            layer: Any = module.get_submodule(name)
+            layer: Any = layers[name].layer
+            weight = layers[name].weight
             self._check_scale_matters(name, layer, rows, module)
-            tensors = ["weight"] if rows is None or layer.bias is None else ["weight", "bias"]
-            if rows is not None and _is_standardised(layer):
-                tensors[0] = "gain"
-            calls_linear = type(layer).forward is nn.Linear.forward
-            size = layer.weight.shape[1] if rows is None else rows.of(layer.weight.shape[0])
-            scale = nn.Parameter(torch.ones(size, device=layer.weight.device, dtype=layer.weight.dtype))
-            for tensor in tensors:
-                IA3Delta(scale, rows).install(layer, tensor)
-            if calls_linear:
-                # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                type(layer).forward = _scaled_forward
-            index = len(layer.parametrizations[tensors[0]]) - 1
-            names.append(f"{name}.parametrizations.{tensors[0]}.{index}.ia3_l")
-        return names
+            size = weight.shape[1] if rows is None else rows.of(weight.shape[0])
+            scale = scales.setdefault(id(weight), nn.Parameter(weight.new_ones(size)))
+            for tensor, its_rows in _scaled_tensors(layer, layers[name].tensor, rows).items():
+                plain = plain_tensor(layer, tensor)
+                before = done.setdefault(id(plain), [])
+                if any(one is scale and of == its_rows for one, of in before):
+                    continue  # a tied tensor, of another layer
+                if any(one is scale or _overlap(its_rows, of) for one, of in before):
+                    raise ValueError(
+                        f"IA3: {name!r} shares its {tensor} with another layer, which is scaled in another way; leave one "
+                        "out with targets= or where=, or give each its own"
+                    )
+                before.append((scale, its_rows))
+                new.append(IA3Delta(scale, its_rows))
+                for holder, own in places[id(plain)]:
+                    calls_linear = type(holder).forward is nn.Linear.forward
+                    new[-1].install(holder, own)
+                    if calls_linear:
+                        # Of the class that parametrization has just made for this layer, which goes when the delta does.
+                        type(holder).forward = _scaled_forward
+        return parameter_names(module, new)
 
     def _check_scale_matters(self, name: str, layer: Any, rows: Rows | None, module: nn.Module) -> None:
         """Raise where what follows would undo the scale, so that the parameter would train for nothing."""
@@ -87,11 +97,7 @@ class IA3(Strategy):
 
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows | None]:
         """Each targeted layer with the rows to scale, or None where its inputs are scaled."""
-        layers = {
-            name: layer
-            for name, layer in base_layers(module)
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != anatomy.head
-        }
+        layers = {name: matrix.layer for name, matrix in matrices(module, anatomy.head).items()}
         found: dict[str, Rows | None] = {}
         for target in self.targets:
             hits: dict[str, Rows | None] = {}
@@ -139,9 +145,9 @@ def _joined(name: str, rows: Rows | None, other: Rows | None) -> Rows | None:
 
 def _follows_hidden_units(name: str, layer: Any, module: nn.Module) -> bool:
     """Whether ``layer`` is the second of an MLP; the gates of squeeze-and-excitation have layers of these names too."""
-    parent, _, last = name.rpartition(".")
-    gate = re.search(r"SE|Squeeze|Attn", type(module.get_submodule(parent)).__name__)
-    return last in ROLES["fc2"] and not gate and getattr(layer, "groups", 1) == 1
+    parent = module.get_submodule(name.rpartition(".")[0])
+    gate = re.search(r"SE|Squeeze|Attn", type(parent).__name__)
+    return own_name(name, module) in ROLES["fc2"] and not gate and getattr(layer, "groups", 1) == 1
 
 
 def _cuts(conv: nn.Conv2d) -> bool:
@@ -152,6 +158,22 @@ def _cuts(conv: nn.Conv2d) -> bool:
 
 def _has_batchnorm(module: nn.Module) -> bool:
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def _scaled_tensors(layer: nn.Module, weight: str, rows: Rows | None) -> dict[str, Rows | None]:
+    """What a scale of rows of ``weight`` (or, with None, of columns) multiplies in ``layer``, and which rows of it."""
+    if rows is None:
+        return {weight: None}
+    bias = "bias" if weight == "weight" else "in_proj_bias"
+    of_bias = rows
+    if weight not in ("weight", "in_proj_weight"):  # of three weights with one bias
+        of_bias = Rows(tuple(weight == f"{part}_proj_weight" for part in FUSED["in_proj_weight"]))
+    found: dict[str, Rows | None] = {"gain" if _is_standardised(layer) else weight: rows}
+    return found if getattr(layer, bias, None) is None else found | {bias: of_bias}
+
+
+def _overlap(rows: Rows | None, other: Rows | None) -> bool:
+    return rows is None or other is None or any(a and b for a, b in zip(rows.parts, other.parts, strict=True))
 
 
 def _is_standardised(layer: nn.Module) -> bool:
@@ -185,9 +207,7 @@ def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
     mode the logits stay those of the merged model to the last bit.
     """
     lists = layer.parametrizations
-    if not layer.training or any(
-        len(deltas) > 1 for deltas in lists.values()
-    ):  # another strategy changes it too
+    if not layer.training or not _scales_alone(layer):
         return nn.functional.linear(inputs, layer.weight, layer.bias)
     delta: IA3Delta = lists["weight"][0]
     if delta.rows is None:
@@ -195,3 +215,15 @@ def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
     bias = lists["bias"].original if "bias" in lists else None
     scale = delta.rows.spread(delta.ia3_l, 1.0)
     return frozen_linear(inputs, lists["weight"].original, bias) * scale
+
+
+def _scales_alone(layer: Any) -> bool:
+    """Whether one scale is all that changes ``layer``: no other strategy does, nor a tensor that it shares with a layer."""
+    lists = layer.parametrizations
+    deltas = [delta for each in lists.values() for delta in each]
+    if "weight" not in lists or len(deltas) > len(lists):
+        return False
+    first = lists["weight"][0]
+    if not all(isinstance(each, IA3Delta) and each.ia3_l is first.ia3_l for each in deltas):
+        return False
+    return first.rows is None or layer._parameters.get("bias") is None

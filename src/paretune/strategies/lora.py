@@ -1,6 +1,5 @@
 """LoRA in weight space: W + (alpha / r) B A (Hu et al. 2022, https://arxiv.org/abs/2106.09685, section 4.1)."""
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Strategy, base_layers
+from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names
 from paretune.strategies.frozen import frozen_linear
 from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import ROLES, Rows, match_layer
+from paretune.strategies.roles import ROLES, Matrix, Rows, match_layer, matrices, named
 
 Pattern = tuple[tuple[str, float], ...]
 
@@ -23,15 +22,17 @@ class LoRA(Strategy):
     """Train a low-rank difference of each targeted weight; it merges exactly and costs nothing after merging.
 
     Works on ``nn.Linear`` and on every ``nn.Conv2d`` (grouped, depthwise, dilated, any padding mode,
-    weight-standardised), whose weight is seen as a matrix (out, in / groups · height · width).
+    weight-standardised), whose weight is seen as a matrix (out, in / groups · height · width); and on the projections that
+    ``nn.MultiheadAttention`` holds itself. Layers that share one weight share its difference.
 
     Args:
         rank: r. A layer whose weight has a smaller rank gets that smaller one (depthwise 3×3: at most 9).
         alpha: scale of the difference, alpha / rank; the rank itself when None, so that the scale is 1.
-        targets: which layers. ``"all"`` (every Linear and Conv2d), ``"linear"``, ``"conv"``, the roles ``"q" "k" "v"
-            "o" "fc1" "fc2"``, or glob patterns of full module names such as ``"blocks.*.attn.proj"``. The
-            head is never a target: it trains in full. On a fused ``qkv`` layer each of ``q``, ``k`` and ``v`` has its own
-            pair of factors, and those not named stay untouched.
+        targets: which layers. ``"all"`` (every Linear and Conv2d, and projections of attention modules), ``"linear"``,
+            ``"conv"``, the roles ``"q" "k" "v" "o" "fc1" "fc2"``, or glob patterns of full module names such as
+            ``"blocks.*.attn.proj"``; for the projections of an attention module its name, or theirs
+            (``"*.self_attn.in_proj_weight"``). The head is never a target: it trains in full. On a fused ``qkv`` layer or
+            ``in_proj_weight`` each of ``q``, ``k`` and ``v`` has its own pair of factors, and those not named stay untouched.
         rslora: divide alpha by sqrt(rank) instead of rank (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
         rank_pattern: other ranks for some layers, as pairs of a glob pattern of full names and a rank, or as a mapping; the
             first that matches counts.
@@ -91,32 +92,37 @@ class LoRA(Strategy):
         Raises:
             ValueError: a target or a pattern matches no layer; the message lists what could be meant.
         """
-        names = []
         matches = self._matches(module, anatomy)
         for pattern, _ in (*self.rank_pattern, *self.alpha_pattern):
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in matches):
+            if not any(named(name, pattern) for name in matches):
                 raise ValueError(
                     f"LoRA: pattern {pattern!r} matches none of the targeted layers {', '.join(matches)}"
                 )
+        layers, places = matrices(module, anatomy.head), holders(module)
+        settings: dict[int, tuple[str, tuple[int, float], Rows]] = {}
+        new: list[LoRADelta] = []
         for name, rows in matches.items():
-            layer: Any = module.get_submodule(name)
+            weight = layers[name].weight
+            first, *others = settings.setdefault(id(weight), (name, self.of_layer(name), rows))
+            if others != [self.of_layer(name), rows]:
+                raise ValueError(
+                    f"LoRA: {first!r} and {name!r} share one weight, and are to be adapted in two ways"
+                )
+            if first != name:
+                continue
             rank, scaling = self.of_layer(name)
-            calls_linear = type(layer).forward is nn.Linear.forward
-            LoRADelta(layer.weight, rank, scaling, rows, self.dropout).install(layer)
-            if calls_linear:
-                # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                type(layer).forward = _low_rank_forward
-            index = len(layer.parametrizations["weight"]) - 1
-            names += [f"{name}.parametrizations.weight.{index}.lora_{letter}" for letter in "AB"]
-        return names
+            new.append(LoRADelta(weight, rank, scaling, rows, self.dropout))
+            for layer, tensor in places[id(weight)]:
+                calls_linear = type(layer).forward is nn.Linear.forward and tensor == "weight"
+                new[-1].install(layer, tensor)
+                if calls_linear:
+                    # Of the class that parametrization has just made for this layer, which goes when the delta does.
+                    type(layer).forward = _low_rank_forward
+        return parameter_names(module, new)
 
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:
         """Each targeted layer, with the rows that get a difference."""
-        layers = {
-            name: layer
-            for name, layer in base_layers(module)
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != anatomy.head
-        }
+        layers = matrices(module, anatomy.head)
         found: dict[str, Rows] = {}
         for target in self.targets:
             hits = {
@@ -155,14 +161,15 @@ def _pairs(field: str, given: Any) -> Pattern:
 
 
 def _first(pattern: Pattern, name: str, default: Any) -> Any:
-    return next((value for glob, value in pattern if fnmatch.fnmatchcase(name, glob)), default)
+    return next((value for glob, value in pattern if named(name, glob)), default)
 
 
-def _match(target: str, name: str, layer: nn.Module, module: nn.Module) -> Rows | None:
-    kinds: dict[str, Any] = {"all": nn.Linear | nn.Conv2d, "linear": nn.Linear, "conv": nn.Conv2d}
+def _match(target: str, name: str, matrix: Matrix, module: nn.Module) -> Rows | None:
+    is_conv = isinstance(matrix.layer, nn.Conv2d)
+    kinds = {"all": True, "linear": not is_conv, "conv": is_conv}
     if target in kinds:
-        return Rows() if isinstance(layer, kinds[target]) else None
-    return match_layer(target, name, layer, module)
+        return Rows() if kinds[target] else None
+    return match_layer(target, name, matrix.layer, module)
 
 
 class LoRADelta(KeptDelta):

@@ -157,7 +157,15 @@ class Peft(Strategy):
         trial.requires_grad_(False)
         for parameter in own.values():
             parameter.requires_grad_()
-        outcome = self._run(trial, images).square().sum()
+        logits = self._run(trial, images)
+        with torch.no_grad():
+            apart = relative_distance(self._run(trial, images), logits)
+        if apart > TOLERANCE:
+            raise ValueError(
+                f"{self._name}: without gradients {type(trial).__name__} passes peft's layers by and reads their weights, so "
+                f"that its logits differ by {apart:.2g} of the largest; use paretune's LoRA, which changes the weight itself"
+            )
+        outcome = logits.square().sum()
         found = (
             torch.autograd.grad(outcome, list(own.values()), allow_unused=True)
             if outcome.requires_grad

@@ -87,7 +87,8 @@ def _read(term: str, module: nn.Module, sites: Sequence[Site]) -> Term:
             )
         chosen = known[: int(count)] if kind == "first" else known[-int(count) :]
         return lambda name, site: any(inside(name, block) for block in chosen)
-    names = [name for name, _ in (*module.named_modules(), *module.named_parameters())]
+    parameters = module.named_parameters(remove_duplicate=False)  # a tied one has several names
+    names = [name for name, _ in (*module.named_modules(), *parameters)]
     if not any(_matches(name, term) for name in names):
         raise ValueError(f"where: pattern {term!r} matches no module or parameter; {candidates(module)}")
     return lambda name, site: _matches(name, term)

@@ -65,6 +65,6 @@ class Union(Strategy):
         chosen: set[nn.Parameter] = set()
         for part in self.strategies:
             names = part.install(module, anatomy)
-            parameters = dict(module.named_parameters())
+            parameters = dict(module.named_parameters(remove_duplicate=False))
             chosen |= {parameters[name] for name in names}
         return [name for name, parameter in module.named_parameters() if parameter in chosen]

@@ -62,6 +62,14 @@ class View:
         # Of tied tensors one name each.
         once = (*self.module.named_parameters(), *self.module.named_buffers())
         self.base_names = {name: base_names[name] for name, _ in once if name in base_names}
+        first = {id(tensor): name for name, tensor in once}
+        # Each layer once: of a layer that has two names, functional_call would put the tensors back wrongly.
+        self._places = {
+            f"{place}.{own}".lstrip("."): first[id(tensor)]
+            for place, part in self.module.named_modules()
+            for own, tensor in (*part._parameters.items(), *part._buffers.items())
+            if tensor is not None
+        }
 
     @property
     def module(self) -> nn.Module:
@@ -93,8 +101,8 @@ class View:
         for _, layer in Delta.carriers(self.module):
             layer.training = type_before_parametrizations(layer) is nn.Linear
         prefix = "module." if isinstance(self.model, Backbone) else ""
-        tensors = {f"{prefix}{name}": value for name, value in self._tensors(values, base).items()}
-        return logits_of(functional_call(self.model, tensors, (images,)))
+        tensors = self._tensors(values, base, prefix)
+        return logits_of(functional_call(self.model, tensors, (images,), tie_weights=False))
 
     def effective(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
         """What the adapter makes of the base's tensors: of those that it changes, under the base's names.
@@ -107,19 +115,21 @@ class View:
                 f"{self.strategy!r} takes no part in combinations, because peft alone knows its weights; use paretune's own "
                 "LoRA or IA3, or peft's add_weighted_adapter"
             )
-        tensors = {f"module.{name}": value for name, value in self._tensors(values, base).items()}
-        found: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, ())
+        tensors = self._tensors(values, base, "module.")
+        found: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, (), tie_weights=False)
         return {
-            self.base_names[name]: value for name, value in values.items() if name in self.base_names
-        } | found
+            self.base_names[name]: value
+            for name, value in (*values.items(), *found.items())
+            if name in self.base_names  # of a tied tensor one name
+        }
 
-    def _tensors(self, values: Tensors, base: Tensors) -> dict[str, Tensor]:
+    def _tensors(self, values: Tensors, base: Tensors, prefix: str) -> dict[str, Tensor]:
         like = next(self.module.parameters())
-        own = {name: base[was] for name, was in self.base_names.items()}
-        return own | {
+        tensors = {name: base[was] for name, was in self.base_names.items()} | {
             name: value.to(like if value.is_floating_point() else like.device)
             for name, value in values.items()
         }
+        return {prefix + place: tensors[name] for place, name in self._places.items() if name in tensors}
 
 
 class Views:
@@ -158,7 +168,7 @@ def _read_anew(layer: type[nn.Module], tensor: str) -> None:
 
 
 class _Effective(nn.Module):
-    """Reads the effective tensors of ``module``, so that functional_call can give it others."""
+    """Reads the effective tensors of ``module``, under the names of what they are made of; functional_call gives others."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -167,7 +177,7 @@ class _Effective(nn.Module):
     @torch.no_grad()
     def forward(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{tensor}".lstrip("."): getattr(layer, tensor)
+            f"{name}.parametrizations.{tensor}.original".lstrip("."): getattr(layer, tensor)
             for name, layer in Delta.carriers(self.module)
             for tensor in layer.parametrizations  # type: ignore[union-attr]
         }

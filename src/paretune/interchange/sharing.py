@@ -1,0 +1,31 @@
+"""Tensors that several layers share, of which other libraries know nothing: there each layer has an adapter of its own."""
+
+from collections import Counter
+
+from torch import Tensor, nn
+
+from paretune.strategies.adapting import Adaptation
+from paretune.strategies.base import Delta, base_parameters, holders, plain_tensor
+
+
+def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None:
+    """Raise ValueError if the adapter on ``module`` changes a tensor that is used at several places.
+
+    Our adapter changes all of them. One of ``library`` would change each on its own, or only the first.
+    """
+    parameters = dict(module.named_parameters())
+    base = base_parameters(module)
+    changed: list[Tensor | None] = [parameters[name] for name in adaptation.trained if name in base]
+    for _, layer in Delta.carriers(module):
+        changed += [plain_tensor(layer, tensor) for tensor in layer.parametrizations]  # type: ignore[union-attr]
+    places = holders(module)
+    uses = Counter(child for part in module.modules() for child in part._modules.values())
+    names = {part: name for name, part in module.named_modules()}
+    for tensor in changed:
+        sharing = places[id(tensor)]
+        if len(sharing) > 1 or uses[sharing[0][0]] > 1:
+            (first, own), (other, _) = sharing[0], sharing[-1]
+            where = f"{names[first]!r} and {names[other]!r} share one {own}"
+            if first is other:
+                where = f"{names[first]!r} stands at several places of the model"
+            raise ValueError(f"{library} has an adapter for each layer, and {where}")
