@@ -35,8 +35,10 @@ def alone(directory: Path, *, patience: float = 0) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     holder = directory / _HOLDER
     with contextlib.ExitStack() as held:
+        lock = directory / _LOCK
         try:
-            held.enter_context(FileLock(directory / _LOCK, timeout=patience))
+            held.enter_context(FileLock(lock, timeout=patience))
+            held.callback(_remove, lock)  # while it is held; who waits for it sees that and makes its own
         except Timeout:
             raise BlockingIOError(
                 f"{directory} is in use by {_content(holder) or 'another process'}. Wait until that has ended, or end "
@@ -51,13 +53,18 @@ def alone(directory: Path, *, patience: float = 0) -> Iterator[None]:
         remove_leftovers(directory)
         with naming(holder):
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        held.callback(holder.unlink, missing_ok=True)
+        held.callback(_remove, holder)
         yield
 
 
 def mine(name: str) -> bool:
     """Whether a file of this name is here because of :func:`alone`, or was left half written."""
     return name in (_LOCK, _HOLDER) or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows keeps files that are open
+        file.unlink()
 
 
 def _content(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from paretune._alone import alone
@@ -145,8 +145,7 @@ def _train(
     lr = optimizer.lr or adaptation.strategy.learning_rate
     attack = objective.attack
 
-    # Buffers are made equal before each evaluation; broadcasting them at each step would forget all but one process's.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    accelerator = Accelerator()
     rank, world = accelerator.process_index, accelerator.num_processes
     if batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")
@@ -197,6 +196,8 @@ def _train(
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
+    # What batch norms see on each process counts, see _equalise_buffers: the others' is not to be overwritten at each step.
+    wrapped.broadcast_buffers = False
     so_far: dict[str, Any] = {
         "step": 0,
         "train_seconds": 0.0,

@@ -81,7 +81,6 @@ def test_a_killed_evaluation_goes_on_and_ends_as_an_uninterrupted_one(
     # What was finished is read, not written again; of AutoAttack's own state nothing is left.
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file.exists())
     assert {file.name for file in where.iterdir()} == {
-        ".lock",
         "plan.json",
         "000000.safetensors",
         "000001.safetensors",

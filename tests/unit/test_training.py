@@ -56,9 +56,28 @@ def test_a_run_killed_at_every_write_ends_as_if_it_had_not_been(tmp_path) -> Non
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 8
+    assert int(done.stdout) >= 40
     tiny.run(tmp_path / "whole")
     same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not hidden(tmp_path / "killed")
+
+
+def hidden(directory: Path) -> list[Path]:
+    """Locks and what processes left half written."""
+    return [*directory.rglob(".*")]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_of_starting_over_ends_as_if_it_had_not_been(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed", str(tmp_path), "over"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    resumed = [path for path in tmp_path.iterdir() if "-" in path.name]
+    assert len(resumed) == int(done.stdout) >= 20
+    for path in resumed:
+        same_run(path, tmp_path / "finished")
+        assert not hidden(path)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path) -> None:
