@@ -1,11 +1,15 @@
 """Train, killed with SIGKILL before the first change of the disk, then before the second of the next attempt, and so on.
 
 Usage: python -m tests.killed DIRECTORY. Prints how many times the run was killed.
+Or: python -m tests.killed DIRECTORY full. From there on the disk takes nothing more, instead; each error names a file.
+Or: python -m tests.killed DIRECTORY small. Files of 100 bytes are the largest, of 200 the next time, and so on.
 Or: python -m tests.killed DIRECTORY over. Starts a finished run and a half-finished one over; each time that is killed, at
 the next change, and the run is resumed in DIRECTORY/finished-N or DIRECTORY/half-N.
 """
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -24,14 +28,23 @@ tiny.data()
 CHANGES = ("fsync", "replace", "rename", "unlink", "rmdir")
 
 
-def child(out: Path, fatal: int, last: int, resume: bool) -> None:
-    """Train in this process up to step ``last``; it dies just before its ``fatal``-th change of the disk takes effect."""
+def child(out: Path, fatal: int, last: int, resume: bool, full: bool, largest: int) -> None:
+    """Train in this process up to step ``last``; it dies just before its ``fatal``-th change of the disk takes effect.
+
+    If ``full``, that change and all later ones are refused instead, and it exits with 3; so it does if a file would have
+    more than ``largest`` bytes.
+    """
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     count = 0
 
     def fatally(change: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:
             nonlocal count
             count += 1
+            if full and count >= fatal:
+                named = arguments[:1] if isinstance(arguments[0], str | os.PathLike) else ()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
             if count == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             return change(*arguments, **options)
@@ -40,19 +53,25 @@ def child(out: Path, fatal: int, last: int, resume: bool) -> None:
 
     for name in CHANGES:
         setattr(os, name, fatally(getattr(os, name)))
-    tiny.run(out, resume=resume, progress=lambda status: os._exit(0) if status.step == last else None)
+    try:
+        tiny.run(out, resume=resume, progress=lambda status: os._exit(0) if status.step == last else None)
+    except OSError as error:
+        known = error.errno == (errno.EFBIG if largest else errno.ENOSPC)
+        os._exit(3 if known and str(out) in str(error) and "\n" not in str(error) else 1)
     os._exit(0)
 
 
-def killed(out: Path, *, fatal: int = 0, last: int = 0, resume: bool = True) -> bool:
-    """Whether a process that trained was killed, and did not come to its end."""
+def killed(
+    out: Path, *, fatal: int = 0, last: int = 0, resume: bool = True, full: bool = False, largest: int = 0
+) -> bool:
+    """Whether a process that trained was killed, or stopped by the disk, and did not come to its end."""
     pid = os.fork()
     if pid == 0:
-        child(out, fatal, last, resume)
+        child(out, fatal, last, resume, full, largest)
     _, status = os.waitpid(pid, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (0, 3):
         sys.exit("the child failed")
-    return not os.WIFEXITED(status)
+    return not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 3
 
 
 if __name__ == "__main__":
@@ -73,7 +92,10 @@ if __name__ == "__main__":
                 number += 1
             shutil.rmtree(out)
             kills += number - 1
+    elif sys.argv[2:] == ["small"]:
+        while killed(directory, largest=100 * 2**kills):
+            kills += 1
     else:
-        while killed(directory, fatal=kills + 1):
+        while killed(directory, fatal=kills + 1, full=sys.argv[2:] == ["full"]):
             kills += 1
     print(kills)

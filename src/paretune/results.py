@@ -330,7 +330,7 @@ def find_runs(path: Path) -> Iterator[Path]:
     for directory, names, files in os.walk(path):
         names.sort()
         marks = {"config.json", "points.jsonl", "DONE"}.intersection(files)
-        if "points.jsonl" in marks and "bits" in names:
+        if marks - {"config.json"} and "bits" in names:
             marks.add("bits")
         if len(marks) > 1 or ("config.json" in marks and _has_schema(Path(directory) / "config.json")):
             names.clear()

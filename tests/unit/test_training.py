@@ -48,15 +48,26 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
     assert not (tmp_path / "run/checkpoint.safetensors").exists()
 
 
-def test_a_run_killed_at_every_write_ends_as_if_it_had_not_been(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("how", "least"),
+    [
+        pytest.param([], 20, id="killed", marks=pytest.mark.slow),
+        pytest.param(["full"], 20, id="full", marks=pytest.mark.slow),
+        pytest.param(["small"], 6, id="small"),
+    ],
+)
+def test_a_run_stopped_at_every_change_of_the_disk_ends_as_if_it_had_not_been(
+    tmp_path, how: list[str], least: int
+) -> None:
+    """Killed, or told that the disk is full, or that a file would be too large."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed")],
+        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed"), *how],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 40
+    assert int(done.stdout) >= least
     tiny.run(tmp_path / "whole")
     same_run(tmp_path / "killed", tmp_path / "whole")
     assert not hidden(tmp_path / "killed")
@@ -70,7 +81,10 @@ def hidden(directory: Path) -> list[Path]:
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_of_starting_over_ends_as_if_it_had_not_been(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(tmp_path), "over"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.killed", str(tmp_path), "over"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     resumed = [path for path in tmp_path.iterdir() if "-" in path.name]
