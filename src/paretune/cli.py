@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Write out what was printed; what a full disk or a closed pipe does not take is dropped, or Python tries again later."""
+    """Write out what was printed; what a full disk or a closed pipe does not take is dropped, else Python tries again."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_named_to_readers_too(copies: Path) -> None:
     file = copies / "half/checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:50])
     for read in (load_runs, lambda path: tiny.run(path)):
-        with pytest.raises(ValueError, match="is damaged .*delete it to train this run from its start"):
+        with pytest.raises(ValueError, match=r"is damaged .*delete it to train this run from its start"):
             read(copies / "half")
     file.unlink()
     assert tiny.run(copies / "half").done
@@ -167,7 +167,7 @@ def test_a_log_that_lacks_lines_is_refused_and_one_that_was_removed_begins_anew(
     log = copies / "half/log.jsonl"
     log.write_text("".join(damage(log.read_text().splitlines(keepends=True))))
     with pytest.raises(
-        ValueError, match="log.jsonl lacks lines up to step 8, or they are damaged.*or remove it"
+        ValueError, match=r"log\.jsonl lacks lines up to step 8, or they are damaged.*or remove it"
     ):
         tiny.run(copies / "half")
     log.unlink()

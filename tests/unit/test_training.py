@@ -239,35 +239,6 @@ def test_a_model_without_an_adapter_or_with_other_classes_is_refused(tmp_path) -
         )
 
 
-@pytest.mark.slow
-def test_two_processes_train_together(tmp_path) -> None:
-    """Under accelerate each process takes its half of the batch; rows and examples are counted once."""
-    script = "from tests import tiny; from pathlib import Path; import sys; tiny.run(Path(sys.argv[1]))"
-    (tmp_path / "script.py").write_text(script)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), str(tmp_path / "run")],
-        cwd=ROOT,
-        env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    points = load_runs(tmp_path / "run")[0].points
-    assert list(points.step) == [4, 8, 10]
-    assert set(points.examples) == {len(tiny.data().report)}
-
-
 def test_any_attack_with_a_last_iterate_trains_and_one_without_is_refused(tmp_path) -> None:
     from paretune.attacks import APGD, FGSM, NFGSM, Square
 
