@@ -12,7 +12,7 @@ import torch
 import paretune as pt
 from paretune.results import load_runs
 from tests import tiny
-from tests.unit.test_training import ROOT
+from tests.unit.test_training import ROOT, same_run
 
 
 def launch(processes: int, script: Path, *arguments: str) -> None:
@@ -46,6 +46,14 @@ def test_all_processes_end_with_the_same_model_and_that_is_saved(together: Path)
         pt.load_adapter(model, together / name / "adapter")
         saved = model.module.state_dict()
         assert all(torch.equal(first[key], saved[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_written_once_and_resumes_exactly(together: Path) -> None:
+    points = load_runs(together / "learning")[0].points
+    assert list(points.step) == [4, 8, 10]
+    assert set(points.examples) == {len(tiny.data().report)}
+    same_run(together / "learning", together / "stopped")
 
 
 @pytest.mark.slow
@@ -90,7 +98,7 @@ def test_a_launcher_that_starts_one_process_only_is_named_in_the_log(
     caplog.set_level("INFO", "paretune.training")
     tiny.run(tmp_path / "plain", steps=1)
     assert "plain: process 1 of 1" in caplog.text
-    assert "launcher" not in caplog.text
+    assert "one process alone" not in caplog.text
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # as `accelerate launch --cpu --num_processes 2` does
     tiny.run(tmp_path / "launched", steps=1)
     assert "one process alone, although a launcher is about" in caplog.text
