@@ -3,25 +3,77 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """What the system refuses inside, a full disk say, is an error that names ``path`` and the reason.
+
+    Raises:
+        OSError: with the number of the system, whichever library met it.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        known = re.search(r"\(os error (\d+)\)", str(error))
+        if known is None:
+            raise OSError(f"{path} cannot be written: {error}") from None
+        raise OSError(int(known[1]), os.strerror(int(known[1])), str(path)) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and renamed over ``path``, else removed."""
+    """Yield a temporary path beside ``path``; on success it is synced and renamed over ``path``, else removed.
+
+    Raises:
+        OSError: it cannot be written; the message has ``path`` and the reason.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed processes left half written in ``directory``; for who is alone there."""
+    for path in directory.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove ``path`` and what is in it; a killed process leaves it whole or absent."""
+    gone = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    os.replace(path, gone)
+    shutil.rmtree(gone)
 
 
 def sync_directory(path: Path) -> None:
@@ -48,3 +100,28 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented, sorted JSON; NaN and infinity are refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_tensors(
+    path: Path, tensors: "Mapping[str, Tensor | NDArray[Any]]", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write ``tensors``, all of torch or all of numpy, as a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message has ``path`` and the reason, such as a full disk.
+    """
+    values: dict[str, Any] = dict(tensors)
+    save_file: Callable[..., None]
+    if all(isinstance(value, np.ndarray) for value in values.values()):
+        from safetensors.numpy import save_file
+
+        values = {name: np.asarray(value, order="C") for name, value in values.items()}
+    else:
+        from safetensors.torch import save_file
+
+        values = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors would leave it to its owner alone
+        save_file(values, temporary, dict(metadata) if metadata else None)
+        temporary.chmod(mode)

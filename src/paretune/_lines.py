@@ -1,12 +1,14 @@
 """Files of JSON lines that one process writes and others read while they grow."""
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from paretune import _files
 
@@ -60,22 +62,71 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-@contextlib.contextmanager
-def append_lines(path: Path | None, last_step: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that appends one row to ``path``, of which the rows up to ``last_step`` are kept; None writes nothing.
+def append_whole(file: io.FileIO, text: str, *, sync: bool) -> None:
+    """Add ``text`` to an unbuffered file in a single write; what a full disk took of it is taken back.
 
-    Lines after ``last_step`` and a torn last one are dropped: a resumed run writes them again.
+    Raises:
+        OSError: the message names the file.
+    """
+    content, size = text.encode(), file.seek(0, os.SEEK_END)
+    with _files.naming(str(file.name)):
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+class AppendRow(Protocol):
+    """What :func:`append_lines` yields."""
+
+    def __call__(self, row: Mapping[str, Any], *, sync: bool) -> None:
+        """Append ``row``, at once for those who watch; ``sync`` makes it and those before it durable."""
+
+
+@contextlib.contextmanager
+def append_lines(path: Path | None, last_step: int) -> Iterator[AppendRow]:
+    """A function that appends one row a step to ``path``, of which those up to ``last_step`` are kept; None writes nothing.
+
+    Lines after ``last_step`` and a torn last one are dropped: a resumed run writes them again. A file that is gone begins
+    anew, and the log says so.
+
+    Raises:
+        ValueError: a line is damaged, or some up to ``last_step`` were lost.
     """
     if path is None:
-        yield lambda _row: None
+        yield lambda row, *, sync: None
         return
+    lines = _whole_lines(path, last_step)
+    if len(lines) < last_step:
+        log.warning("%s lacks the steps up to %d: it was removed", path, last_step - len(lines))
     if path.exists():
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-        lines = [line + "\n" for line in whole.splitlines()]
-        _files.write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= last_step))
-    with open(path, "a", encoding="utf-8", buffering=1) as file:  # line by line, for those who watch
+        _files.write_text(path, "".join(lines))
+    with open(path, "ab", buffering=0) as file:
 
-        def append(row: Mapping[str, Any]) -> None:
-            file.write(json.dumps(row) + "\n")
+        def append(row: Mapping[str, Any], *, sync: bool) -> None:
+            append_whole(file, json.dumps(row) + "\n", sync=sync)
 
         yield append
+
+
+def _whole_lines(path: Path, last_step: int) -> list[str]:
+    """The lines up to ``last_step``, which come step by step."""
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    lines = whole.splitlines(keepends=True)
+    steps = [row.get("step") if (row := _row(line)) else None for line in lines]
+    first = steps[0] if steps else last_step + 1
+    if (
+        not isinstance(first, int)
+        or steps != [*range(first, first + len(steps))]
+        or not (first <= last_step + 1 <= first + len(steps))
+    ):
+        raise ValueError(
+            f"{path} lacks lines up to step {last_step}, or they are damaged. Restore it from a copy, or remove it: the run "
+            "then goes on, and its log begins there"
+        )
+    return [line.decode() + "\n" for line in whole.splitlines()[: last_step + 1 - first]]

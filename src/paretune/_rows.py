@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
+OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"
 ROW_FIELDS: dict[str, type] = {
     "schema": int,
     "run": str,  # key of the run
@@ -83,13 +85,70 @@ def _finite(text: str) -> float:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path / "config.json")
+    file = path / "config.json"
+    try:
+        config = read_json(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{file} is missing; copy run directories whole, or remove this one"
+        ) from None
     if config.get("schema") != SCHEMA:
         raise ValueError(
-            f"{path / 'config.json'} has schema {config.get('schema')!r}; this library reads {SCHEMA}. "
+            f"{file} has schema {config.get('schema')!r}; this library reads {SCHEMA}. "
             "Upgrade paretune, or point to a run directory"
         )
     return config
+
+
+class Stated(NamedTuple):
+    """How many rows a run has at least, by DONE or by the checkpoint of an unfinished run."""
+
+    file: Path
+    step: float  # the rows up to this one are counted
+    points: int
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is to come."""
+        return self.file.name == "DONE"
+
+
+def read_stated(path: Path, key: str) -> Stated | None:
+    """What the run says of its rows, None if nothing yet. Read it before the rows: a run under way adds to both."""
+    try:
+        file = path / "DONE"
+        said = read_json(file)
+        step, points, whose = math.inf, said.get("points"), said.get("run")
+    except FileNotFoundError:
+        file = path / CHECKPOINT
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                said = json.loads((opened.metadata() or {})["progress"])
+            step, points, whose = said["step"], said.get("points", 0), key
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {file} is damaged ({error}); delete it to train this run from its start"
+            ) from None
+    except ValueError as error:
+        raise ValueError(f"{error}; {OTHERWISE}") from None
+    if not isinstance(points, int) or not isinstance(step, int | float) or whose != key:
+        raise ValueError(f"{file} is damaged or of another run: {json.dumps(said)[:200]}; {OTHERWISE}")
+    return Stated(file, step, points)
+
+
+def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
+    """Raise ValueError if there are fewer rows of these ``steps`` than ``stated``."""
+    if stated is None:
+        return
+    found = sum(step <= stated.step for step in steps)
+    if found < stated.points:
+        upto = "" if stated.done else f" up to step {stated.step}"
+        raise ValueError(
+            f"{path / 'points.jsonl'} has {found} rows{upto}, but {stated.file.name} says that there are "
+            f"{stated.points}: rows were lost. The file must be whole: {OTHERWISE}"
+        )
 
 
 def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
@@ -109,13 +168,14 @@ def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{where} is not JSON ({error}); remove the line to evaluate this point again"
-            ) from None
+            raise ValueError(f"{where} is not JSON ({error}). The file is damaged: {OTHERWISE}") from None
         check_row(row, where, key)
         if identity(row) in seen:
+            first = seen[identity(row)]
+            same = line == lines[first - 1]
             raise ValueError(
-                f"{where} repeats the point of line {seen[identity(row)]}; remove one of the two lines"
+                f"{where} repeats the point of line {first}; "
+                + ("remove one of the two lines" if same else f"the file is damaged: {OTHERWISE}")
             )
         seen[identity(row)] = number
         rows.append((number, row))

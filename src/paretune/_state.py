@@ -1,20 +1,25 @@
 """Directories that hold what a long computation has finished, so that a killed one goes on with the same call."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from paretune import _alone
 from paretune._files import write_json
 
 FORMAT = 1
 PROBED = 8  # images whose logits recognise a model
 
 
-def claim(path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
-    """Make ``path`` the state of the computation that ``plan`` and ``probe`` identify, or see that it is.
+@contextlib.contextmanager
+def claimed(path: str | Path, plan: dict[str, Any], probe: Tensor) -> Iterator[None]:
+    """Make ``path`` the state of the computation that ``plan`` and ``probe`` identify, or see that it is; alone in it.
 
     Args:
         path: a directory, made if it does not exist; ``plan.json`` in it says whose it is.
@@ -23,19 +28,41 @@ def claim(path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
 
     Raises:
         ValueError: the directory belongs to another computation, or is no such directory.
+        BlockingIOError: another process is at work in it.
     """
     path = Path(path)
-    plan = {"format": FORMAT, **plan}
     file = path / "plan.json"
+    ours = file.exists() or (path.is_dir() and all(_alone.mine(each.name) for each in path.iterdir()))
+    if path.exists() and not ours:
+        raise ValueError(
+            f"state={str(path)!r} exists and is not the state of such a run; name a new directory"
+        )
+    with _alone.alone(path):
+        _check_plan(path, file, {"format": FORMAT, **plan}, probe)
+        yield
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """An error over the content of a finished part in ``file`` says which file it is, and the way out."""
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it, and its part is computed again") from None
+
+
+def _check_plan(path: Path, file: Path, plan: dict[str, Any], probe: Tensor) -> None:
     if not file.exists():
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(
-                f"state={str(path)!r} exists and is not the state of such a run; name a new directory"
-            )
         write_json(file, {**plan, "probe": probe.tolist()})
         return
-    known = json.loads(file.read_text(encoding="utf-8"))
-    seen = torch.tensor(known.pop("probe"))
+    try:
+        known = dict(json.loads(file.read_bytes()))
+        seen = torch.tensor(known.pop("probe"), dtype=probe.dtype)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}); remove state={str(path)!r} to start over, "
+            "or name a new directory"
+        ) from None
     for name, value in plan.items():
         if known.get(name) != value:
             raise ValueError(

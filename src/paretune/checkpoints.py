@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paretune import _files
@@ -28,8 +27,7 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
-    metadata = {"progress": json.dumps(progress)}
-    _files.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    _files.save_tensors(path, tensors, {"progress": json.dumps(progress)})
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

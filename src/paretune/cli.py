@@ -1,6 +1,8 @@
 """The command line: parser, errors, exit codes. Errors are one line and exit code 2."""
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -23,14 +25,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command, chosen = COMMANDS[options.subcommand], parser.instantiate(options)[options.subcommand]
         command(**{field.name: chosen[field.name] for field in fields(command)})()  # type: ignore[arg-type]
+        _flush()
     except KeyboardInterrupt:
         print("paretune: stopped; the same command goes on from the last evaluation point", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
         logging.getLogger(__name__).debug("details", exc_info=True)
-        print(f"paretune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            _flush()
+        print(f"paretune: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
+
+
+def _flush() -> None:
+    """Write out what was printed; what a full disk or a closed pipe does not take is dropped, else Python tries again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def build_parser() -> Any:

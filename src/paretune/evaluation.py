@@ -1,5 +1,6 @@
 """Clean and robust correctness of a model, example by example."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from paretune._files import write_atomically
+from paretune._files import save_tensors
 from paretune._modes import evaluation_mode
-from paretune._state import PROBED, claim
+from paretune._state import PROBED, claimed, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.backbones import logits_of
 from paretune.data import ImageSplit
@@ -104,7 +105,8 @@ def evaluate(
     Raises:
         TypeError: something in ``attacks`` is not an attack.
         ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design; or ``state`` belongs to
-            another evaluation, or is given with a ``victim`` whose precision is still open.
+            another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is still open.
+        BlockingIOError: another process is at work in ``state``.
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
@@ -132,8 +134,12 @@ def evaluate(
     together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
     run = _Run(model, victim, attacks, data, batch_size, seed)
-    with evaluation_mode(model), bars(enabled=progress) as shown:
-        kept = None if state is None else _Kept(state, run.plan(shard), run.probe())
+    with evaluation_mode(model), contextlib.ExitStack() as held:
+        kept = None
+        if state is not None:
+            held.enter_context(claimed(state, run.plan(shard), run.probe()))
+            kept = _Kept(Path(state))
+        shown = held.enter_context(bars(enabled=progress))
         work = max(1, len(attacks))
         task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
         done = 0
@@ -142,7 +148,7 @@ def evaluate(
             def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
                 shown.update(task, completed=done + attacks * size, note=note)
 
-            found = kept.read(number) if kept else None
+            found = kept.read(number, (1 + len(attacks), len(places))) if kept else None
             if found is None:
                 found = run.measure(places, kept.scratch(number) if kept else None, show)
                 if kept:
@@ -244,18 +250,27 @@ class _Run:
 class _Kept:
     """What an evaluation has finished, on disk: the bits of each portion, and meanwhile the state of each AutoAttack."""
 
-    def __init__(self, path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
-        claim(path, plan, probe)
-        self._path = Path(path)
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def read(self, portion: int) -> Bits | None:
-        """What :meth:`write` got, else None."""
+    def read(self, portion: int, shape: tuple[int, int]) -> Bits | None:
+        """What :meth:`write` got, else None.
+
+        Raises:
+            ValueError: the file is damaged; the message says how to go on.
+        """
         file = self._file(portion)
-        return load_file(file)["bits"] if file.exists() else None
+        if not file.exists():
+            return None
+        with reading(file):
+            bits: Bits = load_file(file)["bits"]
+            if bits.dtype != bool or bits.shape != shape or (bits[1:] & ~bits[0]).any():
+                raise ValueError(f"bits of shape {bits.shape} are not clean ones and robust ones of {shape}")
+            return bits
 
     def write(self, portion: int, bits: Bits) -> None:
         """Keep the bits of a portion, and forget what led to them."""
-        write_atomically(self._file(portion), lambda temporary: save_file({"bits": bits}, temporary))
+        save_tensors(self._file(portion), {"bits": bits})
         shutil.rmtree(self.scratch(portion), ignore_errors=True)
 
     def scratch(self, portion: int) -> Path:

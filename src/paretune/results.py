@@ -3,11 +3,13 @@
     RUN/config.json           what makes the run; its hash is the key of the run
     RUN/points.jsonl          one line per evaluated point: (step, attack, epsilon) -> accuracies and cost
     RUN/bits/step-….safetensors   packed correctness of every example, from which the accuracies follow
-    RUN/DONE                  written last
+    RUN/checkpoint.safetensors    of an unfinished run; says how many points there are up to its step
+    RUN/adapter               of a finished run
+    RUN/DONE                  written last; says how many points there are
 
 Lines are appended with a single synced write and files are replaced whole, so a run that is killed at any
-moment loses at most the point it was writing. Directories can be copied, merged and read without this
-library.
+moment loses at most the point it was writing. Whoever reads it sees when lines were lost. Directories can be
+copied, merged and read without this library.
 """
 
 import json
@@ -23,13 +25,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paretune import _files
+from paretune._lines import append_whole
 from paretune._rows import (
+    CHECKPOINT,
+    OTHERWISE,
     ROW_FIELDS,
     SCHEMA,
     SPLITS,
     Bits,
     Row,
     check_bits,
+    check_none_lost,
     check_row,
     differences,
     identity,
@@ -38,6 +44,7 @@ from paretune._rows import (
     read_config,
     read_json,
     read_rows,
+    read_stated,
     run_key,
 )
 
@@ -51,12 +58,14 @@ class RunWriter:
         path: the run directory; made if it does not exist.
         config: plain JSON values. ``task``, ``strategy``, ``strategy_config`` and ``seed`` are required,
             anything else that makes the run what it is belongs here too. ``schema`` is added.
+        resume: False forgets everything but the configuration first.
 
     Raises:
-        ValueError: ``config`` lacks a required key, or the directory holds a run with another configuration.
+        ValueError: ``config`` lacks a required key, the directory holds a run with another configuration, or rows of
+            it were damaged or lost.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
         self.path = Path(path)
         self.config: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **config}, allow_nan=False))
         missing = [key for key in ("task", "strategy", "strategy_config", "seed") if key not in self.config]
@@ -72,13 +81,26 @@ class RunWriter:
                 )
         else:
             _files.write_json(self.path / "config.json", self.config)
+        if not resume:
+            # What counts the rows goes before the rows, so that a process killed here leaves a run that goes on or starts
+            # over, and never one that lacks rows.
+            for name in ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+                _files.sync_directory(self.path)
         self._cut_torn_line()
         self._rows = [row for _, row in read_rows(self.path, self.key)]
+        stated = read_stated(self.path, self.key)
+        check_none_lost(self.path, stated, (row["step"] for row in self._rows))
 
     @property
     def done(self) -> bool:
         """Whether :meth:`finish` was called."""
         return (self.path / "DONE").exists()
+
+    @property
+    def points(self) -> int:
+        """How many rows are stored."""
+        return len(self._rows)
 
     def append(self, rows: Row | Sequence[Row], bits: Mapping[str, NDArray[np.bool_]]) -> None:
         """Store one evaluation point: one row per (attack, epsilon), all of the same step.
@@ -107,20 +129,36 @@ class RunWriter:
             check_bits(row, bits)
         self._write_bits(complete, bits)
         self._cut_torn_line()
-        self._append_lines(_lines(complete))
+        with open(self.path / "points.jsonl", "ab", buffering=0) as file:
+            append_whole(file, _lines(complete), sync=True)
         self._rows += complete
+        if self.done:
+            self.finish(read_json(self.path / "DONE"))
 
     def truncate_after(self, step: int) -> None:
-        """Forget the points after ``step``: a run resumed from a checkpoint at ``step`` makes them again."""
-        (self.path / "DONE").unlink(missing_ok=True)
+        """Forget what came after ``step``, an adapter too: a run resumed from a checkpoint at ``step`` makes it again.
+
+        Raises:
+            FileNotFoundError, ValueError: the bits of a point up to ``step`` are gone, or damaged.
+        """
         kept = [row for row in self._rows if row["step"] <= step]
+        run = Run(self.path, self.config, pd.DataFrame(), done=False)
+        for row in kept:
+            try:
+                run.bits(row)
+            except (ValueError, FileNotFoundError) as error:
+                raise type(error)(f"{error}; {OTHERWISE}") from None
+        (self.path / "DONE").unlink(missing_ok=True)
+        if (self.path / "adapter").is_dir():
+            _files.remove_directory(self.path / "adapter")
         if len(kept) < len(self._rows):
             _files.write_text(self.path / "points.jsonl", _lines(kept))
             self._rows = kept
         referenced = {row["bits"] for row in kept}
-        for file in (self.path / "bits").glob("*.safetensors*"):  # with what a killed process left unfinished
+        for file in (self.path / "bits").glob("*.safetensors"):
             if f"bits/{file.name}" not in referenced:
                 file.unlink()
+        _files.remove_leftovers(self.path / "bits")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as complete; ``summary`` is plain JSON for people and scripts to read."""
@@ -170,20 +208,6 @@ class RunWriter:
         }
         content = pack(tensors, metadata)
         _files.write_atomically(self.path / name, lambda path: path.write_bytes(content))
-
-    def _append_lines(self, lines: str) -> None:
-        """One synced write; what a full disk took of it is taken back."""
-        content = lines.encode()
-        with open(self.path / "points.jsonl", "ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                written = file.write(content)
-                os.fsync(file.fileno())
-                if written != len(content):
-                    raise OSError(f"{file.name}: the disk took {written} of {len(content)} bytes")
-            except OSError:
-                file.truncate(size)
-                raise
 
     def _cut_torn_line(self) -> None:
         path = self.path / "points.jsonl"
@@ -258,9 +282,9 @@ def load_runs(path: str | Path) -> list[Run]:
     """Read a run directory, or every run directory below ``path``, sorted by path.
 
     Raises:
-        FileNotFoundError: there is no run in ``path``. ValueError: a file is damaged or newer than this
-        library, an accuracy is not in [0, 1], or two directories hold the same run. A last line without its
-        newline is ignored: a run may be writing it.
+        FileNotFoundError: there is no run in ``path``, or one lacks its config.json. ValueError: a file is damaged or
+        newer than this library, rows were lost, an accuracy is not in [0, 1], or two directories hold the same run. A
+        last line without its newline is ignored: a run may be writing it.
     """
     path = Path(path)
     runs = [_read_run(directory) for directory in find_runs(path)]
@@ -302,12 +326,13 @@ def _lines(rows: Iterable[Row]) -> str:
 
 
 def find_runs(path: Path) -> Iterator[Path]:
-    """Run directories below ``path``, itself included, without looking inside them."""
+    """Run directories below ``path``, itself included, without looking inside them; damaged ones too."""
     for directory, names, files in os.walk(path):
         names.sort()
-        if "config.json" in files and (
-            "points.jsonl" in files or _has_schema(Path(directory) / "config.json")
-        ):
+        marks = {"config.json", "points.jsonl", "DONE"}.intersection(files)
+        if marks - {"config.json"} and "bits" in names:
+            marks.add("bits")
+        if len(marks) > 1 or ("config.json" in marks and _has_schema(Path(directory) / "config.json")):
             names.clear()
             yield Path(directory)
 
@@ -322,9 +347,14 @@ def _has_schema(path: Path) -> bool:
 
 def _read_run(path: Path) -> Run:
     config = read_config(path)
-    rows = [row for _, row in read_rows(path, run_key(config))]
+    key = run_key(config)
+    stated = read_stated(path, key)
+    rows = sorted((row for _, row in read_rows(path, key)), key=lambda row: row["step"])
+    if read_stated(path, key) != stated:
+        return _read_run(path)  # the run went on meanwhile, or was started over
+    check_none_lost(path, stated, (row["step"] for row in rows))
     points = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*ROW_FIELDS])
-    return Run(path, config, points, (path / "DONE").exists())
+    return Run(path, config, points, stated is not None and stated.done)
 
 
 __all__ = [

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from paretune import _files
+from paretune._alone import alone
 from paretune._rows import read_json
 from paretune.config import RunConfig
 from paretune.progress import Status, bars
@@ -58,6 +60,7 @@ def sweep(
 
     Raises:
         ValueError: ``workers`` is below 1, or two configurations are the same.
+        RuntimeError: a worker ended abruptly.
         Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
     """
     out = Path(out)
@@ -76,8 +79,8 @@ def sweep(
         return [load_runs(path)[0] for path in paths]
     for config in {dataclasses.replace(config, strategy=LinearProbe(), seed=0) for config in configs}:
         config.check()  # a wrong name is an error here and now, not in every worker
-    out.mkdir(parents=True, exist_ok=True)
-    announce(out, configs)
+    with alone(out, patience=60):
+        announce(out, configs)
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     threads = max(1, cores // workers)
@@ -95,7 +98,14 @@ def sweep(
         for future in waiting:
             future.cancel()
         for future in done:
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise RuntimeError(
+                    f"one of {workers} worker processes ended abruptly: it was killed, or the memory ran out. Give the same "
+                    "call again and the runs go on from their last evaluation points; fewer workers (workers=1, "
+                    "--workers 1) take less memory"
+                ) from None
     return [load_runs(path)[0] for path in paths]
 
 
@@ -110,7 +120,10 @@ def directory_name(config: RunConfig) -> str:
 def announce(out: Path, configs: Sequence[RunConfig]) -> None:
     """``sweep.json`` names the runs of all sweeps in ``out``, for those who watch: also runs that have not begun."""
     file = out / "sweep.json"
-    runs = dict(read_json(file).get("runs", {})) if file.exists() else {}
+    try:
+        runs = dict(read_json(file)["runs"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # it serves those who watch alone
+        runs = {}
     for config in configs:
         runs[directory_name(config)] = {
             "strategy": repr(config.strategy).removesuffix("()"),

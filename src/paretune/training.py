@@ -1,18 +1,23 @@
 """The one training loop: every strategy, objective and schedule is an argument to it."""
 
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
+from paretune._alone import alone
 from paretune._lines import append_lines
+from paretune._rows import CHECKPOINT
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
@@ -30,6 +35,8 @@ from paretune.sinks.base import Openable, backfill, forwarding
 from paretune.strategies.adapting import require_adaptation, trainable_parameters
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def train(
@@ -57,7 +64,12 @@ def train(
     At each evaluation point the model is measured on the select and the report split, one row per attack is appended, and a
     checkpoint replaces the last one. Killed at any moment and called again with the same arguments, the run goes on from
     there and ends with the same adapter and the same rows (on one kind of machine with the same number of threads).
-    Under ``accelerate launch`` each process takes its share of every batch.
+
+    Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
+    and of every evaluation (``accelerate launch --cpu`` alone starts one process, whatever ``--num_processes`` says; the
+    log tells how many there are). Where batch norms adapt, each normalises its own share, and what they have seen
+    becomes their mean before each evaluation: the running means are those of whole batches then, the running
+    variances lack the spread between the shares.
 
     Args:
         model: from :func:`~paretune.adapt`.
@@ -75,7 +87,7 @@ def train(
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attack_copy`. What ``"auto"`` decides, which takes a
             measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
-        resume: go on with the run in ``out``; False starts it over.
+        resume: go on with the run in ``out``; False starts it over, also one with damaged files.
         progress: show a bar on the terminal, or call this with a :class:`~paretune.progress.Status` after each step.
         sinks: who else receives the rows of the run, ``TensorBoard()`` say, see :mod:`paretune.sinks`. One that fails is
             named in the log and changes nothing else.
@@ -84,9 +96,35 @@ def train(
         The run, as :func:`~paretune.results.load_runs` reads it.
 
     Raises:
-        ValueError: an argument is out of range, or ``out`` holds a run with other arguments.
+        ValueError: an argument is out of range, ``out`` holds a run with other arguments, or files of it were damaged.
+        BlockingIOError: another process is at work in ``out``.
+        OSError: a file cannot be written; with space on the disk again, the same call goes on.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
+    with contextlib.ExitStack() as held:  # the lock of the run, until training ends in whatever way
+        return _train(**locals())
+
+
+def _train(
+    held: contextlib.ExitStack,
+    model: Backbone,
+    data: ImageData,
+    objective: Objective,
+    out: str | Path,
+    epochs: float | None,
+    steps: int | None,
+    batch_size: int,
+    optimizer: AdamW | None,
+    epsilon: EpsilonSchedule | None,
+    attacks: Sequence[Attack] | None,
+    eval_every: int | None,
+    seed: int,
+    workers: int,
+    precision: Literal["auto"] | Precision,
+    resume: bool,
+    progress: bool | Callable[[Status], None],
+    sinks: Sequence[Openable],
+) -> Run:
     adaptation = require_adaptation(model)
     optimizer = optimizer or AdamW()
     epsilon = epsilon or EpsilonSchedule()
@@ -112,9 +150,10 @@ def train(
     if batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")
     path = Path(out)
-    checkpoint = path / "checkpoint.safetensors"
-    writer = None
-    if accelerator.is_main_process:
+    checkpoint = path / CHECKPOINT
+
+    def open_run() -> RunWriter:
+        held.enter_context(alone(path))
         config = {
             "task": data.name,
             "strategy": repr(adaptation.strategy).removesuffix("()"),
@@ -134,23 +173,31 @@ def train(
             "attacks": [each.to_dict() for each in attacks],
             "attack_precision": precision,
         }
-        writer = RunWriter(path, config)
-        if not resume:
-            writer.truncate_after(-1)
-            checkpoint.unlink(missing_ok=True)
-            (path / "sinks.json").unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+        return RunWriter(path, config, resume=resume)
+
+    writer = _on_main(accelerator, open_run)
+    log.info("%s: process %d of %d", path, rank + 1, world)
+    if world == 1 and "MASTER_ADDR" in os.environ:
+        log.warning(
+            "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
+            "torchrun --nproc-per-node N",
+            path,
+        )
     if (path / "DONE").exists():
         log.info("%s is complete; its adapter is loaded", path)
-        if writer is not None:
-            backfill(path, sinks)
+        run = load_runs(path)[0]
         restore_stored(model.module, adaptation, read_adapter(path / "adapter")[1])
-        return load_runs(path)[0]
+        if writer is not None:
+            checkpoint.unlink(missing_ok=True)
+            backfill(path, sinks)
+        return run
 
     # Convolutions train faster in this layout on a CPU; the values are the same.
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
+    # What batch norms see on each process counts, see _equalise_buffers: the others' is not to be overwritten at each step.
+    wrapped.broadcast_buffers = False
     so_far: dict[str, Any] = {
         "step": 0,
         "train_seconds": 0.0,
@@ -200,13 +247,15 @@ def train(
             rows.append(
                 {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
             )
-            write_log(rows[-1])
+            measured = step % eval_every == 0 or step == total
+            write_log(rows[-1], sync=measured)  # before the checkpoint that counts on it
             status = Status(step, total, strength, float(loss.detach()), accuracy)
 
-            if step % eval_every == 0 or step == total:
+            if measured:
                 so_far["step"] = step
                 so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
                 so_far["cpu_seconds"] += time.process_time() - cpu_clock
+                _equalise_buffers(accelerator, model)
                 report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
                 select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
                 so_far["attack_precision"] = copy().precision
@@ -225,6 +274,7 @@ def train(
                     kept = ("train_seconds", "cpu_seconds", "attack_precision")
                     cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
                     _append(writer, report, select, {"step": step, "epoch": step / per_epoch} | cost)
+                    so_far["points"] = writer.points
                     save_checkpoint(checkpoint, model.module, optimiser, so_far)
                     forward()
                 status = Status(step, total, strength, status.loss, accuracy, select.clean_accuracy, robust)
@@ -234,6 +284,7 @@ def train(
     model.eval().to(memory_format=torch.contiguous_format)
     if writer is not None:
         columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
+        points = load_runs(path)[0].points
         notes = {
             "objective": repr(objective),
             "epsilon_schedule": repr(epsilon) if attack else None,
@@ -245,7 +296,7 @@ def train(
                 "train": len(data.train),
                 "report": len(data.report),
             },
-            "results": load_runs(path)[0].points.tail(len(attacks))[columns].to_dict("records"),
+            "results": points[points["step"] == total][columns].to_dict("records"),
             "findings": so_far["findings"],
         }
         save_adapter(model, path / "adapter", classes=data.classes, notes=notes)
@@ -318,6 +369,34 @@ def _total_steps(epochs: float | None, steps: int | None, per_epoch: int) -> int
 
 def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _on_main(accelerator: Accelerator, do: Callable[[], T]) -> T | None:
+    """Let the main process ``do``, the others wait; what it raises, all raise."""
+    made, error = None, None
+    if accelerator.is_main_process:
+        try:
+            made = do()
+        except Exception as raised:
+            error = raised
+    (error,) = broadcast_object_list([error])
+    if error is not None:
+        raise error
+    return made
+
+
+def _equalise_buffers(accelerator: Accelerator, model: Backbone) -> None:
+    """Where the buffers of the processes differ, take their mean, of whole numbers the main process's."""
+    if accelerator.num_processes == 1:
+        return
+    for buffer in model.module.buffers():
+        each = accelerator.gather(buffer.detach().contiguous().view(1, -1))  # (processes, numbers)
+        mean = each.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else each[0]
+        equal = torch.where(
+            (each == each[0]).all(0), each[0], mean
+        )  # exactly what it was, where it is the same
+        with torch.no_grad():
+            buffer.copy_(equal.view_as(buffer))
 
 
 def _evaluate(

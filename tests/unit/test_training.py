@@ -48,17 +48,50 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
     assert not (tmp_path / "run/checkpoint.safetensors").exists()
 
 
-def test_a_run_killed_at_every_write_ends_as_if_it_had_not_been(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("how", "least"),
+    [
+        pytest.param([], 20, id="killed", marks=pytest.mark.slow),
+        pytest.param(["full"], 20, id="full", marks=pytest.mark.slow),
+        pytest.param(["small"], 6, id="small"),
+    ],
+)
+def test_a_run_stopped_at_every_change_of_the_disk_ends_as_if_it_had_not_been(
+    tmp_path, how: list[str], least: int
+) -> None:
+    """Killed, or told that the disk is full, or that a file would be too large."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed")],
+        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed"), *how],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 8
+    assert int(done.stdout) >= least
     tiny.run(tmp_path / "whole")
     same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not hidden(tmp_path / "killed")
+
+
+def hidden(directory: Path) -> list[Path]:
+    """Locks and what processes left half written."""
+    return [*directory.rglob(".*")]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_of_starting_over_ends_as_if_it_had_not_been(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed", str(tmp_path), "over"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    resumed = [path for path in tmp_path.iterdir() if "-" in path.name]
+    assert len(resumed) == int(done.stdout) >= 20
+    for path in resumed:
+        same_run(path, tmp_path / "finished")
+        assert not hidden(path)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path) -> None:
@@ -204,35 +237,6 @@ def test_a_model_without_an_adapter_or_with_other_classes_is_refused(tmp_path) -
             steps=1,
             attacks=[pt.PGD(pt.Linf(0.1))],
         )
-
-
-@pytest.mark.slow
-def test_two_processes_train_together(tmp_path) -> None:
-    """Under accelerate each process takes its half of the batch; rows and examples are counted once."""
-    script = "from tests import tiny; from pathlib import Path; import sys; tiny.run(Path(sys.argv[1]))"
-    (tmp_path / "script.py").write_text(script)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), str(tmp_path / "run")],
-        cwd=ROOT,
-        env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    points = load_runs(tmp_path / "run")[0].points
-    assert list(points.step) == [4, 8, 10]
-    assert set(points.examples) == {len(tiny.data().report)}
 
 
 def test_any_attack_with_a_last_iterate_trains_and_one_without_is_refused(tmp_path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paretune._state import PROBED
+from paretune._state import PROBED, claimed
 from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack_state import Journal, digest
 from paretune.attacks.base import Attack, SearchAttack, attacking
@@ -150,13 +150,14 @@ class AutoAttack(Attack):
             ensemble = Ensemble(
                 self.stages(), call.oracle, call.images, call.labels, seed, batch_size, places
             )
-            journal = None
-            if state is not None:
-                plan = {
-                    "attack": self.to_dict(),
-                    "seed": seed,
-                    "batch_size": batch_size,
-                    "images": digest(call.images, call.labels, places),
-                }
-                journal = Journal(state, plan, ensemble.clean[:PROBED].cpu())
-            return ensemble.run(journal, progress, look_for_noise=self.version != "rand")
+            noise = self.version != "rand"
+            if state is None:
+                return ensemble.run(None, progress, look_for_noise=noise)
+            plan = {
+                "attack": self.to_dict(),
+                "seed": seed,
+                "batch_size": batch_size,
+                "images": digest(call.images, call.labels, places),
+            }
+            with claimed(state, plan, ensemble.clean[:PROBED].cpu()):
+                return ensemble.run(Journal(state), progress, look_for_noise=noise)

@@ -8,15 +8,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from paretune._files import write_atomically
-from paretune._state import claim
+from paretune._files import save_tensors
+from paretune._state import reading
 from paretune.attacks.precision import Precision
 
 
@@ -49,39 +47,35 @@ class Journal:
     """The outcomes of a run.
 
     Args:
-        path: a directory, made if it does not exist.
-        plan: what identifies the run: plain JSON values.
-        probe: (some, classes) float32 logits of the first images, which recognise the model.
-
-    Raises:
-        ValueError: the directory belongs to another run, or is not a journal.
+        path: a directory that is :func:`~paretune._state.claimed`.
     """
 
-    def __init__(self, path: str | Path, plan: dict[str, Any], probe: Tensor) -> None:
-        claim(path, plan, probe)
+    def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
 
     @staticmethod
     def precision(path: str | Path) -> Precision | None:
         """The precision of the finished batches below ``path``; None if there is none."""
         for file in sorted(Path(path).glob("[0-9]*.safetensors")):
-            with safe_open(file, framework="pt") as opened:
+            with reading(file), safe_open(file, framework="pt") as opened:
                 return "bf16" if opened.metadata()["precision"] == "bf16" else "fp32"
         return None
 
     def read(self, stage: int, batch: int) -> Outcome | None:
-        """The outcome of a finished batch, else None."""
+        """The outcome of a finished batch, else None.
+
+        Raises:
+            ValueError: the file is damaged; the message says how to go on.
+        """
         file = self._file(stage, batch)
         if not file.exists():
             return None
-        with safe_open(file, framework="pt") as opened:
+        with reading(file), safe_open(file, framework="pt") as opened:
+            rows, images = opened.get_tensor("rows"), opened.get_tensor("images")
+            if rows.dtype != torch.int64 or rows.ndim != 1 or len(images) != len(rows):
+                raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(images.shape)} do not match")
             counts = json.loads(opened.metadata()["counts"])
-            return Outcome(
-                opened.get_tensor("rows"),
-                opened.get_tensor("images"),
-                precision=opened.metadata()["precision"],
-                **counts,
-            )
+            return Outcome(rows, images, precision=opened.metadata()["precision"], **counts)
 
     def write(self, stage: int, batch: int, outcome: Outcome) -> None:
         """Keep the outcome of a batch."""
@@ -90,8 +84,7 @@ class Journal:
             "precision": outcome.precision,
             "counts": json.dumps({name: getattr(outcome, name) for name in names}),
         }
-        tensors = {"rows": outcome.rows.contiguous(), "images": outcome.images.cpu().contiguous()}
-        write_atomically(self._file(stage, batch), lambda temporary: save_file(tensors, temporary, metadata))
+        save_tensors(self._file(stage, batch), {"rows": outcome.rows, "images": outcome.images}, metadata)
 
     def _file(self, stage: int, batch: int) -> Path:
         return self._path / f"{stage:02d}-{batch:06d}.safetensors"

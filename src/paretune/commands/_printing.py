@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 def print_findings(run: "Run") -> None:
     """What training noticed, a line each."""
-    import json
+    from paretune._rows import read_json
 
-    for finding in json.loads((run.path / "DONE").read_text())["findings"]:
+    for finding in read_json(run.path / "DONE").get("findings", ()):
         print(f"{run.path.name}, step {finding['step']}: {finding['finding']}")
 
 

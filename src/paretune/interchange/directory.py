@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from paretune._files import sync_directory
+from paretune._files import naming, sync_directory
 
 
 def write_directory(directory: str | Path, mark: str, write: Callable[[Path], None]) -> Path:
@@ -19,6 +19,7 @@ def write_directory(directory: str | Path, mark: str, write: Callable[[Path], No
 
     Raises:
         FileExistsError: ``directory`` holds something else.
+        OSError: it cannot be written; the message has ``directory`` and the reason.
     """
     directory = Path(directory)
     if (
@@ -28,19 +29,30 @@ def write_directory(directory: str | Path, mark: str, write: Callable[[Path], No
     ):
         raise FileExistsError(f"{directory} exists and is not an adapter; choose another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        write(staging)
-        sync_directory(staging)
-        staging.chmod(0o755)
-        if directory.exists():
-            old = staging.with_name(staging.name + ".old")
-            os.replace(directory, old)
-            os.replace(staging, directory)
-            shutil.rmtree(old)
-        else:
-            os.replace(staging, directory)
-        sync_directory(directory.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with naming(directory):
+        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
+        try:
+            write(staging)
+            for file in staging.rglob("*"):
+                _sync(file)
+            sync_directory(staging)
+            staging.chmod(0o755)
+            if directory.exists():
+                old = staging.with_name(staging.name.removesuffix(".tmp") + ".old.tmp")
+                os.replace(directory, old)
+                os.replace(staging, directory)
+                shutil.rmtree(old)
+            else:
+                os.replace(staging, directory)
+            sync_directory(directory.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return directory
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        sync_directory(path)
+    else:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paretune._lines import Tail
-from paretune._rows import check_row, read_config, read_json
+from paretune._rows import check_none_lost, check_row, read_config, read_json, read_stated, run_key
 from paretune.results import find_runs
 
 _SWEEP = "sweep.json"
@@ -140,9 +140,13 @@ class _Watched:
         """How far it is now; None if it has gone."""
         try:
             config = read_config(self.path)
+            stated = read_stated(self.path, run_key(config))
             self._read()
+            if read_stated(self.path, run_key(config)) == stated:  # else it went on meanwhile, or began again
+                steps = (step for step, rows in self.measured.items() for _ in rows)
+                check_none_lost(self.path, stated, steps)
             step = max([self.last.get("step", 0), *self.measured])
-            done = (self.path / "DONE").exists()
+            done = stated is not None and stated.done
             if not done and (not self.samples or self.samples[-1][1] != step):
                 self.samples.append((time.monotonic(), step))
             rows = self.measured[max(self.measured)] if self.measured else []
