@@ -1,5 +1,6 @@
 """Clean and robust correctness of a model, example by example."""
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from paretune._files import write_atomically
 from paretune._modes import modes_kept
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
+from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
 from paretune.backbones import logits_of
 from paretune.data import ImageSplit
 from paretune.progress import bars
@@ -103,8 +105,10 @@ def evaluate(
 
     Raises:
         TypeError: something in ``attacks`` is not an attack.
-        ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design; or ``state`` belongs to
-            another evaluation, or is given with a ``victim`` whose precision is still open.
+        ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
+            infinite largest logit, or something else than two or more logits an image, the labels among them; two
+            attacks are the same, or one leaves its ball by design; or ``state`` belongs to another evaluation, or is
+            given with a ``victim`` whose precision is still open.
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
@@ -182,19 +186,20 @@ class _Run:
             # An example that is wrong when clean is not robust; only the others are attacked.
             if isinstance(attack, AutoAttack):
                 rows = clean.nonzero().flatten()
-                attacked = attack(
-                    self._victim,
-                    images[rows],
-                    labels[rows],
-                    seed=self.seed,
-                    batch_size=self.batch_size,
-                    progress=lambda status, index=index: show(
-                        index + status.passes / status.total, f"AutoAttack  {status}"
-                    ),
-                    state=scratch and scratch / str(index),
-                    places=places[rows.cpu()],
-                )
-                survived[rows] = self._right(attacked, labels[rows])
+                if len(rows):
+                    attacked = attack(
+                        self._victim,
+                        images[rows],
+                        labels[rows],
+                        seed=self.seed,
+                        batch_size=self.batch_size,
+                        progress=lambda status, index=index: show(
+                            index + status.passes / status.total, f"AutoAttack  {status}"
+                        ),
+                        state=scratch and scratch / str(index),
+                        places=places[rows.cpu()],
+                    )
+                    survived[rows] = self._right(attacked, labels[rows])
             else:
                 for batch in torch.split(torch.arange(len(places)), self.batch_size):
                     rows = batch.to(clean.device)[clean[batch]]
@@ -220,8 +225,8 @@ class _Run:
 
     def probe(self) -> Tensor:
         """Logits (some, classes) that recognise the model."""
-        images, _ = self._take(torch.arange(min(PROBED, len(self.data))))
-        return self._logits(images).float().cpu()
+        images, labels = self._take(torch.arange(min(PROBED, len(self.data))))
+        return self._logits(images, labels).float().cpu()
 
     @property
     def _victim(self) -> AttackCopy:
@@ -229,17 +234,20 @@ class _Run:
         return self.victim
 
     def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        device = next(self.model.parameters()).device
-        images, labels = self.data[places]
-        return images.to(device), labels.to(device)
+        first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0))
+        images, labels = (part.to(first.device) for part in self.data[places])
+        check_images(images, first.device)
+        return images, check_classes("labels", labels, images)
 
     def _right(self, images: Tensor, labels: Tensor) -> Tensor:
-        parts = torch.split(images, self.batch_size)
-        return torch.cat([self._logits(part).argmax(1) for part in parts]) == labels
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        return torch.cat([predicted(self._logits(*part)) for part in zip(*parts, strict=True)]) == labels
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return logits_of(self.model(images))
+            logits = logits_of(self.model(images))
+        check_logits(logits, len(images), int(labels.max()))
+        return logits
 
 
 class _Kept:

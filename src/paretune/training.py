@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from paretune._lines import append_lines
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
+from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
@@ -196,7 +197,7 @@ def train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             copy.outdated = True
-            accuracy = float((logits.argmax(1) == labels).float().mean())
+            accuracy = float((predicted(logits) == labels).float().mean())
             rows.append(
                 {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
             )
@@ -207,8 +208,12 @@ def train(
                 so_far["step"] = step
                 so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
                 so_far["cpu_seconds"] += time.process_time() - cpu_clock
-                report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
-                select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                try:
+                    report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
+                    select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                except ValueError as error:  # and so does a measurement
+                    check_finite(parameters, step, lr, error)
+                    raise
                 so_far["attack_precision"] = copy().precision
                 robust = max(select.robust_accuracy(each) for each in attacks)
                 # Only at full strength do the training and the evaluation attack compare.
