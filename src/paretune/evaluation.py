@@ -36,11 +36,13 @@ class Scores:
         clean: (examples,) booleans, right on the clean image.
         robust: for each attack (examples,) booleans, right on the clean and on the attacked image.
         split: fingerprint of the examples.
+        classes: number of the model's logits; 0 where no example was measured here.
     """
 
     clean: Bits
     robust: dict[Attack, Bits]
     split: str
+    classes: int = 0
 
     @property
     def clean_accuracy(self) -> float:
@@ -51,12 +53,16 @@ class Scores:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
 
+    def ran(self, attack: Attack) -> str:
+        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.AutoAttack.on`."""
+        return repr(attack.on(self.classes) if self.classes else attack)
+
     def to_frame(self) -> pd.DataFrame:
-        """One row per attack: attack, threat, epsilon, clean, robust, examples."""
+        """One row per attack: attack, in the variant that ran, threat, epsilon, clean, robust, examples."""
         return pd.DataFrame(
             [
                 {
-                    "attack": repr(attack),
+                    "attack": self.ran(attack),
                     "threat": type(attack.threat).__name__,
                     "epsilon": attack.threat.epsilon,
                     "clean": self.clean_accuracy,
@@ -155,12 +161,12 @@ def evaluate(
             bits[:, places.numpy()] = found
             done += work * len(places)
             shown.update(task, completed=done)
-    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint)
+    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint, run.classes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Run:
-    """One evaluation; what it holds are arguments of :func:`evaluate`."""
+    """One evaluation; what it holds are arguments of :func:`evaluate`, and the number of logits that the model gave."""
 
     model: nn.Module
     victim: AttackCopy | None
@@ -168,6 +174,7 @@ class _Run:
     data: ImageSplit
     batch_size: int
     seed: int
+    classes: int = 0
 
     def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
         """Bits (1 + attacks, places) of the examples at ``places``: clean, and under each attack.
@@ -179,6 +186,8 @@ class _Run:
         """
         images, labels = self._take(places)
         clean = self._right(images, labels)
+        for attack in self.attacks:
+            attack.on(self.classes)  # raises before anything is attacked
         found = [clean]
         for index, attack in enumerate(self.attacks):
             survived = torch.zeros_like(clean)
@@ -247,6 +256,7 @@ class _Run:
         with torch.no_grad():
             logits = logits_of(self.model(images))
         check_logits(logits, len(images), int(labels.max()))
+        self.classes = logits.shape[1]
         return logits
 
 

@@ -344,7 +344,8 @@ def _evaluate(
         total: torch.Tensor = accelerator.reduce(here, "sum")
         return total.cpu().numpy().astype(bool)
 
-    return Scores(add_up(scores.clean), {a: add_up(bits) for a, bits in scores.robust.items()}, scores.split)
+    robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
+    return Scores(add_up(scores.clean), robust, scores.split, scores.classes)
 
 
 def _append(writer: RunWriter, report: Scores, select: Scores, common: dict[str, Any]) -> None:
@@ -356,7 +357,7 @@ def _append(writer: RunWriter, report: Scores, select: Scores, common: dict[str,
         rows.append(
             common
             | {
-                "attack": repr(attack),
+                "attack": report.ran(attack),
                 "threat": type(attack.threat).__name__,
                 "epsilon": attack.threat.epsilon,
                 "clean": report.clean_accuracy,

@@ -57,6 +57,10 @@ class Attack(Value, ABC):
         scaled = {name: value * factor for name, value in scaled.items() if value is not None}
         return replace(self, threat=self.threat.with_epsilon(epsilon), **scaled)
 
+    def on(self, classes: int) -> Self:
+        """The attack as it runs on a model with this many classes: itself, unless it has variants."""
+        return self
+
     @abstractmethod
     def __call__(
         self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
