@@ -19,8 +19,8 @@ from paretune._modes import modes_kept
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
-from paretune.backbones import logits_of
-from paretune.data import ImageSplit
+from paretune.backbones import class_names, logits_of
+from paretune.data import ImageSplit, check_same_classes
 from paretune.progress import bars
 
 PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
@@ -95,7 +95,8 @@ def evaluate(
 
     Args:
         model: a classifier of images in [0, 1].
-        data: for example ``load_data("digits").report``.
+        data: for example ``load_data("digits").report``. Its labels must mean what the logits of the model mean: where the
+            names of both are known, as they are of an adapter and of a data set, other names are refused.
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
@@ -112,9 +113,9 @@ def evaluate(
     Raises:
         TypeError: something in ``attacks`` is not an attack.
         ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
-            infinite largest logit, or something else than two or more logits an image, the labels among them; two
-            attacks are the same, or one leaves its ball by design; or ``state`` belongs to another evaluation, or is
-            given with a ``victim`` whose precision is still open.
+            infinite largest logit, or something else than two or more logits an image, the labels among them; the model
+            and ``data`` have other classes; two attacks are the same, or one leaves its ball by design; or ``state``
+            belongs to another evaluation, or is given with a ``victim`` whose precision is still open.
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
@@ -256,6 +257,8 @@ class _Run:
         with torch.no_grad():
             logits = logits_of(self.model(images))
         check_logits(logits, len(images), int(labels.max()))
+        if not self.classes:
+            check_same_classes(logits.shape[1], class_names(self.model), self.data.classes)
         self.classes = logits.shape[1]
         return logits
 

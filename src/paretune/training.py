@@ -18,7 +18,7 @@ from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
-from paretune.data import ImageData, ImageSplit
+from paretune.data import ImageData, ImageSplit, check_same_classes
 from paretune.evaluation import Bits, Scores, evaluate
 from paretune.guards import catastrophic_overfitting, check_finite, transfer_failure
 from paretune.interchange.files import read_adapter, restore_stored, save_adapter
@@ -85,7 +85,8 @@ def train(
         The run, as :func:`~paretune.results.load_runs` reads it.
 
     Raises:
-        ValueError: an argument is out of range, or ``out`` holds a run with other arguments.
+        ValueError: an argument is out of range, the model was trained for other classes than those of ``data``, or
+            ``out`` holds a run with other arguments.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
     adaptation = require_adaptation(model)
@@ -105,6 +106,7 @@ def train(
         raise ValueError(
             f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
         )
+    check_same_classes(model.num_classes, model.classes, data.train.classes)
     lr = optimizer.lr or adaptation.strategy.learning_rate
     attack = objective.attack
 
@@ -141,6 +143,7 @@ def train(
             checkpoint.unlink(missing_ok=True)
             (path / "sinks.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
+    model.classes = data.train.classes
     if (path / "DONE").exists():
         log.info("%s is complete; its adapter is loaded", path)
         if writer is not None:
@@ -249,11 +252,13 @@ def train(
                 "fingerprint": data.fingerprint,
                 "train": len(data.train),
                 "report": len(data.report),
+                "report_id": data.report.fingerprint,
+                "loaded_with": data.loaded_with,
             },
             "results": load_runs(path)[0].points.tail(len(attacks))[columns].to_dict("records"),
             "findings": so_far["findings"],
         }
-        save_adapter(model, path / "adapter", classes=data.classes, notes=notes)
+        save_adapter(model, path / "adapter", notes=notes)
         writer.finish({"train_seconds": so_far["train_seconds"], "findings": so_far["findings"]})
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()

@@ -401,7 +401,7 @@ def test_autoattack_on_two_classes_is_as_strong_as_what_the_reference_can_run(
         return int(result.robust.sum())
 
     theirs, ours = ([run(seed) for seed in range(3)] for run in (by_theirs, by_ours))
-    assert 0 < min(theirs)
+    assert min(theirs) > 0
     assert max(theirs) < survivors(model, images, labels)
     luck = 2 * math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 3)
     assert statistics.mean(ours) <= statistics.mean(theirs) + 0.005 * len(images) + luck, (ours, theirs)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
-from paretune.backbones import Backbone, inside, network_of
+from paretune.backbones import Backbone, class_names, inside, name_classes, network_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
@@ -26,6 +26,7 @@ class Adaptation:
         base: the values before adapting of everything that changes in place, under the base's names.
         base_names: names in the adapted model's state dict of the base's tensors, with the names they had.
         required_grad: which parameters were trainable before.
+        classes: names of the classes before, where known.
     """
 
     strategy: Strategy
@@ -34,6 +35,7 @@ class Adaptation:
     base: dict[str, Tensor]
     base_names: dict[str, str]
     required_grad: dict[str, bool]
+    classes: tuple[str, ...] | None = None
 
     @property
     def head(self) -> str:
@@ -109,7 +111,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad)
+    classes = class_names(module)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad, classes)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
 
@@ -184,6 +187,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     module = network_of(model)
     uninstall(module)
     restore(module, adaptation.base)
+    name_classes(module, adaptation.classes)
     _forget(model, module, adaptation)
     return model
 
