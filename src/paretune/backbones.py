@@ -15,6 +15,8 @@ from paretune.sites import Site, find_sites
 
 StateDict = Mapping[str, Tensor]
 
+_CLASSES = "_paretune_classes"
+
 
 class Backbone(nn.Module):
     """A classifier that takes images in [0, 1] and normalises them inside.
@@ -92,6 +94,20 @@ class Backbone(nn.Module):
         return int(head.weight.shape[0])
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the logits; training and adapters give them, None is unknown.
+
+        Data whose classes have other names is refused. Set them where you know better: ``model.classes = None``.
+        """
+        return class_names(self)
+
+    @classes.setter
+    def classes(self, names: Sequence[str] | None) -> None:
+        if names is not None and len(names) != self.num_classes:
+            raise ValueError(f"classes must name {self.num_classes} classes, one a logit; got {len(names)}")
+        name_classes(self, names)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """Ends of the residual branches, in forward order; empty where the family is unknown."""
         return find_sites(self.module, self._sites, self._example())
@@ -109,6 +125,19 @@ class Backbone(nn.Module):
 def network_of(model: nn.Module) -> nn.Module:
     """The network inside a Backbone, without its normalisation; any other module as it is."""
     return model.module if isinstance(model, Backbone) else model
+
+
+def class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of the classes that the logits of ``model``, or of the one that it wraps, stand for; None is unknown."""
+    return next((part.__dict__[_CLASSES] for part in model.modules() if _CLASSES in part.__dict__), None)
+
+
+def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Note what the logits of ``model`` stand for; a copy of the model has a note of its own."""
+    network = network_of(model)
+    network.__dict__.pop(_CLASSES, None)
+    if names is not None:
+        network.__dict__[_CLASSES] = tuple(names)
 
 
 def logits_of(output: Any) -> Tensor:

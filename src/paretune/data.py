@@ -8,9 +8,10 @@ the arguments alone. Images leave this module as float32 in [0, 1] of shape (bat
 import difflib
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +35,21 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         fingerprint: Digest of data set, image size, ids and labels. Results with the same fingerprint are
             about the same images in the same order. Of a folder, names and sizes of the files stand for their
             content; of a Hugging Face data set, its name, sizes and labels.
+        classes: Name of each class, which labels index; None where nobody named them.
     """
 
-    def __init__(self, labels: Tensor, ids: Tensor, read: Reader, fingerprint: str) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        ids: Tensor,
+        read: Reader,
+        fingerprint: str,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
         self.labels = labels
         self.ids = ids
         self.fingerprint = fingerprint
+        self.classes = classes
         self._read = read
 
     def __len__(self) -> int:
@@ -82,6 +92,8 @@ class ImageData:
         report: Examples to measure what was chosen. The official test set where there is one.
         classes: Name of each class; labels index them.
         image_size: Height and width of the images in pixels.
+        loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
+            absolute. None for tensors.
         fingerprint: Digest of the three splits.
     """
 
@@ -91,6 +103,7 @@ class ImageData:
     report: ImageSplit
     classes: tuple[str, ...]
     image_size: int
+    loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +148,7 @@ class ImageData:
             ValueError: Images or labels break a rule above, a class is empty, or as in :func:`load_data`.
         """
         images, labels = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
+        names = None if classes is None else tuple(classes)
         _check_images(images)
         if labels.ndim != 1 or not _holds_integers(labels):
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
@@ -153,7 +167,7 @@ class ImageData:
         if images.dtype != torch.uint8:
             images = images.to(torch.float32)
         source = stored_source(name, classes, {"train": (images, labels)})
-        return _split(source, img_size=img_size, seed=seed, limit=limit, splits=splits)
+        return _split(source, names, img_size=img_size, seed=seed, limit=limit, splits=splits)
 
 
 def load_data(
@@ -210,6 +224,7 @@ def load_data(
         source = read_huggingface(name.removeprefix("hf:"))
     elif name and Path(name).is_dir():
         source = read_folder(Path(name))
+        name = str(Path(name).resolve())
     elif isinstance(name_or_path, Path) or len(Path(name).parts) > 1:
         raise FileNotFoundError(f"name_or_path={name!r} is not a folder")
     else:
@@ -219,7 +234,45 @@ def load_data(
             f"name_or_path={name!r} is no known data set and no folder; {hint}"
             f"Choices: {', '.join(SOURCES)}, hf:NAME, or a folder of class folders"
         )
-    return _split(source, img_size=img_size, seed=seed, limit=limit, splits=splits)
+    made = _split(source, source.classes, img_size=img_size, seed=seed, limit=limit, splits=splits)
+    loaded_with = {
+        "name_or_path": name,
+        "img_size": made.image_size,
+        "seed": int(seed),
+        "limit": None if limit is None else int(limit),
+        "splits": [float(share) for share in splits],
+        "root": None if root is None else str(root.resolve()),
+    }
+    return replace(made, loaded_with=loaded_with)
+
+
+def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence[str] | None) -> None:
+    """Refuse data whose labels number other classes than the logits of a model.
+
+    Args:
+        logits: how many the model has.
+        known: names of the classes that they stand for, where known.
+        named: names of the classes of the data, where known.
+
+    Raises:
+        ValueError: the data has another number of classes, or other names, or the same in another order.
+    """
+    if named is None:
+        return
+    if len(named) != logits:
+        raise ValueError(f"the model has {logits} logits, the data {len(named)} classes ({_some(named)})")
+    if known is None or len(known) != logits or list(known) == list(named):
+        return
+    label = next(label for label in range(logits) if known[label] != named[label])
+    raise ValueError(
+        f"the model and the data have other classes: label {label} is {known[label]!r} for the model and {named[label]!r} "
+        f"in the data. The model's are {_some(known)}; the data's are {_some(named)}. Use data of the model's classes; "
+        "where only names differ, rename them, or set model.classes = None"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 def _holds_integers(tensor: Tensor) -> bool:
@@ -251,6 +304,7 @@ def _check_images(images: Tensor) -> None:
 
 def _split(
     source: Source,
+    names: tuple[str, ...] | None,
     *,
     img_size: int | None,
     seed: int,
@@ -287,7 +341,7 @@ def _split(
         labels = source.labels[ids]
         fingerprint = digest(source.content, f"image_size={size}", ids, labels)
         read = source.pixels.reader(ids, size, resize=img_size is not None)
-        made[role] = ImageSplit(labels, ids, read, fingerprint)
+        made[role] = ImageSplit(labels, ids, read, fingerprint, names)
     return ImageData(source.name, made["train"], made["select"], made["report"], source.classes, size)
 
 

@@ -1,6 +1,7 @@
 """Clean and robust correctness of a model, example by example."""
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from paretune._files import save_tensors
 from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claimed, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
-from paretune.backbones import logits_of
-from paretune.data import ImageSplit
+from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
+from paretune.backbones import class_names, logits_of
+from paretune.data import ImageSplit, check_same_classes
 from paretune.progress import bars
 
 PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
@@ -35,11 +37,13 @@ class Scores:
         clean: (examples,) booleans, right on the clean image.
         robust: for each attack (examples,) booleans, right on the clean and on the attacked image.
         split: fingerprint of the examples.
+        classes: number of the model's logits; 0 where no example was measured here.
     """
 
     clean: Bits
     robust: dict[Attack, Bits]
     split: str
+    classes: int = 0
 
     @property
     def clean_accuracy(self) -> float:
@@ -50,12 +54,16 @@ class Scores:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
 
+    def ran(self, attack: Attack) -> str:
+        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.AutoAttack.on`."""
+        return repr(attack.on(self.classes) if self.classes else attack)
+
     def to_frame(self) -> pd.DataFrame:
-        """One row per attack: attack, threat, epsilon, clean, robust, examples."""
+        """One row per attack: attack, in the variant that ran, threat, epsilon, clean, robust, examples."""
         return pd.DataFrame(
             [
                 {
-                    "attack": repr(attack),
+                    "attack": self.ran(attack),
                     "threat": type(attack.threat).__name__,
                     "epsilon": attack.threat.epsilon,
                     "clean": self.clean_accuracy,
@@ -88,7 +96,8 @@ def evaluate(
 
     Args:
         model: a classifier of images in [0, 1].
-        data: for example ``load_data("digits").report``.
+        data: for example ``load_data("digits").report``. Its labels must mean what the logits of the model mean: where the
+            names of both are known, as they are of an adapter and of a data set, other names are refused.
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
@@ -104,8 +113,10 @@ def evaluate(
 
     Raises:
         TypeError: something in ``attacks`` is not an attack.
-        ValueError: ``data`` is empty, two attacks are the same, or one leaves its ball by design; or ``state`` belongs to
-            another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is still open.
+        ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
+            infinite largest logit, or something else than two or more logits an image, the labels among them; the model
+            and ``data`` have other classes; two attacks are the same, or one leaves its ball by design; or ``state``
+            belongs to another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is open.
         BlockingIOError: another process is at work in ``state``.
     """
     if len(data) == 0:
@@ -156,12 +167,12 @@ def evaluate(
             bits[:, places.numpy()] = found
             done += work * len(places)
             shown.update(task, completed=done)
-    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint)
+    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint, run.classes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Run:
-    """One evaluation; what it holds are arguments of :func:`evaluate`."""
+    """One evaluation; what it holds are arguments of :func:`evaluate`, and the number of logits that the model gave."""
 
     model: nn.Module
     victim: AttackCopy | None
@@ -169,6 +180,7 @@ class _Run:
     data: ImageSplit
     batch_size: int
     seed: int
+    classes: int = 0
 
     def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
         """Bits (1 + attacks, places) of the examples at ``places``: clean, and under each attack.
@@ -180,6 +192,8 @@ class _Run:
         """
         images, labels = self._take(places)
         clean = self._right(images, labels)
+        for attack in self.attacks:
+            attack.on(self.classes)  # raises before anything is attacked
         found = [clean]
         for index, attack in enumerate(self.attacks):
             survived = torch.zeros_like(clean)
@@ -187,19 +201,20 @@ class _Run:
             # An example that is wrong when clean is not robust; only the others are attacked.
             if isinstance(attack, AutoAttack):
                 rows = clean.nonzero().flatten()
-                attacked = attack(
-                    self._victim,
-                    images[rows],
-                    labels[rows],
-                    seed=self.seed,
-                    batch_size=self.batch_size,
-                    progress=lambda status, index=index: show(
-                        index + status.passes / status.total, f"AutoAttack  {status}"
-                    ),
-                    state=scratch and scratch / str(index),
-                    places=places[rows.cpu()],
-                )
-                survived[rows] = self._right(attacked, labels[rows])
+                if len(rows):
+                    attacked = attack(
+                        self._victim,
+                        images[rows],
+                        labels[rows],
+                        seed=self.seed,
+                        batch_size=self.batch_size,
+                        progress=lambda status, index=index: show(
+                            index + status.passes / status.total, f"AutoAttack  {status}"
+                        ),
+                        state=scratch and scratch / str(index),
+                        places=places[rows.cpu()],
+                    )
+                    survived[rows] = self._right(attacked, labels[rows])
             else:
                 for batch in torch.split(torch.arange(len(places)), self.batch_size):
                     rows = batch.to(clean.device)[clean[batch]]
@@ -225,8 +240,8 @@ class _Run:
 
     def probe(self) -> Tensor:
         """Logits (some, classes) that recognise the model."""
-        images, _ = self._take(torch.arange(min(PROBED, len(self.data))))
-        return self._logits(images).float().cpu()
+        images, labels = self._take(torch.arange(min(PROBED, len(self.data))))
+        return self._logits(images, labels).float().cpu()
 
     @property
     def _victim(self) -> AttackCopy:
@@ -234,17 +249,23 @@ class _Run:
         return self.victim
 
     def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        device = next(self.model.parameters()).device
-        images, labels = self.data[places]
-        return images.to(device), labels.to(device)
+        first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0))
+        images, labels = (part.to(first.device) for part in self.data[places])
+        check_images(images, first.device)
+        return images, check_classes("labels", labels, images)
 
     def _right(self, images: Tensor, labels: Tensor) -> Tensor:
-        parts = torch.split(images, self.batch_size)
-        return torch.cat([self._logits(part).argmax(1) for part in parts]) == labels
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        return torch.cat([predicted(self._logits(*part)) for part in zip(*parts, strict=True)]) == labels
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return logits_of(self.model(images))
+            logits = logits_of(self.model(images))
+        check_logits(logits, len(images), int(labels.max()))
+        if not self.classes:
+            check_same_classes(logits.shape[1], class_names(self.model), self.data.classes)
+        self.classes = logits.shape[1]
+        return logits
 
 
 class _Kept:

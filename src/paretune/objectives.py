@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from paretune._values import Value
 from paretune.attacks import Attack, AttackCopy
+from paretune.attacks.inputs import check_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,7 @@ class Natural(Objective):
 
     def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy."""
-        logits = model(batch.images)
-        return cross_entropy(logits.float(), batch.labels), logits.detach()
+        return _cross_entropy(model(batch.images), batch.labels)
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,10 @@ class AdversarialTraining(Objective):
         if batch.epsilon > 0:
             attack = self.inner.with_epsilon(batch.epsilon)
             images = attack(copy(), images, batch.labels, seed=batch.seed)
-        logits = model(images)
-        return cross_entropy(logits.float(), batch.labels), logits.detach()
+        return _cross_entropy(model(images), batch.labels)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Its mean, and the logits."""
+    check_logits(logits, len(labels), int(labels.max()))
+    return cross_entropy(logits.float(), labels), logits.detach()

@@ -19,10 +19,11 @@ from paretune._alone import alone
 from paretune._lines import append_lines
 from paretune._rows import CHECKPOINT
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
+from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
 from paretune.backbones import Backbone, fingerprint, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
-from paretune.data import ImageData, ImageSplit
+from paretune.data import ImageData, ImageSplit, check_same_classes
 from paretune.evaluation import Bits, Scores, evaluate
 from paretune.guards import catastrophic_overfitting, check_finite, transfer_failure
 from paretune.interchange.files import read_adapter, restore_stored, save_adapter
@@ -96,7 +97,8 @@ def train(
         The run, as :func:`~paretune.results.load_runs` reads it.
 
     Raises:
-        ValueError: an argument is out of range, ``out`` holds a run with other arguments, or files of it were damaged.
+        ValueError: an argument is out of range, the model was trained for other classes than those of ``data``, ``out``
+            holds a run with other arguments, or files of it were damaged.
         BlockingIOError: another process is at work in ``out``.
         OSError: a file cannot be written; with space on the disk again, the same call goes on.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
@@ -142,6 +144,7 @@ def _train(
         raise ValueError(
             f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
         )
+    check_same_classes(model.num_classes, model.classes, data.train.classes)
     lr = optimizer.lr or adaptation.strategy.learning_rate
     attack = objective.attack
 
@@ -176,6 +179,7 @@ def _train(
         return RunWriter(path, config, resume=resume)
 
     writer = _on_main(accelerator, open_run)
+    model.classes = data.train.classes
     log.info("%s: process %d of %d", path, rank + 1, world)
     if world == 1 and "MASTER_ADDR" in os.environ:
         log.warning(
@@ -243,7 +247,7 @@ def _train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             copy.outdated = True
-            accuracy = float((logits.argmax(1) == labels).float().mean())
+            accuracy = float((predicted(logits) == labels).float().mean())
             rows.append(
                 {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
             )
@@ -256,8 +260,12 @@ def _train(
                 so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
                 so_far["cpu_seconds"] += time.process_time() - cpu_clock
                 _equalise_buffers(accelerator, model)
-                report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
-                select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                try:
+                    report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
+                    select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                except ValueError as error:  # and so does a measurement
+                    check_finite(parameters, step, lr, error)
+                    raise
                 so_far["attack_precision"] = copy().precision
                 robust = max(select.robust_accuracy(each) for each in attacks)
                 # Only at full strength do the training and the evaluation attack compare.
@@ -295,11 +303,13 @@ def _train(
                 "fingerprint": data.fingerprint,
                 "train": len(data.train),
                 "report": len(data.report),
+                "report_id": data.report.fingerprint,
+                "loaded_with": data.loaded_with,
             },
             "results": points[points["step"] == total][columns].to_dict("records"),
             "findings": so_far["findings"],
         }
-        save_adapter(model, path / "adapter", classes=data.classes, notes=notes)
+        save_adapter(model, path / "adapter", notes=notes)
         writer.finish({"train_seconds": so_far["train_seconds"], "findings": so_far["findings"]})
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -418,7 +428,8 @@ def _evaluate(
         total: torch.Tensor = accelerator.reduce(here, "sum")
         return total.cpu().numpy().astype(bool)
 
-    return Scores(add_up(scores.clean), {a: add_up(bits) for a, bits in scores.robust.items()}, scores.split)
+    robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
+    return Scores(add_up(scores.clean), robust, scores.split, scores.classes)
 
 
 def _append(writer: RunWriter, report: Scores, select: Scores, common: dict[str, Any]) -> None:
@@ -430,7 +441,7 @@ def _append(writer: RunWriter, report: Scores, select: Scores, common: dict[str,
         rows.append(
             common
             | {
-                "attack": repr(attack),
+                "attack": report.ran(attack),
                 "threat": type(attack.threat).__name__,
                 "epsilon": attack.threat.epsilon,
                 "clean": report.clean_accuracy,

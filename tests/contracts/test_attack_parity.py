@@ -351,3 +351,57 @@ def test_the_published_autoattack_is_as_strong_as_that_of_torchattacks(victim: V
     left = survivors(model, theirs, labels)
     assert 0 < left < 128
     assert survivors(model, ours, labels) <= left + 0.005 * 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threat", [Linf(0.05), L2(0.5), L1(4.0)], ids=repr)
+def test_autoattack_on_two_classes_is_as_strong_as_what_the_reference_can_run(
+    victim: Victim, threat: Threat
+) -> None:
+    from pyautoattack import AutoAttack as Theirs
+
+    class OddOrEven(nn.Module):
+        """The larger logit of the even and of the odd digits."""
+
+        def __init__(self, digits: nn.Module) -> None:
+            super().__init__()
+            self.digits = digits
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.digits(images)
+            return torch.stack([logits[:, 0::2].logsumexp(dim=1), logits[:, 1::2].logsumexp(dim=1)], dim=1)
+
+    model, images, labels = OddOrEven(copy.deepcopy(victim[0])), victim[1], victim[2] % 2
+
+    def by_theirs(seed: int) -> int:
+        theirs = Theirs(
+            copy.deepcopy(model),
+            norm=NORMS[type(threat)],
+            eps=threat.epsilon,
+            seed=seed,
+            version="custom",
+            attacks=["apgd-ce", "fab", "square"],
+            device="cpu",
+        )
+        theirs.apgd.n_iter = theirs.apgd.n_iter_orig = 20
+        theirs.apgd.n_iter_2, theirs.apgd.n_iter_min, theirs.apgd.size_decr = 4, 1, 1
+        theirs.apgd.use_largereps = isinstance(threat, L1)
+        theirs.apgd.n_restarts = 5 if isinstance(threat, L1) else 1
+        theirs.fab.n_iter, theirs.fab.n_restarts, theirs.square.n_queries = 20, 1, 100
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            attacked, _ = theirs.run_standard_evaluation(images.clone(), labels.clone(), batch_size=128)
+        return survivors(model, attacked, labels)
+
+    def by_ours(seed: int) -> int:
+        attack = AutoAttack(threat, steps=20, queries=100)
+        result = attack.run(attack_copy(model, precision="fp32"), images, labels, seed=seed)
+        assert [stage.name for stage in result.stages] == ["apgd-ce", "fab-t", "square"]
+        assert survivors(model, result.images, labels) == int(result.robust.sum())
+        return int(result.robust.sum())
+
+    theirs, ours = ([run(seed) for seed in range(3)] for run in (by_theirs, by_ours))
+    assert min(theirs) > 0
+    assert max(theirs) < survivors(model, images, labels)
+    luck = 2 * math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 3)
+    assert statistics.mean(ours) <= statistics.mean(theirs) + 0.005 * len(images) + luck, (ours, theirs)

@@ -4,9 +4,9 @@ left. The composition of each version is that of the reference, https://github.c
 """
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,17 @@ from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus, Ensemb
 from paretune.attacks.fab import FAB
 from paretune.attacks.square import Square
 from paretune.attacks.threats import L1
+
+Version = Literal["standard", "plus", "rand", "standard-3", "standard-2", "plus-3", "plus-2", "rand-2"]
+
+# What a version is called on a model with few classes.
+_VARIANTS: dict[tuple[str, int], Version] = {
+    ("standard", 3): "standard-3",
+    ("standard", 2): "standard-2",
+    ("plus", 3): "plus-3",
+    ("plus", 2): "plus-2",
+    ("rand", 2): "rand-2",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,21 @@ class AutoAttack(Attack):
 
     Under L1, APGD-CE makes 5 restarts and targeted APGD tries 5 classes at most, as in the reference.
 
+    The targeted DLR loss is defined from 4 classes on, the DLR loss from 3 on. The reference has no version for fewer and
+    breaks off; what its attacks can do there, as its version "custom", is APGD-CE, FAB and Square. So on such models a
+    version runs as a variant, which :meth:`on` names and the rows of an evaluation show: the same sequence without the
+    attacks that are not defined, and with APGD-DLR in the place of targeted APGD-DLR where it is.
+
+    ========== ==============================================================================================
+    variant    attacks
+    ========== ==============================================================================================
+    standard-3 APGD-CE, APGD-DLR, targeted FAB, Square
+    standard-2 APGD-CE, targeted FAB, Square
+    plus-3     APGD-CE and APGD-DLR with 5 restarts, targeted FAB, FAB with 5 restarts, Square
+    plus-2     APGD-CE with 5 restarts, targeted FAB, FAB with 5 restarts, Square
+    rand-2     APGD-CE, each gradient averaged over 20 passes
+    ========== ==============================================================================================
+
     Example:
         >>> from paretune.attacks import AutoAttack, Linf
         >>> attack = AutoAttack(Linf(8 / 255))
@@ -44,46 +70,59 @@ class AutoAttack(Attack):
 
     Args:
         threat: Linf, L2 or L1.
-        version: ``"standard"``, ``"plus"`` or ``"rand"``.
+        version: ``"standard"``, ``"plus"`` or ``"rand"``; or a variant, for models with that many classes only.
         steps: of APGD and FAB; 100 is the published setting.
         queries: of Square; 5000 is the published setting.
         targets: wrong classes that the targeted attacks try, the likeliest first; 9 is the published setting.
 
     Raises:
         TypeError: ``threat`` is not Linf, L2 or L1.
-        ValueError: a field is out of range; or, when called, the model has fewer classes than the losses need.
+        ValueError: a field is out of range; or, when called, the version is the variant for another number of classes.
     """
 
     _: KW_ONLY
-    version: Literal["standard", "plus", "rand"] = "standard"
+    version: Version = "standard"
     steps: int = 100
     queries: int = 5000
     targets: int = 9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in ("standard", "plus", "rand"):
+        if self.version not in get_args(Version):
             raise ValueError(
                 f"AutoAttack: version must be 'standard', 'plus' or 'rand', got {self.version!r}"
             )
         self.check_counts("steps", "queries", "targets")
         self.stages()  # which check the threat
 
+    def on(self, classes: int) -> Self:
+        """The attack as it runs on a model with this many classes: itself from 4 on, else a variant.
+
+        Raises:
+            ValueError: it is the variant for another number.
+        """
+        version, _, few = self.version.partition("-")
+        if few and int(few) != classes:
+            raise ValueError(
+                f"AutoAttack: version={self.version!r} is for models with {few} classes, got {classes}; use "
+                f"version={version!r}, which follows the model"
+            )
+        return replace(self, version=_VARIANTS.get((version, classes), self.version))
+
     def stages(self) -> dict[str, SearchAttack]:
         """The attacks of the sequence by name."""
         threat, steps = self.threat, self.steps
-        sparse, plus = isinstance(threat, L1), self.version == "plus"
-        restarts = 5 if sparse or plus else 1
-        if self.version == "rand":
-            return {
-                "apgd-ce": APGD(threat, steps=steps, eot=20),
-                "apgd-dlr": APGD(threat, loss="dlr", steps=steps, eot=20),
-            }
-        apgd_targets = min(self.targets, 5) if sparse and not plus else self.targets
-        stages: dict[str, SearchAttack] = {"apgd-ce": APGD(threat, steps=steps, restarts=restarts)}
-        if plus:
-            stages["apgd-dlr"] = APGD(threat, loss="dlr", steps=steps, restarts=5)
-        stages["apgd-t"] = APGD(threat, loss="dlr-targeted", steps=steps, targets=apgd_targets)
+        version, _, few = self.version.partition("-")
+        sparse, plus = isinstance(threat, L1), version == "plus"
+        eot, restarts = (20, 1) if version == "rand" else (1, 5 if sparse or plus else 1)
+        stages: dict[str, SearchAttack] = {"apgd-ce": APGD(threat, steps=steps, restarts=restarts, eot=eot)}
+        if few != "2" and (few or version != "standard"):
+            stages["apgd-dlr"] = APGD(threat, loss="dlr", steps=steps, restarts=5 if plus else 1, eot=eot)
+        if version == "rand":
+            return stages
+        if not few:
+            apgd_targets = min(self.targets, 5) if sparse and not plus else self.targets
+            stages["apgd-t"] = APGD(threat, loss="dlr-targeted", steps=steps, targets=apgd_targets)
         stages["fab-t"] = FAB(threat, steps=steps, targets=self.targets)
         if plus:
             stages["fab"] = FAB(threat, steps=steps, targets=None, restarts=5)
@@ -148,7 +187,13 @@ class AutoAttack(Attack):
                     f"shape {tuple(places.shape)}"
                 )
             ensemble = Ensemble(
-                self.stages(), call.oracle, call.images, call.labels, seed, batch_size, places
+                lambda classes: self.on(classes).stages(),
+                call.oracle,
+                call.images,
+                call.labels,
+                seed,
+                batch_size,
+                places,
             )
             noise = self.version != "rand"
             if state is None:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from paretune._values import Value
 from paretune.attacks.engine import AttackCopy, attack_copy
-from paretune.attacks.inputs import check_classes, check_images, check_logits, isolated_randomness
+from paretune.attacks.inputs import (
+    check_classes,
+    check_images,
+    check_logits,
+    isolated_randomness,
+    predicted,
+)
 from paretune.attacks.streams import Streams
 from paretune.attacks.threats import Threat
 
@@ -51,6 +57,10 @@ class Attack(Value, ABC):
         scaled = {name: value * factor for name, value in scaled.items() if value is not None}
         return replace(self, threat=self.threat.with_epsilon(epsilon), **scaled)
 
+    def on(self, classes: int) -> Self:
+        """The attack as it runs on a model with this many classes: itself, unless it has variants."""
+        return self
+
     @abstractmethod
     def __call__(
         self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
@@ -73,8 +83,8 @@ class Attack(Value, ABC):
 
         Raises:
             TypeError: an argument is not what it must be.
-            ValueError: images or labels break the rules above, or the model returns NaN, has no gradient or has
-                too few classes. Nothing is changed then.
+            ValueError: images or labels break the rules above, or the model returns NaN, an infinite largest logit or
+                something else than (batch, classes), has no gradient or has too few classes. Nothing is changed then.
         """
 
     def check_counts(self, *names: str) -> None:
@@ -191,14 +201,8 @@ class Oracle:
         return self.verified(images, labels, among & (self.classes(logits) != labels))
 
     def classes(self, logits: Tensor) -> Tensor:
-        """(batch,) predicted classes.
-
-        Raises:
-            ValueError: a logit is NaN, which argmax would call the largest.
-        """
-        if logits.isnan().any():
-            raise ValueError("the model returned NaN for some images inside the ball")
-        return logits.detach().argmax(dim=1)
+        """(batch,) predicted classes; see :func:`~paretune.attacks.inputs.predicted`."""
+        return predicted(logits)
 
     def verified(self, images: Tensor, labels: Tensor, claimed: Tensor, *, targeted: bool = False) -> Tensor:
         """The part of the mask ``claimed`` that float32 confirms.
@@ -226,7 +230,8 @@ class Oracle:
                 "the model has no gradient with respect to its images: something inside it is not "
                 "differentiable or detaches (argmax, rounding, .detach(), torch.no_grad)"
             )
-        self._finite.append(gradient.isfinite().all())
+        # The loss too: where NaN comes from masking, its gradient is zero.
+        self._finite.append(gradient.isfinite().all() & ~losses.isnan().any())
         self.backwards += len(images)
         self.on_pass()
         return gradient
@@ -237,13 +242,13 @@ class Oracle:
         self.first_gradients += len(gradient)
 
     def finish(self) -> None:
-        """Raise ValueError if a gradient was not finite.
+        """Raise ValueError if a gradient was not finite, or a loss was NaN.
 
         Once at the end, because each look makes an accelerator wait.
         """
         if self._finite and not torch.stack(self._finite).all():
             raise ValueError(
-                "the model's gradient is NaN or infinite for some images, so they cannot be attacked"
+                "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
             )
         self._finite.clear()
 

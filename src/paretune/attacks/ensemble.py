@@ -100,7 +100,7 @@ class Ensemble:
 
     def __init__(
         self,
-        stages: Mapping[str, SearchAttack],
+        stages: Callable[[int], Mapping[str, SearchAttack]],  # by the number of classes
         oracle: Oracle,
         images: Tensor,
         labels: Tensor,
@@ -108,18 +108,17 @@ class Ensemble:
         batch_size: int,
         places: Tensor,
     ) -> None:
-        self.stages, self.oracle, self.seed, self.batch_size = stages, oracle, seed, batch_size
+        self.oracle, self.seed, self.batch_size = oracle, seed, batch_size
         self.places = places.cpu()
         self.images, self.labels = images, labels
         parts = torch.split(images, batch_size)
         self.clean = torch.cat([oracle.exact(part) for part in parts])  # (images, classes)
+        self.stages = stages(self.clean.shape[1])
         self.right = oracle.classes(self.clean) == labels
         self.robust = self.right.clone()
         self.found = images.clone()
-        self.passes = {name: _passes(attack, self.clean.shape[1]) for name, attack in stages.items()}
+        self.passes = {name: _passes(attack, self.clean.shape[1]) for name, attack in self.stages.items()}
         self.done = 0  # passes of finished batches, had nothing been solved in them
-        for attack in stages.values():
-            attack.check_victim(self.clean.shape[1])
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""What every attack checks before it starts, and the random state it leaves alone.
+"""What every attack and every measurement checks of images, labels and logits, and the random state attacks leave alone.
 
 Images arrive from many pipelines: as bytes, normalised already, on another device. Each of these makes an
 attack silently weak or strong, so each is an error that says what to do.
@@ -76,18 +76,51 @@ def check_classes(name: str, classes: Tensor, images: Tensor) -> Tensor:
     return classes.detach().to(torch.int64)
 
 
-def check_logits(logits: Tensor, batch: int, highest_class: int) -> None:
-    """Refuse an output that is not (batch, classes) with ``highest_class`` among them.
+def check_scores(logits: Tensor) -> None:
+    """Refuse what is not floating point: such an output is classes or votes, and a cast would hide it.
 
     Raises:
-        ValueError: the shape is another, or a label or target is not below the number of classes.
+        ValueError: the dtype is another.
+    """
+    if not logits.is_floating_point():
+        raise ValueError(f"the model must return floating-point logits, got {logits.dtype}")
+
+
+def check_logits(logits: Tensor, batch: int, highest_class: int) -> None:
+    """Refuse an output that is not (batch, classes) with ``highest_class`` among at least two classes.
+
+    Raises:
+        ValueError: the shape or the dtype is another, or a label or target is not below the number of classes.
     """
     if logits.ndim != 2 or len(logits) != batch:
         raise ValueError(f"the model must return logits ({batch}, classes), got shape {tuple(logits.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"the model must return a logit for each of at least 2 classes, got shape {tuple(logits.shape)}; from one "
+            "logit for yes make two: torch.cat([torch.zeros_like(logit), logit], dim=1)"
+        )
+    check_scores(logits)
     if highest_class >= logits.shape[1]:
         raise ValueError(
             f"labels and targets must be below the model's {logits.shape[1]} classes, got {highest_class}"
         )
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """(batch,) the class of each image: the one with the largest logit.
+
+    Raises:
+        ValueError: a logit is NaN, which argmax would call the largest, or the largest is infinite, so that the class is
+            the accident of an overflow. A class that is ruled out by minus infinity is none of these.
+    """
+    logits = logits.detach()
+    wrong = ~logits.amax(dim=1).isfinite()
+    if wrong.any():
+        raise ValueError(
+            f"the model returned NaN or an infinite largest logit for {int(wrong.sum())} of {len(logits)} images, which "
+            "are in no class then"
+        )
+    return logits.argmax(dim=1)
 
 
 @contextlib.contextmanager

@@ -72,8 +72,9 @@ class Ascent:
             leaf = (entered if behind_entry else images_adv).detach().requires_grad_()
             logits = twin.logits(leaf if behind_entry else twin.enter(leaf))
             check_logits(logits, len(leaf), highest_class)
-            gradient = input_gradient(loss_of(logits, self.goals, self.targeted), leaf)
-            finite.append(is_finite(gradient))
+            loss = loss_of(logits, self.goals, self.targeted)
+            gradient = input_gradient(loss, leaf)
+            finite.append(is_finite(gradient, loss))
             if not behind_entry:
                 moved = self.threat.step(images_adv.detach(), gradient, float(self.step_size))
                 images_adv = self.threat.project(moved, self.images)
@@ -168,8 +169,9 @@ class CompiledSteps:
         def loss(entered: Tensor) -> Tensor:
             return loss_of(self.twin.logits(entered), goals, targeted)
 
-        gradient: Any = torch.func.grad(loss)(self.twin.enter(images_adv))
-        return tail(self.twin, images, gradient, images_adv, bounds, step_size), is_finite(gradient)
+        gradient: Any
+        gradient, value = torch.func.grad_and_value(loss)(self.twin.enter(images_adv))
+        return tail(self.twin, images, gradient, images_adv, bounds, step_size), is_finite(gradient, value)
 
 
 def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
@@ -211,15 +213,18 @@ def tail(
     return reference.l2_step(gradient, images, images_adv, step_size, bounds[0], std)
 
 
-def is_finite(gradient: Tensor) -> Tensor:
-    """Whether no entry is NaN or infinite, as a tensor, so that nothing waits for it."""
+def is_finite(gradient: Tensor, loss: Tensor) -> Tensor:
+    """Whether no entry is NaN or infinite, and the loss is a number, as a tensor, so that nothing waits for it.
+
+    The loss too: where NaN comes from masking, its gradient is zero.
+    """
     low, high = torch.aminmax(gradient)  # one pass, and NaN passes through it
-    return low.isfinite() & high.isfinite()
+    return low.isfinite() & high.isfinite() & ~loss.detach().isnan()
 
 
 def check_finite(finite: list[Tensor]) -> None:
     """Raise ValueError if one of the flags is False; called once for all steps, because a look waits for the device."""
     if not torch.stack(finite).all():
         raise ValueError(
-            "the model's gradient is NaN or infinite for some images, so they cannot be attacked"
+            "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
         )

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from paretune._random import GENERATORS, borrowed_randomness, draws
 from paretune.attacks import folding, rewriting
+from paretune.attacks.inputs import check_scores
 from paretune.backbones import Backbone, logits_of
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,9 @@ class Twin:
 
     def logits(self, entered: Tensor) -> Tensor:
         """Float32 logits of what :meth:`enter` returned."""
-        return run(self.network, entered).float()
+        logits = run(self.network, entered)
+        check_scores(logits)
+        return logits.float()
 
     def prepare(self, images: Tensor) -> None:
         """Bring the network into its cheapest form; on the first batch, because that takes an image it accepts."""

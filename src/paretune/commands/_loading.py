@@ -1,7 +1,7 @@
 """The backbone that an adapter names, with the adapter on it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paretune.backbones import Backbone
@@ -17,8 +17,8 @@ def adapter_directory(path: str) -> Path:
     return inside if inside.is_dir() else Path(path)
 
 
-def load_adapted(path: str, backbone: str | None, weights: str | None) -> "Backbone":
-    """The backbone that an adapter names, with the adapter on it."""
+def load_adapted(path: str, backbone: str | None, weights: str | None) -> tuple["Backbone", dict[str, Any]]:
+    """The backbone that an adapter names, with the adapter on it, and what the adapter says of itself."""
     from paretune.backbones import load_backbone
     from paretune.interchange.files import load_adapter, read_adapter
 
@@ -32,4 +32,4 @@ def load_adapted(path: str, backbone: str | None, weights: str | None) -> "Backb
     size = (config["preprocessing"] or {}).get("image_size")
     model = load_backbone(name, num_classes=config["num_classes"], img_size=size, weights=weights)
     load_adapter(model, directory)
-    return model
+    return model, config

@@ -151,7 +151,7 @@ class Adapters:
 
         kind = self._source() or detect(path)
         if kind == "paretune":
-            return load_adapted(str(path), self.backbone, self.weights)
+            return load_adapted(str(path), self.backbone, self.weights)[0]
         if self.backbone is None:
             raise ValueError(
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from paretune._values import parse, parse_many
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import cell, print_table
+from paretune.commands._recorded import load_recorded
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,11 @@ class Evaluate:
         adapter: directory of an adapter, or of a run that has one.
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
+        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME, with the classes of the
+            adapter. null takes what the adapter was trained on, and likewise the three options below.
         data_root: where torchvision keeps its data sets.
-        limit: use this many images only, over all splits.
-        split_seed: seeds the splits; the report split is measured.
+        limit: use this many images only, over all splits, or "all".
+        split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
         norm: norm of the threat model.
         epsilons: comma-separated radii in units of the pixel range.
         steps: PGD steps.
@@ -36,10 +38,10 @@ class Evaluate:
     adapter: str
     backbone: str | None = None
     weights: str | None = None
-    data: str = "digits"
+    data: str | None = None
     data_root: str | None = None
-    limit: int | None = None
-    split_seed: int = 0
+    limit: int | Literal["all"] | None = None
+    split_seed: int | None = None
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilons: str = "1/255,2/255,4/255"
     steps: int = 20
@@ -53,12 +55,17 @@ class Evaluate:
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
-        from paretune.data import load_data
         from paretune.evaluation import evaluate
 
-        model = load_adapted(self.adapter, self.backbone, self.weights)
-        data = load_data(
-            self.data, img_size=model.image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
+        model, config = load_adapted(self.adapter, self.backbone, self.weights)
+        data = load_recorded(
+            self.adapter,
+            config,
+            model,
+            data=self.data,
+            root=self.data_root,
+            limit=self.limit,
+            seed=self.split_seed,
         )
         attacks: list[Attack]
         if self.attacks is not None:

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json, write_text
 from paretune._values import from_dict
-from paretune.backbones import Backbone, architecture_of, fingerprint, network_of, tensor_digests
+from paretune.backbones import (
+    Backbone,
+    architecture_of,
+    class_names,
+    fingerprint,
+    name_classes,
+    network_of,
+    tensor_digests,
+)
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
 from paretune.interchange.checks import check_architecture, check_classes, check_weights
@@ -68,11 +76,11 @@ def save_adapter(
     Args:
         model: an adapted Backbone, or a plain module into which an adapter was loaded.
         directory: created or replaced. It may only replace an adapter or an empty directory.
-        classes: class names in the order of the logits.
+        classes: class names in the order of the logits; None takes those that the model was trained for, where known.
         notes: anything JSON about the training (threat model, attack, metrics, data); shown in the card.
 
     Raises:
-        ValueError: the model carries no adapter, or a parameter is NaN or infinite.
+        ValueError: the model carries no adapter, a parameter is NaN or infinite, or ``classes`` are not one a logit.
         FileExistsError: ``directory`` holds something else.
     """
     adaptation = require_adaptation(model)
@@ -84,9 +92,13 @@ def save_adapter(
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity; the adapter was not saved")
+    names = class_names(model) if classes is None else classes
     peft, reason = _in_terms_of_peft(module, adaptation)
-    config = _describe(model, module, adaptation, stored) | {
-        "classes": list(classes) if classes is not None else None,
+    config = _describe(model, module, adaptation, stored)
+    if names is not None and len(names) != config["num_classes"]:
+        raise ValueError(f"classes must name {config['num_classes']} classes, one a logit; got {list(names)}")
+    config |= {
+        "classes": list(names) if names is not None else None,
         "notes": dict(notes or {}),
         "peft": layout.describe(peft, stored) if peft else None,
         "peft_reason": reason,
@@ -155,7 +167,9 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
         check_classes(module, anatomy.head, tensors, directory)
         if check_base:
             check_weights(module, config, tensors, directory)
-    return place(model, strategy, anatomy, tensors, directory)
+    placed = place(model, strategy, anatomy, tensors, directory)
+    name_classes(placed, _class_names(config))
+    return placed
 
 
 def save_merged(model: nn.Module, path: str | Path) -> Path:
@@ -228,6 +242,14 @@ def _check_description(config: Mapping[str, Any], directory: Path) -> None:
         raise ValueError(
             f"{directory / CONFIG} is damaged: {wrong[0]} is {json.dumps(config[wrong[0]])[:80]}"
         )
+
+
+def _class_names(config: Mapping[str, Any]) -> list[str] | None:
+    """Those of the logits, where the description has them."""
+    names = config.get("classes")
+    if not isinstance(names, list) or len(names) != config["num_classes"]:
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def _planned(config: Mapping[str, Any], directory: Path) -> tuple[Strategy, Anatomy]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import paretune
 from paretune.interchange.cards import CARD, PLACEHOLDER
@@ -76,7 +77,7 @@ def push_to_hub(
         raise ValueError(f"repo_id must be user/repo, got {repo_id!r}")
     directory = Path(directory)
     config, _ = read_adapter(directory)
-    _warn_of_paths(config["base"].get("source"))
+    _warn_of_paths(config)
     contents: dict[str, bytes | Path] = {
         name: directory / name for name in FILES if (directory / name).is_file()
     }
@@ -164,9 +165,15 @@ def _reaching(repo_id: str) -> Iterator[None]:
         raise OSError(f"the hub failed for {repo_id}: {type(cause).__name__}: {cause}") from error
 
 
-def _warn_of_paths(source: str | None) -> None:
-    name = (source or "").removeprefix(PREFIX)
-    if name and (Path(name).is_absolute() or Path(name).exists()):
-        log.warning(
-            "paretune.json names %r, a path of this machine, as the base; it is uploaded with it", name
-        )
+def _warn_of_paths(config: dict[str, Any]) -> None:
+    named = {"base": (config["base"].get("source") or "").removeprefix(PREFIX)}
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # notes are free
+        loaded_with = config["notes"]["data"]["loaded_with"]
+        named |= {"data": loaded_with["name_or_path"], "root of the data": loaded_with["root"]}
+    for what, name in named.items():
+        if name and (Path(str(name)).is_absolute() or (what == "base" and Path(name).exists())):
+            log.warning(
+                "paretune.json names %r, a path of this machine, as the %s; it is uploaded with it",
+                name,
+                what,
+            )

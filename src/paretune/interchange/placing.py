@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, network_of
+from paretune.backbones import Backbone, inside, name_classes, network_of
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import check_finite
 from paretune.interchange.sharing import check_apart
@@ -70,6 +70,8 @@ def place(
     except BaseException:
         remove_adapter(module)
         raise
+    if any(inside(name, anatomy.head) for name in tensors):
+        name_classes(module, None)  # those of another head
     if isinstance(model, Backbone):
         model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()

@@ -305,13 +305,15 @@ def test_when_nothing_is_left_no_further_stage_runs(threat: Threat) -> None:
     assert result.robust_accuracy == 0
 
 
-def test_too_few_classes_are_named_before_anything_runs() -> None:
+def test_a_variant_for_another_number_of_classes_is_named_before_anything_runs() -> None:
     images, labels = batch(classes=2)
     seen: list[AutoAttackStatus] = []
     with pytest.raises(
-        ValueError, match="at least 4 classes, got 3; use loss='ce' or loss='dlr', or FAB and Square"
+        ValueError, match="version='standard-2' is for models with 2 classes, got 3; use version='standard'"
     ):
-        ATTACK.run(Linear(3, 3, 4, 4), images, labels, progress=seen.append)
+        AutoAttack(Linf(0.1), version="standard-2").run(
+            Linear(3, 3, 4, 4), images, labels, progress=seen.append
+        )
     assert not seen
 
 

@@ -1,0 +1,90 @@
+"""The data that an adapter was trained on, as it says itself, and how other data relates to it."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from paretune.backbones import Backbone
+    from paretune.data import ImageData
+
+
+def load_recorded(
+    adapter: str,
+    config: Mapping[str, Any],
+    model: "Backbone",
+    *,
+    data: str | None,
+    root: str | None,
+    limit: int | Literal["all"] | None,
+    seed: int | None,
+) -> "ImageData":
+    """The data to measure an adapter on: what it was trained on, unless something else is wanted.
+
+    Where other images are measured than its run reported, a note on standard error says so.
+
+    Args:
+        adapter: what to call it.
+        config: content of its ``paretune.json``.
+        model: carries it.
+        data: name or folder; None is what the adapter says, here and below.
+        root: where torchvision keeps its data sets.
+        limit: number of images over all splits.
+        seed: of the splits.
+
+    Raises:
+        ValueError: nobody says which data, it has other classes than the adapter, or the adapter was trained on some of the
+            images that would be measured.
+        FileNotFoundError: the folder that the adapter was trained on is gone.
+    """
+    from paretune.data import check_same_classes, load_data
+
+    notes = _mapping(_mapping(config.get("notes")).get("data"))
+    recorded = _mapping(notes.get("loaded_with"))
+    name = recorded.get("name_or_path") if data is None else data
+    if not isinstance(name, str):
+        called = f", called {notes['name']!r}," if "name" in notes else ""
+        raise ValueError(
+            f"{adapter} does not say where the images{called} are that it was trained on; pass --data with digits, "
+            "fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME"
+        )
+    if data is None and Path(name).is_absolute() and not Path(name).is_dir():
+        raise FileNotFoundError(
+            f"{adapter} was trained on the folder {name}, which is not here; pass --data with where it is now"
+        )
+    trained: dict[str, Any] = {"img_size": model.image_size, "limit": None, "seed": 0}
+    trained |= {key: recorded[key] for key in (*trained, "splits", "root") if key in recorded}
+    trained |= {"root": root} if root is not None else {}
+    asked = trained | ({"seed": seed} if seed is not None else {})
+    asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
+    found = load_data(name, **asked)
+    check_same_classes(model.num_classes, model.classes, found.classes)
+    original = found if asked == trained else load_data(name, **trained)
+    if original.fingerprint != notes.get("fingerprint"):
+        why = f"{name} differs from the data that the adapter was trained on"
+        if "fingerprint" not in notes:
+            why = "the adapter does not say which images it was trained on"
+        _say(f"{why}; some of the {len(found.report)} images that are measured may be among those")
+        return found
+    seen = set(original.train.ids.tolist()) & set(found.report.ids.tolist())
+    if seen:
+        raise ValueError(
+            f"the adapter was trained on {len(seen)} of the {len(found.report)} images that --split-seed {asked['seed']} "
+            f"would measure; leave it out, or give {trained['seed']}, with which it was trained"
+        )
+    if found.report.fingerprint != original.report.fingerprint:
+        _say(
+            f"{len(found.report)} images are measured, not the {len(original.report)} that the run of the adapter "
+            "reports; it was trained on none of them"
+        )
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """Notes are free; what is no mapping says nothing."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _say(note: str) -> None:
+    print(f"paretune: note: {note}", file=sys.stderr)
