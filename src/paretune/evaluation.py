@@ -17,7 +17,7 @@ from paretune._files import write_atomically
 from paretune._modes import modes_kept
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
-from paretune.backbones import logits_of
+from paretune.backbones import answer
 from paretune.data import ImageSplit
 from paretune.progress import bars
 
@@ -239,7 +239,7 @@ class _Run:
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return logits_of(self.model(images))
+            return answer(self.model, images)
 
 
 class _Kept:

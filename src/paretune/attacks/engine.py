@@ -19,6 +19,7 @@ from paretune.attacks.precision import Decision, Precision, decide
 from paretune.attacks.steps import Ascent, CompiledSteps, Fused
 from paretune.attacks.threats import Threat
 from paretune.attacks.twin import Twin
+from paretune.bases import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def attack_copy(
     if fused not in ("auto", "cuda", "torch"):
         raise ValueError(f"fused must be 'auto', 'cuda' or 'torch', got {fused!r}")
     return AttackCopy(
-        _unwrap(model),
+        unwrapped(model),
         precision=precision,
         compile=compile,
         cuda_graph=cuda_graph,
@@ -269,16 +270,6 @@ def attack_copy(
         fold_batchnorm=fold_batchnorm,
         channels_last=channels_last,
     )
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def _cuda_devices(images: Tensor) -> list[torch.device]:

@@ -113,7 +113,8 @@ class Twin:
 
     def logits(self, entered: Tensor) -> Tensor:
         """Float32 logits of what :meth:`enter` returned."""
-        return run(self.network, entered).float()
+        order: Any = self.module.channel_order if self._splits else None
+        return run(self.network, entered if order is None else entered[:, order]).float()
 
     def prepare(self, images: Tensor) -> None:
         """Bring the network into its cheapest form; on the first batch, because that takes an image it accepts."""

@@ -17,7 +17,9 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     if not isinstance(model, Backbone):
         recorded: Any = getattr(model, "pretrained_cfg", None) or {}
         size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        size = size or getattr(getattr(model, "config", None), "image_size", None)
+        config = getattr(model, "config", None)
+        size = size or getattr(config, "image_size", None)
+        size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
         size = size or recorded.get("input_size", (224,))[-1]
         model = Backbone(model, image_size=size[0] if isinstance(size, tuple | list) else size)
     return Anatomy(model.head, model.sites, model.image_size, model.mean.shape[1])
