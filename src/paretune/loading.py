@@ -28,11 +28,12 @@ class Wanted:
         """Whether the weights are the published ones."""
         return self.pretrained and self.weights is None
 
-    def load(self, module: nn.Module, head: str) -> Normalisation | None:
-        """Load the weights that were given, if any; the normalisation layer that they have in front."""
+    def load(self, module: nn.Module, head: str, own: Normalisation, origin: str) -> Normalisation:
+        """Load the weights that were given, if any; the normalisation layer that they have in front, else ``own``."""
         if self.weights is None:
-            return None
-        return load_weights(module, self.weights, head, key=self.weights_key)
+            return own
+        found = load_weights(module, self.weights, head, key=self.weights_key)
+        return found.for_channels(len(own.mean), origin) if found else own
 
 
 def load_offline(name: str, wanted: Wanted) -> Backbone:
@@ -97,11 +98,9 @@ def load_timm(
         raise ValueError(
             f"{name!r} has the heads {head}; wrap the model yourself: Backbone(module, head=...)"
         )
-    found = wanted.load(module, head)
-    mean, std = (
-        (mean or settings["mean"], std or settings["std"]) if found is None else (found.mean, found.std)
-    )
-    return Backbone(module.eval(), mean=mean, std=std, head=head, image_size=size, source=name)
+    own = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
+    used = wanted.load(module, head, own, name)
+    return Backbone(module.eval(), mean=used.mean, std=used.std, head=head, image_size=size, source=name)
 
 
 def load_transformers(source: str, wanted: Wanted) -> Backbone:
@@ -119,6 +118,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         ) from error
     size = _image_size(config, source, wanted.img_size)
     pixels = pixels_of(processor, int(_of_vision(config, "num_channels") or 3), f"hf:{source}")
+    own = Normalisation(pixels.mean, pixels.std)
     if getattr(config, "quantization_config", None):
         raise ValueError(
             f"hf:{source} is quantised, so it has no gradient that training or an attack could follow; take its original"
@@ -143,21 +143,20 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         loose = {key for key in loose if not inside(key, head)}
         if loose:
             raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
-        found = None
+        used = own
     else:
         module = auto.from_config(config, dtype="float32")
         head = find_head(module, None)
-        found = wanted.load(module, head)
-    if found is not None and pixels.order != tuple(range(len(pixels.order))):
+        used = wanted.load(module, head, own, f"hf:{source}")
+    if used is not own and pixels.order != tuple(range(len(pixels.order))):
         raise ValueError(
             f"the weights for hf:{source} have a normalisation layer, while its processor swaps channels: which of the "
             "two counts is not said; take the layer out of the file"
         )
-    mean, std = (pixels.mean, pixels.std) if found is None else (found.mean, found.std)
     return Backbone(
         module.eval(),
-        mean=mean,
-        std=std,
+        mean=used.mean,
+        std=used.std,
         head=head,
         image_size=size,
         channel_order=pixels.order,

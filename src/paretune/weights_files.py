@@ -55,6 +55,16 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def for_channels(self, count: int, origin: str) -> "Normalisation":
+        """The same for each of ``count`` channels, where one number stood for all."""
+        if len(self.mean) not in (1, count):
+            raise ValueError(
+                f"the normalisation layer in the weights for {origin} has {len(self.mean)} channels, its images have {count}"
+            )
+        repeats = count // len(self.mean)
+        log.info("weights: images are normalised as in the file: mean=%s, std=%s", self.mean, self.std)
+        return Normalisation(self.mean * repeats, self.std * repeats)
+
 
 def load_weights(
     module: nn.Module, weights: StateDict | str | Path, head: str, *, key: str | None = None
@@ -169,7 +179,7 @@ def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
         )
     if "TorchScript" in str(error):
         return "is a TorchScript program, no state dict; make one with torch.save(model.state_dict(), path)"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:200]
     return f"is damaged or no file of weights (.safetensors, or made by torch.save): {reason}"
 
 
@@ -268,10 +278,11 @@ def _kind(value: Any) -> str:
 
 def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[str, Tensor]:
     """``found`` without the prefixes of wrappers, and without what lies beside the wrapped model, such as a criterion."""
-    numbered = {name.split(".")[0] for name in found if name.split(".")[0].isdigit()}
     wrappers = {*WRAPPERS} - parts
+    firsts = (next((piece for piece in name.split(".") if piece not in wrappers), "") for name in found)
+    numbered = {piece for piece in firsts if piece.isdigit()} - parts
     if len(numbered) <= 2:  # nn.Sequential(normalisation, network)
-        wrappers |= set(sorted(numbered, key=int)[-1:]) - parts
+        wrappers |= set(sorted(numbered, key=int)[-1:])
     short, depths = {}, {}
     for name in found:
         pieces = name.split(".")
@@ -287,15 +298,15 @@ def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[
         known = first in parts or first.isdigit() or _is_normalisation(name)
         if depths[name] < deepest and not known:
             beside.append(name)
-        elif short[name] in result:
+        elif short[name] in result and not torch.equal(result[short[name]], tensor):
             raise ValueError(
                 f"{origin} holds {short[name]} twice, under other prefixes; choose one with weights_key"
             )
         else:
             result[short[name]] = tensor
     if beside:
-        shown = ", ".join(beside[:4]) + (", …" if len(beside) > 4 else "")
-        log.warning("weights: %d tensors beside the model in %s are left out: %s", len(beside), origin, shown)
+        shown = ", ".join(beside[:4]) + (f" and {len(beside) - 4} more" if len(beside) > 4 else "")
+        log.warning("weights: left out, as they lie beside the model in %s: %s", origin, shown)
     return result
 
 
