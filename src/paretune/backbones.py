@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paretune.bases import check_base, check_values, second_head, unwrapped
+from paretune.bases import check_base, check_values, heads, unwrapped
 from paretune.sites import Site, find_sites
 from paretune.weights_files import StateDict
 
@@ -76,7 +76,10 @@ class Backbone(nn.Module):
         self.channel_order = None if order == tuple(range(len(mean))) else order
         self.image_size = image_size
         self.head = find_head(module, head)
-        self._check_one_head()
+        self._head_is_open = True
+        for size in (image_size, recorded_size(module)):
+            if self._head_is_open and size:
+                self._check_head(self._example(size))
         self.architecture = architecture or architecture_of(module)
         self.source = source
         self.published = (
@@ -92,7 +95,12 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the network returns something else than logits, as wide as its head; or it has no values.
         """
-        logits = _checked(logits_of(self.run((images - self.mean) / self.std)))
+        if self.mean.is_meta and not images.is_meta:
+            check_values(self.module)
+        entered = self.enter(images)
+        if self._head_is_open and not torch.compiler.is_compiling():
+            self._check_head(entered[:1].detach())
+        logits = _checked(logits_of(self.module(entered)))
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"the head {self.head!r} has {self.num_classes} outputs, but the network returns {logits.shape[1]} logits: "
@@ -100,13 +108,11 @@ class Backbone(nn.Module):
             )
         return logits
 
-    def run(self, normalised: Tensor) -> Any:
-        """What the network returns for normalised images, whose channels are in the order of the images."""
-        some = next((each for each in self.module.parameters() if each.is_floating_point()), normalised)
-        if some.is_meta and not normalised.is_meta:
-            check_values(self.module)
+    def enter(self, images: Tensor) -> Tensor:
+        """What the network is shown for images in [0, 1]: normalised, its channels in order, in its precision."""
+        normalised = (images - self.mean) / self.std
         ordered = normalised if self.channel_order is None else normalised[:, self.channel_order]
-        return self.module(ordered.to(some.dtype))
+        return ordered.to(dtype_of(self.module))
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training mode; batch norms whose statistics a strategy froze stay in evaluation mode."""
@@ -143,21 +149,28 @@ class Backbone(nn.Module):
         """Digest of the architecture and of every weight and buffer outside the head."""
         return fingerprint(self.architecture, tensor_digests(self.module.state_dict(), self.head))
 
-    def _example(self) -> Tensor:
+    def _example(self, size: int | None = None) -> Tensor:
         """A blank image as the network takes it."""
-        some = next((each for each in self.module.parameters() if each.is_floating_point()), self.mean)
-        size = (1, self.mean.shape[1], self.image_size, self.image_size)
-        return torch.zeros(size, dtype=some.dtype, device=self.mean.device)
+        size = size or self.image_size
+        shape = (1, self.mean.shape[1], size, size)
+        return torch.zeros(shape, dtype=dtype_of(self.module), device=self.mean.device)
 
-    def _check_one_head(self) -> None:
+    def _check_head(self, example: Tensor) -> None:
+        """Raise ValueError if the head does not make the logits alone."""
         try:
-            other = second_head(self.module, self.head, logits_of, self._example())
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
-            return  # it takes other images, or returns no logits: its first use tells
-        if other:
+            made_by = heads(self.module, self.head, lambda output: _checked(logits_of(output)), example)
+        except Exception:  # of a module that takes other images or returns no logits; its first use tells
+            return
+        self._head_is_open = False
+        name = type(self.module).__name__
+        if self.head not in made_by:
             raise ValueError(
-                f"{type(self.module).__name__} adds up the heads {self.head!r} and {other!r}, of which a Backbone would "
-                "train one; take the model with one head, or average their weights into one layer"
+                f"the logits of this {name} come from {made_by[0]!r}, not from {self.head!r}; name it with head="
+            )
+        if len(made_by) > 1:
+            raise ValueError(
+                f"{name} adds up the heads {' and '.join(map(repr, made_by))}, of which a Backbone would train one; take "
+                "the model with one head, or average their weights into one layer"
             )
 
 
@@ -177,7 +190,7 @@ def logits_of(output: Any) -> Tensor:
         named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
         first, *others = output if isinstance(output, tuple) and output else (None,)
         logits = first if named is None else named
-        if logits is first and any(_alike(first, other) for other in others):
+        if named is None and any(_alike(first, other) for other in others):
             raise ValueError(
                 f"a classifier must return one tensor of logits; this one returned several of shape {tuple(first.shape)}: "
                 "wrap it in a module that returns the one to use"
@@ -214,9 +227,13 @@ def answer(model: nn.Module, images: Tensor) -> Tensor:
     if not any(
         isinstance(part, Backbone) for part in model.modules()
     ):  # which casts them itself, and exactly
-        some = next((each for each in model.parameters() if each.is_floating_point()), images)
-        images = images.to(some.dtype)
+        images = images.to(dtype_of(model))
     return _checked(logits_of(model(images)))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The precision of a network: that of its first parameters."""
+    return next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
 
 
 def written(values: Tensor) -> list[float]:
@@ -315,6 +332,17 @@ def architecture_of(module: nn.Module) -> str:
     return f"hf:{model_type}" if model_type else type(module).__name__
 
 
+def recorded_size(module: nn.Module) -> int | None:
+    """Height of the images that a model of timm or transformers says it is made for."""
+    config = getattr(module, "config", None)
+    recorded: Any = getattr(module, "pretrained_cfg", None) or {}
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    size = size or getattr(config, "image_size", None)
+    size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
+    size = size or recorded.get("input_size", (None,))[-1]
+    return size[0] if isinstance(size, tuple | list) else size
+
+
 def inside(key: str, prefix: str) -> bool:
     """Whether ``key`` is the module ``prefix`` or lies in it; never a bare string prefix."""
     return key == prefix or key.startswith(prefix + ".")
@@ -330,6 +358,8 @@ def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
 
 
 def _digest(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        raise ValueError("the model is on the meta device and has no values; load its weights first")
     data = tensor.detach().to("cpu").contiguous()
     hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=8)
     hashed.update(data.view(-1).view(torch.uint8).numpy().data)

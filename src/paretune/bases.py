@@ -1,6 +1,6 @@
 """Which modules can be the base of a Backbone: wrappers are taken off, and what cannot be trained or attacked is refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,41 +81,48 @@ def check_values(module: nn.Module) -> None:
             )
 
 
-def second_head(module: nn.Module, head: str, logits: Any, example: Tensor) -> str | None:
-    """The name of another layer whose output is added to that of ``head``, as in networks with a distilled head.
+def heads(module: nn.Module, head: str, logits: Callable[[Any], Tensor], example: Tensor) -> list[str]:
+    """The layers whose outputs add up to the logits: ``head``, if it is the one; two in networks with a distilled head.
 
     Found by moving the output of each layer as wide as the head: only a head's moves the logits in proportion.
 
     Args:
         module: the network.
         head: dotted name of the classifier.
-        logits: function from what the network returns to its logits (batch, classes).
+        logits: the logits (batch, classes) in what the network returns.
         example: an input that the network takes.
+
+    Returns:
+        Names; ``head`` alone where no other layer has its width, or where no layer's output shows so in the logits.
     """
-    layers: dict[str, nn.Module] = {
+    width = len(module.get_submodule(head).weight)  # type: ignore[arg-type]
+    layers: dict[str, Any] = {
         name: part
         for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv2d) and not f"{name}.".startswith(f"{head}.")
+        if isinstance(part, nn.Linear | nn.Conv2d) and (name == head or not name.startswith(f"{head}."))
     }
-    width = len(module.get_submodule(head).weight)  # type: ignore[arg-type]
-    layers = {name: part for name, part in layers.items() if len(part.weight) == width}  # type: ignore[arg-type]
-    if not layers:
-        return None
+    layers = {name: part for name, part in layers.items() if len(part.weight) == width}
+    if len(layers) == 1:
+        return [head]
     move = 1 + torch.rand(width, generator=torch.Generator().manual_seed(0)).to(example)
+    found = []
     with modes_kept(module), torch.random.fork_rng(), torch.no_grad():
         module.eval()
         before = logits(module(example))
         for name, part in layers.items():
 
-            def moved(_part: nn.Module, _args: Any, output: Tensor) -> Tensor:
-                return output + (move.view(-1, 1, 1) if isinstance(_part, nn.Conv2d) else move)
+            def moved(part: nn.Module, _args: Any, output: Tensor) -> Tensor:
+                return output + (move.view(-1, 1, 1) if isinstance(part, nn.Conv2d) else move)
 
             handle = part.register_forward_hook(moved)
             try:
-                change = (logits(module(example)) - before).mean(0)
+                share = ((logits(module(example)) - before).mean(0) / move).float()
             finally:
                 handle.remove()
-            share = (change / move).float()
-            if share.abs().min() > 1e-3 and torch.allclose(share, share[:1].expand_as(share), rtol=1e-2):
-                return name
-    return None
+            if (
+                share.shape == move.shape
+                and share.abs().min() > 1e-3
+                and torch.allclose(share, share.mean(), rtol=0.02)
+            ):
+                found.append(name)
+    return found or [head]

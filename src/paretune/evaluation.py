@@ -18,6 +18,7 @@ from paretune._modes import modes_kept
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.backbones import answer
+from paretune.bases import check_values
 from paretune.data import ImageSplit
 from paretune.progress import bars
 
@@ -108,6 +109,7 @@ def evaluate(
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
+    check_values(model)
     if epsilons is not None:
         attacks = [attack.with_epsilon(epsilon) for attack in attacks for epsilon in epsilons]
     if len(set(attacks)) < len(attacks):

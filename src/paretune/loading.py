@@ -123,6 +123,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         raise ValueError(
             f"hf:{source} is quantised, so it has no gradient that training or an attack could follow; take its original"
         )
+    loose: set[str] = set()
     auto: Any = transformers.AutoModelForImageClassification
     if wanted.download:
         try:
@@ -141,8 +142,6 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
             info["missing_keys"]
         )
         loose = {key for key in loose if not inside(key, head)}
-        if loose:
-            raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
         used = own
     else:
         module = auto.from_config(config, dtype="float32")
@@ -153,7 +152,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
             f"the weights for hf:{source} have a normalisation layer, while its processor swaps channels: which of the "
             "two counts is not said; take the layer out of the file"
         )
-    return Backbone(
+    backbone = Backbone(
         module.eval(),
         mean=used.mean,
         std=used.std,
@@ -162,6 +161,9 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         channel_order=pixels.order,
         source=f"hf:{source}",
     )
+    if loose:
+        raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
+    return backbone
 
 
 def _image_size(config: Any, source: str, img_size: int | None) -> int:

@@ -19,7 +19,7 @@ from paretune.attacks.precision import Decision, Precision, decide
 from paretune.attacks.steps import Ascent, CompiledSteps, Fused
 from paretune.attacks.threats import Threat
 from paretune.attacks.twin import Twin
-from paretune.bases import unwrapped
+from paretune.bases import check_values, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -253,6 +253,7 @@ def attack_copy(
         return model
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or an AttackCopy, got {type(model).__name__}")
+    check_values(model)
     if channels_last not in (True, False, "auto"):
         raise ValueError(f"channels_last must be True, False or 'auto', got {channels_last!r}")
     if precision not in ("auto", "fp32", "bf16"):

@@ -16,6 +16,7 @@ class Evaluate:
         adapter: directory of an adapter, or of a run that has one.
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
+        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
         data_root: where torchvision keeps its data sets.
         limit: use this many images only, over all splits.
@@ -36,6 +37,7 @@ class Evaluate:
     adapter: str
     backbone: str | None = None
     weights: str | None = None
+    weights_key: str | None = None
     data: str = "digits"
     data_root: str | None = None
     limit: int | None = None
@@ -56,7 +58,7 @@ class Evaluate:
         from paretune.data import load_data
         from paretune.evaluation import evaluate
 
-        model = load_adapted(self.adapter, self.backbone, self.weights)
+        model = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_data(
             self.data, img_size=model.image_size, seed=self.split_seed, limit=self.limit, root=self.data_root
         )
