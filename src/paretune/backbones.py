@@ -185,16 +185,17 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         ValueError: there are none, or several.
     """
-    logits = output
-    if not isinstance(output, Tensor):
-        named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-        first, *others = output if isinstance(output, tuple) and output else (None,)
-        logits = first if named is None else named
-        if named is None and any(_alike(first, other) for other in others):
-            raise ValueError(
-                f"a classifier must return one tensor of logits; this one returned several of shape {tuple(first.shape)}: "
-                "wrap it in a module that returns the one to use"
-            )
+    if isinstance(output, Tensor):
+        return output
+    # PP-LCNet of transformers calls its logits a hidden state.
+    named = [_named(output, name) for name in ("logits", "last_hidden_state")]
+    found = [value for value in named if value is not None][:1]
+    logits, *others = found or (output if isinstance(output, tuple) and output else (None,))
+    if any(_alike(logits, other) for other in others):
+        raise ValueError(
+            f"a classifier must return one tensor of logits; this one returned several of shape {tuple(logits.shape)}: "
+            "wrap it in a module that returns the one to use"
+        )
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"the model must return logits (batch, classes), got a {type(output).__name__}; {_NO_CLASSIFIER}"
@@ -211,6 +212,10 @@ def _checked(logits: Tensor) -> Tensor:
         got = f"shape {tuple(logits.shape)}" if logits.ndim != 2 else str(logits.dtype)
         raise ValueError(f"the model must return logits (batch, classes), got {got}; {_NO_CLASSIFIER}")
     return logits.float() if logits.element_size() < 4 else logits
+
+
+def _named(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
 def _alike(first: Any, other: Any) -> bool:
@@ -242,9 +247,9 @@ def written(values: Tensor) -> list[float]:
 
 
 def check_image_size(name: str, size: Any) -> None:
-    """Raise ValueError unless ``size`` is a whole number of pixels; TypeError for a height and a width."""
+    """Raise ValueError unless ``size`` is a whole number of pixels."""
     if isinstance(size, list | tuple):
-        raise TypeError(
+        raise ValueError(
             f"{name} must be one number, the height and the width of square images in pixels; got {size}"
         )
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
@@ -340,7 +345,8 @@ def recorded_size(module: nn.Module) -> int | None:
     size = size or getattr(config, "image_size", None)
     size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
     size = size or recorded.get("input_size", (None,))[-1]
-    return size[0] if isinstance(size, tuple | list) else size
+    found: int | None = size[0] if isinstance(size, tuple | list) else size
+    return found
 
 
 def inside(key: str, prefix: str) -> bool:

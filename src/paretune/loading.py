@@ -70,7 +70,13 @@ def load_timm(
         raise ValueError(
             f"timm has no model {architecture!r} (asked for {name!r}); near names: {', '.join(near) or 'none'}"
         )
-    config = timm.get_pretrained_cfg(architecture)
+    try:
+        config = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(architecture.split(".")[0])) or "none"
+        raise ValueError(
+            f"timm has no weights {architecture!r} ({error}); those of its architecture: {tags}"
+        ) from None
     fixed = config is not None and config.fixed_input_size
     img_size = wanted.img_size
     arguments: dict[str, Any] = {"img_size": img_size} if fixed and img_size else {}
@@ -95,9 +101,8 @@ def load_timm(
         raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")
     head = settings["classifier"]
     if not isinstance(head, str):
-        raise ValueError(
-            f"{name!r} has the heads {head}; wrap the model yourself: Backbone(module, head=...)"
-        )
+        has = f"the heads {head}" if head else "no head"
+        raise ValueError(f"{name!r} has {has}, and a Backbone trains one; choose a model that has one")
     own = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
     used = wanted.load(module, head, own, name)
     return Backbone(module.eval(), mean=used.mean, std=used.std, head=head, image_size=size, source=name)
@@ -169,6 +174,8 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
 def _image_size(config: Any, source: str, img_size: int | None) -> int:
     """Height and width that the model is used at: its own, or ``img_size`` where it has none."""
     own = _of_vision(config, "image_size")
+    if own is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
+        return int(img_size or config.pretrained_cfg["input_size"][-1])
     if isinstance(own, list | tuple):
         if len(set(own)) != 1:
             raise ValueError(f"hf:{source} is built for images of {own} pixels; a Backbone takes square ones")

@@ -95,9 +95,9 @@ def _samples(processor: Any, channels: int, who: str) -> tuple[Floats, Floats]:
 
 
 def _sent(processor: Any, images: NDArray[np.uint8], options: dict[str, bool], who: str) -> Floats:
-    """``pixel_values`` of images (batch, channels, height, width)."""
+    """``pixel_values`` of images (batch, channels, height, width), which are sent as files are read, channels last."""
     try:
-        out = processor([*images], input_data_format="channels_first", return_tensors="pt", **options)
+        out = processor([*np.moveaxis(images, 1, -1)], return_tensors="pt", **options)
         return np.asarray(torch.as_tensor(out["pixel_values"]).double())
     except Exception as error:  # a processor may fail in any way, and then cannot be compared
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -116,7 +116,9 @@ def _standardised(picture: torch.Tensor) -> torch.Tensor:
 def test_what_no_mean_std_and_order_express_is_refused(change, message: str) -> None:
     def processor(images: Any, **_options: Any) -> dict[str, torch.Tensor]:
         return {
-            "pixel_values": torch.stack([change(torch.from_numpy(image).float() / 255) for image in images])
+            "pixel_values": torch.stack(
+                [change(torch.from_numpy(image).permute(2, 0, 1).float() / 255) for image in images]
+            )
         }
 
     with pytest.raises(ValueError, match=message):
