@@ -1,19 +1,21 @@
 """Pretrained classifiers behind one type: images in [0, 1] go in, logits come out."""
 
-import difflib
 import hashlib
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paretune._random import borrowed_randomness
+from paretune.bases import check_base, check_values, heads, unwrapped
 from paretune.sites import Site, find_sites
+from paretune.weights_files import StateDict
 
-StateDict = Mapping[str, Tensor]
+log = logging.getLogger(__name__)
 
 _CLASSES = "_paretune_classes"
 
@@ -23,19 +25,24 @@ class Backbone(nn.Module):
 
     Args:
         module: any image classifier that maps normalised images (batch, channels, height, width) to logits
-            (batch, classes), or to an object with ``.logits`` as transformers' models do.
+            (batch, classes), to an object with ``.logits`` as transformers' models do, or to a tuple that begins with them.
+            Wrappers of torch.compile and DistributedDataParallel are taken off; wrap or compile the Backbone instead. In
+            half or double precision the images are cast to it, behind the normalisation, which is float32 at least.
         mean: per-channel mean, in [0, 1] pixel units.
         std: per-channel standard deviation, in the same units, above 0.
         head: dotted name of the classifier layer; the last ``nn.Linear`` when None.
         sites: where the residual branches end, for the strategies that insert modules (Compacter): glob patterns of
             module names whose *output* is a branch, or :class:`~paretune.sites.Site` objects. None finds them by the
             structure of the known families (``docs/support.md`` lists them).
-        image_size: height and width in pixels the model is used at.
+        image_size: height and width in pixels the model is used at; images are square.
+        channel_order: which channel of the images the network takes first, second, …: (2, 1, 0) for a network of BGR. None
+            is their own order, which is that of ``mean`` and ``std`` in any case.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
         source: the name that :func:`load_backbone` makes this model from, recorded in adapter files.
 
     Raises:
-        ValueError: ``head`` names no layer, ``std`` is not above 0, or a pattern in ``sites`` matches nothing.
+        ValueError: ``head`` names no layer, or the network has two; ``std`` is not above 0, a pattern in ``sites`` matches
+            nothing, or the module is no classifier that has gradients, such as one that is quantised.
     """
 
     mean: Tensor
@@ -50,21 +57,32 @@ class Backbone(nn.Module):
         head: str | None = None,
         sites: Sequence[str | Site] | None = None,
         image_size: int = 224,
+        channel_order: Sequence[int] | None = None,
         architecture: str | None = None,
         source: str | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean and std need one entry a channel and std > 0; got mean={mean}, std={std}")
+        if channel_order is not None and sorted(channel_order) != list(range(len(mean))):
+            raise ValueError(
+                f"channel_order must hold each of the {len(mean)} channels once, as (2, 1, 0) does; got {channel_order}"
+            )
+        check_image_size("image_size", image_size)
+        check_base(module := unwrapped(module))
         self.module = module
-        self.register_buffer(
-            "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
-        )
-        self.head = find_head(module, head)
+        device = next((parameter.device for parameter in module.parameters()), None)
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+        order = tuple(range(len(mean))) if channel_order is None else tuple(channel_order)
+        self.channel_order = None if order == tuple(range(len(mean))) else order
         self.image_size = image_size
+        self.head = find_head(module, head)
+        self._head_is_open = True
+        for size in (image_size, recorded_size(module)):
+            if self._head_is_open and size:
+                self._check_head(self._example(size))
         self.architecture = architecture or architecture_of(module)
         self.source = source
         self.published = (
@@ -75,8 +93,29 @@ class Backbone(nn.Module):
         self.training = module.training
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of images (batch, channels, height, width) in [0, 1]."""
-        return logits_of(self.module((images - self.mean) / self.std))
+        """Logits (batch, classes) of images (batch, channels, height, width) in [0, 1]; at least in float32.
+
+        Raises:
+            ValueError: the network returns something else than logits, as wide as its head; or it has no values.
+        """
+        if self.mean.is_meta and not images.is_meta:
+            check_values(self.module)
+        entered = self.enter(images)
+        if self._head_is_open and not torch.compiler.is_compiling():
+            self._check_head(entered[:1].detach())
+        logits = _checked(logits_of(self.module(entered)))
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the head {self.head!r} has {self.num_classes} outputs, but the network returns {logits.shape[1]} logits: "
+                "name the layer that makes them with head="
+            )
+        return logits
+
+    def enter(self, images: Tensor) -> Tensor:
+        """What the network is shown for images in [0, 1]: normalised, its channels in order, in its precision."""
+        normalised = (images - self.mean) / self.std
+        ordered = normalised if self.channel_order is None else normalised[:, self.channel_order]
+        return ordered.to(dtype_of(self.module))
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training mode; batch norms whose statistics a strategy froze stay in evaluation mode."""
@@ -85,6 +124,16 @@ class Backbone(nn.Module):
             for part in self.module.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As ``nn.Module``, but half precision is for the network: mean and std keep the numbers they were given."""
+        kept = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+        for name, value in kept.items():
+            moved = getattr(self, name)
+            if moved.element_size() < value.element_size():
+                setattr(self, name, value.to(moved.device))
         return self
 
     @property
@@ -117,9 +166,29 @@ class Backbone(nn.Module):
         """Digest of the architecture and of every weight and buffer outside the head."""
         return fingerprint(self.architecture, tensor_digests(self.module.state_dict(), self.head))
 
-    def _example(self) -> Tensor:
-        size = (1, self.mean.shape[1], self.image_size, self.image_size)
-        return torch.zeros(size, dtype=self.mean.dtype, device=self.mean.device)
+    def _example(self, size: int | None = None) -> Tensor:
+        """A blank image as the network takes it."""
+        size = size or self.image_size
+        shape = (1, self.mean.shape[1], size, size)
+        return torch.zeros(shape, dtype=dtype_of(self.module), device=self.mean.device)
+
+    def _check_head(self, example: Tensor) -> None:
+        """Raise ValueError if the head does not make the logits alone."""
+        try:
+            made_by = heads(self.module, self.head, lambda output: _checked(logits_of(output)), example)
+        except Exception:  # of a module that takes other images or returns no logits; its first use tells
+            return
+        self._head_is_open = False
+        name = type(self.module).__name__
+        if self.head not in made_by:
+            raise ValueError(
+                f"the logits of this {name} come from {made_by[0]!r}, not from {self.head!r}; name it with head="
+            )
+        if len(made_by) > 1:
+            raise ValueError(
+                f"{name} adds up the heads {' and '.join(map(repr, made_by))}, of which a Backbone would train one; take "
+                "the model with one head, or average their weights into one layer"
+            )
 
 
 def network_of(model: nn.Module) -> nn.Module:
@@ -141,9 +210,80 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
 
 
 def logits_of(output: Any) -> Tensor:
-    """What a classifier returned: logits, or an object that has them."""
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    """The logits in what a classifier returned: a tensor, an object or a mapping that has them, or a tuple that begins so.
+
+    Raises:
+        ValueError: there are none, or several.
+    """
+    if isinstance(output, Tensor):
+        return output
+    # PP-LCNet of transformers calls its logits a hidden state.
+    named = [_named(output, name) for name in ("logits", "last_hidden_state")]
+    found = [value for value in named if value is not None][:1]
+    logits, *others = found or (output if isinstance(output, tuple) and output else (None,))
+    if any(_alike(logits, other) for other in others):
+        raise ValueError(
+            f"a classifier must return one tensor of logits; this one returned several of shape {tuple(logits.shape)}: "
+            "wrap it in a module that returns the one to use"
+        )
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model must return logits (batch, classes), got a {type(output).__name__}; {_NO_CLASSIFIER}"
+        )
     return logits
+
+
+_NO_CLASSIFIER = "a model of detection, segmentation or features needs a wrapper that returns logits"
+
+
+def _checked(logits: Tensor) -> Tensor:
+    """``logits`` in float32 at least, if they are (batch, classes)."""
+    if logits.ndim != 2 or not logits.is_floating_point():
+        got = f"shape {tuple(logits.shape)}" if logits.ndim != 2 else str(logits.dtype)
+        raise ValueError(f"the model must return logits (batch, classes), got {got}; {_NO_CLASSIFIER}")
+    return logits.float() if logits.element_size() < 4 else logits
+
+
+def _named(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def _alike(first: Any, other: Any) -> bool:
+    return (
+        isinstance(first, Tensor)
+        and isinstance(other, Tensor)
+        and first.shape == other.shape
+        and first.ndim == 2
+    )
+
+
+def answer(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (batch, classes), at least in float32, of any classifier of images in [0, 1], in whatever precision it is."""
+    if not any(
+        isinstance(part, Backbone) for part in model.modules()
+    ):  # which casts them itself, and exactly
+        images = images.to(dtype_of(model))
+    return _checked(logits_of(model(images)))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The precision of a network: that of its first parameters."""
+    return next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
+
+
+def written(values: Tensor) -> list[float]:
+    """Float32 numbers as they were written down, so that 0.485 is 0.485."""
+    return [float(str(np.float32(value))) for value in values.flatten().tolist()]
+
+
+def check_image_size(name: str, size: Any) -> None:
+    """Raise ValueError unless ``size`` is a whole number of pixels."""
+    if isinstance(size, list | tuple):
+        raise ValueError(
+            f"{name} must be one number, the height and the width of square images in pixels; got {size}"
+        )
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"{name} must be a whole number of pixels, at least 1; got {size!r}")
 
 
 def load_backbone(
@@ -153,6 +293,7 @@ def load_backbone(
     img_size: int | None = None,
     pretrained: bool = True,
     weights: StateDict | str | Path | None = None,
+    weights_key: str | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Build a classifier with a fresh head of ``num_classes`` on a pretrained backbone.
@@ -162,192 +303,39 @@ def load_backbone(
     Args:
         name: ``"timm:NAME"``, ``"hf:NAME_OR_DIRECTORY"``, ``"efficientnet-lite0"`` or ``"dinov2-small"``.
         num_classes: number of classes of the task, at least 2.
-        img_size: height and width in pixels; the model's own when None.
+        img_size: height and width in pixels, of square images; the model's own when None.
         pretrained: load the published weights; False leaves random weights.
         weights: a state dict, or the path of a ``.safetensors`` or ``.pth`` file, for this architecture. Nothing is
-            downloaded then. A head of another size in it is left out.
+            downloaded then. A head of another size in it is left out. Prefixes such as ``module.`` are understood, and a
+            normalisation layer in front, whose mean and std are then the Backbone's.
+        weights_key: which state dict of a checkpoint to take, such as ``"state_dict"``; dots lead into nested ones. None
+            takes the averaged one (``"state_dict_ema"``, ``"model_ema"``, …) where there is one, as timm does.
         seed: seeds the weights that are not loaded (the head, at least); the global random state is untouched.
 
     Raises:
-        ValueError: the name is unknown, or the weights do not fit the architecture.
+        ValueError: the name is unknown, the weights do not fit the architecture or cannot be had, or the processor of a
+            transformers model does what no mean, std and order of channels can express.
         ImportError: the package that ships the weights is missing; the message has the install line.
     """
+    from paretune import loading
+
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if img_size is not None:
+        check_image_size("img_size", img_size)
+    if weights_key is not None and weights is None:
+        raise ValueError(f"weights_key={weights_key!r} chooses in a checkpoint: give one with weights=")
+    wanted = loading.Wanted(num_classes, img_size, pretrained, weights, weights_key)
     with borrowed_randomness():
         torch.manual_seed(seed)
         if name.startswith("hf:"):
-            backbone = _load_transformers(name[3:], num_classes, img_size, pretrained, weights)
+            backbone = loading.load_transformers(name[3:], wanted)
         elif name.startswith("timm:"):
-            backbone = _load_timm(name[5:], num_classes, img_size, pretrained, weights, name)
+            backbone = loading.load_timm(name[5:], wanted, name)
         else:
-            backbone = _load_offline(name, num_classes, img_size, pretrained, weights)
+            backbone = loading.load_offline(name, wanted)
     backbone.published = pretrained and weights is None
     return backbone
-
-
-def _load_offline(
-    name: str,
-    num_classes: int,
-    img_size: int | None,
-    pretrained: bool,
-    weights: StateDict | str | Path | None,
-) -> Backbone:
-    from paretune.weights import OFFLINE, offline_weights
-
-    if name not in OFFLINE:
-        import timm
-
-        near = difflib.get_close_matches(name, [*OFFLINE, *timm.list_models()], n=1)
-        hint = f"; did you mean {near[0] if near[0] in OFFLINE else 'timm:' + near[0]!r}?" if near else ""
-        raise ValueError(
-            f"name must be timm:NAME, hf:NAME_OR_DIRECTORY or one of {', '.join(OFFLINE)}; got {name!r}{hint}"
-        )
-    record = OFFLINE[name]
-    size = img_size or record.image_size
-    if pretrained and weights is None:
-        weights = offline_weights(name, img_size=size)
-    return _load_timm(record.architecture, num_classes, size, False, weights, name, record.mean, record.std)
-
-
-def _load_timm(
-    architecture: str,
-    num_classes: int,
-    img_size: int | None,
-    pretrained: bool,
-    weights: StateDict | str | Path | None,
-    name: str,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Backbone:
-    import timm
-
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=3)
-        raise ValueError(
-            f"timm has no model {architecture!r} (asked for {name!r}); near names: {', '.join(near) or 'none'}"
-        )
-    config = timm.get_pretrained_cfg(architecture)
-    fixed = config is not None and config.fixed_input_size
-    arguments: dict[str, Any] = {"img_size": img_size} if fixed and img_size else {}
-    try:
-        module = timm.create_model(
-            architecture, pretrained=pretrained and weights is None, num_classes=num_classes, **arguments
-        )
-    except AssertionError as error:
-        raise ValueError(f"img_size={img_size} does not suit {name!r}: {error}") from None
-    settings = module.pretrained_cfg
-    size = img_size or settings["input_size"][-1]
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    if patch is not None and size % patch[0]:
-        raise ValueError(f"img_size must be a multiple of the patch size {patch[0]} of {name!r}; got {size}")
-    head = settings["classifier"]
-    if not isinstance(head, str):
-        raise ValueError(
-            f"{name!r} has the heads {head}; wrap the model yourself: Backbone(module, head=...)"
-        )
-    if weights is not None:
-        load_weights(module, weights, head)
-    return Backbone(
-        module.eval(),
-        mean=mean or settings["mean"],
-        std=std or settings["std"],
-        head=head,
-        image_size=size,
-        source=name,
-    )
-
-
-def _load_transformers(
-    source: str,
-    num_classes: int,
-    img_size: int | None,
-    pretrained: bool,
-    weights: StateDict | str | Path | None,
-) -> Backbone:
-    import transformers
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, num_labels=num_classes)
-        processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError as error:
-        raise ValueError(f"cannot read hf:{source}: {str(error).splitlines()[0]}") from error
-    if "image_mean" not in processor:
-        raise ValueError(
-            f"hf:{source} does not state image_mean and image_std; use Backbone(module, mean=, std=)"
-        )
-    own_size = getattr(config, "image_size", None)
-    if img_size is not None and own_size is not None and own_size != img_size:
-        raise ValueError(f"hf:{source} is built for image_size={own_size}; got img_size={img_size}")
-    if pretrained and weights is None:
-        module, info = transformers.AutoModelForImageClassification.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-        head = find_head(module, None)
-        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
-            info["missing_keys"]
-        )
-        loose = {key for key in loose if not inside(key, head)}
-        if loose:
-            raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
-    else:
-        module = transformers.AutoModelForImageClassification.from_config(config)
-        head = find_head(module, None)
-        if weights is not None:
-            load_weights(module, weights, head)
-    return Backbone(
-        module.eval(),
-        mean=processor["image_mean"],
-        std=processor["image_std"],
-        head=head,
-        image_size=img_size or own_size or 224,
-        source=f"hf:{source}",
-    )
-
-
-def load_weights(module: nn.Module, weights: StateDict | str | Path, head: str) -> None:
-    """Load a state dict or a ``.safetensors`` / ``.pth`` file into ``module``; a head of another size stays fresh.
-
-    Raises:
-        ValueError: names of missing, unexpected or misshapen tensors outside the head.
-    """
-    origin = "the state dict given as weights"
-    if not isinstance(weights, Mapping):
-        origin = str(weights)
-        weights = _read_weights(Path(weights))
-    # timm's families know how to rename old keys and resample position embeddings to the image size.
-    adjust = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    found: dict[str, Tensor] = dict(adjust(dict(weights), module) if adjust else weights)
-    expected = module.state_dict()
-    for key in [key for key in found if inside(key, head)]:
-        if key not in expected or found[key].shape != expected[key].shape:
-            del found[key]
-    wanted = {key for key in expected if not inside(key, head)}
-    problems = [f"missing {key}" for key in sorted(wanted - set(found))]
-    problems += [f"unexpected {key}" for key in sorted(set(found) - set(expected))]
-    problems += [
-        f"{key} has shape {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in sorted(wanted & set(found))
-        if found[key].shape != expected[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(f"{origin} does not fit {type(module).__name__}: {'; '.join(problems[:4])}{more}")
-    module.load_state_dict(found, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"weights must be a state dict or an existing file; got {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    return dict(loaded)
 
 
 def find_head(module: nn.Module, head: str | None) -> str:
@@ -382,6 +370,18 @@ def architecture_of(module: nn.Module) -> str:
     return f"hf:{model_type}" if model_type else type(module).__name__
 
 
+def recorded_size(module: nn.Module) -> int | None:
+    """Height of the images that a model of timm or transformers says it is made for."""
+    config = getattr(module, "config", None)
+    recorded: Any = getattr(module, "pretrained_cfg", None) or {}
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    size = size or getattr(config, "image_size", None)
+    size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
+    size = size or recorded.get("input_size", (None,))[-1]
+    found: int | None = size[0] if isinstance(size, tuple | list) else size
+    return found
+
+
 def inside(key: str, prefix: str) -> bool:
     """Whether ``key`` is the module ``prefix`` or lies in it; never a bare string prefix."""
     return key == prefix or key.startswith(prefix + ".")
@@ -409,6 +409,8 @@ def _memory(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _digest(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        raise ValueError("the model is on the meta device and has no values; load its weights first")
     data = tensor.detach().to("cpu").contiguous()
     hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=8)
     hashed.update(data.view(-1).view(torch.uint8).numpy().data)

@@ -52,6 +52,7 @@ class TaskConfig:
     Args:
         backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
         weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
+        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         img_size: height and width of the images in pixels. null takes the model's own, but sizes that suit a CPU for
             the two offline backbones: 24 for efficientnet-lite0, 28 for dinov2-small.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
@@ -73,6 +74,7 @@ class TaskConfig:
 
     backbone: str = "efficientnet-lite0"
     weights: str | None = None
+    weights_key: str | None = None
     img_size: int | None = None
     data: str = "digits"
     data_root: str | None = None
@@ -127,6 +129,7 @@ class TaskConfig:
             num_classes=num_classes,
             img_size=self.img_size or CPU_SIZES.get(self.backbone),
             weights=self.weights,
+            weights_key=self.weights_key,
             seed=seed,
         )
 

@@ -20,7 +20,8 @@ from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claimed, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
-from paretune.backbones import class_names, logits_of
+from paretune.backbones import answer, class_names
+from paretune.bases import check_values
 from paretune.data import ImageSplit, check_same_classes
 from paretune.progress import bars
 
@@ -121,6 +122,7 @@ def evaluate(
     """
     if len(data) == 0:
         raise ValueError("data has no examples")
+    check_values(model)
     if epsilons is not None:
         attacks = [attack.with_epsilon(epsilon) for attack in attacks for epsilon in epsilons]
     if len(set(attacks)) < len(attacks):
@@ -260,7 +262,7 @@ class _Run:
 
     def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = logits_of(self.model(images))
+            logits = answer(self.model, images)
         check_logits(logits, len(images), int(labels.max()))
         if not self.classes:
             check_same_classes(logits.shape[1], class_names(self.model), self.data.classes)

@@ -22,6 +22,7 @@ from paretune.attacks.precision import Decision, Precision, decide
 from paretune.attacks.steps import Ascent, CompiledSteps, Fused
 from paretune.attacks.threats import Threat
 from paretune.attacks.twin import Twin
+from paretune.bases import check_values, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +281,7 @@ def attack_copy(
         return model
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or an AttackCopy, got {type(model).__name__}")
+    check_values(model)
     if channels_last not in (True, False, "auto"):
         raise ValueError(f"channels_last must be True, False or 'auto', got {channels_last!r}")
     if precision not in ("auto", "fp32", "bf16"):
@@ -289,7 +291,7 @@ def attack_copy(
     if fused not in ("auto", "cuda", "torch"):
         raise ValueError(f"fused must be 'auto', 'cuda' or 'torch', got {fused!r}")
     return AttackCopy(
-        _unwrap(model),
+        unwrapped(model),
         precision=precision,
         compile=compile,
         cuda_graph=cuda_graph,
@@ -297,16 +299,6 @@ def attack_copy(
         fold_batchnorm=fold_batchnorm,
         channels_last=channels_last,
     )
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def _cuda_devices(images: Tensor) -> list[torch.device]:

@@ -117,7 +117,8 @@ class Twin:
 
     def logits(self, entered: Tensor) -> Tensor:
         """Float32 logits of what :meth:`enter` returned."""
-        logits = run(self.network, entered)
+        order: Any = self.module.channel_order if self._splits else None
+        logits = run(self.network, entered if order is None else entered[:, order])
         check_scores(logits)
         return logits.float()
 

@@ -17,7 +17,9 @@ def adapter_directory(path: str) -> Path:
     return inside if inside.is_dir() else Path(path)
 
 
-def load_adapted(path: str, backbone: str | None, weights: str | None) -> tuple["Backbone", dict[str, Any]]:
+def load_adapted(
+    path: str, backbone: str | None, weights: str | None, weights_key: str | None = None
+) -> tuple["Backbone", dict[str, Any]]:
     """The backbone that an adapter names, with the adapter on it, and what the adapter says of itself."""
     from paretune.backbones import load_backbone
     from paretune.interchange.files import load_adapter, read_adapter
@@ -30,6 +32,8 @@ def load_adapted(path: str, backbone: str | None, weights: str | None) -> tuple[
             f"{directory} does not name its backbone; pass --backbone timm:NAME, hf:NAME or an offline name"
         )
     size = (config["preprocessing"] or {}).get("image_size")
-    model = load_backbone(name, num_classes=config["num_classes"], img_size=size, weights=weights)
+    model = load_backbone(
+        name, num_classes=config["num_classes"], img_size=size, weights=weights, weights_key=weights_key
+    )
     load_adapter(model, directory)
     return model, config

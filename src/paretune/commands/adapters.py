@@ -20,6 +20,7 @@ class Adapters:
         adapter: a directory of paretune, peft or adapters, a state dict of loralib, a run directory, or hf:user/repo.
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
+        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         out: what to write: import and export to peft, timm or hf a directory, otherwise a file.
         format: export: the library to write for. Otherwise the library that wrote the adapter, if not found out.
         num_classes: number of classes, if the adapter holds no head.
@@ -38,6 +39,7 @@ class Adapters:
     adapter: str
     backbone: str | None = None
     weights: str | None = None
+    weights_key: str | None = None
     out: str | None = None
     format: Literal["paretune", "peft", "adapters", "loralib", "timm", "hf", "onnx"] | None = None
     num_classes: int | None = None
@@ -151,7 +153,7 @@ class Adapters:
 
         kind = self._source() or detect(path)
         if kind == "paretune":
-            return load_adapted(str(path), self.backbone, self.weights)[0]
+            return load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
         if self.backbone is None:
             raise ValueError(
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "
@@ -159,7 +161,11 @@ class Adapters:
             )
         classes = self.num_classes or _number_of_classes(path, kind)
         model = load_backbone(
-            self.backbone, num_classes=classes, img_size=self.image_size, weights=self.weights
+            self.backbone,
+            num_classes=classes,
+            img_size=self.image_size,
+            weights=self.weights,
+            weights_key=self.weights_key,
         )
         import_adapter(model, path, format=kind, alpha=self.alpha, enable_lora=self.enable_lora)
         return model

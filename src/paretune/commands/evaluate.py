@@ -17,6 +17,7 @@ class Evaluate:
         adapter: directory of an adapter, or of a run that has one.
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
+        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME, with the classes of the
             adapter. null takes what the adapter was trained on, and likewise the three options below.
         data_root: where torchvision keeps its data sets.
@@ -38,6 +39,7 @@ class Evaluate:
     adapter: str
     backbone: str | None = None
     weights: str | None = None
+    weights_key: str | None = None
     data: str | None = None
     data_root: str | None = None
     limit: int | Literal["all"] | None = None
@@ -57,7 +59,7 @@ class Evaluate:
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
         from paretune.evaluation import evaluate
 
-        model, config = load_adapted(self.adapter, self.backbone, self.weights)
+        model, config = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_recorded(
             self.adapter,
             config,

@@ -1,10 +1,8 @@
 """What strategies and exporters need to know about a model that is no Backbone."""
 
-from typing import Any
-
 from torch import nn
 
-from paretune.backbones import Backbone
+from paretune.backbones import Backbone, recorded_size
 from paretune.strategies.adapting import adaptation_of
 from paretune.strategies.base import Anatomy
 
@@ -15,9 +13,5 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     if present is not None:
         return present.anatomy
     if not isinstance(model, Backbone):
-        recorded: Any = getattr(model, "pretrained_cfg", None) or {}
-        size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        size = size or getattr(getattr(model, "config", None), "image_size", None)
-        size = size or recorded.get("input_size", (224,))[-1]
-        model = Backbone(model, image_size=size[0] if isinstance(size, tuple | list) else size)
+        model = Backbone(model, image_size=recorded_size(model) or 224)
     return Anatomy(model.head, model.sites, model.image_size, model.mean.shape[1])

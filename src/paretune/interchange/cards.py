@@ -134,13 +134,13 @@ def _loading(config: Mapping[str, Any]) -> str:
         "are refused",
     ]
     if preprocessing:
+        shown = {key: preprocessing[key] for key in ("mean", "std", "channel_order") if key in preprocessing}
         lines.append(
-            "- images: pixels in [0, 1]; the backbone normalises them with "
-            f"{_code(json.dumps({key: preprocessing[key] for key in ('mean', 'std') if key in preprocessing}))}"
+            f"- images: pixels in [0, 1]; the backbone normalises them with {_code(json.dumps(shown))}"
         )
     classes = config.get("classes") or []
-    shown = ", ".join(_text(name) for name in classes[:20]) + (", …" if len(classes) > 20 else "")
-    lines.append(f"- {int(config['num_classes'])} classes" + (f": {shown}" if classes else ""))
+    listed = ", ".join(_text(name) for name in classes[:20]) + (", …" if len(classes) > 20 else "")
+    lines.append(f"- {int(config['num_classes'])} classes" + (f": {listed}" if classes else ""))
     if config.get("peft"):
         lines.append(
             "- the directory is one of [peft](https://huggingface.co/docs/peft) too: `peft.PeftModel.from_pretrained` "

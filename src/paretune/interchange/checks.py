@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, architecture_of, find_head, other_names, tensor_digests
+from paretune.backbones import Backbone, architecture_of, find_head, other_names, tensor_digests, written
 
 
 def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
@@ -48,6 +49,28 @@ def check_weights(
         raise ValueError(
             f"the adapter in {origin} was trained on other base weights: {len(differing) + len(extra)} of {len(saved)} "
             f"tensors differ, {shown} among them. Load the same pretrained weights{hint} first, or pass check_base=False"
+        )
+
+
+def check_preprocessing(model: nn.Module, config: Mapping[str, Any], origin: str | Path) -> None:
+    """Raise ValueError if the adapter was trained on images that were normalised otherwise than ``model`` does."""
+    saved = config.get("preprocessing")
+    if not isinstance(model, Backbone) or not saved:
+        return
+    ours = {"mean": written(model.mean), "std": written(model.std)}
+    differing = [
+        name
+        for name, values in ours.items()
+        if len(saved[name]) != len(values) or not np.allclose(saved[name], values, 1e-4, 1e-5)
+    ]
+    natural = list(range(len(ours["mean"])))
+    order, own = (list(each or natural) for each in (saved.get("channel_order"), model.channel_order))
+    if differing or order != own:
+        name = differing[0] if differing else "channel_order"
+        theirs = saved[name] if differing else order
+        raise ValueError(
+            f"the adapter in {origin} was trained on images with {name}={theirs}, this Backbone has "
+            f"{ours[name] if differing else own}; make it with Backbone(module, {name}={theirs}), or pass check_base=False"
         )
 
 

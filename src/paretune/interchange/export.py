@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
 from paretune._random import borrowed_randomness
-from paretune.backbones import Backbone, logits_of, network_of
+from paretune.backbones import Backbone, logits_of, network_of, written
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
 from paretune.strategies.adapting import adaptation_of, merge_adapter
@@ -62,6 +62,11 @@ def export_model(
     names = [str(name) for name in classes] if classes is not None else None
     if names is not None and (len(names) != number or len(set(names)) != number):
         raise ValueError(f"classes must be {number} different names, one a logit; got {names}")
+    order = model.channel_order if isinstance(model, Backbone) else None
+    if order is not None and format != "onnx":
+        raise ValueError(
+            f"format={format!r} cannot say that the network takes the channels in the order {order}; use format='onnx'"
+        )
     plain = _merged(model, format)
     if format == "onnx":
         _write_onnx(plain, path, anatomy, names, normalise)
@@ -104,8 +109,8 @@ def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: li
     settings |= {"input_size": [anatomy.channels, size, size], "num_classes": module.num_classes}
     if isinstance(model, Backbone):
         settings |= {
-            "mean": _numbers(model.mean),
-            "std": _numbers(model.std),
+            "mean": written(model.mean),
+            "std": written(model.std),
             "crop_pct": 1.0,
         }
     arguments = {"img_size": size} if settings.get("fixed_input_size") else {}
@@ -146,15 +151,10 @@ def _write_transformers(
     if isinstance(model, Backbone):
         transformers.ViTImageProcessor(
             size={"height": model.image_size, "width": model.image_size},
-            image_mean=_numbers(model.mean),
-            image_std=_numbers(model.std),
+            image_mean=written(model.mean),
+            image_std=written(model.std),
         ).save_pretrained(directory)
     _check_same(lambda: type(module).from_pretrained(directory), module, anatomy)
-
-
-def _numbers(tensor: Tensor) -> list[float]:
-    """The float32 values as they were written down."""
-    return [round(float(value), 6) for value in tensor.flatten()]
 
 
 def _check_same(make: Callable[[], nn.Module], module: nn.Module, anatomy: Anatomy) -> None:
@@ -198,7 +198,9 @@ def _write_onnx(
     if not all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript")):
         raise ImportError("format='onnx' needs onnx and onnxscript: pip install 'paretune[onnx]'")
     inside = isinstance(model, Backbone) and normalise
+    wanted = "images in [0, 1]" if inside else "normalised images"
     if isinstance(model, Backbone) and not normalise:
+        wanted += f", channels in the order {model.channel_order}" if model.channel_order else ""
         model = model.module
     held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if held >= LARGEST_ONNX:
@@ -206,7 +208,10 @@ def _write_onnx(
             f"the model holds {held:,} bytes; an ONNX file of one piece has less than {LARGEST_ONNX:,}"
         )
     size = anatomy.image_size or 224
-    example = torch.rand(2, anatomy.channels, size, size, dtype=next(model.parameters()).dtype)
+    dtype = next(model.parameters()).dtype
+    if inside and dtype.itemsize < 4:
+        dtype = torch.float32  # a Backbone normalises in float32, whatever its network is in
+    example = torch.rand(2, anatomy.channels, size, size, dtype=dtype)
     with torch.no_grad():
         program: Any = torch.onnx.export(
             _Logits(model).eval(),
@@ -217,7 +222,7 @@ def _write_onnx(
             dynamo=True,
             verbose=False,
         )
-    about = {"paretune.input": "images in [0, 1]" if inside else "normalised images"}
+    about = {"paretune.input": wanted}
     if classes:
         about["paretune.classes"] = json.dumps(classes, ensure_ascii=False)
     program.model.metadata_props.update(about)

@@ -27,10 +27,11 @@ from paretune.backbones import (
     name_classes,
     network_of,
     tensor_digests,
+    written,
 )
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
-from paretune.interchange.checks import check_architecture, check_classes, check_weights
+from paretune.interchange.checks import check_architecture, check_classes, check_preprocessing, check_weights
 from paretune.interchange.directory import write_directory
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_writing import peft_files
@@ -143,7 +144,8 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
         model: same architecture, base weights and number of classes as the adapter was trained on.
         directory: written by :func:`save_adapter`; or by peft or the adapters library, see :func:`import_adapter`. Or a
             repository on the hub that has such files, "hf:user/repo" or "hf:user/repo@revision".
-        check_base: compare the digests of the base's tensors; False loads onto other weights of the same shapes.
+        check_base: compare the digests of the base's tensors, and what the Backbone does to pixels; False loads onto other
+            weights of the same shapes.
 
     Raises:
         FileNotFoundError: the directory is no adapter.
@@ -167,6 +169,7 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
         check_classes(module, anatomy.head, tensors, directory)
         if check_base:
             check_weights(module, config, tensors, directory)
+            check_preprocessing(model, config, directory)
     placed = place(model, strategy, anatomy, tensors, directory)
     name_classes(placed, _class_names(config))
     return placed
@@ -277,13 +280,15 @@ def _describe(
 
     digests = tensor_digests(base_state(module), adaptation.head)
     architecture = model.architecture if isinstance(model, Backbone) else architecture_of(module)
-    preprocessing = None
+    preprocessing: dict[str, Any] | None = None
     if isinstance(model, Backbone):
         preprocessing = {
-            "mean": [round(float(value), 6) for value in model.mean.flatten()],
-            "std": [round(float(value), 6) for value in model.std.flatten()],
+            "mean": written(model.mean),
+            "std": written(model.std),
             "image_size": model.image_size,
         }
+        if model.channel_order is not None:
+            preprocessing["channel_order"] = list(model.channel_order)
     head: Any = module.get_submodule(adaptation.head)
     return {
         "format": FORMAT,

@@ -1,0 +1,195 @@
+"""Backbones from timm and transformers: their weights, their head, their size and what they want of pixels."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from paretune.backbones import Backbone, find_head, inside
+from paretune.processors import pixels_of
+from paretune.weights_files import Normalisation, StateDict, load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a backbone is made with; see :func:`~paretune.load_backbone`."""
+
+    num_classes: int
+    img_size: int | None
+    pretrained: bool
+    weights: StateDict | str | Path | None
+    weights_key: str | None
+
+    @property
+    def download(self) -> bool:
+        """Whether the weights are the published ones."""
+        return self.pretrained and self.weights is None
+
+    def load(self, module: nn.Module, head: str, own: Normalisation, origin: str) -> Normalisation:
+        """Load the weights that were given, if any; the normalisation layer that they have in front, else ``own``."""
+        if self.weights is None:
+            return own
+        found = load_weights(module, self.weights, head, key=self.weights_key)
+        return found.for_channels(len(own.mean), origin) if found else own
+
+
+def load_offline(name: str, wanted: Wanted) -> Backbone:
+    """One of the backbones whose weights install with pip."""
+    from paretune.weights import OFFLINE, offline_weights
+
+    if name not in OFFLINE:
+        import timm
+
+        near = difflib.get_close_matches(name, [*OFFLINE, *timm.list_models()], n=1)
+        hint = f"; did you mean {near[0] if near[0] in OFFLINE else 'timm:' + near[0]!r}?" if near else ""
+        raise ValueError(
+            f"name must be timm:NAME, hf:NAME_OR_DIRECTORY or one of {', '.join(OFFLINE)}; got {name!r}{hint}"
+        )
+    record = OFFLINE[name]
+    size = wanted.img_size or record.image_size
+    weights = offline_weights(name, img_size=size) if wanted.download else wanted.weights
+    wanted = replace(wanted, img_size=size, pretrained=False, weights=weights)
+    return load_timm(record.architecture, wanted, name, record.mean, record.std)
+
+
+def load_timm(
+    architecture: str,
+    wanted: Wanted,
+    name: str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """A model of timm; ``name`` is what it was asked for by."""
+    import timm
+
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=3)
+        raise ValueError(
+            f"timm has no model {architecture!r} (asked for {name!r}); near names: {', '.join(near) or 'none'}"
+        )
+    try:
+        config = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(architecture.split(".")[0])) or "none"
+        raise ValueError(
+            f"timm has no weights {architecture!r} ({error}); those of its architecture: {tags}"
+        ) from None
+    fixed = config is not None and config.fixed_input_size
+    img_size = wanted.img_size
+    arguments: dict[str, Any] = {"img_size": img_size} if fixed and img_size else {}
+    try:
+        module = timm.create_model(
+            architecture, pretrained=wanted.download, num_classes=wanted.num_classes, **arguments
+        )
+    except AssertionError as error:
+        raise ValueError(f"img_size={img_size} does not suit {name!r}: {error}") from None
+    except Exception as error:  # no network fails in many ways
+        if not wanted.download:
+            raise
+        raise ValueError(
+            f"the weights of {name!r} cannot be had ({_reason(error)}); without a network give a file: weights=PATH, on the "
+            "command line --weights PATH"
+        ) from error
+    settings = module.pretrained_cfg
+    size = img_size or settings["input_size"][-1]
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    patch = patch[0] if isinstance(patch, tuple | list) else patch
+    if patch is not None and size % patch:
+        raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")
+    head = settings["classifier"]
+    if not isinstance(head, str):
+        has = f"the heads {head}" if head else "no head"
+        raise ValueError(f"{name!r} has {has}, and a Backbone trains one; choose a model that has one")
+    own = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
+    used = wanted.load(module, head, own, name)
+    return Backbone(module.eval(), mean=used.mean, std=used.std, head=head, image_size=size, source=name)
+
+
+def load_transformers(source: str, wanted: Wanted) -> Backbone:
+    """A model of transformers, from the hub or a directory."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source, num_labels=wanted.num_classes, trust_remote_code=False
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"cannot read hf:{source}: {_reason(error)}; without a network, name a directory: hf:DIRECTORY"
+        ) from error
+    size = _image_size(config, source, wanted.img_size)
+    pixels = pixels_of(processor, int(_of_vision(config, "num_channels") or 3), f"hf:{source}")
+    own = Normalisation(pixels.mean, pixels.std)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"hf:{source} is quantised, so it has no gradient that training or an attack could follow; take its original"
+        )
+    loose: set[str] = set()
+    auto: Any = transformers.AutoModelForImageClassification
+    if wanted.download:
+        try:
+            module, info = auto.from_pretrained(
+                source,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype="float32",
+                trust_remote_code=False,
+            )
+        except Exception as error:  # no network, no file or a damaged one: each fails in many ways
+            raise ValueError(f"the weights of hf:{source} cannot be had ({_reason(error)})") from error
+        head = find_head(module, None)
+        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
+            info["missing_keys"]
+        )
+        loose = {key for key in loose if not inside(key, head)}
+        used = own
+    else:
+        module = auto.from_config(config, dtype="float32")
+        head = find_head(module, None)
+        used = wanted.load(module, head, own, f"hf:{source}")
+    if used is not own and pixels.order != tuple(range(len(pixels.order))):
+        raise ValueError(
+            f"the weights for hf:{source} have a normalisation layer, while its processor swaps channels: which of the "
+            "two counts is not said; take the layer out of the file"
+        )
+    backbone = Backbone(
+        module.eval(),
+        mean=used.mean,
+        std=used.std,
+        head=head,
+        image_size=size,
+        channel_order=pixels.order,
+        source=f"hf:{source}",
+    )
+    if loose:
+        raise ValueError(f"hf:{source} has no fitting weights for {', '.join(sorted(loose)[:5])}")
+    return backbone
+
+
+def _image_size(config: Any, source: str, img_size: int | None) -> int:
+    """Height and width that the model is used at: its own, or ``img_size`` where it has none."""
+    own = _of_vision(config, "image_size")
+    if own is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
+        return int(img_size or config.pretrained_cfg["input_size"][-1])
+    if isinstance(own, list | tuple):
+        if len(set(own)) != 1:
+            raise ValueError(f"hf:{source} is built for images of {own} pixels; a Backbone takes square ones")
+        own = own[0]
+    if img_size is not None and own is not None and own != img_size:
+        raise ValueError(f"hf:{source} is built for image_size={own}; got img_size={img_size}")
+    return int(img_size or own or 224)
+
+
+def _of_vision(config: Any, name: str) -> Any:
+    """A setting of a model, or of its part that sees (CLIP, SigLIP)."""
+    own = getattr(config, name, None)
+    return getattr(getattr(config, "vision_config", None), name, None) if own is None else own
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
