@@ -3,9 +3,16 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -48,3 +55,39 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented, sorted JSON; NaN and infinity are refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_tensors(
+    path: Path, tensors: "Mapping[str, Tensor | NDArray[Any]]", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write ``tensors``, all of torch or all of numpy, as a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message has ``path`` and the reason, such as a full disk.
+    """
+    from safetensors import SafetensorError
+
+    values: dict[str, Any] = dict(tensors)
+    save_file: Callable[..., None]
+    if all(isinstance(value, np.ndarray) for value in values.values()):
+        from safetensors.numpy import save_file
+
+        values = {name: np.asarray(value, order="C") for name, value in values.items()}
+    else:
+        from safetensors.torch import save_file
+
+        values = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+    try:
+        with atomic_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # safetensors would leave it to its owner alone
+            save_file(values, temporary, dict(metadata) if metadata else None)
+            temporary.chmod(mode)
+    except SafetensorError as error:
+        known = re.search(r"\(os error (\d+)\)", str(error))
+        if known is None:
+            raise OSError(f"{path} cannot be written: {error}") from None
+        number = int(known[1])
+        raise OSError(number, os.strerror(number), str(path)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
