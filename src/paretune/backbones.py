@@ -357,13 +357,14 @@ def inside(key: str, prefix: str) -> bool:
 def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
     """A short digest (64 bits) of each tensor by name, without those of ``head``."""
     return {
-        key: _digest(tensor)
+        key: digest(tensor)
         for key, tensor in state.items()
         if not (head is not None and inside(key, head)) and not key.endswith("num_batches_tracked")
     }
 
 
-def _digest(tensor: Tensor) -> str:
+def digest(tensor: Tensor) -> str:
+    """64 bits of type, shape and numbers."""
     data = tensor.detach().to("cpu").contiguous()
     hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=8)
     hashed.update(data.view(-1).view(torch.uint8).numpy().data)

@@ -1,5 +1,6 @@
 """LoRA as a state dict of loralib; ``loralib_format.py`` has the shapes."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paretune._files import write_atomically
+from paretune._files import save_tensors, write_atomically
 from paretune.backbones import inside, network_of
 from paretune.interchange.composing import product
 from paretune.strategies import Strategy
@@ -64,9 +64,11 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     if len(parts) == 1:
         metadata["enable_lora"] = json.dumps(parts.pop())
     if path.suffix == ".pt":
-        write_atomically(path, lambda temporary: torch.save(tensors, temporary))
+        packed = io.BytesIO()  # of a full disk, torch would only say that a position is unexpected
+        torch.save(tensors, packed)
+        write_atomically(path, lambda temporary: temporary.write_bytes(packed.getbuffer()))
     else:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        save_tensors(path, tensors, metadata)
     return alpha
 
 
