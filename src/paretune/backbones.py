@@ -391,7 +391,7 @@ def tensor_digests(state: StateDict, head: str | None = None) -> dict[str, str]:
     """A short digest (64 bits) of each tensor by name, without those of ``head``, whatever their names."""
     of_head = {_memory(tensor) for key, tensor in state.items() if head is not None and inside(key, head)}
     return {
-        key: _digest(tensor)
+        key: digest(tensor)
         for key, tensor in state.items()
         if _memory(tensor) not in of_head and not key.endswith("num_batches_tracked")
     }
@@ -408,7 +408,8 @@ def _memory(tensor: Tensor) -> tuple[object, ...]:
     return (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride())
 
 
-def _digest(tensor: Tensor) -> str:
+def digest(tensor: Tensor) -> str:
+    """64 bits of type, shape and numbers."""
     if tensor.is_meta:
         raise ValueError("the model is on the meta device and has no values; load its weights first")
     data = tensor.detach().to("cpu").contiguous()

@@ -17,7 +17,7 @@ from paretune.interchange.adapters_config import modernised, read_strategies
 from paretune.interchange.adapters_tensors import place_tensors
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.placing import place
-from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
+from paretune.interchange.reading import held_by, member, read_checkpoint, read_json, read_tensors
 from paretune.strategies import Union
 from paretune.strategies.selection import blocks as blocks_of
 
@@ -104,7 +104,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     settings = modernised(config)
     try:
         strategies = read_strategies(settings, width, blocks)
-        tensors = place_tensors(settings, found.tensors, module, anatomy)
+        tensors = place_tensors(settings, held_by(module, found.tensors, path), module, anatomy)
     except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     strategy = strategies[0] if len(strategies) == 1 else Union(tuple(strategies))

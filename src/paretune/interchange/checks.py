@@ -1,5 +1,6 @@
 """Whether an adapter fits a model; each error names what differs."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, architecture_of, find_head, other_names, tensor_digests, written
+from paretune.backbones import (
+    Backbone,
+    architecture_of,
+    digest,
+    find_head,
+    other_names,
+    tensor_digests,
+    written,
+)
 
 
 def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
@@ -86,3 +95,33 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], o
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the adapter in {origin} does not fit: {'; '.join(problems[:3])}{more}")
+
+
+def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """What a description records of each tensor: enough to find it damaged, or exchanged."""
+    return {
+        name: {
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "digest": digest(tensor),
+        }
+        for name, tensor in sorted(tensors.items())
+    }
+
+
+def check_digests(tensors: Mapping[str, Tensor], recorded: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError unless ``tensors``, read from ``path``, are those that :func:`describe_tensors` has ``recorded``."""
+    odd = sorted(set(tensors) ^ set(recorded))
+    if odd:
+        raise ValueError(f"{path} and its description disagree on {', '.join(odd[:4])}")
+    for name, found in describe_tensors(tensors).items():
+        saved = recorded[name]
+        if saved != found:
+            kinds = [
+                f"{each.get('dtype')} {each.get('shape')}" if isinstance(each, dict) else json.dumps(each)
+                for each in (found, saved)
+            ]
+            what = (
+                "other numbers than were" if kinds[0] == kinds[1] else f"{kinds[0]} where {kinds[1][:80]} was"
+            )
+            raise ValueError(f"{path} is damaged: {name} has {what} saved; get the adapter again")

@@ -1,7 +1,8 @@
 """An adapter directory: ``paretune.json`` says what it is, ``adapter_model.safetensors`` holds the tensors.
 
 Stored are the tensors that training may have changed: the adapter's, the head, and batch-norm statistics where the strategy
-lets them adapt. Of every other tensor of the base a digest is stored, so that loading onto another base is refused by name.
+lets them adapt. Shape, type and a digest of each are in ``paretune.json``, so that a damaged or exchanged one is refused by
+name; of every other tensor of the base there is a digest too, so that loading onto another base is.
 
 Where peft can express the adapter, the directory is one of peft as well: ``adapter_config.json`` is there, and the tensors
 have peft's names and shapes. Otherwise ``peft_reason`` in ``paretune.json`` says why not.
@@ -14,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paretune._files import write_atomically, write_json, write_text
+from paretune._files import save_tensors, write_json, write_text
 from paretune._values import from_dict
 from paretune.backbones import (
     Backbone,
@@ -31,7 +31,14 @@ from paretune.backbones import (
 )
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
-from paretune.interchange.checks import check_architecture, check_classes, check_preprocessing, check_weights
+from paretune.interchange.checks import (
+    check_architecture,
+    check_classes,
+    check_digests,
+    check_preprocessing,
+    check_weights,
+    describe_tensors,
+)
 from paretune.interchange.directory import write_directory
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_writing import peft_files
@@ -59,7 +66,7 @@ __all__ = [
 ]
 
 FORMAT = "paretune-adapter"
-VERSION = 2  # 1 had no layout of peft
+VERSION = 3
 CONFIG = "paretune.json"
 PEFT_CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -106,7 +113,7 @@ def save_adapter(
     }
 
     def write(staging: Path) -> None:
-        save_file(peft.tensors if peft else stored, staging / TENSORS, metadata={"format": "pt"})
+        save_tensors(staging / TENSORS, peft.tensors if peft else stored, {"format": "pt"})
         if peft:
             write_json(staging / PEFT_CONFIG, peft.config)
         write_json(staging / CONFIG, config)
@@ -128,7 +135,7 @@ def save_peft(model: nn.Module, directory: str | Path) -> Path:
     files = peft_files(network_of(model), require_adaptation(model))
 
     def write(staging: Path) -> None:
-        save_file(files.tensors, staging / TENSORS, metadata={"format": "pt"})
+        save_tensors(staging / TENSORS, files.tensors, {"format": "pt"})
         write_json(staging / PEFT_CONFIG, files.config)
 
     return write_directory(directory, PEFT_CONFIG, write)
@@ -189,8 +196,8 @@ def save_merged(model: nn.Module, path: str | Path) -> Path:
     merged = merge_adapter(copy.deepcopy(model))
     module = network_of(merged)
     # Tied tensors are written under each of their names, because the file is for models that tie nothing too.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    tensors = {name: value.clone() for name, value in module.state_dict().items()}
+    save_tensors(path, tensors, {"format": "pt"})
     return path
 
 
@@ -208,22 +215,21 @@ def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     config = read_json(member(directory, CONFIG))
     if config.get("format") != FORMAT:
         raise ValueError(f"{directory / CONFIG} does not describe an adapter of paretune")
-    if config.get("version") not in range(1, VERSION + 1):
+    if config.get("version") != VERSION:
         raise ValueError(
-            f"{directory} has format version {config.get('version')}; this paretune reads versions 1 to {VERSION}"
+            f"{directory} has format version {json.dumps(config.get('version'))[:80]}; this paretune reads version {VERSION}"
         )
     _check_description(config, directory)
     tensors, _ = read_tensors(member(directory, TENSORS))
     if config.get("peft"):
         try:
-            return config, layout.decode(tensors, config["peft"], config["tensors"])
+            shapes = {name: record["shape"] for name, record in config["tensors"].items()}
+            tensors = layout.decode(tensors, config["peft"], shapes)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"{directory}: {CONFIG} and {TENSORS} do not belong together: {error}"
             ) from error
-    if sorted(tensors) != sorted(config["tensors"]):
-        odd = sorted(set(tensors) ^ set(config["tensors"]))
-        raise ValueError(f"{directory}: {CONFIG} and {TENSORS} disagree on {', '.join(odd[:4])}")
+    check_digests(tensors, config["tensors"], directory / TENSORS)
     return config, tensors
 
 
@@ -308,6 +314,6 @@ def _describe(
             "fingerprint": fingerprint(architecture, digests),
             "tensors": digests,
         },
-        "tensors": {name: list(tensor.shape) for name, tensor in sorted(tensors.items())},
+        "tensors": describe_tensors(tensors),
         "versions": {"paretune": paretune.__version__, "torch": torch.__version__, "timm": timm.__version__},
     }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from paretune.backbones import inside
 from paretune.interchange.composing import Imported, factors, lora, own_parameters, product, together
-from paretune.interchange.reading import read_checkpoint, read_tensors
+from paretune.interchange.reading import held_by, read_checkpoint, read_tensors
 from paretune.strategies import Strategy
 from paretune.strategies.bitfit import is_bias
 from paretune.strategies.roles import FUSED, Rows, match_layer
@@ -57,6 +57,7 @@ def read_loralib(
         raise ValueError(
             f"{path}: loralib's files do not hold lora_alpha; pass alpha=, a number above 0; got {alpha}"
         )
+    found = held_by(module, found, path)
     layers: dict[str, Any] = dict(module.named_modules())
     pairs = {name.rpartition(".")[0] for name in found if name.endswith((".lora_A", ".lora_B"))}
     for name in sorted(pairs):

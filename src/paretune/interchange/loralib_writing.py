@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paretune._files import write_atomically
+from paretune._files import save_tensors, write_atomically
 from paretune.backbones import inside, network_of
 from paretune.interchange.composing import product
 from paretune.interchange.sharing import check_apart
@@ -71,7 +70,7 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
         torch.save(tensors, content)
         write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
     else:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        save_tensors(path, tensors, metadata)
     return alpha
 
 

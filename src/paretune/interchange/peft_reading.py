@@ -21,7 +21,7 @@ from paretune.interchange.older_names import current_name
 from paretune.interchange.patterns import fold, matches
 from paretune.interchange.peft_directory import PREFIX
 from paretune.interchange.peft_writing import OUT_PROJ_TIMES, is_attention, is_plain
-from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
+from paretune.interchange.reading import held_by, member, read_checkpoint, read_json, read_tensors
 from paretune.strategies import IA3, Peft, Strategy
 from paretune.strategies.peft import INSTALL
 from paretune.strategies.roles import ROLES, matrices, own_name
@@ -102,7 +102,7 @@ class _Reader:
         }[kind]
         own: dict[str, dict[str, Tensor]] = {}
         rest: dict[str, Tensor] = {}
-        for name, value in found.items():
+        for name, value in held_by(self.module, found, self.directory).items():
             last = next((end for end in ending if name.endswith(end)), None)
             if last is None:
                 plain = name.replace(".base_layer.", ".").replace(".ln_tuning_layers.", ".")

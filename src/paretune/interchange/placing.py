@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from paretune.backbones import Backbone, inside, name_classes, network_of
 from paretune.interchange.checks import check_classes, check_tensors
-from paretune.interchange.reading import check_finite
+from paretune.interchange.reading import held
 from paretune.interchange.sharing import check_apart
 from paretune.strategies.adapting import (
     Adaptation,
@@ -63,7 +63,7 @@ def place(
         own = {stored_name(name) for name in (*base_parameters(trial), *batchnorm_buffers(trial))}
         expected = {name: value for name, value in expected.items() if name in tensors or name not in own}
     check_tensors(expected, tensors, origin)
-    check_finite(tensors, origin)
+    tensors = {name: held(name, value, expected[name].dtype, origin) for name, value in tensors.items()}
     adaptation = install(module, strategy, anatomy)
     try:
         restore_stored(module, adaptation, tensors)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 # Descriptions of models of many thousand tensors stay below this.
 LARGEST_JSON = 64 * 2**20
@@ -102,15 +102,38 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in found.items()}
 
 
-def check_finite(tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Refuse NaN and infinity.
+def held(name: str, value: Tensor, dtype: torch.dtype, origin: str | Path) -> Tensor:
+    """``value`` as ``dtype``, which must hold each of its numbers exactly: a cast never changes what an adapter computes.
 
     Raises:
-        ValueError: a tensor has one.
+        ValueError: it is of another kind (complex, boolean, integers for floats, eight bits), has NaN or infinity, or a
+            number that ``dtype`` has not.
     """
-    for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{origin}: {name} holds NaN or infinity")
+    kinds = ((torch.float16, torch.bfloat16, torch.float32, torch.float64), (torch.int32, torch.int64))
+    if value.dtype != dtype and not any(value.dtype in kind and dtype in kind for kind in kinds):
+        raise ValueError(f"{origin}: {name} is of {value.dtype}, where the model has {dtype}")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{origin}: {name} holds NaN or infinity")
+    cast = value.to(dtype)
+    if not torch.equal(cast.to(value.dtype), value):
+        raise ValueError(
+            f"{origin}: {name} has numbers of {value.dtype} that the {dtype} of the model does not hold; put it on a "
+            "model of that type, and cast both"
+        )
+    return cast
+
+
+def held_by(module: nn.Module, tensors: Mapping[str, Tensor], origin: str | Path) -> dict[str, Tensor]:
+    """Floating-point ``tensors`` in the type of ``module``; counts of batches stay integers.
+
+    Raises:
+        ValueError: see :func:`held`.
+    """
+    dtype = next(value.dtype for value in module.parameters() if value.is_floating_point())
+    return {
+        name: value if name.endswith("num_batches_tracked") else held(name, value, dtype, origin)
+        for name, value in tensors.items()
+    }
 
 
 def _check(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import paretune as pt
-from paretune.interchange import detect, import_adapter, read_adapter
-from tests.contracts.backbones import images, make
+from paretune.interchange import detect, import_adapter
+from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
 from tests.unit.interchange.test_peft import by_peft
 
@@ -177,16 +177,13 @@ def test_a_model_takes_one_adapter(theirs: Path) -> None:
         import_adapter(model, theirs)
 
 
-def test_directories_of_the_first_version_are_read(tmp_path: Path) -> None:
-    """They have our own names for the tensors, and nothing of peft."""
-    model = adapted("test_vit", pt.LoRA(rank=2, targets=("q", "fc1")) + pt.BitFit())
-    pt.save_adapter(model, tmp_path / "a")
-    config, tensors = read_adapter(tmp_path / "a")
-    assert "blocks.0.attn.qkv.lora_A" in tensors
-    (tmp_path / "a/adapter_config.json").unlink()
-    save_file(tensors, tmp_path / "a/adapter_model.safetensors", metadata={"format": "pt"})
-    first = {key: value for key, value in config.items() if not key.startswith("peft")} | {"version": 1}
-    (tmp_path / "a/paretune.json").write_text(json.dumps(first))
-    again = pt.load_adapter(make("test_vit"), tmp_path / "a")
-    with torch.no_grad():
-        assert torch.equal(again(images(160)), model(images(160)))
+def test_directories_of_other_versions_are_refused(tmp_path: Path) -> None:
+    pt.save_adapter(adapted("test_vit", pt.BitFit()), tmp_path / "a")
+    config = json.loads((tmp_path / "a/paretune.json").read_text())
+    for version in (1, 2, 4, None, "3", [3], "x" * 10**6):
+        (tmp_path / "a/paretune.json").write_text(json.dumps(config | {"version": version}))
+        with pytest.raises(
+            ValueError, match=r"has format version .*; this paretune reads version 3$"
+        ) as caught:
+            pt.load_adapter(make("test_vit"), tmp_path / "a")
+        assert len(str(caught.value)) < 300 + len(str(tmp_path))

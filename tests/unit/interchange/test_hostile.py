@@ -238,7 +238,7 @@ def test_a_layout_of_any_size_costs_nothing(tmp_path: Path) -> None:
     """The rows that ``paretune.json`` claims are compared with those of the file before they are laid out."""
     directory = pt.save_adapter(adapted("test_vit", pt.LoRA(rank=2, targets="q")), tmp_path / "a")
     config = json.loads((directory / "paretune.json").read_text())
-    config["tensors"]["blocks.0.attn.qkv.lora_B"] = [HUGE, 2]
+    config["tensors"]["blocks.0.attn.qkv.lora_B"]["shape"] = [HUGE, 2]
     (directory / "paretune.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"has 192 rows, fewer than {HUGE}"):
         read_adapter(directory)
