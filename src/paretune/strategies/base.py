@@ -160,10 +160,17 @@ class Inserted(nn.Module):
         """Forward pre-hook."""
         return (self(args[0]), *args[1:])
 
-    def change_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Forward hook."""
-        changed: Tensor = self(output)
-        return changed
+    def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Forward hook. Of several outputs, such as those of an attention that returns its weights too, the first changes."""
+        if not isinstance(output, tuple | list):
+            return self.changed(args, output)
+        changed = [self.changed(args, output[0]), *output[1:]]
+        return output._make(changed) if hasattr(output, "_make") else type(output)(changed)
+
+    def changed(self, _args: tuple[Any, ...], branch: Tensor) -> Tensor:
+        """What becomes of ``branch``, the output of a module called with these arguments."""
+        found: Tensor = self(branch)
+        return found
 
     @staticmethod
     def detach_all(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
-from paretune.sites import Site, candidates
+from paretune.sites import Site, blank_image, candidates
 from paretune.strategies.base import Anatomy, Inserted, Strategy
 from paretune.strategies.selection import blocks
 
@@ -66,7 +66,7 @@ class VisualPrompt(Strategy):
                 names.append(prompt.attach(module, Site(block, "input", "attention", width, -1)) + ".tokens")
         PromptEnd(self.size).attach(module, Site(block, "output", "attention", width, -1))
         if anatomy.image_size is not None:
-            _try(module, anatomy)
+            _try(module, anatomy, next(iter(known)))
         return names
 
     def _pad(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -103,18 +103,28 @@ def _patch(module: nn.Module) -> int:
     return math.prod(conv.kernel_size) if conv is not None else 256
 
 
-def _try(module: nn.Module, anatomy: Anatomy) -> None:
-    """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does."""
-    some = next(module.parameters())
-    size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
+def _try(module: nn.Module, anatomy: Anatomy, first: str) -> None:
+    """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does.
+
+    Or if the ``first`` block gets its tokens as (tokens, batch, width), to which a prompt would be another image.
+    """
+    assert anatomy.image_size is not None
+    shapes: list[torch.Size] = []
+    handle = module.get_submodule(first).register_forward_pre_hook(
+        lambda _module, args: shapes.append(args[0].shape)
+    )
     try:
         with modes_kept(module), torch.no_grad():
-            module.eval()(torch.zeros(size, device=some.device, dtype=some.dtype))  # type: ignore[arg-type]
+            module.eval()(blank_image(module, anatomy.channels, anatomy.image_size))
+        if shapes[0][0] != 1:
+            raise ValueError(f"one image enters {first!r} as {tuple(shapes[0])}")
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"VisualPrompt: the blocks of {type(module).__name__} take no further tokens ({reason}); use kind='padding'"
         ) from error
+    finally:
+        handle.remove()
 
 
 class PromptBorder(Inserted):
