@@ -60,10 +60,9 @@ def find_sites(module: nn.Module, given: Sequence[str | Site] | None, example: T
         except Exception as error:  # whatever a model raises
             log.info("sites: not tried, as %s fails on a blank image: %s", type(module).__name__, error)
             return tuple(known)
-        for name, reason in list(wrong.items())[:5]:
-            log.warning("sites: %r is left out, because %s", name, reason)
-        if len(wrong) > 5:
-            log.warning("sites: … and %d more are left out", len(wrong) - 5)
+        if wrong:
+            name, reason = next(iter(wrong.items()))
+            log.warning("sites: %d of %d left out, such as %r: %s", len(wrong), len(known), name, reason)
         return tuple(sites)
     fixed = [site for site in given if isinstance(site, Site)]
     names = [name for name, _ in module.named_modules() if name]
