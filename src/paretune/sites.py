@@ -78,7 +78,9 @@ def find_sites(module: nn.Module, given: Sequence[str | Site] | None, example: T
         matched += [name for name in hits if name not in matched]
     if example.is_meta and not matched:
         return tuple(fixed)
-    passes = _Passes(module, {site.module for site in fixed} | {site.block for site in fixed} | {*matched}, example)
+    passes = _Passes(
+        module, {site.module for site in fixed} | {site.block for site in fixed} | {*matched}, example
+    )
     for site in fixed:
         found = _checked(site, passes)
         if found != site:
@@ -350,7 +352,7 @@ def _checked(site: Site, passes: _Passes, *, beside: bool = False) -> Site | str
 
 
 def _axis(site: Site, shape: Shape, passes: _Passes, index: int) -> Any:
-    """The axis of ``shape`` that has the site's width: of tokens the one that is claimed, of images either; None if neither."""
+    """The axis of ``shape`` that has the site's width, or None: of tokens only that which is claimed, of images either."""
     if len(shape) != 4:
         fits = len(shape) > 1 and shape[site.channel_axis] == site.width
         return site.channel_axis if fits else None

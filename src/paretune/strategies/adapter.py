@@ -158,13 +158,11 @@ def tried_sites(
     if size is None or next(module.parameters()).is_meta:
         return sites
     try:
-        found, wrong = laid_out(
-            module, sites, blank_image(module, anatomy.channels, size), beside=beside
-        )
+        found, wrong = laid_out(module, sites, blank_image(module, anatomy.channels, size), beside=beside)
     except Exception as error:  # whatever a model raises
         raise ValueError(
-            f"{name}: {type(module).__name__} fails on a blank image of {size} × {size} pixels, by which the places of "
-            f"the bottlenecks are tried ({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
+            f"{name}: {type(module).__name__} fails on a blank image of {size} × {size} pixels, by which places for "
+            f"bottlenecks are tried ({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
         ) from error
     for place, reason in wrong.items():
         raise ValueError(

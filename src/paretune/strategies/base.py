@@ -161,7 +161,7 @@ class Inserted(nn.Module):
         return (self(args[0]), *args[1:])
 
     def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Forward hook. Of several outputs, such as those of an attention that returns its weights too, the first changes."""
+        """Forward hook. Of several outputs, as of an attention that returns its weights too, the first changes."""
         if not isinstance(output, tuple | list):
             return self.changed(args, output)
         changed = [self.changed(args, output[0]), *output[1:]]

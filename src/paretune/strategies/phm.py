@@ -107,7 +107,9 @@ class _Bottleneck(torch.autograd.Function):
         outputs, *kept = _contract(*inputs)
         *tensors, _up_b, ctx.activation, ctx.add = inputs
         ctx.save_for_backward(*tensors, *kept)
-        return outputs.new_empty(0).set_(outputs)  # no view, which could not be changed in place
+        made: Any = outputs.new_empty(0)
+        found: Tensor = made.set_(outputs)  # no view, which could not be changed in place
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
