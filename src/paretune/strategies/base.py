@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from paretune._values import Value
 from paretune.sites import Site
@@ -105,6 +106,8 @@ class Delta(nn.Module):
         self._order = tuple(layer._parameters)
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
         parametrize.register_parametrization(layer, tensor, self, unsafe=True)
+        # Of the class that parametrization has just made, which goes when the delta does. torch's own refuses to be pickled.
+        type(layer).__reduce_ex__ = _reduce  # type: ignore[assignment]
 
     @staticmethod
     def remove(layer: nn.Module, *, merge: bool) -> None:
@@ -135,6 +138,25 @@ class Delta(nn.Module):
                     yield name, layer
 
 
+def _reduce(layer: nn.Module, _protocol: Any) -> tuple[Any, ...]:
+    """How to pickle a layer that carries deltas: its own class, and what makes the class of parametrization of it again."""
+    kind: Any = parametrize.type_before_parametrizations(layer)
+    tensors = tuple(layer.parametrizations)  # type: ignore[arg-type]
+    return _parametrized, (kind, tensors, vars(type(layer)).get("forward")), kind.__getstate__(layer)
+
+
+def _parametrized(kind: type[nn.Module], tensors: tuple[str, ...], forward: Any) -> nn.Module:
+    """An empty layer of the class that parametrization of ``tensors`` makes of ``kind``; unpickling then fills it."""
+    layer = kind.__new__(kind)
+    parametrize._inject_new_class(layer)
+    for tensor in tensors:
+        parametrize._inject_property(layer, tensor)
+    type(layer).__reduce_ex__ = _reduce  # type: ignore[assignment]
+    if forward is not None:
+        type(layer).forward = forward
+    return layer
+
+
 class Inserted(nn.Module):
     """A module that changes a residual branch at a :class:`~paretune.sites.Site`.
 
@@ -143,6 +165,8 @@ class Inserted(nn.Module):
     """
 
     NAME: ClassVar[str] = "adapter"
+    # Kept also because unpickling it lets a new process count its hooks on from there, so that none takes our place.
+    _hook: RemovableHandle
 
     def attach(self, module: nn.Module, site: Site) -> str:
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
@@ -151,9 +175,9 @@ class Inserted(nn.Module):
             raise ValueError(f"{site.module!r} has a {self.NAME} already; give each its own part with where=")
         place.add_module(self.NAME, self)
         if site.edge == "input":
-            place.register_forward_pre_hook(self.change_input)
+            self._hook = place.register_forward_pre_hook(self.change_input)
         else:
-            place.register_forward_hook(self.change_output)
+            self._hook = place.register_forward_hook(self.change_output)
         return f"{site.module}.{self.NAME}".lstrip(".")
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -179,11 +203,7 @@ class Inserted(nn.Module):
             for name, child in list(place.named_children()):
                 if isinstance(child, Inserted):
                     delattr(place, name)
-                    for hooks in (place._forward_hooks, place._forward_pre_hooks):
-                        for key in [
-                            key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child
-                        ]:
-                            del hooks[key]
+                    child._hook.remove()
 
 
 def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
