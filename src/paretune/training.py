@@ -25,7 +25,13 @@ from paretune.backbones import Backbone, fingerprint, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
 from paretune.data import ImageData, ImageSplit, check_same_classes
 from paretune.evaluation import Bits, Scores, evaluate
-from paretune.guards import catastrophic_overfitting, check_finite, transfer_failure
+from paretune.guards import (
+    catastrophic_overfitting,
+    check_finite,
+    check_gradients,
+    far_statistics,
+    transfer_failure,
+)
 from paretune.interchange.files import read_adapter, restore_stored, save_adapter
 from paretune.objectives import Batch, Objective
 from paretune.optimizers import AdamW
@@ -99,6 +105,7 @@ def train(
     Raises:
         ValueError: an argument is out of range, the model was trained for other classes than those of ``data``, ``out``
             holds a run with other arguments, or files of it were damaged.
+            Or a trainable parameter got no gradient, see :func:`~paretune.guards.check_gradients`.
         BlockingIOError: another process is at work in ``out``.
         OSError: a file cannot be written; with space on the disk again, the same call goes on.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
@@ -227,23 +234,29 @@ def _train(
     ):
         model.train()
         clock, cpu_clock = time.perf_counter(), time.process_time()
-        for step, (images, labels) in enumerate(loader, start=so_far["step"] + 1):
+        first = so_far["step"] + 1
+        for step, (images, labels) in enumerate(loader, start=first):
             at = (step - 0.5) / total
             strength = attack.threat.epsilon * epsilon.factor(at) if attack else 0.0
             for group in optimiser.param_groups:
                 group["lr"] = lr * optimizer.factor(at)
+            images, labels = images.to(accelerator.device), labels.to(accelerator.device)
+            if step == 1:
+                _note(path.name, so_far, far_statistics(model, images), step)
             step_seed = _mix(seed, step, rank)
             torch.manual_seed(step_seed)  # dropout and stochastic depth
-            images, labels = images.to(accelerator.device), labels.to(accelerator.device)
             batch = Batch(images, labels, strength, step_seed)
             try:
                 loss, logits = objective.loss(wrapped, copy, batch)
             except ValueError as error:  # an attack refuses a model that answers NaN
-                check_finite(parameters, step, lr, error)
+                check_finite(parameters, step, lr, error, _noted(so_far))
                 raise
             accelerator.backward(loss)
+            if step == first:
+                unused = check_gradients(model, images)
+                _note(path.name, so_far, unused if step == 1 else None, step)
             norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip or float("inf"))
-            check_finite([loss.detach(), norm], step, lr)
+            check_finite([loss.detach(), norm], step, lr, findings=_noted(so_far))
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             copy.outdated = True
@@ -275,9 +288,8 @@ def _train(
                 findings = [transfer_failure(select.clean_accuracy, chance, len(data.select), strength)]
                 if attacked:
                     findings.append(catastrophic_overfitting(float(np.mean(attacked)), robust, chance))
-                for finding in filter(None, findings):
-                    log.warning("%s, step %d: %s", path.name, step, finding)
-                    so_far["findings"].append({"step": step, "finding": finding})
+                for finding in findings:
+                    _note(path.name, so_far, finding, step)
                 if writer is not None:
                     kept = ("train_seconds", "cpu_seconds", "attack_precision")
                     cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
@@ -314,6 +326,17 @@ def _train(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return load_runs(path)[0]
+
+
+def _note(run: str, so_far: dict[str, Any], finding: str | None, step: int) -> None:
+    """Log a finding, if there is one, and keep it."""
+    if finding is not None:
+        log.warning("%s, step %d: %s", run, step, finding)
+        so_far["findings"].append({"step": step, "finding": finding})
+
+
+def _noted(so_far: dict[str, Any]) -> list[str]:
+    return [each["finding"] for each in so_far["findings"]]
 
 
 class _FreshCopy:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.sites import Site, candidates
+from paretune.sites import Site, blank_image, candidates, laid_out
 from paretune.strategies.base import Anatomy, Strategy
 from paretune.strategies.stream import Reader, check_reads
 
@@ -99,6 +99,7 @@ class Adapter(Strategy):
                     f"Adapter: no branch of {type(module).__name__} is a known MLP, which style='parallel' runs beside; use "
                     "style='houlsby'"
                 )
+        sites = tried_sites(self, module, anatomy, sites, beside=self.style == "parallel")
         if self.kernel > 1 and not any(map(_is_image, sites)):
             raise ValueError(
                 f"Adapter: kernel={self.kernel} is for branches of convolutions, and {type(module).__name__} has none in "
@@ -141,6 +142,34 @@ def chosen_sites(strategy: Strategy, module: nn.Module, anatomy: Anatomy, *, att
         kind = "residual branch" if attention else "branch other than attention"
         raise ValueError(f"{name}: {type(module).__name__} has no {kind} in where={strategy.where!r}")
     return sites
+
+
+def tried_sites(
+    strategy: Strategy, module: nn.Module, anatomy: Anatomy, sites: list[Site], *, beside: bool = False
+) -> list[Site]:
+    """``sites`` in the layout in which one blank image passes them; see :func:`~paretune.sites.laid_out`.
+
+    A model without values, or whose image size is unknown, is not tried.
+
+    Raises:
+        ValueError: the model does not run, or a site is not the end of a branch of the width that it is said to have.
+    """
+    name, size = type(strategy).__name__, anatomy.image_size
+    if size is None or next(module.parameters()).is_meta:
+        return sites
+    try:
+        found, wrong = laid_out(module, sites, blank_image(module, anatomy.channels, size), beside=beside)
+    except Exception as error:  # whatever a model raises
+        raise ValueError(
+            f"{name}: {type(module).__name__} fails on a blank image of {size} × {size} pixels, by which places for "
+            f"bottlenecks are tried ({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
+        ) from error
+    for place, reason in wrong.items():
+        raise ValueError(
+            f"{name}: no bottleneck fits at {place!r}: {reason}; leave it out with where=, or name the places with "
+            "Backbone(module, sites=...)"
+        )
+    return found
 
 
 def _is_image(site: Site) -> bool:

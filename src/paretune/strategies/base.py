@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from paretune._values import Value
 from paretune.sites import Site
@@ -112,6 +113,8 @@ class Delta(nn.Module):
         parametrize.register_parametrization(layer, tensor, self, unsafe=True)
         if fresh:
             layer.parametrizations.order = order  # type: ignore[union-attr]  # it takes any attribute
+        # Of the class that parametrization has just made, which goes when the delta does. torch's own refuses to be pickled.
+        type(layer).__reduce_ex__ = _reduce  # type: ignore[assignment]
 
     @staticmethod
     def merge(module: nn.Module) -> None:
@@ -147,6 +150,25 @@ class Delta(nn.Module):
                     yield name, layer
 
 
+def _reduce(layer: nn.Module, _protocol: Any) -> tuple[Any, ...]:
+    """How to pickle a layer that carries deltas: its own class, and what makes the class of parametrization of it again."""
+    kind: Any = parametrize.type_before_parametrizations(layer)
+    tensors = tuple(layer.parametrizations)  # type: ignore[arg-type]
+    return _parametrized, (kind, tensors, vars(type(layer)).get("forward")), kind.__getstate__(layer)
+
+
+def _parametrized(kind: type[nn.Module], tensors: tuple[str, ...], forward: Any) -> nn.Module:
+    """An empty layer of the class that parametrization of ``tensors`` makes of ``kind``; unpickling then fills it."""
+    layer = kind.__new__(kind)
+    parametrize._inject_new_class(layer)
+    for tensor in tensors:
+        parametrize._inject_property(layer, tensor)
+    type(layer).__reduce_ex__ = _reduce  # type: ignore[assignment]
+    if forward is not None:
+        type(layer).forward = forward
+    return layer
+
+
 class Inserted(nn.Module):
     """A module that changes a residual branch at a :class:`~paretune.sites.Site`.
 
@@ -155,6 +177,8 @@ class Inserted(nn.Module):
     """
 
     NAME: ClassVar[str] = "adapter"
+    # Kept also because unpickling it lets a new process count its hooks on from there, so that none takes our place.
+    _hook: RemovableHandle
 
     def attach(self, module: nn.Module, site: Site) -> str:
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
@@ -163,19 +187,26 @@ class Inserted(nn.Module):
             raise ValueError(f"{site.module!r} has a {self.NAME} already; give each its own part with where=")
         place.add_module(self.NAME, self)
         if site.edge == "input":
-            place.register_forward_pre_hook(self.change_input)
+            self._hook = place.register_forward_pre_hook(self.change_input)
         else:
-            place.register_forward_hook(self.change_output)
+            self._hook = place.register_forward_hook(self.change_output)
         return f"{site.module}.{self.NAME}".lstrip(".")
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
         return (self(args[0]), *args[1:])
 
-    def change_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Forward hook."""
-        changed: Tensor = self(output)
-        return changed
+    def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Forward hook. Of several outputs, as of an attention that returns its weights too, the first changes."""
+        if not isinstance(output, tuple | list):
+            return self.changed(args, output)
+        changed = [self.changed(args, output[0]), *output[1:]]
+        return output._make(changed) if hasattr(output, "_make") else type(output)(changed)
+
+    def changed(self, _args: tuple[Any, ...], branch: Tensor) -> Tensor:
+        """What becomes of ``branch``, the output of a module called with these arguments."""
+        found: Tensor = self(branch)
+        return found
 
     @staticmethod
     def detach_all(module: nn.Module) -> None:
@@ -184,11 +215,7 @@ class Inserted(nn.Module):
             for name, child in list(place.named_children()):
                 if isinstance(child, Inserted):
                     delattr(place, name)
-                    for hooks in (place._forward_hooks, place._forward_pre_hooks):
-                        for key in [
-                            key for key, hook in hooks.items() if getattr(hook, "__self__", None) is child
-                        ]:
-                            del hooks[key]
+                    child._hook.remove()
 
 
 def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.sites import Site
-from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites
+from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites, tried_sites
 from paretune.strategies.base import Anatomy, Strategy
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.phm import PHM, bottleneck, new_rule
@@ -79,6 +79,7 @@ class Compacter(Strategy):
                 raise ValueError(
                     f"Compacter: n={self.n} does not divide the width {site.width} of {site.module!r}"
                 )
+        sites = tried_sites(self, module, anatomy, sites)
         rule = new_rule(self.n, next(module.parameters())) if self.shared_rule else None
         names = []
         for site in sites:

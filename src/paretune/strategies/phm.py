@@ -88,7 +88,7 @@ def _contract(
     v = (h @ widen).view(-1, len(last))
     bias = up_b.to(dtype)
     if add:  # in this order the bias takes no pass of its own over the outputs
-        outputs = (slices.view(-1, len(bias)) + bias).view(len(v), -1).addmm_(v, last)
+        outputs = (slices.view(-1, len(bias)) + bias).view(-1, last.shape[1]).addmm_(v, last)
     else:
         outputs = v @ last
         outputs.view(-1, len(bias)).add_(bias)
@@ -107,7 +107,9 @@ class _Bottleneck(torch.autograd.Function):
         outputs, *kept = _contract(*inputs)
         *tensors, _up_b, ctx.activation, ctx.add = inputs
         ctx.save_for_backward(*tensors, *kept)
-        return outputs
+        made: Any = outputs.new_empty(0)
+        found: Tensor = made.set_(outputs)  # no view, which could not be changed in place
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

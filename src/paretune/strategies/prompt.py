@@ -6,13 +6,13 @@ https://arxiv.org/abs/2203.12119, equations 4 to 7.
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
-from paretune.sites import Site, candidates
+from paretune.sites import Site, blank_image, candidates
 from paretune.strategies.base import Anatomy, Inserted, Strategy
 from paretune.strategies.selection import blocks
 
@@ -64,9 +64,11 @@ class VisualPrompt(Strategy):
                     some.device, some.dtype
                 )
                 names.append(prompt.attach(module, Site(block, "input", "attention", width, -1)) + ".tokens")
+            else:
+                PromptMask(self.size).attach(module, Site(block, "input", "attention", width, -1))
         PromptEnd(self.size).attach(module, Site(block, "output", "attention", width, -1))
         if anatomy.image_size is not None:
-            _try(module, anatomy)
+            _try(module, anatomy, next(iter(known)))
         return names
 
     def _pad(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -103,18 +105,28 @@ def _patch(module: nn.Module) -> int:
     return math.prod(conv.kernel_size) if conv is not None else 256
 
 
-def _try(module: nn.Module, anatomy: Anatomy) -> None:
-    """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does."""
-    some = next(module.parameters())
-    size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
+def _try(module: nn.Module, anatomy: Anatomy, first: str) -> None:
+    """Raise if the model fails on a blank image, as attention with a bias or a rotation for each place does.
+
+    Or if the ``first`` block gets its tokens as (tokens, batch, width), to which a prompt would be another image.
+    """
+    assert anatomy.image_size is not None
+    shapes: list[torch.Size] = []
+    handle = module.get_submodule(first).register_forward_pre_hook(
+        lambda _module, args: shapes.append(args[0].shape)
+    )
     try:
         with modes_kept(module), torch.no_grad():
-            module.eval()(torch.zeros(size, device=some.device, dtype=some.dtype))  # type: ignore[arg-type]
+            module.eval()(blank_image(module, anatomy.channels, anatomy.image_size))
+        if shapes[0][0] != 1:
+            raise ValueError(f"one image enters {first!r} as {tuple(shapes[0])}")
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"VisualPrompt: the blocks of {type(module).__name__} take no further tokens ({reason}); use kind='padding'"
         ) from error
+    finally:
+        handle.remove()
 
 
 class PromptBorder(Inserted):
@@ -147,25 +159,52 @@ class PromptBorder(Inserted):
         return images + torch.cat([self.rows[0], middle, self.rows[1]], dim=-2).to(images.dtype)
 
 
-class PromptTokens(Inserted):
+class PromptMask(Inserted):
+    """Lets the tokens of a block attend to the prompt, which is the last of them, where the block is given a mask.
+
+    transformers gives its blocks one that hides nothing when a graph is exported.
+    """
+
+    NAME = "prompt"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Forward pre-hook."""
+        x = self(args[0])
+        return (x, *(self._widened(each, x.shape[1] - self.number) for each in args[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width), as it is."""
+        return x
+
+    def _widened(self, given: Any, tokens: int) -> Any:
+        """A mask (batch, 1, tokens, tokens), with the prompt's rows and columns; anything else as it is."""
+        if not isinstance(given, Tensor) or given.ndim != 4 or given.shape[1:] != (1, tokens, tokens):
+            return given
+        shown = given.dtype == torch.bool  # True shows, and so does adding zero
+        return nn.functional.pad(given, (0, self.number, 0, self.number), value=shown)
+
+
+class PromptTokens(PromptMask):
     """Appends learned tokens to those that enter a block, or puts them in the place of those appended before.
 
     Shape of ``tokens``: (number, width). First values as the authors draw them: uniform with the bound of Xavier for
     (pixels of a patch · 3, width).
     """
 
-    NAME = "prompt"
-
     def __init__(self, number: int, width: int, patch: int, *, first: bool) -> None:
-        super().__init__()
+        super().__init__(number)
         bound = math.sqrt(6 / (3 * patch + width))
         self.tokens = nn.Parameter(torch.empty(number, width).uniform_(-bound, bound))
         self.first = first
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same with the prompt as its last tokens."""
-        kept = x if self.first else x[:, : -len(self.tokens)]
-        return torch.cat([kept, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+        kept = x if self.first else x[:, : -self.number]
+        return torch.cat([kept, self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
 
 
 class PromptEnd(Inserted):

@@ -50,17 +50,17 @@ class Reader(Inserted):
             norm = module.get_submodule(_norm_before(site, module))
             self.tap = StreamTap()
             norm.add_module(f"{self.NAME}_stream", self.tap)
-            norm.register_forward_pre_hook(self.tap.keep)
+            self.tap._hook = norm.register_forward_pre_hook(self.tap.keep)
         return name
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
         return (self(self._read(args, args[0]), args[0]), *args[1:])
 
-    def change_output(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Forward hook."""
-        changed: Tensor = self(self._read(args, output), output)
-        return changed
+    def changed(self, args: tuple[Any, ...], branch: Tensor) -> Tensor:
+        """As in :class:`Inserted`, by what it reads."""
+        found: Tensor = self(self._read(args, branch), branch)
+        return found
 
     def _read(self, args: tuple[Any, ...], branch: Tensor) -> Tensor:
         if self.reads == "input":
