@@ -150,9 +150,9 @@ class AcrossTasks:
         )
         adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
         said = (
-            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average ({self.level:.0%} "
-            f"interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; p {_p_text(pair.p_value)}"
-            f"{adjusted})"
+            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average "
+            f"({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
+            f"p {_p_text(pair.p_value)}{adjusted})"
         )
         place = self.ranked.index(pair.strategy_b)
         if self.decision.told[0, place]:

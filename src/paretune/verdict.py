@@ -221,7 +221,7 @@ class Condition:
         )
         what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
         parts = [
-            f"{best.strategy} has {what} {best.area:.3f} ({self.level:.0%} interval "
+            f"{best.strategy} has {what} {best.area:.3f} ({100 * self.level:g}% interval "
             f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
             f"{_count(len(best.seeds), 'training seed')})",
             *self.decision.clauses(names, self.margin),

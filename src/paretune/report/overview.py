@@ -148,7 +148,7 @@ def across_html(
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
     )
     head = ("Strategy", "Mean area", "Mean rank", "May be best in general", "Tasks won", "Where")
-    level = f"{across.level:.0%} interval"
+    level = f"{100 * across.level:g}% interval"
     pair_head = (
         "Pair",
         "Tasks ahead : behind",
