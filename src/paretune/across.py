@@ -158,6 +158,11 @@ class AcrossTasks:
         if self.decision.told[0, place]:
             return f"{said}."
         effect = max(pair.mean_difference, self.margin)
+        if pair.tasks_needed is not None and pair.tasks_needed <= len(self.tasks):
+            return (
+                f"{said}; a true difference of {effect:.3f} would have been told by these tasks with a chance of "
+                f"{_POWER:.0%}: if there is one, it is smaller."
+            )
         settle = (
             "no number of such tasks would settle it"
             if pair.tasks_needed is None

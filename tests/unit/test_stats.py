@@ -524,3 +524,15 @@ def test_an_interval_holds_its_estimate(tmp_path: Path) -> None:
         for interval in ("basic", "bca"):
             for each in compare(tmp_path, min_clean=floor, interval=interval, resamples=100).areas:  # type: ignore[arg-type]
                 assert each.low <= each.area <= each.high
+
+
+def test_fewer_examples_than_there_are_are_not_asked_for(tmp_path: Path) -> None:
+    """Where a difference as wide as the margin would have been found, it is said that there is none."""
+    same = [Strategy(name, f"{name}()", 0.0, size) for name, size in (("A", 30), ("B", 10))]
+    write_runs(tmp_path, same, (0,), examples=800)
+    (advice,) = recommend(tmp_path, margin=0.3)
+    (need,) = advice.needed
+    assert need.examples is not None
+    assert need.examples < 800
+    assert advice.would_change[0].startswith(f"A true difference of 0.300 between {need.strategy_a}")
+    assert not any("instead of 800" in change for change in advice.would_change)
