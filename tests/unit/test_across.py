@@ -179,3 +179,13 @@ def test_tasks_that_would_have_shown_the_margin_say_so(one: Comparison) -> None:
     assert result.pairs[0].tasks_needed <= 12
     assert "a true difference of 0.005 would have been told by these tasks" in result.verdict
     assert "would settle it" not in result.verdict
+
+
+def test_copies_of_one_task_say_nothing_of_others(one: Comparison) -> None:
+    (result,) = across_tasks(tasks(one, {"A": [0.5, 0.6, 0.7], "B": [0.4, 0.5, 0.6], "C": [0.1, 0.5, 0.3]}))
+    pair = result.pairs[0]
+    assert (pair.strategy_b, pair.low, pair.p_value, pair.tasks_needed) == ("B", None, None, None)
+    assert result.certainty == "unknown"
+    assert "these tasks are too alike to say how certain this is" in result.verdict
+    assert "B cannot be told apart" not in result.verdict
+    assert "A is ahead of B by 0.100 on each of these tasks: copies of one task say nothing" in result.verdict
