@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -51,13 +52,15 @@ class PairAcrossTasks:
     losses: int
     median_difference: float  # of areas, a - b
     mean_difference: float
-    low: float  # the interval of this pair alone, for tasks like these
-    high: float
-    p_value: float  # Student's t over tasks, two-sided, Holm-adjusted
+    low: (
+        float | None
+    )  # the interval of this pair alone, for tasks like these; None where these tasks are copies
+    high: float | None
+    p_value: float | None  # Student's t over tasks, two-sided, Holm-adjusted
     here: tuple[float, float] | None  # the interval for these very tasks; None where a task has no interval
     tasks_needed: (
         int | None
-    )  # to tell the two apart, with a chance of 80 %; None if a thousand do not suffice
+    )  # to tell the two apart, with a chance of 80 %; None if unknown, or a thousand do not suffice
     repeats_needed: int | None  # of each strategy, to tell them apart on these tasks; None if unknown
 
 
@@ -84,7 +87,8 @@ class AcrossTasks:
         place = {name: number for number, name in enumerate(self.ranked)}
         p_values = np.full((len(place), len(place)), np.nan)
         for pair in self.pairs:
-            p_values[place[pair.strategy_a], place[pair.strategy_b]] = pair.p_value
+            if pair.p_value is not None:
+                p_values[place[pair.strategy_a], place[pair.strategy_b]] = pair.p_value
         return decide(self.mean_areas, p_values, level=self.level, margin=self.margin)
 
     @property
@@ -93,10 +97,18 @@ class AcrossTasks:
         return tuple(name for name, one in zip(self.ranked, self.decision.tied, strict=True) if one)
 
     @property
-    def certainty(self) -> Certainty:
-        """What the tasks decide: as for a recommendation."""
+    def certainty(self) -> Certainty | Literal["unknown"]:
+        """What the tasks decide: as for a recommendation, or ``unknown`` where they are copies of one another."""
         first = self._to_best()
-        within = all(-self.margin <= pair.low and pair.high <= self.margin for pair in first)
+        if any(pair.p_value is None and pair.strategy_b in self.tied for pair in first):
+            return "unknown"
+        within = all(
+            pair.low is not None
+            and pair.high is not None
+            and -self.margin <= pair.low
+            and pair.high <= self.margin
+            for pair in first
+        )
         return self.decision.certainty(equivalent=within and self.mean_areas[0] > 0)
 
     @property
@@ -109,6 +121,8 @@ class AcrossTasks:
         ]
         if certainty == "alone":
             return f"{parts[0]}; there is no other strategy that every task has."
+        if certainty == "unknown":
+            parts.append("these tasks are too alike to say how certain this is")
         parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
         if certainty == "clear":
             parts.append(f"every other strategy is told apart from it{_GENERAL}")
@@ -149,15 +163,25 @@ class AcrossTasks:
             else f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
         )
         adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
+        if pair.low is None or pair.high is None or pair.p_value is None:
+            return (
+                f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on each of these tasks: "
+                "copies of one task say nothing of others."
+            )
         said = (
-            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average ({self.level:.0%} "
-            f"interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; p {_p_text(pair.p_value)}"
-            f"{adjusted})"
+            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average "
+            f"({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
+            f"p {_p_text(pair.p_value)}{adjusted})"
         )
         place = self.ranked.index(pair.strategy_b)
         if self.decision.told[0, place]:
             return f"{said}."
         effect = max(pair.mean_difference, self.margin)
+        if pair.tasks_needed is not None and pair.tasks_needed <= len(self.tasks):
+            return (
+                f"{said}; a true difference of {effect:.3f} would have been told by these tasks with a chance of "
+                f"{_POWER:.0%}: if there is one, it is smaller."
+            )
         settle = (
             "no number of such tasks would settle it"
             if pair.tasks_needed is None
@@ -295,7 +319,8 @@ def _pairs(
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(np.abs(means) < SAME, 0.0, np.abs(means) / errors)
     raw = np.minimum(1.0, 2 * stdtr(count - 1, -statistic))
-    adjusted = holm(raw.tolist())
+    copies = (errors == 0) & (statistic > 0)  # no two tasks give one difference to the last digit
+    adjusted = iter(holm(raw[~copies].tolist()))
     half = stdtrit(count - 1, (1 + level) / 2) * errors
     alpha = (1 - level) / max(1, len(raw))
     made = []
@@ -315,11 +340,13 @@ def _pairs(
                 int((gaps[:, place] < -margin).sum()),
                 float(np.median(gaps[:, place])),
                 mean,
-                mean - float(half[place]),
-                mean + float(half[place]),
-                adjusted[place],
+                None if copies[place] else mean - float(half[place]),
+                None if copies[place] else mean + float(half[place]),
+                None if copies[place] else next(adjusted),
                 None if own is None else own.interval(level),
-                needed_tasks(effect, spread=float(deviations[place]), alpha=alpha, power=_POWER),
+                None
+                if copies[place]
+                else needed_tasks(effect, spread=float(deviations[place]), alpha=alpha, power=_POWER),
                 seeds,
             )
         )

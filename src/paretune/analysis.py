@@ -29,6 +29,7 @@ from paretune.across import AcrossTasks, TaskWinner, across_areas
 from paretune.deciding import SAME, listed
 from paretune.inference import Floats, holm
 from paretune.pareto import Reference, floored_reference, ordered_area
+from paretune.power import needed_seeds
 from paretune.ranking import Analysis, GroupArea, GroupDifference, TaskRanking
 
 _NO_RUNS = (
@@ -146,6 +147,10 @@ def _rank(
     made.sort(key=lambda each: (-each.area, each.group))
     differences = _differences([(each.group, each.area) for each in made], areas, level)
     tested = any(d.p_value is not None for d in differences)
+    made_notes = [
+        *_notes(rows, sizes, made, equal_budgets, reference),
+        *_settling(made, differences, level, margin),
+    ]
     return TaskRanking(
         task=task,
         areas=tuple(made),
@@ -153,7 +158,7 @@ def _rank(
         k=k,
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
         covers=_covers(made, tested),
-        notes=tuple(_notes(rows, sizes, made, equal_budgets, reference)),
+        notes=tuple(made_notes),
         level=level,
         margin=margin,
     )
@@ -248,6 +253,28 @@ def _notes(
             f"Robust accuracy is above clean accuracy in {swapped:.0%} of the rows, which an attack cannot achieve; "
             "are the columns swapped, or in different units?"
         )
+
+
+def _settling(
+    areas: list[GroupArea], differences: list[GroupDifference], level: float, margin: float
+) -> Iterator[str]:
+    """How many repeats would tell the nearest group that is not told apart from the best."""
+    repeats = {each.group: len(each.seeds) for each in areas}
+    tested = sum(d.p_value is not None for d in differences)
+    for d in differences:
+        if d.group_a != areas[0].group or d.spread is None or d.p_value is None or d.p_value < 1 - level:
+            continue
+        effect = max(d.difference, margin, SAME)
+        there = min(repeats[d.group_a], repeats[d.group_b])
+        needed = needed_seeds(
+            effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=(1 - level) / tested
+        )
+        if needed is not None and needed > there:
+            yield (
+                f"About {needed} repeats, instead of {there}, would tell {d.group_b} from {d.group_a} with a chance of 80% "
+                f"if the true difference is {effect:.3f}."
+            )
+        return
 
 
 def _across(tasks: tuple[TaskRanking, ...], level: float, margin: float) -> AcrossTasks | None:

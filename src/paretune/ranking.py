@@ -137,7 +137,7 @@ class TaskRanking:
         best = self.best
         among = "an area of" if len(self.areas) == 1 else "the largest area,"
         interval = (
-            f"{self.level:.0%} interval {best.low:.3f} to {best.high:.3f}; "
+            f"{100 * self.level:g}% interval {best.low:.3f} to {best.high:.3f}; "
             if best.low is not None and best.high is not None
             else ""
         )

@@ -18,8 +18,8 @@ For each (task, attack, epsilon):
 
 What an interval is about is the area that this budget and this way of choosing give on average.
 ``benchmarks/coverage.py`` measures, on simulated training curves with a known truth, how often it holds it: from
-60 examples on, or 100 groups of them, in 93 to 97 of 100 cases at 95 % (BCa to 98). In at most 6 of 100 comparisons
-any of the strategies that are equal are told apart, and in at least 94 the set of those that may be best holds a best
+60 examples on, or 100 groups of them, in 93 to 97 of 100 cases at 95 % (BCa to 98). In at most 5 of 100 comparisons
+any of the strategies that are equal are told apart, and in at least 97 the set of those that may be best holds a best
 one. With fewer than five seeds that is true of the trained models at hand, not of training them again. Outside, the
 notes of a :class:`Condition` say so.
 """

@@ -221,7 +221,7 @@ class Condition:
         )
         what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
         parts = [
-            f"{best.strategy} has {what} {best.area:.3f} ({self.level:.0%} interval "
+            f"{best.strategy} has {what} {best.area:.3f} ({100 * self.level:g}% interval "
             f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
             f"{_count(len(best.seeds), 'training seed')})",
             *self.decision.clauses(names, self.margin),
@@ -331,6 +331,12 @@ class Condition:
             truth = f"if the true difference is {need.effect:.3f}"
             if need.examples is None:
                 changes.append(f"No number of examples would {pair} {truth}: the luck of training hides it.")
+            elif need.examples <= self.examples:  # the margin is wider than what was observed
+                changes.append(
+                    f"A true difference of {need.effect:.3f} between {need.strategy_a} and {need.strategy_b} would have "
+                    f"been told by these examples with a chance of {need.power:.0%}: if there is one, it is smaller."
+                )
+                continue
             else:
                 changes.append(
                     f"About {_rounded(need.examples)} report examples, instead of {self.examples:,}, and select "

@@ -23,7 +23,7 @@ def coverage() -> ModuleType:
 
 
 def test_the_committed_rows_hold_what_the_documentation_says() -> None:
-    """Of the whole grid but what `compare` warns of: 93 to 97 % and at most 6 %, give or take two standard errors."""
+    """Of the whole grid but what `compare` warns of: 93 to 97 % and at most 5 %, give or take two standard errors."""
     rows = pd.read_csv(BENCHMARKS / "coverage.csv")
     warned = rows["seeds"].between(2, 4) | rows["groups"].between(1, 99)
     for method in ("basic", "bca"):
@@ -32,7 +32,7 @@ def test_the_committed_rows_hold_what_the_documentation_says() -> None:
         error = np.sqrt(0.95 * 0.05 / ours["repetitions"])
         assert (ours["coverage"] > 0.93 - 2 * error).all()
         assert (ours["coverage"] < 0.97 + 2 * error).all()
-        assert (ours["false_positives"] <= 0.06).all()
+        assert (ours["false_positives"] <= 0.05).all()
         assert ours["coverage"].mean() == pytest.approx(0.955, abs=0.015)
     naive = rows[(rows["method"] == "naive") & ~warned]
     assert naive["coverage"].min() < 0.5
@@ -40,7 +40,7 @@ def test_the_committed_rows_hold_what_the_documentation_says() -> None:
     warned_of = rows[(rows["method"] == "basic") & (rows["seeds"] == 2)]
     assert (warned_of["false_positives"] > 0.06).all()
     ours = rows[(rows["method"] == "basic") & ~warned]
-    assert (ours["set_coverage"] >= 0.94).all()
+    assert (ours["set_coverage"] >= 0.97).all()
     several = ours[(ours["strategies"] > 2) & (ours["lead"] == 0)]
     assert len(several) >= 4
     assert (several["set_size"] > 0.95 * several["strategies"]).all()

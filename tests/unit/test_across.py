@@ -170,3 +170,22 @@ def test_runs_of_several_tasks_go_through(tmp_path: Path) -> None:
         )  # these tasks are surer than tasks like them
     assert result.pairs[0].here[0] > 0
     assert "for these tasks alone" in result.verdict
+
+
+def test_tasks_that_would_have_shown_the_margin_say_so(one: Comparison) -> None:
+    areas = {"A": [0.5, 0.501, 0.499, 0.5] * 3, "B": [0.4995, 0.5, 0.5, 0.4995] * 3}
+    (result,) = across_tasks(tasks(one, areas))
+    assert result.pairs[0].tasks_needed is not None
+    assert result.pairs[0].tasks_needed <= 12
+    assert "a true difference of 0.005 would have been told by these tasks" in result.verdict
+    assert "would settle it" not in result.verdict
+
+
+def test_copies_of_one_task_say_nothing_of_others(one: Comparison) -> None:
+    (result,) = across_tasks(tasks(one, {"A": [0.5, 0.6, 0.7], "B": [0.4, 0.5, 0.6], "C": [0.1, 0.5, 0.3]}))
+    pair = result.pairs[0]
+    assert (pair.strategy_b, pair.low, pair.p_value, pair.tasks_needed) == ("B", None, None, None)
+    assert result.certainty == "unknown"
+    assert "these tasks are too alike to say how certain this is" in result.verdict
+    assert "B cannot be told apart" not in result.verdict
+    assert "A is ahead of B by 0.100 on each of these tasks: copies of one task say nothing" in result.verdict

@@ -12,6 +12,7 @@ from scipy import stats
 
 import paretune as pt
 from paretune._columns import Table
+from paretune.power import needed_seeds
 from paretune.report import shell
 from tests.synthetic import STRATEGIES, write_run, write_runs
 
@@ -543,3 +544,17 @@ def test_percentages_below_one_are_percentages_where_others_are_not() -> None:
         pt.analyze(frame.assign(clean=101), percent=True)
     with pytest.raises(ValueError, match="accuracies from 0 to 100; got -1"):
         pt.analyze(frame.assign(robust=-1), percent=True)
+
+
+def test_repeats_that_would_settle_a_tie_are_counted() -> None:
+    (ranking,) = pt.analyze(table({"A": 0.0, "B": 0.01, "C": -0.2}, seeds=4, noise=0.03), seed="seed").tasks
+    a, b = (np.array(each.per_seed) for each in sorted(ranking.areas[:2], key=lambda each: each.group))
+    effect = abs((b - a).mean())
+    number = needed_seeds(
+        effect, seeds=4, v_examples=0.0, v_seeds=(b - a).var(ddof=1) / 4, alpha=0.05 / 3, power=0.8
+    )
+    (note,) = [note for note in ranking.notes if "repeats, instead of 4" in note]
+    assert note.startswith(f"About {number} repeats, instead of 4, would tell ")
+    assert f"if the true difference is {effect:.3f}" in note
+    (clear,) = pt.analyze(table({"A": 0.0, "B": 0.3}, seeds=4), seed="seed").tasks
+    assert not any("would tell" in note for note in clear.notes)

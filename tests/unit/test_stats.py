@@ -487,3 +487,52 @@ def test_different_numbers_of_select_examples_are_refused(tmp_path: Path) -> Non
     write_run(tmp_path / "b", FULL, examples_select=100)
     with pytest.raises(ValueError, match=r"chose on different numbers of examples: \[100, 200\]"):
         compare(tmp_path)
+
+
+def test_every_level_is_named_as_it_is(runs: Path) -> None:
+    """99.5 % is not 100 %."""
+    (condition,) = compare(runs, level=0.995).conditions
+    assert "(99.5% interval" in condition.verdict
+
+
+def test_a_budget_judges_those_that_it_allows(tmp_path: Path) -> None:
+    """Beside a strategy that is too dear, none of the others could be the best; without it, one must be."""
+    write_runs(tmp_path, [LORA, Strategy("A", "A()", -0.1, 20), Strategy("B", "B()", -0.2, 10)], (0,))
+    (dear,) = recommend(tmp_path)
+    assert (dear.confidence_set, dear.certainty) == (("LoRA",), "clear")
+    (condition,) = compare(tmp_path).conditions
+    within = condition.within(max_trainable=20)
+    assert within.recommendation.confidence_set == within.recommendation.tied
+    assert within.best.p_best == 1
+    assert within.recommended.strategy in within.confidence_set
+    (advice,) = recommend(tmp_path, max_trainable=20)
+    assert advice == within.recommendation
+
+
+def test_nothing_is_recommended_where_nothing_is_above_the_floors(runs: Path) -> None:
+    (condition,) = compare(runs, min_clean=0.99).conditions
+    assert {each.area for each in condition.areas} == {0.0}
+    assert condition.certainty == "cannot tell"
+    assert "no chosen checkpoint is above (0.99, 0) in both accuracies" in condition.verdict
+    assert "have the same area" in condition.verdict
+
+
+def test_an_interval_holds_its_estimate(tmp_path: Path) -> None:
+    """Also where a strict floor and few examples make the area negative or the resamples biased."""
+    write_runs(tmp_path, STRATEGIES, (0,), points=12, examples=60, examples_select=60)
+    for floor in (0.0, 0.7, 0.85, 0.9):
+        for interval in ("basic", "bca"):
+            for each in compare(tmp_path, min_clean=floor, interval=interval, resamples=100).areas:  # type: ignore[arg-type]
+                assert each.low <= each.area <= each.high
+
+
+def test_fewer_examples_than_there_are_are_not_asked_for(tmp_path: Path) -> None:
+    """Where a difference as wide as the margin would have been found, it is said that there is none."""
+    same = [Strategy(name, f"{name}()", 0.0, size) for name, size in (("A", 30), ("B", 10))]
+    write_runs(tmp_path, same, (0,), examples=800)
+    (advice,) = recommend(tmp_path, margin=0.3)
+    (need,) = advice.needed
+    assert need.examples is not None
+    assert need.examples < 800
+    assert advice.would_change[0].startswith(f"A true difference of 0.300 between {need.strategy_a}")
+    assert not any("instead of 800" in change for change in advice.would_change)

@@ -80,7 +80,7 @@ def _page(analysis: Analysis, title: str) -> str:
     table = analysis.to_frame()
     method = Template(text_of("analysis_method.html")).substitute(
         reference=f"({analysis.reference[0]:g}, {analysis.reference[1]:g})",
-        level=f"{analysis.tasks[0].level:.0%}",
+        level=f"{100 * analysis.tasks[0].level:g}%",
         margin=f"{analysis.tasks[0].margin:g}",
         save=csv_link("areas.csv", csv_text(table), "Save the areas as CSV"),
     )

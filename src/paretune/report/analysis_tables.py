@@ -15,7 +15,7 @@ _FOLD = 12  # rows of differences above which they are folded away
 
 def area_table(task: TaskRanking, looks: dict[str, Style], most: int | None = None) -> str:
     """One row per group, best first; at most ``most``."""
-    head = ("Group", "Rank", "Area", f"{task.level:.0%} interval", "K", "Points", "Per seed")
+    head = ("Group", "Rank", "Area", f"{100 * task.level:g}% interval", "K", "Points", "Per seed")
     rows = (
         (
             _named(each.group, looks),
@@ -38,7 +38,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
     if not any(d.p_value is not None for d in task.to_best):
         return ""
     places = {each.group: place for place, each in enumerate(task.areas)}
-    head = ("Behind the largest area", "Difference", f"{task.level:.0%} interval", "p, adjusted", "")
+    head = ("Behind the largest area", "Difference", f"{100 * task.level:g}% interval", "p, adjusted", "")
     rows: Iterable[tuple[str, ...]] = (
         (
             f"<span>{escape(d.group_b)}</span>",

@@ -136,9 +136,9 @@ def across_html(
             f"<span>{escape(pair.strategy_a)} − {escape(pair.strategy_b)}</span>",
             f"{pair.wins} : {pair.losses}",
             signed(pair.mean_difference),
-            f"{signed(pair.low)} to {signed(pair.high)}",
+            "–" if pair.low is None or pair.high is None else f"{signed(pair.low)} to {signed(pair.high)}",
             "–" if pair.here is None else f"{signed(pair.here[0])} to {signed(pair.here[1])}",
-            p_text(pair.p_value),
+            "–" if pair.p_value is None else p_text(pair.p_value),
             standing(across.decision, places[pair.strategy_a], places[pair.strategy_b], across.margin),
         )
         for pair in across.pairs
@@ -148,7 +148,7 @@ def across_html(
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
     )
     head = ("Strategy", "Mean area", "Mean rank", "May be best in general", "Tasks won", "Where")
-    level = f"{across.level:.0%} interval"
+    level = f"{100 * across.level:g}% interval"
     pair_head = (
         "Pair",
         "Tasks ahead : behind",

@@ -114,7 +114,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
     unfinished = sum(not run.done for run in runs)
     method = Template(text_of("method.html")).substitute(
         reference=escape(f"({first.reference[0]:g}, {first.reference[1]:g})"),
-        level=f"{first.level:.0%}",
+        level=f"{100 * first.level:g}%",
         interval={"basic": "basic", "bca": "bias-corrected and accelerated"}[first.interval],
         resamples=f"{first.resamples:,}",
         margin=f"{first.margin:g}",

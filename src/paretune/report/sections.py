@@ -186,7 +186,7 @@ def _evidence(condition: Condition) -> str:
     among = condition.confidence_set
     names = ", ".join(among[:-1]) + (" or " if len(among) > 1 else "") + among[-1]
     return (
-        f"<p>{_CERTAINTY[condition.certainty].capitalize()}. With {condition.level:.0%} confidence, the largest true "
+        f"<p>{_CERTAINTY[condition.certainty].capitalize()}. With {100 * condition.level:g}% confidence, the largest true "
         f"area is that of {escape(names)}.</p>"
     )
 

@@ -18,7 +18,7 @@ def area_table(condition: Condition, looks: dict[str, Style]) -> str:
     head = (
         "Strategy",
         "Area",
-        f"{condition.level:.0%} interval",
+        f"{100 * condition.level:g}% interval",
         "May be best, p",
         "Per seed",
         "Best clean",
@@ -52,7 +52,7 @@ def pair_table(condition: Condition) -> str:
     head = (
         "Pair",
         "Difference of areas",
-        f"{condition.level:.0%} interval",
+        f"{100 * condition.level:g}% interval",
         "p, adjusted",
         "",
         "Ahead",
