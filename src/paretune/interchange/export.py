@@ -73,6 +73,7 @@ def export_model(
     else:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(f"{path} exists and is not an empty directory; choose another")
+        network_of(plain).register_state_dict_post_hook(_untie)
         write_directory(path, "", lambda directory: writers[format](plain, directory, anatomy, names))
     return path
 
@@ -91,6 +92,12 @@ def _merged(model: nn.Module, format: str) -> nn.Module:
                 f"format={format!r} needs plain weights: {error}, or use format='onnx'"
             ) from None
     return found.requires_grad_(False)
+
+
+def _untie(_module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    """Tied tensors are written under each of their names, because the model made of them ties nothing."""
+    for name, value in state.items():
+        state[name] = value.clone()
 
 
 def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: list[str] | None) -> None:
@@ -115,22 +122,14 @@ def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: li
         }
     arguments = {"img_size": size} if settings.get("fixed_input_size") else {}
     described = {"pretrained_cfg": settings} | ({"label_names": classes} if classes else {})
-    handle = module.register_state_dict_post_hook(_untie)
     timm.models.save_for_hf(
         module, str(directory), model_config=described, model_args=arguments, safe_serialization=True
     )
-    handle.remove()
     # timm records the number of classes among the arguments too, where transformers' wrapper of timm cannot take it.
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)
     write_json(directory / "config.json", config)
     _check_same(lambda: timm.create_model(f"local-dir:{directory}", pretrained=True), module, anatomy)
-
-
-def _untie(_module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
-    """Tied tensors are written under each of their names, because the model made of them ties nothing."""
-    for name, value in state.items():
-        state[name] = value.clone()
 
 
 def _write_transformers(

@@ -44,8 +44,8 @@ class Strategy(Value, ABC):
         where: the part of the model to act on; one entry or several, of which each adds to it. ``"all"``,
             ``"attention"`` or ``"mlp"`` (parts of the residual branches), ``"last:4"`` or ``"first:2"`` (so many
             residual blocks), or glob patterns of full names such as ``"blocks.10.*"``. ``&`` joins conditions that must
-            hold together: ``"last:4 & attention"``. The head trains in any case. A tensor that several layers share changes in
-            all of them as soon as one of them is meant.
+            hold together: ``"last:4 & attention"``. The head trains in any case. A tensor that several layers share changes
+            in all of them as soon as one of them is meant.
     """
 
     _: KW_ONLY

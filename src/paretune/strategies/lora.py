@@ -31,8 +31,8 @@ class LoRA(Strategy):
         targets: which layers. ``"all"`` (every Linear and Conv2d, and projections of attention modules), ``"linear"``,
             ``"conv"``, the roles ``"q" "k" "v" "o" "fc1" "fc2"``, or glob patterns of full module names such as
             ``"blocks.*.attn.proj"``; for the projections of an attention module its name, or theirs
-            (``"*.self_attn.in_proj_weight"``). The head is never a target: it trains in full. On a fused ``qkv`` layer or
-            ``in_proj_weight`` each of ``q``, ``k`` and ``v`` has its own pair of factors, and those not named stay untouched.
+            (``"*.self_attn.in_proj_weight"``). The head is never a target: it trains in full. In a fused ``qkv`` or
+            ``in_proj_weight`` each of ``q``, ``k`` and ``v`` has its own pair of factors; those not named stay untouched.
         rslora: divide alpha by sqrt(rank) instead of rank (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
         rank_pattern: other ranks for some layers, as pairs of a glob pattern of full names and a rank, or as a mapping; the
             first that matches counts.

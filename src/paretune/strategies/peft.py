@@ -162,8 +162,8 @@ class Peft(Strategy):
             apart = relative_distance(self._run(trial, images), logits)
         if apart > TOLERANCE:
             raise ValueError(
-                f"{self._name}: without gradients {type(trial).__name__} passes peft's layers by and reads their weights, so "
-                f"that its logits differ by {apart:.2g} of the largest; use paretune's LoRA, which changes the weight itself"
+                f"{self._name}: without gradients {type(trial).__name__} passes peft's layers by and reads their weights; "
+                f"its logits differ by {apart:.2g} of the largest; use paretune's LoRA, which changes the weight itself"
             )
         outcome = logits.square().sum()
         found = (

@@ -45,7 +45,7 @@ def check_memory(module: nn.Module, changing: set[int], names: Mapping[str, str]
             for _, _, other, one in reaching:
                 if {one, span[3]} & changing:
                     raise ValueError(
-                        f"{other} and {span[2]} are views of one memory, so that a change of one changes the other; give each "
-                        "its own: layer.weight = torch.nn.Parameter(layer.weight.detach().clone())"
+                        f"{other} and {span[2]} are views of one memory, so that a change of one changes the other; give "
+                        "each its own: layer.weight = torch.nn.Parameter(layer.weight.detach().clone())"
                     )
             reaching.append(span)
