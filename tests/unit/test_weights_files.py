@@ -211,8 +211,11 @@ def test_files_are_recognised_by_what_they_hold(tmp_path) -> None:
 class Evil:
     """What runs code when it is read."""
 
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return (eval, ("__import__('pathlib').Path('/tmp/paretune-was-here').touch()",))
+        return (eval, (f"__import__('pathlib').Path({str(self.touched)!r}).touch()",))
 
 
 def _damaged(directory: Path) -> dict[str, Path]:
@@ -236,7 +239,7 @@ def _damaged(directory: Path) -> dict[str, Path]:
     for name in ("noise.pth", "noise.safetensors"):
         files[name].write_bytes(np.random.default_rng(0).bytes(1000))
     torch.save(nn.Linear(2, 2), files["whole.pth"])
-    torch.save({"state_dict": PLAIN, "x": Evil()}, files["evil.pth"])
+    torch.save({"state_dict": PLAIN, "x": Evil(directory / "ran")}, files["evil.pth"])
     torch.save([PLAIN], files["list.pth"])
     torch.save({}, files["empty.pth"])
     torch.save({"epoch": 1}, files["text.pth"])
@@ -260,7 +263,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_sentence_with_their_path(t
     ):
         with pytest.raises(ValueError, match=message):
             _load(files[name])
-    assert not Path("/tmp/paretune-was-here").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_integers_are_no_weights() -> None:
