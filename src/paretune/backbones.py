@@ -100,6 +100,7 @@ class Backbone(nn.Module):
         entered = self.enter(images)
         if self._head_is_open and not torch.compiler.is_compiling():
             self._check_head(entered[:1].detach())
+            self._head_is_open = False
         logits = _checked(logits_of(self.module(entered)))
         if logits.shape[1] != self.num_classes:
             raise ValueError(
