@@ -103,6 +103,7 @@ class Backbone(nn.Module):
         entered = self.enter(images)
         if self._head_is_open and not torch.compiler.is_compiling():
             self._check_head(entered[:1].detach())
+            self._head_is_open = False
         logits = _checked(logits_of(self.module(entered)))
         if logits.shape[1] != self.num_classes:
             raise ValueError(
@@ -178,7 +179,6 @@ class Backbone(nn.Module):
             made_by = heads(self.module, self.head, lambda output: _checked(logits_of(output)), example)
         except Exception:  # of a module that takes other images or returns no logits; its first use tells
             return
-        self._head_is_open = False
         name = type(self.module).__name__
         if self.head not in made_by:
             raise ValueError(
@@ -189,6 +189,7 @@ class Backbone(nn.Module):
                 f"{name} adds up the heads {' and '.join(map(repr, made_by))}, of which a Backbone would train one; take "
                 "the model with one head, or average their weights into one layer"
             )
+        self._head_is_open = False
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -60,6 +60,9 @@ def check_base(module: nn.Module) -> None:
 
 def _quantised(module: nn.Module) -> Iterator[str]:
     """What shows that ``module`` computes with integers."""
+    quantiser = getattr(module, "hf_quantizer", None)
+    if quantiser is not None:
+        yield f"by the {type(quantiser).__name__} of transformers"
     for name, part in module.named_modules():
         if f"{type(part).__module__}.".startswith(_QUANTISED):
             yield f"{name or 'it'} is a {type(part).__module__}.{type(part).__name__}"

@@ -114,7 +114,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
 
     try:
         config = transformers.AutoConfig.from_pretrained(
-            source, num_labels=wanted.num_classes, trust_remote_code=False
+            source, num_labels=wanted.num_classes, return_dict=True, trust_remote_code=False
         )
         processor = transformers.AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:

@@ -143,8 +143,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(_harmless()):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # Opened, because torch would go by the ending of its name.
+        with torch.serialization.safe_globals(_harmless()), open(path, "rb") as file:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, anything may be raised
         raise ValueError(f"{path} {_why_unreadable(path, start, error)}") from None
     if not isinstance(loaded, Mapping):
@@ -168,8 +169,8 @@ def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
     if not start:
         return "is an empty file"
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        with torch.serialization.safe_globals(_harmless()), open(path, "rb") as file:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # it is no checkpoint at all
         foreign = []
     if foreign:
