@@ -51,9 +51,9 @@ def alone(directory: Path, *, patience: float = 0) -> Iterator[None]:
                 "%s cannot be locked (%s): take care that no other process writes there", directory, error
             )
         remove_leftovers(directory)
+        held.callback(_remove, holder)
         with naming(holder):
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        held.callback(_remove, holder)
         yield
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -24,26 +24,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         command, chosen = COMMANDS[options.subcommand], parser.instantiate(options)[options.subcommand]
-        command(**{field.name: chosen[field.name] for field in fields(command)})()  # type: ignore[arg-type]
-        _flush()
+        with _flushed():
+            command(**{field.name: chosen[field.name] for field in fields(command)})()  # type: ignore[arg-type]
     except KeyboardInterrupt:
         print("paretune: stopped; the same command goes on from the last evaluation point", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         logging.getLogger(__name__).debug("details", exc_info=True)
-        with contextlib.suppress(OSError):
-            _flush()
-        print(f"paretune: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"paretune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
 
-def _flush() -> None:
-    """Write out what was printed; what a full disk or a closed pipe does not take is dropped, else Python tries again."""
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Write out what is printed inside; what a full disk or a closed pipe does not take is dropped, or Python tries again."""
     try:
+        yield
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 

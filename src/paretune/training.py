@@ -70,7 +70,8 @@ def train(
 
     At each evaluation point the model is measured on the select and the report split, one row per attack is appended, and a
     checkpoint replaces the last one. Killed at any moment and called again with the same arguments, the run goes on from
-    there and ends with the same adapter and the same rows (on one kind of machine with the same number of threads).
+    there and ends with the same adapter and the same rows (on one kind of machine with the same number of threads
+    and processes).
 
     Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
     and of every evaluation (``accelerate launch --cpu`` alone starts one process, whatever ``--num_processes`` says; the
@@ -207,8 +208,10 @@ def _train(
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
-    # What batch norms see on each process counts, see _equalise_buffers: the others' is not to be overwritten at each step.
-    wrapped.broadcast_buffers = False
+    if (
+        world > 1
+    ):  # what each process sees counts, see _equalise_buffers; it is not to be overwritten at each step
+        wrapped.broadcast_buffers = False
     so_far: dict[str, Any] = {
         "step": 0,
         "train_seconds": 0.0,
@@ -424,12 +427,11 @@ def _equalise_buffers(accelerator: Accelerator, model: Backbone) -> None:
         return
     for buffer in model.module.buffers():
         each = accelerator.gather(buffer.detach().contiguous().view(1, -1))  # (processes, numbers)
-        mean = each.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else each[0]
-        equal = torch.where(
-            (each == each[0]).all(0), each[0], mean
-        )  # exactly what it was, where it is the same
-        with torch.no_grad():
-            buffer.copy_(equal.view_as(buffer))
+        differ = (each != each[0]).any(0)  # the others keep exactly what they are
+        if differ.any():
+            mean = each.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else each[0]
+            with torch.no_grad():
+                buffer.copy_(torch.where(differ, mean, each[0]).view_as(buffer))
 
 
 def _evaluate(

@@ -1,6 +1,7 @@
 """Two processes never write in one directory; the second one is told who is there."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 import paretune as pt
 from paretune._alone import alone
+from paretune.config import RunConfig
+from paretune.sweep import announce, directory_name
 from tests import tiny
 from tests.unit.test_evaluation_state import PGD, split
 from tests.unit.test_training import ROOT, same_run
@@ -135,3 +138,22 @@ def test_of_several_that_start_at_once_one_trains_and_the_others_are_refused(tmp
     assert any(racer.returncode == 0 for racer in racers)
     tiny.run(tmp_path / "whole")
     same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sweeps_that_start_at_once_all_announce_their_runs(tmp_path: Path) -> None:
+    """What was there before is kept; a damaged file, which serves those who watch alone, is made again."""
+    (tmp_path / "sweep.json").write_text("{")
+    configs = [RunConfig(seed=seed) for seed in range(8)]
+
+    def begin(config: RunConfig) -> None:
+        with alone(tmp_path, patience=60):
+            announce(tmp_path, [config])
+
+    threads = [threading.Thread(target=begin, args=(config,)) for config in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    announced = json.loads((tmp_path / "sweep.json").read_text())["runs"]
+    assert set(announced) == {directory_name(config) for config in configs}
+    assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}

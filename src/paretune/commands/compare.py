@@ -29,6 +29,7 @@ class Compare(Judging, CompareConfig):
 
     def __call__(self) -> None:
         """Sweep, table, report."""
+        from paretune._alone import alone
         from paretune.report import write_report
         from paretune.sinks import read_sinks
         from paretune.stats import compare
@@ -45,5 +46,6 @@ class Compare(Judging, CompareConfig):
             )
         for run in runs:
             print_findings(run)
-        page = write_report(judged, Path(self.out) / "report.html", **self.options)
+        with alone(Path(self.out), patience=60):
+            page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")

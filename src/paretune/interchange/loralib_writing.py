@@ -1,6 +1,5 @@
 """LoRA as a state dict of loralib; ``loralib_format.py`` has the shapes."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,9 +65,7 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     if len(parts) == 1:
         metadata["enable_lora"] = json.dumps(parts.pop())
     if path.suffix == ".pt":
-        content = io.BytesIO()  # what torch says of a full disk does not name the file
-        torch.save(tensors, content)
-        write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+        write_atomically(path, lambda temporary: torch.save(tensors, temporary))
     else:
         save_tensors(path, tensors, metadata)
     return alpha
