@@ -25,9 +25,11 @@ class Backbone(nn.Module):
         std: per-channel standard deviation, in the same units, above 0.
         head: dotted name of the classifier layer; the last ``nn.Linear`` when None.
         sites: where the residual branches end, for the strategies that insert modules (Compacter): glob patterns of
-            module names whose *output* is a branch, or :class:`~paretune.sites.Site` objects. None finds them by the
-            structure of the known families (``docs/support.md`` lists them).
-        image_size: height and width in pixels the model is used at.
+            module names whose *output* (the first of several) is a branch, or :class:`~paretune.sites.Site` objects. None
+            finds them by the structure of the known families (``docs/support.md`` lists them). One blank image shows how
+            the branches are laid out.
+        image_size: height and width in pixels the model is used at; None reads it off the model's configuration, and is
+            224 where there is none.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
         source: the name that :func:`load_backbone` makes this model from, recorded in adapter files.
 
@@ -46,7 +48,7 @@ class Backbone(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         head: str | None = None,
         sites: Sequence[str | Site] | None = None,
-        image_size: int = 224,
+        image_size: int | None = None,
         architecture: str | None = None,
         source: str | None = None,
     ) -> None:
@@ -61,7 +63,7 @@ class Backbone(nn.Module):
             "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
         )
         self.head = find_head(module, head)
-        self.image_size = image_size
+        self.image_size = image_size or image_size_of(module)
         self.architecture = architecture or architecture_of(module)
         self.source = source
         self.published = (
@@ -347,6 +349,15 @@ def architecture_of(module: nn.Module) -> str:
         return f"timm:{recorded['architecture']}"
     model_type = getattr(getattr(module, "config", None), "model_type", None)
     return f"hf:{model_type}" if model_type else type(module).__name__
+
+
+def image_size_of(module: nn.Module) -> int:
+    """Side in pixels of the images that ``module`` is made for, by its configuration; 224 if that does not say."""
+    recorded: Any = getattr(module, "pretrained_cfg", None) or {}
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)  # timm
+    size = size or getattr(getattr(module, "config", None), "image_size", None)  # transformers
+    size = size or recorded.get("input_size", (224,))[-1]
+    return int(size[0] if isinstance(size, tuple | list) else size)
 
 
 def inside(key: str, prefix: str) -> bool:
