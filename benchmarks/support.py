@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import torch  # noqa: E402
-from tests.contracts.backbones import EVERY, HUGGING_FACE, TIMM, make  # noqa: E402
+from tests.contracts.backbones import EVERY, HUGGING_FACE, OTHERS, TIMM, make  # noqa: E402
 from tests.contracts.contract import check  # noqa: E402
 from tests.contracts.strategies import MATRIX, made_for  # noqa: E402
 
@@ -147,7 +147,11 @@ def page(rows: dict[tuple[str, str], dict[str, str]]) -> str:
         "is the smallest of its family, with random weights and small images: nothing here is about accuracy.",
         "",
     ]
-    for title, names in (("timm", TIMM), ("transformers", HUGGING_FACE)):
+    for title, names in (
+        ("timm", TIMM),
+        ("transformers", HUGGING_FACE),
+        ("torchvision (tv_), and the vision tower of CLIP", OTHERS),
+    ):
         lines += [f"## {title}", "", "| | " + " | ".join(MATRIX) + " |", "|---" * (len(MATRIX) + 1) + "|"]
         for name in names:
             lines.append(

@@ -32,9 +32,11 @@ class Backbone(nn.Module):
         std: per-channel standard deviation, in the same units, above 0.
         head: dotted name of the classifier layer; the last ``nn.Linear`` when None.
         sites: where the residual branches end, for the strategies that insert modules (Compacter): glob patterns of
-            module names whose *output* is a branch, or :class:`~paretune.sites.Site` objects. None finds them by the
-            structure of the known families (``docs/support.md`` lists them).
-        image_size: height and width in pixels the model is used at; images are square.
+            module names whose *output* (the first of several) is a branch, or :class:`~paretune.sites.Site` objects. None
+            finds them by the structure of the known families (``docs/support.md`` lists them). One blank image shows how
+            the branches are laid out.
+        image_size: height and width in pixels the model is used at; None reads it off the model's configuration, and is
+            224 where there is none. Images are square.
         channel_order: which channel of the images the network takes first, second, …: (2, 1, 0) for a network of BGR. None
             is their own order, which is that of ``mean`` and ``std`` in any case.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
@@ -56,7 +58,7 @@ class Backbone(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         head: str | None = None,
         sites: Sequence[str | Site] | None = None,
-        image_size: int = 224,
+        image_size: int | None = None,
         channel_order: Sequence[int] | None = None,
         architecture: str | None = None,
         source: str | None = None,
@@ -68,7 +70,8 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"channel_order must hold each of the {len(mean)} channels once, as (2, 1, 0) does; got {channel_order}"
             )
-        check_image_size("image_size", image_size)
+        if image_size is not None:
+            check_image_size("image_size", image_size)
         check_base(module := unwrapped(module))
         self.module = module
         device = next((parameter.device for parameter in module.parameters()), None)
@@ -77,10 +80,11 @@ class Backbone(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
         order = tuple(range(len(mean))) if channel_order is None else tuple(channel_order)
         self.channel_order = None if order == tuple(range(len(mean))) else order
-        self.image_size = image_size
+        recorded = recorded_size(module)
+        self.image_size = image_size or recorded or 224
         self.head = find_head(module, head)
         self._head_is_open = True
-        for size in (image_size, recorded_size(module)):
+        for size in (self.image_size, recorded):
             if self._head_is_open and size:
                 self._check_head(self._example(size))
         self.architecture = architecture or architecture_of(module)

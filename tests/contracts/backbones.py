@@ -67,6 +67,8 @@ TIMM: dict[str, tuple[int, Mapping[str, Any]]] = {
     "ghostnet_050": (64, {}),
     "dla46_c": (64, {}),
     "res2net50_26w_4s": (64, {"layers": (1, 1, 1, 1)}),
+    "visformer_tiny": (64, {"depth": (1, 2, 1), "embed_dim": 96, "num_heads": 3}),
+    "csatv2": (64, {"dims": (16, 24, 32, 48), "depths": (1, 1, 2, 2)}),
 }
 HUGGING_FACE = (
     "hf_vit",
@@ -81,9 +83,10 @@ HUGGING_FACE = (
     "hf_mobilenet_v2",
     "hf_efficientnet",
 )
+OTHERS = ("tv_vit", "tv_swin", "tv_swin_v2", "tv_convnext", "clip_vit")
 # Networks of many convolutions in a row, in which random weights and statistics let the signal die out or blow up.
 _SETTLED = {"repvgg_a0", "mobileone_s0", "hf_mobilenet_v1", "hf_mobilenet_v2", "hf_efficientnet"}
-EVERY = (*TIMM, *HUGGING_FACE)
+EVERY = (*TIMM, *HUGGING_FACE, *OTHERS)
 # One of each kind of block: tokens, fused and apart, windows, convolutions with and without a batch norm.
 FEW = ("test_vit", "vit_tiny_patch16_224", "convnext_atto", "resnet18", "efficientnet_lite0", "hf_vit")
 
@@ -92,7 +95,8 @@ def make(name: str, seed: int = 0) -> Backbone:
     """A backbone of 5 classes; the same ``seed`` gives the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = _hugging_face(name) if name in HUGGING_FACE else _timm(name)
+        make_it = _hugging_face if name in HUGGING_FACE else _other if name in OTHERS else _timm
+        backbone = make_it(name)
     # Fresh models zero whole branches (layer scale, the last norm of a residual block), which would hide
     # a dead parameter behind them; and fresh batch norms have trivial statistics.
     generator = torch.Generator().manual_seed(seed + 1)
@@ -159,6 +163,70 @@ def _hugging_face(name: str) -> Backbone:
     module: nn.Module = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
     size: int = settings.get("image_size", 64)  # type: ignore[assignment]
     return Backbone(module, image_size=size)
+
+
+def _other(name: str) -> Backbone:
+    from torchvision.models import convnext, swin_transformer, vision_transformer
+
+    module: nn.Module
+    windows: dict[str, Any] = {
+        "patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4],
+    }  # fmt: skip
+    if name == "tv_vit":
+        module = vision_transformer.VisionTransformer(32, 8, 3, 2, 64, 96, num_classes=5)
+    elif name == "tv_swin":
+        module = swin_transformer.SwinTransformer(num_classes=5, **windows)
+    elif name == "tv_swin_v2":
+        module = swin_transformer.SwinTransformer(
+            num_classes=5,
+            block=swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=swin_transformer.PatchMergingV2,
+            **windows,
+        )
+    elif name == "tv_convnext":
+        stages = [
+            convnext.CNBlockConfig(16, 32, 1),
+            convnext.CNBlockConfig(32, 48, 2),
+            convnext.CNBlockConfig(48, None, 1),
+        ]
+        module = convnext.ConvNeXt(stages, num_classes=5)
+    else:
+        module = Tower(64, 3)
+    return Backbone(module.eval(), image_size=32)
+
+
+class Tower(nn.Module):
+    """The vision tower of CLIP; the tokens in it are (tokens, batch, width)."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 8, 8, bias=False)
+        self.positional_embedding = nn.Parameter(0.1 * torch.randn(16, width))
+        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width) for _ in range(depth)))
+        self.ln_post = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes)."""
+        tokens = self.conv1(x).flatten(2).transpose(1, 2) + self.positional_embedding
+        return self.head(self.ln_post(self.resblocks(tokens.transpose(0, 1)).mean(0)))  # type: ignore[no-any-return]
+
+
+class ResidualAttentionBlock(nn.Module):
+    """As in CLIP; the attention returns a tuple."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, 2)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 96), nn.GELU(), nn.Linear(96, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, batch, width)."""
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from paretune import Backbone, Site
 from paretune.strategies.selection import blocks
-from tests.contracts.backbones import EVERY, images, make
+from tests.contracts.backbones import EVERY, OTHERS, images, make
 
 # Networks whose layers add nothing to a stream, or in a way that no family rule covers.
 WITHOUT = {"densenet121", "repvgg_a0", "mobileone_s0", "vgg11", "vgg11_bn", "dla46_c", "hf_mobilenet_v1"}
@@ -20,6 +21,9 @@ QUICK = {
     "regnety_002",
     "hf_swin",
     "hf_resnet",
+    "visformer_tiny",
+    "csatv2",
+    *OTHERS,
 }
 WITH = [
     pytest.param(arch, marks=() if arch in QUICK else pytest.mark.slow)
@@ -42,12 +46,15 @@ def test_a_branch_that_is_zero_at_its_site_is_cut_off(arch: str) -> None:
         shapes[site] = branch.shape
         return branch * 0
 
+    def changed(site: Site, output: Any) -> Any:
+        return (cut(site, output[0]), *output[1:]) if isinstance(output, tuple) else cut(site, output)
+
     for site in sites:
         place = backbone.module.get_submodule(site.module)
         if site.edge == "input":
             place.register_forward_pre_hook(lambda _m, args, site=site: (cut(site, args[0]), *args[1:]))
         else:
-            place.register_forward_hook(lambda _m, _args, output, site=site: cut(site, output))
+            place.register_forward_hook(lambda _m, _args, output, site=site: changed(site, output))
     backbone.double()  # in float32 the gradient of the stem of hf_efficientnet is too small to be told from zero
     backbone(images(backbone.image_size).double()).square().sum().backward()
     assert list(shapes) == list(sites)  # each is passed once, and in forward order

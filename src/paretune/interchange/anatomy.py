@@ -2,16 +2,16 @@
 
 from torch import nn
 
-from paretune.backbones import Backbone, recorded_size
+from paretune.backbones import Backbone
 from paretune.strategies.adapting import adaptation_of
 from paretune.strategies.base import Anatomy
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """What strategies are told about ``model``; of a plain module, the image size is read off its configuration."""
+    """What strategies are told about ``model``."""
     present = adaptation_of(model)
     if present is not None:
         return present.anatomy
     if not isinstance(model, Backbone):
-        model = Backbone(model, image_size=recorded_size(model) or 224)
+        model = Backbone(model)
     return Anatomy(model.head, model.sites, model.image_size, model.mean.shape[1])
