@@ -24,10 +24,11 @@ from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
 from paretune.strategies.ia3 import IA3, IA3Delta
 from paretune.strategies.lora import LoRA, LoRADelta
 from paretune.strategies.normtune import NormTune
+from paretune.strategies.patterns import selector
 from paretune.strategies.peft import Peft
 from paretune.strategies.union import Union
 from paretune.strategies.views import shared_copy
-from paretune.strategies.wrapped import wrapped_layers
+from paretune.strategies.wrapped import names_in_peft, wrapped_layers
 
 
 def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
@@ -176,29 +177,20 @@ def _by_peft_itself(module: nn.Module, strategy: Peft) -> PeftFiles:
 
     config = peft.get_peft_config(strategy.to_dict()["config"]).to_dict()
     files = PeftFiles({key: _json(value) for key, value in config.items() if key != "peft_version"})
-    for name, full in names_in_peft(module).items():
-        files.add(full, name, module.get_parameter(full))
-    files.config["target_modules"] = selector(wrapped_layers(module), module)
-    files.config["exclude_modules"] = None
-    return files
-
-
-def names_in_peft(module: nn.Module) -> dict[str, str]:
-    """For each tensor that peft would save of its layers in ``module``: the name there, without prefix, and here.
-
-    Raises:
-        ValueError: it saves something else than parameters.
-    """
-    import peft
-
-    # A shared parameter has one name among the parameters and several in the state dict.
-    parameters = {id(value): name for name, value in module.named_parameters()}
     state = module.state_dict(keep_vars=True)
-    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
-    beyond = [name for name, value in own.items() if id(value) not in parameters]
-    if beyond:
-        raise ValueError(f"peft saves {beyond[0]}, which is no parameter")
-    return {name: parameters[id(value)] for name, value in own.items()}
+    for name, full in names_in_peft(module).items():
+        files.add(full, name, state[full])
+    layers = wrapped_layers(module)
+    if files.config.get("target_modules") is not None:
+        files.config["target_modules"] = selector(layers, module)
+    if "feedforward_modules" in files.config:
+        inputs = [name for name, layer in layers.items() if layer.is_feedforward]
+        files.config["feedforward_modules"] = selector(inputs, module)
+    # What peft wrapped is named above, one by one.
+    files.config |= {
+        key: None for key in ("exclude_modules", "layers_to_transform", "layers_pattern") if key in config
+    }
+    return files
 
 
 def _note_rows(files: PeftFiles, name: str, delta: LoRADelta | IA3Delta) -> None:
@@ -259,15 +251,6 @@ class _Wrapper(nn.Module):
         """What the layer computes."""
         self.called = True
         return self.base_layer(*args, **kwargs)
-
-
-def selector(names: Iterable[str], module: nn.Module) -> list[str] | str:
-    """``names`` as peft's list, or as a regular expression where the end of one is the end of another module's name too."""
-    chosen = sorted(names)
-    others = [name for name, _ in module.named_modules() if name not in chosen]
-    if chosen and any(other.endswith(tuple(chosen)) for other in others):
-        return "|".join(map(re.escape, chosen))
-    return chosen
 
 
 def _pattern(values: Mapping[str, float], common: float) -> dict[str, float]:

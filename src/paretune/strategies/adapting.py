@@ -72,6 +72,8 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
+        require_bare(backbone)
+        strategy.try_on(backbone.module, anatomy)
         install(backbone.module, strategy, anatomy)
     backbone.frozen_batchnorm = strategy.bn == "frozen"
     return backbone.train(backbone.training)

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import paretune as pt
 from paretune.interchange import detect, import_adapter, read_adapter
-from paretune.interchange.patterns import matches
 from paretune.interchange.reading import LARGEST_JSON, member, read_checkpoint, read_json, read_tensors
+from paretune.strategies.patterns import Pattern
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
 
@@ -195,9 +195,9 @@ def test_descriptions_are_small_and_flat(tmp_path: Path) -> None:
 
 def test_a_pattern_made_to_hang_is_stopped() -> None:
     with pytest.raises(ValueError, match="takes too long to match"):
-        matches("(?:a|aa)+b", "a" * 60, "config")
+        Pattern("(?:a|aa)+b", "config")("a" * 60)
     with pytest.raises(ValueError, match="is no regular expression"):
-        matches("(", "a", "config")
+        Pattern("(", "config")
 
 
 HUGE_STRATEGIES: list[dict[str, Any]] = [
