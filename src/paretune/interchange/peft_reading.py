@@ -147,11 +147,22 @@ class _Reader:
             key: value
             for key, value in self.config.items()
             if value is not None
-            and key not in _SILENT - {"peft_type", "layers_pattern", "layers_to_transform"}
+            and key not in _SILENT - {"peft_type", "exclude_modules", "layers_pattern", "layers_to_transform"}
         }
         settings.pop("modules_to_save", None)
         if "init_lora_weights" in settings:
             settings["init_lora_weights"] = True  # the file has what became of them
+        # RandLora has its bases in each layer, and once more above them.
+        found = {
+            name: value
+            for name, value in found.items()
+            if not name.startswith("base_model.")
+            or not any(
+                other.endswith(name.removeprefix("base_model")) and torch.equal(each, value)
+                for other, each in found.items()
+                if other != name
+            )
+        }
         if settings.get("peft_type") == "ADALORA":
             found = self._of_all_ranks(found, settings.pop("rank_pattern", None) or {})
         try:

@@ -186,6 +186,8 @@ def _by_peft_itself(module: nn.Module, strategy: Peft) -> PeftFiles:
     if "feedforward_modules" in files.config:
         inputs = [name for name, layer in layers.items() if layer.is_feedforward]
         files.config["feedforward_modules"] = selector(inputs, module)
+    if files.config.get("init_lora_weights"):
+        files.config["init_lora_weights"] = True  # how they started is past, and needs no data
     # What peft wrapped is named above, one by one.
     files.config |= {
         key: None for key in ("exclude_modules", "layers_to_transform", "layers_pattern") if key in config

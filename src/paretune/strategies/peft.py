@@ -25,6 +25,7 @@ from paretune.strategies.wrapped import (
     prepared,
     random_images,
     relative_distance,
+    unwrap,
     wrapped_layers,
 )
 
@@ -86,9 +87,14 @@ class Peft(Strategy):
         # Some initialisations take no float64.
         self._inject(trial.to(next(module.parameters()).dtype), anatomy)
         if images is not None and before is not None:
-            trial.double()
+            own = next(trial.parameters()).dtype
             with torch.no_grad():
-                apart = relative_distance(self._run(trial, images), before)
+                try:
+                    after = self._run(trial.double(), images)
+                except ValueError:  # some take no float64 (AdaMSS)
+                    images = images.to(own)
+                    after = self._run(trial.to(own), images)
+            apart = relative_distance(after, before)
             if apart > TOLERANCE:
                 raise ValueError(
                     f"{self._name}: peft's layers change the logits of {type(module).__name__} by {apart:.2g} of the "
@@ -106,6 +112,13 @@ class Peft(Strategy):
         trial = copy.deepcopy(module)
         self._inject(trial, anatomy)
         names_in_peft(trial)
+        unwrap(trial)
+        before, after = module.state_dict(), trial.state_dict()
+        if list(before) != list(after) or not all(map(torch.equal, before.values(), after.values())):
+            raise ValueError(
+                f"{self._name}: this initialisation rewrites the weights of the base, which then could not be given back; "
+                "choose one that leaves them as they are"
+            )
         self._inject(module, anatomy)
         return [
             name
@@ -123,8 +136,6 @@ class Peft(Strategy):
         except ImportError as error:
             raise ImportError(f"Peft needs peft; {INSTALL}") from error
         fields = {key: _thawed(value) for key, value in self.config.items()}
-        tensors = list(module.state_dict(keep_vars=True).values())
-        before = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
         try:
             if str(fields["peft_type"]).upper() == "XLORA":
                 raise ValueError("it would load other adapters, from wherever its config says")
@@ -135,8 +146,7 @@ class Peft(Strategy):
             if getattr(config, "exclude_modules", "") is None:
                 config.exclude_modules = re.escape(anatomy.head)
             peft.inject_adapter_in_model(config, module)
-            for layer in wrapped_layers(module).values():
-                keep_as_buffers(layer)
+            keep_as_buffers(module)
         except Exception as error:  # of a foreign library, anything may be raised
             reason = str(error)[:1000] or type(error).__name__
             raise ValueError(f"{self._name}: peft refuses {type(module).__name__}: {reason}") from error
@@ -149,11 +159,6 @@ class Peft(Strategy):
                 f"wraps the head {anatomy.head!r}, which trains in full" if inside_head else "wraps no layer"
             )
             raise ValueError(f"{self._name}: peft {what}; choose other target_modules or exclude_modules")
-        if [(tensor._version, tensor.data_ptr()) for tensor in tensors] != before:
-            raise ValueError(
-                f"{self._name}: this initialisation rewrites the weights of the base, which then could not be given back; "
-                "choose one that leaves them as they are"
-            )
 
     def _name_layers(self, config: Any, module: nn.Module) -> None:
         """Give peft the names that the patterns of ``config`` mean, because it would match them without a bound."""

@@ -50,14 +50,18 @@ def names_in_peft(module: nn.Module) -> dict[str, str]:
     return {name: names[id(value)] for name, value in own.items()}
 
 
-def keep_as_buffers(layer: nn.Module) -> None:
-    """Make buffers of the tensors that a layer of peft has in a plain dict, where no state dict finds them (SHiRA)."""
+def keep_as_buffers(module: nn.Module) -> None:
+    """Make buffers of what peft saves of its layers but has in plain dicts, where no state dict finds it (SHiRA)."""
+    import peft
     from peft.tuners._buffer_dict import BufferDict
 
-    for name, value in list(vars(layer).items()):
-        tensors = not name.startswith("_") and isinstance(value, dict) and bool(value)
-        if tensors and all(isinstance(each, Tensor) for each in value.values()):
-            setattr(layer, name, BufferDict(value, persistent=True))
+    state = module.state_dict(keep_vars=True)
+    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = {id(value) for value in own.values()} - {id(value) for value in state.values()}
+    for layer in wrapped_layers(module).values() if beyond else ():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, dict) and any(id(each) in beyond for each in value.values()):
+                setattr(layer, name, BufferDict(value, persistent=True))
 
 
 def unwrap(module: nn.Module, *, merge: bool = False) -> None:
