@@ -7,7 +7,7 @@ convolutions the two are the same function; what is not is refused here, with th
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from paretune.backbones import inside
+from paretune.interchange.patterns import fold
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_own import add_own_parameters
 from paretune.interchange.placing import stored_tensors_full_names
 from paretune.strategies.adapting import Adaptation
-from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
+from paretune.strategies.base import Anatomy, Delta, Strategy, base_layers, base_parameters
 from paretune.strategies.ia3 import IA3, IA3Delta
 from paretune.strategies.lora import LoRA, LoRADelta
 from paretune.strategies.normtune import NormTune
@@ -46,7 +47,7 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)
         case [LoRA() as tuner]:
-            files = _lora(module, tuner)
+            files = _lora(module, tuner, adaptation)
             _check_called(module, adaptation)
         case [IA3()]:
             files = _ia3(module)
@@ -87,20 +88,24 @@ def is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and kind.forward is nn.Linear.forward
 
 
-def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
+def _lora(module: nn.Module, strategy: LoRA, adaptation: Adaptation) -> PeftFiles:
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     files = PeftFiles({})
     for name, layer in Delta.carriers(module):
         weight: Any = layer.parametrizations["weight"]  # type: ignore[index]
         if not is_plain(layer):
+            odd = [name for name, layer in Delta.carriers(module) if not is_plain(layer)]
             kind = parametrize.type_before_parametrizations(layer).__name__
             about = "a forward of its own"
             if isinstance(layer, nn.Conv2d):
                 about = (
                     f"groups={layer.groups}, dilation={layer.dilation}, padding_mode={layer.padding_mode!r}"
                 )
-            raise ValueError(f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}")
+            raise ValueError(
+                f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}"
+                f"{_instead(module, odd, adaptation)}"
+            )
         delta = weight[0]
         if len(weight) != 1 or not isinstance(delta, LoRADelta):
             raise ValueError(f"peft has one tuner a layer, and {name!r} carries {len(weight)} differences")
@@ -206,7 +211,27 @@ def _check_called(module: nn.Module, adaptation: Adaptation) -> None:
     if passed_by:
         raise ValueError(
             f"the model never calls {passed_by[0]!r} but reads its weight, so that peft's layer has no effect"
+            f"{_instead(module, passed_by, adaptation)}"
         )
+
+
+def _instead(module: nn.Module, odd: Collection[str], adaptation: Adaptation) -> str:
+    """What to name to have peft's directory: the layers of the adapter that are not ``odd`` and that the model calls."""
+    good = [name for name, _ in Delta.carriers(module) if name not in odd]
+    try:
+        passed_by = never_called(module, good, adaptation.anatomy)
+    except ValueError:
+        return ""
+    good = [name for name in good if name not in passed_by]
+    if not good:
+        return "; none of the layers that it adapts would do"
+    others = [
+        name
+        for name, layer in base_layers(module)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name not in good
+    ]
+    argument = "targets" if isinstance(adaptation.strategy, LoRA) else "where"
+    return f"; {argument}={fold(good, others)!r} would do"
 
 
 def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> list[str]:

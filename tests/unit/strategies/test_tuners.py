@@ -130,19 +130,19 @@ REFUSED = {
     **dict.fromkeys((*PROMPTS, "ADAPTION_PROMPT", "SHADOW"), "does not support prompt learning"),
     **dict.fromkeys(("FROD", "PVERA", "TINYLORA", "UNILORA", "VBLORA", "VERA"), "uses shared state"),
     **dict.fromkeys(
-        ("C3A", "FOURIERFT", "TRAINABLE_TOKENS", "SHiRA at random"),
+        ("C3A", "FOURIERFT", "SHiRA at random"),
         "change the logits .* before any training",
     ),
     **dict.fromkeys(
         [f"initialised by {name}" for name in ("pissa", "pissa_niter_2", "olora")], "rewrites the weights"
     ),
+    "TRAINABLE_TOKENS": "layers fail",
     "POLY": "task_ids should not be None",
     "XLORA": "would load other adapters",
     "initialised by corda": "preprocess_corda",
     "initialised by loftq": "loftq_config",
     "some layers": "No modules were targeted",
     "a saved module": "modules_to_save is not needed",
-    "biases": "bias='all'",
 }
 # Of what peft itself can train on this model, only these are not imported.
 NOT_IMPORTED = {
