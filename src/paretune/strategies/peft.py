@@ -49,7 +49,7 @@ class Peft(Strategy):
 
     Args:
         config: a ``peft.PeftConfig``, or a mapping of its fields with ``peft_type``. The head is not
-            wrapped: it trains in full.
+            wrapped: it trains in full. A regular expression stands for the names that it matches within a second.
     """
 
     config: Mapping[str, Any]

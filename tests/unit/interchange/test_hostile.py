@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import struct
 import zipfile
@@ -281,3 +282,25 @@ def test_the_untouched_directory_is_read(good: Path) -> None:
     """What the tests above change is good."""
     assert read_adapter(good)[0]["call"] == "LoRA(rank=2) + BitFit()"
     assert pt.load_adapter(make("test_vit"), good)
+
+
+@pytest.mark.parametrize(
+    "kind", ["LORA", "LOHA", "LOKR", "HRA", "SHIRA", "BOFT", "OFT", "RANDLORA", "WAVEFT", "MISS"]
+)
+@pytest.mark.parametrize("size", [2**31, HUGE])
+def test_a_tuner_of_peft_of_any_size_costs_nothing(kind: str, size: int, good: Path, tmp_path: Path) -> None:
+    """It is tried on a copy that makes no tensor far larger than the model."""
+    field = {"BOFT": "boft_block_size", "OFT": "oft_block_size", "WAVEFT": "n_frequency"}.get(kind, "r")
+    directory = shutil.copytree(good, tmp_path / "a")
+    config = json.loads((directory / "paretune.json").read_text())
+    config["strategy"] = {
+        "name": "Peft",
+        "config": {"peft_type": kind, field: size, "target_modules": ["fc1"]},
+        "bn": "frozen",
+        "where": ["all"],
+    }
+    (directory / "paretune.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"Peft|does not fit"):
+        pt.load_adapter(make("test_vit"), directory)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
