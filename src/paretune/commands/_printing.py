@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paretune.results import Run
 
+LONGEST = 1000  # letters of a text
+MOST = 100  # entries of a list
+
 
 def print_findings(run: "Run") -> None:
     """What training noticed, a line each."""
@@ -34,3 +37,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has no width; do not squeeze the columns
     console.print(table)
+
+
+def shortened(content: Any, depth: int = 8) -> Any:
+    """``content`` of a file that somebody else wrote, short enough to print: the beginnings of texts and lists."""
+    if isinstance(content, str) and len(content) > LONGEST:
+        return f"{content[:LONGEST]}… ({len(content):,} letters)"
+    if isinstance(content, dict | list) and content and not depth:
+        return "…"
+    if isinstance(content, list):
+        more = [f"… ({len(content):,} entries)"] if len(content) > MOST else []
+        return [shortened(each, depth - 1) for each in content[:MOST]] + more
+    if isinstance(content, dict):
+        some = list(content.items())[:MOST]
+        short = {shortened(key): shortened(value, depth - 1) for key, value in some}
+        return short | ({"…": f"{len(content):,} entries"} if len(content) > MOST else {})
+    return content

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from paretune.commands._loading import adapter_directory, load_adapted
+from paretune.commands._printing import shortened
 
 if TYPE_CHECKING:
     from paretune.backbones import Backbone
@@ -89,7 +90,7 @@ class Adapters:
             content |= {key: value for key, value in described.items() if value not in (None, {}, [], False)}
         numbers = sum(tensor.numel() for tensor in tensors.values())
         content["tensors"] = f"{len(tensors)} tensors, {numbers:,} numbers"
-        print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
+        print(yaml.safe_dump(shortened(content), sort_keys=False, allow_unicode=True), end="")
 
     def _import(self, path: Path) -> None:
         from paretune.interchange import detect, save_adapter

@@ -13,10 +13,11 @@ from paretune.interchange.detect import FORMATS, detect
 from paretune.interchange.files import load_adapter
 from paretune.interchange.loralib_format import read_loralib
 from paretune.interchange.peft_reading import read_peft
-from paretune.interchange.peft_writing import names_in_peft, never_called, wrapped_by_peft
-from paretune.interchange.placing import place, skeleton, stored_name
-from paretune.strategies.adapting import install, require_bare
+from paretune.interchange.peft_writing import never_called, wrapped_by_peft
+from paretune.interchange.placing import place, stored_name, tried
+from paretune.strategies.adapting import require_bare
 from paretune.strategies.base import Anatomy
+from paretune.strategies.wrapped import names_in_peft
 
 
 def import_adapter(
@@ -98,12 +99,14 @@ def _of_peft(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -
     """Tensors that peft's own layers take, by the names of our files."""
     if not found.through_peft:
         return {}
-    trial = skeleton(module)
-    with torch.device("meta"):
-        install(trial, found.strategy, anatomy)
-    names = names_in_peft(trial)
+    names = names_in_peft(tried(module, found.strategy, anatomy, path)[0])
     odd = sorted(set(names) ^ set(found.through_peft))
     if odd:
         where = "missing" if odd[0] in names else "unknown"
         raise ValueError(f"the adapter in {path} does not fit: {odd[0]} is {where}")
-    return {stored_name(full): found.through_peft[name] for name, full in names.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, full in names.items():  # of a tensor that layers share, peft's file has a copy for each
+        value = found.through_peft[name]
+        if not torch.equal(tensors.setdefault(stored_name(full), value), value):
+            raise ValueError(f"{path}: {name} differs from what another layer shares with it")
+    return tensors

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 PREFIX = "base_model.model."  # of every tensor's name
@@ -28,5 +29,6 @@ class PeftFiles:
 
     def add(self, full_name: str, name: str, value: Tensor) -> None:
         """Store ``value``, the tensor ``full_name`` of the model."""
-        self.tensors[PREFIX + name] = value.detach().cpu().contiguous().clone()  # layers may share it
-        self.names[full_name] = PREFIX + name
+        # peft's file has a copy for each layer that shares it.
+        self.tensors[PREFIX + name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        self.names.setdefault(full_name, PREFIX + name)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from paretune.backbones import inside
@@ -18,11 +19,12 @@ from paretune.interchange.composing import (
     with_adapting,
 )
 from paretune.interchange.older_names import current_name
-from paretune.interchange.patterns import fold, matches
+from paretune.interchange.patterns import fold
 from paretune.interchange.peft_directory import PREFIX
 from paretune.interchange.peft_writing import OUT_PROJ_TIMES, is_attention, is_plain
 from paretune.interchange.reading import held_by, member, read_checkpoint, read_json, read_tensors
 from paretune.strategies import IA3, Peft, Strategy
+from paretune.strategies.patterns import Pattern
 from paretune.strategies.peft import INSTALL
 from paretune.strategies.roles import ROLES, matrices, own_name
 
@@ -77,6 +79,7 @@ class _Reader:
         self.module, self.head, self.config, self.directory = module, head, config, directory
         self.layers: dict[str, Any] = dict(module.named_modules())
         self.state = module.state_dict()
+        self.patterns: dict[str, Pattern] = {}
 
     def read(self, found: Mapping[str, Tensor]) -> Imported:
         kind = str(self.config.get("peft_type", "")).upper()
@@ -88,13 +91,13 @@ class _Reader:
             for name, value in self.config.items()
             if name not in _SILENT | _READ and value not in (None, False, {}, [])
         }
-        if kind not in ("LORA", "IA3", "LN_TUNING") or strange:
-            return self._through_peft(found)
         if self.config.get("init_lora_weights") not in _HARMLESS:
             raise ValueError(
                 f"{self.directory}: init_lora_weights={self.config['init_lora_weights']!r} has changed the base, so "
                 "that the adapter is no difference to it; save it again with peft's path_initial_model_for_weight_conversion"
             )
+        if kind not in ("LORA", "IA3", "LN_TUNING") or strange:
+            return self._through_peft(found)
         ending = {
             "LORA": (".lora_A.weight", ".lora_B.weight", ".lora_B.bias"),
             "IA3": (".ia3_l",),
@@ -155,9 +158,24 @@ class _Reader:
             key: value
             for key, value in self.config.items()
             if value is not None
-            and key not in _SILENT - {"peft_type", "layers_pattern", "layers_to_transform"}
+            and key not in _SILENT - {"peft_type", "exclude_modules", "layers_pattern", "layers_to_transform"}
         }
         settings.pop("modules_to_save", None)
+        if "init_lora_weights" in settings:
+            settings["init_lora_weights"] = True  # the file has what became of them
+        # RandLora has its bases in each layer, and once more above them.
+        found = {
+            name: value
+            for name, value in found.items()
+            if not name.startswith("base_model.")
+            or not any(
+                other.endswith(name.removeprefix("base_model")) and torch.equal(each, value)
+                for other, each in found.items()
+                if other != name
+            )
+        }
+        if settings.get("peft_type") == "ADALORA":
+            found = self._of_all_ranks(found, settings.pop("rank_pattern", None) or {})
         try:
             import peft
 
@@ -178,6 +196,20 @@ class _Reader:
             )
         rest = {name: value for name, value in found.items() if name not in whole}
         return Imported(strategy, whole, rest)
+
+    def _of_all_ranks(self, found: Mapping[str, Tensor], masks: Any) -> dict[str, Tensor]:
+        """Tensors of AdaLoRA with zeros for the ranks that it has given up, which ``masks`` says of each layer."""
+        tensors = dict(found)
+        for key, mask in masks.items():
+            layer = key.rpartition(".lora_E")[0]
+            kept = torch.tensor(mask, dtype=torch.bool).flatten()
+            for last in ("lora_A", "lora_E", "lora_B"):
+                value = tensors[f"{layer}.{last}"]
+                shape = (len(value), len(kept)) if last == "lora_B" else (len(kept), *value.shape[1:])
+                whole = value.new_zeros(shape)
+                (whole.T if last == "lora_B" else whole)[kept] = value.T if last == "lora_B" else value
+                tensors[f"{layer}.{last}"] = whole
+        return tensors
 
     def _lora(
         self,
@@ -299,7 +331,7 @@ class _Reader:
             raise ValueError(f"{self.directory}: {patterns} is {given!r} instead of an object")
         where = f"{self.directory}: {patterns}"
         value = next(
-            (number for key, number in given.items() if matches(rf"(.*\.)?({key})", name, where)),
+            (number for key, number in given.items() if self._matches(rf"(.*\.)?({key})", name, where)),
             self.config.get(default, otherwise),
         )
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -308,11 +340,16 @@ class _Reader:
             )
         return value
 
+    def _matches(self, text: str, name: str, where: str) -> bool:
+        if text not in self.patterns:
+            self.patterns[text] = Pattern(text, where)
+        return self.patterns[text](name)
+
     def _selected(self, key: str, name: str) -> bool:
         """As peft reads its lists of modules."""
         given = self.config.get(key) or []
         if isinstance(given, str):
-            return matches(given, name, f"{self.directory}: {key}")
+            return self._matches(given, name, f"{self.directory}: {key}")
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise ValueError(f"{self.directory}: {key} is {given!r} instead of names")
         # For its feedforward_modules, peft compares ends of strings, for target_modules whole components.

@@ -7,7 +7,7 @@ convolutions the two are the same function; what is not is refused here, with th
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,19 +16,21 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from paretune.backbones import inside
+from paretune.interchange.patterns import fold
 from paretune.interchange.peft_directory import PeftFiles
 from paretune.interchange.peft_own import add_own_parameters
 from paretune.interchange.placing import stored_name, stored_tensors_full_names
 from paretune.interchange.sharing import check_apart
 from paretune.strategies.adapting import Adaptation
-from paretune.strategies.base import Anatomy, Delta, Strategy, base_parameters
+from paretune.strategies.base import Anatomy, Delta, Strategy, base_layers, base_parameters
 from paretune.strategies.ia3 import IA3, IA3Delta
 from paretune.strategies.lora import LoRA, LoRADelta
 from paretune.strategies.normtune import NormTune
+from paretune.strategies.patterns import selector
 from paretune.strategies.peft import Peft
 from paretune.strategies.union import Union
 from paretune.strategies.views import shared_copy
-from paretune.strategies.wrapped import wrapped_layers
+from paretune.strategies.wrapped import names_in_peft, wrapped_layers
 
 # peft (at least up to 0.21) adds the difference of an attention's output projection twice, merged or not.
 OUT_PROJ_TIMES = 2.0
@@ -51,7 +53,7 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)
         case [LoRA() as tuner]:
-            files = _lora(module, tuner)
+            files = _lora(module, tuner, adaptation)
             _check_called(module, wrapped_by_peft(carriers, carriers), adaptation)
         case [IA3()]:
             files = _ia3(module)
@@ -107,29 +109,40 @@ def wrapped_by_peft(names: Iterable[str], adapted: Container[str]) -> list[str]:
     return sorted({outer[name] if outer[name] in adapted else name for name in names})
 
 
-def _lora(module: nn.Module, strategy: LoRA) -> PeftFiles:
+def _lora(module: nn.Module, strategy: LoRA, adaptation: Adaptation) -> PeftFiles:
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     files = PeftFiles({})
     carriers = dict(Delta.carriers(module))
     attentions = {name for name, layer in carriers.items() if not isinstance(layer, nn.Linear | nn.Conv2d)}
+    halves = {
+        name for name in attentions if not is_attention(carriers[name]) or f"{name}.out_proj" not in carriers
+    }
+    odd = [
+        name
+        for name, layer in carriers.items()
+        if name in halves or not (name in attentions or is_plain(layer))
+    ]
     for name, layer in carriers.items():
         lists: Any = layer.parametrizations
         tensor = next(iter(lists))
         weight = lists[tensor]
-        if name in attentions and (not is_attention(layer) or f"{name}.out_proj" not in carriers):
+        if name in halves:
             raise ValueError(
                 f"peft's LoRA adapts in_proj_weight and out_proj of an nn.MultiheadAttention, both of them; in {name!r} "
-                f"it is {tensor} alone, or the module another"
+                f"it is {tensor} alone, or the module another{_instead(module, odd, adaptation)}"
             )
-        if name not in attentions and not is_plain(layer):
+        if name in odd:
             kind = parametrize.type_before_parametrizations(layer).__name__
             about = "a forward of its own"
             if isinstance(layer, nn.Conv2d):
                 about = (
                     f"groups={layer.groups}, dilation={layer.dilation}, padding_mode={layer.padding_mode!r}"
                 )
-            raise ValueError(f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}")
+            raise ValueError(
+                f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}"
+                f"{_instead(module, odd, adaptation)}"
+            )
         delta = weight[0]
         if len(weight) != 1 or not isinstance(delta, LoRADelta):
             raise ValueError(f"peft has one tuner a layer, and {name!r} carries {len(weight)} differences")
@@ -223,29 +236,22 @@ def _by_peft_itself(module: nn.Module, strategy: Peft) -> PeftFiles:
 
     config = peft.get_peft_config(strategy.to_dict()["config"]).to_dict()
     files = PeftFiles({key: _json(value) for key, value in config.items() if key != "peft_version"})
-    for name, full in names_in_peft(module).items():
-        files.add(full, name, module.get_parameter(full))
-    files.config["target_modules"] = selector(wrapped_layers(module), module)
-    files.config["exclude_modules"] = None
-    return files
-
-
-def names_in_peft(module: nn.Module) -> dict[str, str]:
-    """For each tensor that peft would save of its layers in ``module``: the name there, without prefix, and here.
-
-    Raises:
-        ValueError: it saves something else than parameters.
-    """
-    import peft
-
-    # A shared parameter has one name among the parameters and several in the state dict.
-    parameters = {id(value): name for name, value in module.named_parameters()}
     state = module.state_dict(keep_vars=True)
-    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
-    beyond = [name for name, value in own.items() if id(value) not in parameters]
-    if beyond:
-        raise ValueError(f"peft saves {beyond[0]}, which is no parameter")
-    return {name: parameters[id(value)] for name, value in own.items()}
+    for name, full in names_in_peft(module).items():
+        files.add(full, name, state[full])
+    layers = wrapped_layers(module)
+    if files.config.get("target_modules") is not None:
+        files.config["target_modules"] = selector(layers, module)
+    if "feedforward_modules" in files.config:
+        inputs = [name for name, layer in layers.items() if layer.is_feedforward]
+        files.config["feedforward_modules"] = selector(inputs, module)
+    if files.config.get("init_lora_weights"):
+        files.config["init_lora_weights"] = True  # how they started is past, and needs no data
+    # What peft wrapped is named above, one by one.
+    files.config |= {
+        key: None for key in ("exclude_modules", "layers_to_transform", "layers_pattern") if key in config
+    }
+    return files
 
 
 def _note_rows(files: PeftFiles, name: str, delta: LoRADelta | IA3Delta) -> None:
@@ -259,7 +265,27 @@ def _check_called(module: nn.Module, names: Iterable[str], adaptation: Adaptatio
     if passed_by:
         raise ValueError(
             f"the model never calls {passed_by[0]!r} but reads its weight, so that peft's layer has no effect"
+            f"{_instead(module, passed_by, adaptation)}"
         )
+
+
+def _instead(module: nn.Module, odd: Collection[str], adaptation: Adaptation) -> str:
+    """What to name to have peft's directory: the layers of the adapter that are not ``odd`` and that the model calls."""
+    good = [name for name, _ in Delta.carriers(module) if name not in odd]
+    try:
+        passed_by = never_called(module, wrapped_by_peft(good, good), adaptation.anatomy)
+    except ValueError:
+        return ""
+    good = [name for name in good if wrapped_by_peft([name], good)[0] not in passed_by]
+    if not good:
+        return "; none of the layers that it adapts would do"
+    others = [
+        name
+        for name, layer in base_layers(module)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name not in good
+    ]
+    argument = "targets" if isinstance(adaptation.strategy, LoRA) else "where"
+    return f"; {argument}={fold(good, others)!r} would do"
 
 
 def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> list[str]:
@@ -315,15 +341,6 @@ class _Wrapper(nn.Module):
         """What the layer computes."""
         self.called = True
         return self.base_layer(*args, **kwargs)
-
-
-def selector(names: Iterable[str], module: nn.Module) -> list[str] | str:
-    """``names`` as peft's list, or as a regular expression where the end of one is the end of another module's name too."""
-    chosen = sorted(names)
-    others = [name for name, _ in module.named_modules() if name not in chosen]
-    if chosen and any(other.endswith(tuple(chosen)) for other in others):
-        return "|".join(map(re.escape, chosen))
-    return chosen
 
 
 def _pattern(values: Mapping[str, float], common: float) -> dict[str, float]:

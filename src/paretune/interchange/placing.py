@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from paretune.backbones import Backbone, inside, name_classes, network_of
 from paretune.interchange.checks import check_classes, check_tensors
@@ -21,7 +23,9 @@ from paretune.strategies.adapting import (
     restore,
 )
 from paretune.strategies.base import Anatomy, Strategy, base_parameters
+from paretune.strategies.wrapped import names_in_peft, random_images
 
+LARGEST = 64 * 2**20  # bytes that any tensor may have, in the smallest of models
 # A factor of a delta is stored as `blocks.0.attn.qkv.lora_A`, without the path that parametrization gives it.
 _PARAMETRIZED = ".parametrizations.weight.0."
 
@@ -51,19 +55,16 @@ def place(
     module = network_of(model)
     require_bare(module)
     check_classes(module, anatomy.head, tensors, origin)
-    trial = skeleton(module)
-    try:
-        with torch.device("meta"):
-            planned = install(trial, strategy, anatomy)
-            expected = stored_tensors(trial, planned)
-    except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError, IndexError) as error:
-        raise ValueError(f"{origin}: {strategy!r} cannot be put on this model: {error}") from error
+    trial, adapted = tried(module, strategy, anatomy, origin)
+    expected = stored_tensors(trial, adapted)
     if partial:
-        check_apart(trial, planned, f"{origin} is of a library that")
+        check_apart(trial, adapted, f"{origin} is of a library that")
         own = {stored_name(name) for name in (*base_parameters(trial), *batchnorm_buffers(trial))}
         expected = {name: value for name, value in expected.items() if name in tensors or name not in own}
     check_tensors(expected, tensors, origin)
     tensors = {name: held(name, value, expected[name].dtype, origin) for name, value in tensors.items()}
+    if strategy.needs_values:
+        _check_runs(trial, adapted, tensors, origin)
     adaptation = install(module, strategy, anatomy)
     try:
         restore_stored(module, adaptation, tensors)
@@ -75,6 +76,57 @@ def place(
     if isinstance(model, Backbone):
         model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()
+
+
+def tried(
+    module: nn.Module, strategy: Strategy, anatomy: Anatomy, origin: str | Path
+) -> tuple[nn.Module, Adaptation]:
+    """A copy of ``module`` with ``strategy`` on it; without values where the strategy needs none.
+
+    Raises:
+        ValueError: the strategy cannot be put on it, or would take far more memory than the model does.
+    """
+    trial = copy.deepcopy(module) if strategy.needs_values else skeleton(module)
+    size = sum(value.nbytes for value in module.state_dict().values())
+    bound = _Bounded(LARGEST + 16 * size) if strategy.needs_values else torch.device("meta")
+    try:
+        with torch.random.fork_rng(), bound:
+            return trial, install(trial, strategy, anatomy)
+    except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError, IndexError) as error:
+        raise ValueError(f"{origin}: {strategy!r} cannot be put on this model: {error}") from error
+
+
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+    """Stops who makes a tensor of more than ``largest`` bytes, before anything is written to it."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.largest = largest
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func`` and look at what it returns."""
+        found = func(*args, **(kwargs or {}))
+        for value in tree_leaves(found):
+            if isinstance(value, Tensor) and value.numel() * value.element_size() > self.largest:
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is far larger than the model")
+        return found
+
+
+def _check_runs(
+    trial: nn.Module, adaptation: Adaptation, tensors: Mapping[str, Tensor], origin: str | Path
+) -> None:
+    """Raise ValueError if ``trial`` takes no images once it has ``tensors``."""
+    images = random_images(trial, adaptation.anatomy)
+    if images is None:
+        return
+    restore_stored(trial, adaptation, tensors)
+    try:
+        with torch.no_grad():
+            trial.eval()(images.to(next(trial.parameters()).dtype))
+    except Exception as error:  # of a foreign library, anything may be raised
+        raise ValueError(
+            f"{origin}: {adaptation.strategy!r} fails in this {type(trial).__name__}: {error}"
+        ) from error
 
 
 def skeleton(module: nn.Module) -> nn.Module:
@@ -100,6 +152,10 @@ def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict
     stored: dict[str, Tensor] = {name: parameters[name] for name in adaptation.trained}
     if adaptation.strategy.bn == "adapt":
         stored |= batchnorm_buffers(module)
+    in_peft = names_in_peft(module)
+    if in_peft:  # which may save more than is trained
+        state = module.state_dict(keep_vars=True)
+        stored |= {name: state[name] for name in in_peft.values() if name not in stored}
     return stored
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 # Descriptions of models of many thousand tensors stay below this.
 LARGEST_JSON = 64 * 2**20
+LONGEST_TEXT = 1_000_000
 _NAME = re.compile(r"[^\x00-\x1f/\\]{1,500}")
 
 
@@ -42,17 +43,29 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: the file is larger than 64 MiB, is no JSON, or holds something else than an object.
+        ValueError: the file is larger than 64 MiB, is no JSON, holds something else than an object, or a text of more than
+            a million letters.
     """
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise ValueError(f"{path} has {size:,} bytes; a description has at most {LARGEST_JSON:,}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: it holds a {type(found).__name__} instead of an object")
+    rest: list[Any] = [found]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str) and len(each) > LONGEST_TEXT:
+            raise ValueError(
+                f"{path} has a text of {len(each):,} letters; a description has at most {LONGEST_TEXT:,} in one"
+            )
+        if isinstance(each, dict):
+            rest += [*each, *each.values()]
+        elif isinstance(each, list):
+            rest += each
     return found
 
 

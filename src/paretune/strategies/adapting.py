@@ -81,6 +81,8 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
     with borrowed_randomness():
         torch.manual_seed(seed)
         anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
+        require_bare(backbone)
+        strategy.try_on(backbone.module, anatomy)
         install(backbone.module, strategy, anatomy)
     backbone.frozen_batchnorm = strategy.bn == "frozen"
     log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)

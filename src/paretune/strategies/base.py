@@ -55,6 +55,7 @@ class Strategy(Value, ABC):
     why_not_mergeable: ClassVar[str] = ""
     why_everywhere: ClassVar[str] = ""  # why ``where`` has no meaning; empty where it has one
     why_alone: ClassVar[str] = ""  # why it can be no part of a union
+    needs_values: ClassVar[bool] = False  # whether it can only be put on a model whose tensors have values
     learning_rate: ClassVar[float] = 2e-3  # peak rate of AdamW when the user gives none
 
     def __post_init__(self) -> None:
@@ -78,6 +79,12 @@ class Strategy(Value, ABC):
     def select(self, module: nn.Module, anatomy: Anatomy) -> Selection:
         """What ``where`` means in ``module``."""
         return Selection(self.where, module, anatomy.sites)
+
+    def try_on(self, module: nn.Module, anatomy: Anatomy) -> None:  # most have nothing to try
+        """Raise ValueError if a fresh adapter would not train well on ``module``, which stays as it is.
+
+        Called before a model is adapted, but not for one that is loaded: how that started does not matter.
+        """
 
     @abstractmethod
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:

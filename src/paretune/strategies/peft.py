@@ -4,6 +4,7 @@ peft wraps layers, and some models pass the wrapper by: they read ``layer.weight
 has no effect, without a word. And not every tuner of convolutions computes what its layer does. So each is tried on a copy.
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from torch import nn
 from paretune._values import FrozenDict
 from paretune.backbones import logits_of
 from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.patterns import Pattern, require_plain, selector
 from paretune.strategies.wrapped import (
     TOLERANCE,
+    keep_as_buffers,
+    names_in_peft,
     prepared,
     random_images,
     relative_distance,
+    unwrap,
     wrapped_layers,
 )
 
@@ -44,13 +49,14 @@ class Peft(Strategy):
 
     Args:
         config: a ``peft.PeftConfig``, or a mapping of its fields with ``peft_type``. The head is not
-            wrapped: it trains in full.
+            wrapped: it trains in full. A regular expression stands for the names that it matches within a second.
     """
 
     config: Mapping[str, Any]
 
     learning_rate: ClassVar[float] = 2e-3
     why_everywhere: ClassVar[str] = "name the layers by the target_modules of its config"
+    needs_values: ClassVar[bool] = True  # some tuners choose by the weights
     why_alone: ClassVar[str] = "peft replaces the layers that other strategies would act on"
 
     def __post_init__(self) -> None:
@@ -66,13 +72,13 @@ class Peft(Strategy):
             raise ValueError(f"config needs a peft_type such as 'LOHA'; got the fields {', '.join(given)}")
         object.__setattr__(self, "config", FrozenDict(given))
 
-    def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
-        """Let peft wrap the targeted layers.
+    def try_on(self, module: nn.Module, anatomy: Anatomy) -> None:
+        """Try the tuner on a copy.
 
         Raises:
             ImportError: peft is not installed; the message has the install line.
             ValueError: peft refuses; or on this model its tuner changes the logits at the start, or leaves a parameter
-                without effect. The model is unchanged then.
+                without effect; or peft would save something that cannot be given back.
         """
         trial = prepared(module)
         images = random_images(trial, anatomy)
@@ -81,15 +87,38 @@ class Peft(Strategy):
         # Some initialisations take no float64.
         self._inject(trial.to(next(module.parameters()).dtype), anatomy)
         if images is not None and before is not None:
-            trial.double()
+            own = next(trial.parameters()).dtype
             with torch.no_grad():
-                apart = relative_distance(self._run(trial, images), before)
+                try:
+                    after = self._run(trial.double(), images)
+                except ValueError:  # some take no float64 (AdaMSS)
+                    images = images.to(own)
+                    after = self._run(trial.to(own), images)
+            apart = relative_distance(after, before)
             if apart > TOLERANCE:
                 raise ValueError(
                     f"{self._name}: peft's layers change the logits of {type(module).__name__} by {apart:.2g} of the "
                     "largest before any training; choose other target_modules, or a strategy of paretune's own"
                 )
             self._check_effect(trial, images)
+
+    def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
+        """Let peft wrap the targeted layers.
+
+        Raises:
+            ImportError: peft is not installed; the message has the install line.
+            ValueError: peft refuses, or would rewrite the weights of the base. The model is unchanged then.
+        """
+        trial = copy.deepcopy(module)
+        self._inject(trial, anatomy)
+        names_in_peft(trial)
+        unwrap(trial)
+        before, after = module.state_dict(), trial.state_dict()
+        if list(before) != list(after) or not all(map(torch.equal, before.values(), after.values())):
+            raise ValueError(
+                f"{self._name}: this initialisation rewrites the weights of the base, which then could not be given back; "
+                "choose one that leaves them as they are"
+            )
         self._inject(module, anatomy)
         return [
             name
@@ -107,17 +136,20 @@ class Peft(Strategy):
         except ImportError as error:
             raise ImportError(f"Peft needs peft; {INSTALL}") from error
         fields = {key: _thawed(value) for key, value in self.config.items()}
-        tensors = list(module.state_dict(keep_vars=True).values())
-        before = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
         try:
+            if str(fields["peft_type"]).upper() == "XLORA":
+                raise ValueError("it would load other adapters, from wherever its config says")
             config = peft.get_peft_config(fields)
             if getattr(config, "modules_to_save", None):
                 raise ValueError("modules_to_save is not needed; the head is trained and saved in any case")
+            self._name_layers(config, module)
             if getattr(config, "exclude_modules", "") is None:
                 config.exclude_modules = re.escape(anatomy.head)
             peft.inject_adapter_in_model(config, module)
-        except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{self._name}: peft refuses {type(module).__name__}: {error}") from error
+            keep_as_buffers(module)
+        except Exception as error:  # of a foreign library, anything may be raised
+            reason = str(error)[:1000] or type(error).__name__
+            raise ValueError(f"{self._name}: peft refuses {type(module).__name__}: {reason}") from error
         wrapped = wrapped_layers(module)
         inside_head = [
             name for name in wrapped if name == anatomy.head or name.startswith(f"{anatomy.head}.")
@@ -127,16 +159,28 @@ class Peft(Strategy):
                 f"wraps the head {anatomy.head!r}, which trains in full" if inside_head else "wraps no layer"
             )
             raise ValueError(f"{self._name}: peft {what}; choose other target_modules or exclude_modules")
-        if [(tensor._version, tensor.data_ptr()) for tensor in tensors] != before:
-            raise ValueError(
-                f"{self._name}: this initialisation rewrites the weights of the base, which then could not be given back; "
-                "choose one that leaves them as they are"
-            )
+
+    def _name_layers(self, config: Any, module: nn.Module) -> None:
+        """Give peft the names that the patterns of ``config`` mean, because it would match them without a bound."""
+        for field in ("target_modules", "exclude_modules", "feedforward_modules"):
+            text = getattr(config, field, None)
+            if isinstance(text, str) and text != "all-linear":
+                pattern = Pattern(text, field)
+                chosen = selector(
+                    [name for name, _ in module.named_modules() if name and pattern(name)], module
+                )
+                if not chosen and field == "target_modules":
+                    raise ValueError(f"target_modules={text[:80]!r} matches no module")
+                setattr(config, field, set(chosen) if isinstance(chosen, list) else chosen)
+        for field in vars(config):
+            given = getattr(config, field) if field.endswith("_pattern") else None
+            for text in [given] if isinstance(given, str) else given or ():
+                require_plain(text, field)
 
     def _run(self, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
         try:
             return logits_of(module(images))
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        except Exception as error:  # of a foreign library, anything may be raised
             raise ValueError(
                 f"{self._name}: peft's layers fail in {type(module).__name__}: {error}"
             ) from error
@@ -185,7 +229,10 @@ class Peft(Strategy):
 
 def _settings(config: Any) -> dict[str, Any]:
     """The fields of a peft configuration that differ from its defaults."""
-    defaults = type(config)().to_dict()
+    try:
+        defaults = type(config)().to_dict()
+    except Exception:  # of peft, for which some fields must be given (AdaLoRA)
+        defaults = {}
     fields = {"peft_type": config.peft_type} | {
         key: value
         for key, value in config.to_dict().items()

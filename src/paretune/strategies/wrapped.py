@@ -30,6 +30,40 @@ def wrapped_layers(module: nn.Module) -> dict[str, Any]:
     return found
 
 
+def names_in_peft(module: nn.Module) -> dict[str, str]:
+    """For each tensor that peft would save of its layers in ``module``: the name there, without prefix, and here.
+
+    Raises:
+        ValueError: it saves something that is no tensor of the model.
+    """
+    if not wrapped_layers(module):
+        return {}
+    import peft
+
+    # A shared tensor has several names in the state dict; here it has the first.
+    state = module.state_dict(keep_vars=True)
+    names = {id(value): name for name, value in reversed(state.items())}
+    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = [name for name, value in own.items() if id(value) not in names]
+    if beyond:
+        raise ValueError(f"peft saves {beyond[0]}, which is no tensor of the model")
+    return {name: names[id(value)] for name, value in own.items()}
+
+
+def keep_as_buffers(module: nn.Module) -> None:
+    """Make buffers of what peft saves of its layers but has in plain dicts, where no state dict finds it (SHiRA)."""
+    import peft
+    from peft.tuners._buffer_dict import BufferDict
+
+    state = module.state_dict(keep_vars=True)
+    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = {id(value) for value in own.values()} - {id(value) for value in state.values()}
+    for layer in wrapped_layers(module).values() if beyond else ():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, dict) and any(id(each) in beyond for each in value.values()):
+                setattr(layer, name, BufferDict(value, persistent=True))
+
+
 def unwrap(module: nn.Module, *, merge: bool = False) -> None:
     """Put the layers back in the places of their wrappers, in place; with ``merge`` they take over the difference."""
     for name, wrapper in wrapped_layers(module).items():

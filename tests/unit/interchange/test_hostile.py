@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import struct
 import zipfile
@@ -16,7 +17,6 @@ from safetensors.torch import save_file
 
 import paretune as pt
 from paretune.interchange import detect, import_adapter, read_adapter
-from paretune.interchange.patterns import matches
 from paretune.interchange.reading import LARGEST_JSON, member, read_checkpoint, read_json, read_tensors
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
@@ -193,13 +193,6 @@ def test_descriptions_are_small_and_flat(tmp_path: Path) -> None:
             read_json(path)
 
 
-def test_a_pattern_made_to_hang_is_stopped() -> None:
-    with pytest.raises(ValueError, match="takes too long to match"):
-        matches("(?:a|aa)+b", "a" * 60, "config")
-    with pytest.raises(ValueError, match="is no regular expression"):
-        matches("(", "a", "config")
-
-
 HUGE_STRATEGIES: list[dict[str, Any]] = [
     {"name": "LoRA", "rank": HUGE},
     {"name": "Adapter", "reduction": 1e-12},
@@ -289,3 +282,25 @@ def test_the_untouched_directory_is_read(good: Path) -> None:
     """What the tests above change is good."""
     assert read_adapter(good)[0]["call"] == "LoRA(rank=2) + BitFit()"
     assert pt.load_adapter(make("test_vit"), good)
+
+
+@pytest.mark.parametrize(
+    "kind", ["LORA", "LOHA", "LOKR", "HRA", "SHIRA", "BOFT", "OFT", "RANDLORA", "WAVEFT", "MISS"]
+)
+@pytest.mark.parametrize("size", [2**31, HUGE])
+def test_a_tuner_of_peft_of_any_size_costs_nothing(kind: str, size: int, good: Path, tmp_path: Path) -> None:
+    """It is tried on a copy that makes no tensor far larger than the model."""
+    field = {"BOFT": "boft_block_size", "OFT": "oft_block_size", "WAVEFT": "n_frequency"}.get(kind, "r")
+    directory = shutil.copytree(good, tmp_path / "a")
+    config = json.loads((directory / "paretune.json").read_text())
+    config["strategy"] = {
+        "name": "Peft",
+        "config": {"peft_type": kind, field: size, "target_modules": ["fc1"]},
+        "bn": "frozen",
+        "where": ["all"],
+    }
+    (directory / "paretune.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"Peft|does not fit"):
+        pt.load_adapter(make("test_vit"), directory)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
