@@ -94,6 +94,31 @@ def test_an_adapter_is_measured_on_what_it_was_trained_on(tmp_path, weights, eva
     assert evaluated(tmp_path / "run", *options) == (0, last, "")
 
 
+def test_an_adapter_is_measured_at_the_size_of_the_images_it_was_trained_on(
+    tmp_path, weights, evaluated
+) -> None:
+    model = pt.load_backbone("timm:test_resnet", num_classes=4, weights=weights)
+    data = pt.load_data(folder(tmp_path / "zoo"), img_size=24)
+    assert model.image_size != 24
+    attacks = [pt.PGD(pt.Linf(1 / 255), steps=2)]
+    arguments: dict[str, Any] = {"out": tmp_path / "run", "steps": 2, "batch_size": 8, "attacks": attacks}
+    pt.train(pt.adapt(model, pt.LoRA(rank=2)), data, pt.Natural(), progress=False, **arguments)
+    code, row, err = evaluated(tmp_path / "run")  # and no note, so that the fingerprint is that of size 24
+    assert (code, row[-1], err) == (0, "12", "")
+
+
+def test_data_that_is_not_where_it_was_is_named_with_the_way_out(tmp_path, weights, evaluated) -> None:
+    trained(tmp_path / "run", weights, pt.load_data(folder(tmp_path / "zoo"), img_size=32))
+    file = tmp_path / "run" / "adapter" / "paretune.json"
+    config = json.loads(file.read_text())
+    config["notes"]["data"]["loaded_with"] |= {"name_or_path": "cifar10", "root": str(tmp_path / "gone")}
+    file.write_text(json.dumps(config))
+    code, _, err = evaluated(tmp_path / "run")
+    assert code == 2
+    assert "was trained on is not here: no complete CIFAR10 under" in err
+    assert "pass --data or --data-root with where it is now" in err
+
+
 def test_a_limit_of_training_holds_in_a_process_of_its_own(tmp_path, weights) -> None:
     train = (
         "train --backbone timm:test_resnet --img-size 32 --limit 150 --epochs 1 --points 1 --strategy bitfit"
@@ -173,7 +198,10 @@ def test_a_folder_that_moved_is_asked_for_and_measures_the_same(tmp_path, weight
     path.rename(tmp_path / "moved")
     code, row, err = evaluated(tmp_path / "run")
     assert (code, row) == (2, [])
-    assert f"was trained on the folder {path}, which is not here; pass --data with where it is now" in err
+    assert (
+        f"was trained on is not here: name_or_path='{path}' is not a folder; pass --data or --data-root"
+        in err
+    )
     assert evaluated(tmp_path / "run", "--data", str(tmp_path / "moved")) == (0, last, "")
 
 
