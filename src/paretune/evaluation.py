@@ -19,7 +19,7 @@ from paretune._modes import modes_kept
 from paretune._state import PROBED, claim
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
-from paretune.backbones import class_names, logits_of
+from paretune.backbones import logits_of, task_of
 from paretune.data import ImageSplit, check_same_classes
 from paretune.progress import bars
 
@@ -258,7 +258,7 @@ class _Run:
             logits = logits_of(self.model(images))
         check_logits(logits, len(images), int(labels.max()))
         if not self.classes:
-            check_same_classes(logits.shape[1], class_names(self.model), self.data.classes)
+            check_same_classes(logits.shape[1], task_of(self.model).classes, self.data.classes)
         self.classes = logits.shape[1]
         return logits
 

@@ -16,7 +16,7 @@ from paretune._lines import append_lines
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
-from paretune.backbones import Backbone, fingerprint, tensor_digests
+from paretune.backbones import Backbone, Task, fingerprint, note_task, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
 from paretune.data import ImageData, ImageSplit, check_same_classes
 from paretune.evaluation import Bits, Scores, evaluate
@@ -143,7 +143,14 @@ def train(
             checkpoint.unlink(missing_ok=True)
             (path / "sinks.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    model.classes = data.train.classes
+    described = {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "train": len(data.train),
+        "report": len(data.report),
+        "loaded_with": data.loaded_with,
+    }
+    note_task(model, Task(data.train.classes, described))
     if (path / "DONE").exists():
         log.info("%s is complete; its adapter is loaded", path)
         if writer is not None:
@@ -247,14 +254,6 @@ def train(
             "epsilon_schedule": repr(epsilon) if attack else None,
             "steps": total,
             "seed": seed,
-            "data": {
-                "name": data.name,
-                "fingerprint": data.fingerprint,
-                "train": len(data.train),
-                "report": len(data.report),
-                "report_id": data.report.fingerprint,
-                "loaded_with": data.loaded_with,
-            },
             "results": load_runs(path)[0].points.tail(len(attacks))[columns].to_dict("records"),
             "findings": so_far["findings"],
         }

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 
 import paretune as pt
-from paretune.backbones import class_names
+from paretune.backbones import task_of
 from paretune.cli import main
+from paretune.interchange import save_peft
 
 CLASSES = ("ant", "bee", "cat", "dog")
 OTHERS = ("ash", "elm", "fir", "oak")
@@ -267,6 +268,17 @@ def test_a_description_from_elsewhere_gives_no_further_arguments(
     assert evaluated(tmp_path / "run") == (0, last, "")
 
 
+def test_an_adapter_saved_by_hand_knows_its_data_too(tmp_path, weights, evaluated) -> None:
+    path = folder(tmp_path / "zoo")
+    model, last = trained(tmp_path / "run", weights, pt.load_data(path, img_size=32, seed=1))
+    again = pt.load_backbone("timm:test_resnet", num_classes=4, img_size=32, weights=weights)
+    pt.load_adapter(again, pt.save_adapter(model, tmp_path / "one", notes={"objective": "mine"}))
+    pt.save_adapter(again, tmp_path / "two")
+    for name in ("one", "two"):
+        assert evaluated(tmp_path / name) == (0, last, "")
+    assert "- data: `zoo`" in (tmp_path / "two" / "README.md").read_text()
+
+
 # ---- the same in Python ---------------------------------------------------------------------------------------------
 
 
@@ -313,7 +325,7 @@ def test_a_model_is_not_measured_on_data_of_other_classes_than_it_was_trained_fo
         nn.Sequential(again),
         plain,
     ):
-        assert class_names(one) == CLASSES
+        assert task_of(one).classes == CLASSES
         state = tmp_path / "state"
         with pytest.raises(ValueError, match=OTHER):
             pt.evaluate(one, theirs.report, state=state)
@@ -340,6 +352,14 @@ def test_an_adapter_that_is_taken_off_takes_its_classes_along(tmp_path: Path) ->
     pt.load_adapter(pt.remove_adapter(model), tmp_path / "one" / "adapter", check_base=False)
     assert model.classes == CLASSES
     assert pt.remove_adapter(model).classes == OTHERS  # type: ignore[attr-defined]
+
+
+def test_a_head_from_elsewhere_has_no_names(tmp_path: Path) -> None:
+    save_peft(fit(pt.adapt(small(), pt.LoRA(rank=1)), tensors(CLASSES), tmp_path / "run"), tmp_path / "peft")
+    model = small()
+    model.classes = OTHERS
+    pt.load_adapter(model, tmp_path / "peft")
+    assert model.classes is None
 
 
 def test_more_or_fewer_logits_than_named_classes_measure_nothing() -> None:
@@ -393,16 +413,16 @@ def test_adapters_that_take_turns_have_each_its_classes(tmp_path: Path) -> None:
     data = {CLASSES: tensors(CLASSES).report, OTHERS: tensors(OTHERS).report}
     for name, classes in (("wood", OTHERS), ("zoo", CLASSES), ("more", CLASSES), ("wood", OTHERS)):
         adapters.activate(name)
-        assert class_names(model) == classes
+        assert task_of(model).classes == classes
         pt.evaluate(model, data[classes])
         with pytest.raises(ValueError, match="other classes"):
             pt.evaluate(model, data[OTHERS if classes == CLASSES else CLASSES])
     adapters.activate({"zoo": 0.5, "more": 0.5})
-    assert class_names(model) == CLASSES
+    assert task_of(model).classes == CLASSES
     adapters.activate({"zoo": 0.5, "wood": 0.5})
-    assert class_names(model) is None
+    assert task_of(model).classes is None
     adapters.activate(None)
-    assert class_names(model) is None
+    assert task_of(model).classes is None
     for name, classes in (("wood", OTHERS), ("more", CLASSES)):
         path = adapters.save(name, tmp_path / "saved")
         assert json.loads((path / "paretune.json").read_text())["classes"] == [*classes]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import Backbone, inside, name_classes, network_of
+from paretune.backbones import Backbone, Task, inside, network_of, note_task
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import check_finite
 from paretune.strategies.adapting import (
@@ -68,7 +68,7 @@ def place(
         remove_adapter(module)
         raise
     if any(inside(name, anatomy.head) for name in tensors):
-        name_classes(module, None)  # those of another head
+        note_task(module, Task())  # that of another head is no more
     if isinstance(model, Backbone):
         model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()

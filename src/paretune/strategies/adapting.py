@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
-from paretune.backbones import Backbone, class_names, inside, name_classes, network_of
+from paretune.backbones import Backbone, Task, inside, network_of, note_task, task_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
@@ -26,7 +26,7 @@ class Adaptation:
         base: the values before adapting of everything that changes in place, under the base's names.
         base_names: names in the adapted model's state dict of the base's tensors, with the names they had.
         required_grad: which parameters were trainable before.
-        classes: names of the classes before, where known.
+        task: what the model was trained for before.
     """
 
     strategy: Strategy
@@ -35,7 +35,7 @@ class Adaptation:
     base: dict[str, Tensor]
     base_names: dict[str, str]
     required_grad: dict[str, bool]
-    classes: tuple[str, ...] | None = None
+    task: Task
 
     @property
     def head(self) -> str:
@@ -111,8 +111,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    classes = class_names(module)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad, classes)
+    task = task_of(module)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, required_grad, task)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
 
@@ -187,7 +187,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     module = network_of(model)
     uninstall(module)
     restore(module, adaptation.base)
-    name_classes(module, adaptation.classes)
+    note_task(module, adaptation.task)
     _forget(model, module, adaptation)
     return model
 
