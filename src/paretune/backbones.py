@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,20 @@ from paretune.weights_files import StateDict
 
 log = logging.getLogger(__name__)
 
-_CLASSES = "_paretune_classes"
+_TASK = "_paretune_task"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model was trained for, as far as that is known.
+
+    Args:
+        classes: names of the classes, in the order of the logits.
+        data: what adapter files say of the data: plain JSON values.
+    """
+
+    classes: tuple[str, ...] | None = None
+    data: Mapping[str, Any] | None = None
 
 
 class Backbone(nn.Module):
@@ -153,13 +167,13 @@ class Backbone(nn.Module):
 
         Data whose classes have other names is refused. Set them where you know better: ``model.classes = None``.
         """
-        return class_names(self)
+        return task_of(self).classes
 
     @classes.setter
     def classes(self, names: Sequence[str] | None) -> None:
         if names is not None and len(names) != self.num_classes:
             raise ValueError(f"classes must name {self.num_classes} classes, one a logit; got {len(names)}")
-        name_classes(self, names)
+        note_task(self, replace(task_of(self), classes=None if names is None else tuple(names)))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -201,17 +215,17 @@ def network_of(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, Backbone) else model
 
 
-def class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """Names of the classes that the logits of ``model``, or of the one that it wraps, stand for; None is unknown."""
-    return next((part.__dict__[_CLASSES] for part in model.modules() if _CLASSES in part.__dict__), None)
+def task_of(model: nn.Module) -> Task:
+    """What ``model``, or the one that it wraps, was trained for."""
+    return next((part.__dict__[_TASK] for part in model.modules() if _TASK in part.__dict__), Task())
 
 
-def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
-    """Note what the logits of ``model`` stand for; a copy of the model has a note of its own."""
+def note_task(model: nn.Module, task: Task) -> None:
+    """Note what ``model`` is trained for; a copy of the model has a note of its own."""
     network = network_of(model)
-    network.__dict__.pop(_CLASSES, None)
-    if names is not None:
-        network.__dict__[_CLASSES] = tuple(names)
+    network.__dict__.pop(_TASK, None)
+    if task != Task():
+        network.__dict__[_TASK] = task
 
 
 def logits_of(output: Any) -> Tensor:

@@ -272,7 +272,7 @@ def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return ", ".join(map(str, names[:10])) + (", …" if len(names) > 10 else "")
 
 
 def _holds_integers(tensor: Tensor) -> bool:

@@ -20,7 +20,7 @@ from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claimed, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
-from paretune.backbones import answer, class_names
+from paretune.backbones import answer, task_of
 from paretune.bases import check_values
 from paretune.data import ImageSplit, check_same_classes
 from paretune.progress import bars
@@ -265,7 +265,7 @@ class _Run:
             logits = answer(self.model, images)
         check_logits(logits, len(images), int(labels.max()))
         if not self.classes:
-            check_same_classes(logits.shape[1], class_names(self.model), self.data.classes)
+            check_same_classes(logits.shape[1], task_of(self.model).classes, self.data.classes)
         self.classes = logits.shape[1]
         return logits
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paretune._random import GENERATORS, borrowed_randomness
 from paretune._threads import Gate
-from paretune.backbones import Backbone, class_names, name_classes, network_of
+from paretune.backbones import Backbone, Task, network_of, note_task, task_of
 from paretune.interchange.files import load_adapter, save_adapter, stored_tensors_full_names
 from paretune.strategies.adapting import (
     Adaptation,
@@ -42,7 +42,7 @@ class _Named:
     strategy: Strategy
     anatomy: Anatomy
     values: Mapping[str, Tensor]
-    classes: tuple[str, ...] | None
+    task: Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +144,10 @@ class Adapters:
             load_adapter(bare, source, check_base=check_base)
         module = network_of(bare)
         adaptation = require_adaptation(bare)
-        values, classes = _values(module, adaptation), class_names(bare)
+        values, task = _values(module, adaptation), task_of(bare)
         with self._gate.changing():
             self._free(name)
-            self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, values, classes)
+            self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, values, task)
 
     def activate(self, which: str | Mapping[str, float] | None, *, head: str | None = None) -> None:
         """Let the model be the one with this adapter, with a combination of several, or (None) the base bit for bit.
@@ -208,7 +208,7 @@ class Adapters:
         module = network_of(bare)
         install(module, adapter.strategy, adapter.anatomy)
         restore(module, adapter.values)
-        name_classes(bare, adapter.classes)
+        note_task(bare, adapter.task)
         return save_adapter(bare, directory, **describing)
 
     def __call__(self, images: Tensor, adapters: Sequence[str | None]) -> Tensor:
@@ -273,7 +273,7 @@ class Adapters:
         if self._active is not None:
             raise ValueError(f"the adapter that the model carries is {self._active!r} already")
         self._adaptation = adaptation
-        self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, {}, None)
+        self._named[name] = _Named(adaptation.strategy, adaptation.anatomy, {}, Task())
         self._active = name
 
     def _take_off(self) -> None:
@@ -293,7 +293,7 @@ class Adapters:
             self._take_off()
             self._install(adapter.strategy, adapter.anatomy)
         restore(self._module, adapter.values)
-        name_classes(self._module, adapter.classes)
+        note_task(self._module, adapter.task)
         self._active = name
 
     def _combine(self, weights: dict[str, float], head_weights: dict[str, float]) -> None:
@@ -332,8 +332,8 @@ class Adapters:
         for part in self._module.modules():
             if isinstance(part, Blend):
                 part.set([weights[name] for name in inserting])
-        named = {self._named[name].classes for name in weights}
-        name_classes(self._module, named.pop() if len(named) == 1 else None)
+        classes = {self._named[name].task.classes for name in weights}
+        note_task(self._module, Task(classes.pop() if len(classes) == 1 else None))
         self._active = weights
 
     def _install(self, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
@@ -352,7 +352,7 @@ class Adapters:
         if name != self._active or self._adaptation is None:
             return adapter
         return dataclasses.replace(
-            adapter, values=_values(self._module, self._adaptation), classes=class_names(self._module)
+            adapter, values=_values(self._module, self._adaptation), task=task_of(self._module)
         )
 
     def _keep(self) -> None:

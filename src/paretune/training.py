@@ -21,7 +21,7 @@ from paretune._rows import CHECKPOINT
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
-from paretune.backbones import Backbone, fingerprint, tensor_digests
+from paretune.backbones import Backbone, Task, fingerprint, note_task, tensor_digests
 from paretune.checkpoints import load_checkpoint, save_checkpoint
 from paretune.data import ImageData, ImageSplit, check_same_classes
 from paretune.evaluation import Bits, Scores, evaluate
@@ -187,7 +187,6 @@ def _train(
         return RunWriter(path, config, resume=resume)
 
     writer = _on_main(accelerator, open_run)
-    model.classes = data.train.classes
     log.info("%s: process %d of %d", path, rank + 1, world)
     if world == 1 and "MASTER_ADDR" in os.environ:
         log.warning(
@@ -195,6 +194,14 @@ def _train(
             "torchrun --nproc-per-node N",
             path,
         )
+    described = {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "train": len(data.train),
+        "report": len(data.report),
+        "loaded_with": data.loaded_with,
+    }
+    note_task(model, Task(data.train.classes, described))
     if (path / "DONE").exists():
         log.info("%s is complete; its adapter is loaded", path)
         run = load_runs(path)[0]
@@ -313,14 +320,6 @@ def _train(
             "epsilon_schedule": repr(epsilon) if attack else None,
             "steps": total,
             "seed": seed,
-            "data": {
-                "name": data.name,
-                "fingerprint": data.fingerprint,
-                "train": len(data.train),
-                "report": len(data.report),
-                "report_id": data.report.fingerprint,
-                "loaded_with": data.loaded_with,
-            },
             "results": points[points["step"] == total][columns].to_dict("records"),
             "findings": so_far["findings"],
         }

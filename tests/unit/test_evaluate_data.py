@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 
 import paretune as pt
-from paretune.backbones import class_names
+from paretune.backbones import task_of
 from paretune.cli import main
+from paretune.interchange import save_peft
 
 CLASSES = ("ant", "bee", "cat", "dog")
 OTHERS = ("ash", "elm", "fir", "oak")
@@ -92,6 +93,31 @@ def test_an_adapter_is_measured_on_what_it_was_trained_on(tmp_path, weights, eva
     # The same said in full is the same.
     options = ["--data", "../zoo", "--limit", "60", "--split-seed", "3"]
     assert evaluated(tmp_path / "run", *options) == (0, last, "")
+
+
+def test_an_adapter_is_measured_at_the_size_of_the_images_it_was_trained_on(
+    tmp_path, weights, evaluated
+) -> None:
+    model = pt.load_backbone("timm:test_resnet", num_classes=4, weights=weights)
+    data = pt.load_data(folder(tmp_path / "zoo"), img_size=24)
+    assert model.image_size != 24
+    attacks = [pt.PGD(pt.Linf(1 / 255), steps=2)]
+    arguments: dict[str, Any] = {"out": tmp_path / "run", "steps": 2, "batch_size": 8, "attacks": attacks}
+    pt.train(pt.adapt(model, pt.LoRA(rank=2)), data, pt.Natural(), progress=False, **arguments)
+    code, row, err = evaluated(tmp_path / "run")  # and no note, so that the fingerprint is that of size 24
+    assert (code, row[-1], err) == (0, "12", "")
+
+
+def test_data_that_is_not_where_it_was_is_named_with_the_way_out(tmp_path, weights, evaluated) -> None:
+    trained(tmp_path / "run", weights, pt.load_data(folder(tmp_path / "zoo"), img_size=32))
+    file = tmp_path / "run" / "adapter" / "paretune.json"
+    config = json.loads(file.read_text())
+    config["notes"]["data"]["loaded_with"] |= {"name_or_path": "cifar10", "root": str(tmp_path / "gone")}
+    file.write_text(json.dumps(config))
+    code, _, err = evaluated(tmp_path / "run")
+    assert code == 2
+    assert "was trained on is not here: no complete CIFAR10 under" in err
+    assert "pass --data or --data-root with where it is now" in err
 
 
 def test_a_limit_of_training_holds_in_a_process_of_its_own(tmp_path, weights) -> None:
@@ -173,7 +199,10 @@ def test_a_folder_that_moved_is_asked_for_and_measures_the_same(tmp_path, weight
     path.rename(tmp_path / "moved")
     code, row, err = evaluated(tmp_path / "run")
     assert (code, row) == (2, [])
-    assert f"was trained on the folder {path}, which is not here; pass --data with where it is now" in err
+    assert (
+        f"was trained on is not here: name_or_path='{path}' is not a folder; pass --data or --data-root"
+        in err
+    )
     assert evaluated(tmp_path / "run", "--data", str(tmp_path / "moved")) == (0, last, "")
 
 
@@ -239,6 +268,17 @@ def test_a_description_from_elsewhere_gives_no_further_arguments(
     assert evaluated(tmp_path / "run") == (0, last, "")
 
 
+def test_an_adapter_saved_by_hand_knows_its_data_too(tmp_path, weights, evaluated) -> None:
+    path = folder(tmp_path / "zoo")
+    model, last = trained(tmp_path / "run", weights, pt.load_data(path, img_size=32, seed=1))
+    again = pt.load_backbone("timm:test_resnet", num_classes=4, img_size=32, weights=weights)
+    pt.load_adapter(again, pt.save_adapter(model, tmp_path / "one", notes={"objective": "mine"}))
+    pt.save_adapter(again, tmp_path / "two")
+    for name in ("one", "two"):
+        assert evaluated(tmp_path / name) == (0, last, "")
+    assert "- data: `zoo`" in (tmp_path / "two" / "README.md").read_text()
+
+
 # ---- the same in Python ---------------------------------------------------------------------------------------------
 
 
@@ -285,7 +325,7 @@ def test_a_model_is_not_measured_on_data_of_other_classes_than_it_was_trained_fo
         nn.Sequential(again),
         plain,
     ):
-        assert class_names(one) == CLASSES
+        assert task_of(one).classes == CLASSES
         state = tmp_path / "state"
         with pytest.raises(ValueError, match=OTHER):
             pt.evaluate(one, theirs.report, state=state)
@@ -312,6 +352,14 @@ def test_an_adapter_that_is_taken_off_takes_its_classes_along(tmp_path: Path) ->
     pt.load_adapter(pt.remove_adapter(model), tmp_path / "one" / "adapter", check_base=False)
     assert model.classes == CLASSES
     assert pt.remove_adapter(model).classes == OTHERS  # type: ignore[attr-defined]
+
+
+def test_a_head_from_elsewhere_has_no_names(tmp_path: Path) -> None:
+    save_peft(fit(pt.adapt(small(), pt.LoRA(rank=1)), tensors(CLASSES), tmp_path / "run"), tmp_path / "peft")
+    model = small()
+    model.classes = OTHERS
+    pt.load_adapter(model, tmp_path / "peft")
+    assert model.classes is None
 
 
 def test_more_or_fewer_logits_than_named_classes_measure_nothing() -> None:
@@ -365,16 +413,16 @@ def test_adapters_that_take_turns_have_each_its_classes(tmp_path: Path) -> None:
     data = {CLASSES: tensors(CLASSES).report, OTHERS: tensors(OTHERS).report}
     for name, classes in (("wood", OTHERS), ("zoo", CLASSES), ("more", CLASSES), ("wood", OTHERS)):
         adapters.activate(name)
-        assert class_names(model) == classes
+        assert task_of(model).classes == classes
         pt.evaluate(model, data[classes])
         with pytest.raises(ValueError, match="other classes"):
             pt.evaluate(model, data[OTHERS if classes == CLASSES else CLASSES])
     adapters.activate({"zoo": 0.5, "more": 0.5})
-    assert class_names(model) == CLASSES
+    assert task_of(model).classes == CLASSES
     adapters.activate({"zoo": 0.5, "wood": 0.5})
-    assert class_names(model) is None
+    assert task_of(model).classes is None
     adapters.activate(None)
-    assert class_names(model) is None
+    assert task_of(model).classes is None
     for name, classes in (("wood", OTHERS), ("more", CLASSES)):
         path = adapters.save(name, tmp_path / "saved")
         assert json.loads((path / "paretune.json").read_text())["classes"] == [*classes]

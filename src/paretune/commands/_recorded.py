@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def load_recorded(
     Raises:
         ValueError: nobody says which data, it has other classes than the adapter, or the adapter was trained on some of the
             images that would be measured.
-        FileNotFoundError: the folder that the adapter was trained on is gone.
+        FileNotFoundError: what the adapter was trained on is not where it was.
     """
     from paretune.data import check_same_classes, load_data
 
@@ -49,16 +48,19 @@ def load_recorded(
             f"{adapter} does not say where the images{called} are that it was trained on; pass --data with digits, "
             "fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME"
         )
-    if data is None and Path(name).is_absolute() and not Path(name).is_dir():
-        raise FileNotFoundError(
-            f"{adapter} was trained on the folder {name}, which is not here; pass --data with where it is now"
-        )
     trained: dict[str, Any] = {"img_size": model.image_size, "limit": None, "seed": 0}
     trained |= {key: recorded[key] for key in (*trained, "splits", "root") if key in recorded}
     trained |= {"root": root} if root is not None else {}
     asked = trained | ({"seed": seed} if seed is not None else {})
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
-    found = load_data(name, **asked)
+    try:
+        found = load_data(name, **asked)
+    except FileNotFoundError as error:
+        if data is not None:
+            raise
+        raise FileNotFoundError(
+            f"what {adapter} was trained on is not here: {error}; pass --data or --data-root with where it is now"
+        ) from None
     check_same_classes(model.num_classes, model.classes, found.classes)
     original = found if asked == trained else load_data(name, **trained)
     if original.fingerprint != notes.get("fingerprint"):

@@ -21,11 +21,12 @@ from paretune._files import save_tensors, write_json, write_text
 from paretune._values import from_dict
 from paretune.backbones import (
     Backbone,
+    Task,
     architecture_of,
-    class_names,
     fingerprint,
-    name_classes,
     network_of,
+    note_task,
+    task_of,
     tensor_digests,
     written,
 )
@@ -85,7 +86,8 @@ def save_adapter(
         model: an adapted Backbone, or a plain module into which an adapter was loaded.
         directory: created or replaced. It may only replace an adapter or an empty directory.
         classes: class names in the order of the logits; None takes those that the model was trained for, where known.
-        notes: anything JSON about the training (threat model, attack, metrics, data); shown in the card.
+        notes: anything JSON about the training (threat model, attack, metrics, data); shown in the card. Where the model
+            knows the data it was trained on, "data" need not be among them.
 
     Raises:
         ValueError: the model carries no adapter, a parameter is NaN or infinite, or ``classes`` are not one a logit.
@@ -100,14 +102,15 @@ def save_adapter(
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity; the adapter was not saved")
-    names = class_names(model) if classes is None else classes
+    task = task_of(model)
+    names = task.classes if classes is None else classes
     peft, reason = _in_terms_of_peft(module, adaptation)
     config = _describe(model, module, adaptation, stored)
     if names is not None and len(names) != config["num_classes"]:
         raise ValueError(f"classes must name {config['num_classes']} classes, one a logit; got {list(names)}")
     config |= {
         "classes": list(names) if names is not None else None,
-        "notes": dict(notes or {}),
+        "notes": ({"data": dict(task.data)} if task.data else {}) | dict(notes or {}),
         "peft": layout.describe(peft, stored) if peft else None,
         "peft_reason": reason,
     }
@@ -179,7 +182,7 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
             check_weights(module, config, tensors, directory)
             check_preprocessing(model, config, directory)
     placed = place(model, strategy, anatomy, tensors, directory)
-    name_classes(placed, _class_names(config))
+    note_task(placed, _task(config))
     return placed
 
 
@@ -254,12 +257,13 @@ def _check_description(config: Mapping[str, Any], directory: Path) -> None:
         )
 
 
-def _class_names(config: Mapping[str, Any]) -> list[str] | None:
-    """Those of the logits, where the description has them."""
-    names = config.get("classes")
-    if not isinstance(names, list) or len(names) != config["num_classes"]:
-        return None
-    return names if all(isinstance(name, str) for name in names) else None
+def _task(config: Mapping[str, Any]) -> Task:
+    """What the description says of the classes and of the data; what is not of its form says nothing."""
+    names, notes = config.get("classes"), config.get("notes")
+    named = isinstance(names, list) and len(names) == config["num_classes"]
+    named = named and all(isinstance(name, str) for name in names or ())
+    data = notes.get("data") if isinstance(notes, dict) else None
+    return Task(tuple(names or ()) if named else None, data if isinstance(data, dict) else None)
 
 
 def _planned(config: Mapping[str, Any], directory: Path) -> tuple[Strategy, Anatomy]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paretune.backbones import Backbone, inside, name_classes, network_of
+from paretune.backbones import Backbone, Task, inside, network_of, note_task
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import held
 from paretune.interchange.sharing import check_apart
@@ -72,7 +72,7 @@ def place(
         remove_adapter(module)
         raise
     if any(inside(name, anatomy.head) for name in tensors):
-        name_classes(module, None)  # those of another head
+        note_task(module, Task())  # that of another head is no more
     if isinstance(model, Backbone):
         model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()

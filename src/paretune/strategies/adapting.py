@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from paretune._modes import modes_kept
 from paretune._random import borrowed_randomness
-from paretune.backbones import Backbone, class_names, inside, name_classes, network_of
+from paretune.backbones import Backbone, Task, inside, network_of, note_task, task_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters
 from paretune.strategies.left_alone import log_left_alone
@@ -32,7 +32,7 @@ class Adaptation:
             the first one.
         tied: the other names of tied tensors in the base's state dict, with the first one.
         required_grad: which parameters were trainable before.
-        classes: names of the classes before, where known.
+        task: what the model was trained for before.
     """
 
     strategy: Strategy
@@ -42,7 +42,7 @@ class Adaptation:
     base_names: dict[str, str]
     tied: dict[str, str]
     required_grad: dict[str, bool]
-    classes: tuple[str, ...] | None = None
+    task: Task
 
     @property
     def head(self) -> str:
@@ -133,8 +133,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    classes = class_names(module)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad, classes)
+    task = task_of(module)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad, task)
     module.__dict__[_ATTRIBUTE] = adaptation
     return adaptation
 
@@ -217,7 +217,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     module = network_of(model)
     uninstall(module)
     restore(module, adaptation.base)
-    name_classes(module, adaptation.classes)
+    note_task(module, adaptation.task)
     _forget(model, module, adaptation)
     return model
 

@@ -181,15 +181,29 @@ class InfiniteGradient(nn.Module):
         return self.head((images.flatten(1) * 0).sqrt())
 
 
+class MaskedNaN(nn.Module):
+    """NaN for some images, behind a mask whose gradient is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.flatten(1).mean(dim=1, keepdim=True) > 0.5
+        return self.head(images.flatten(1)).masked_fill(bright, torch.nan)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("network", "goal", "message"),
     [
         (NotDifferentiable(), 0, "no gradient with respect to its images"),
         (InfiniteGradient(), 0, "gradient is NaN or infinite"),
+        (MaskedNaN(), 0, "loss or its gradient is NaN"),
         (nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), 5, "below the model's 5 classes, got 5"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(48, 1)), 0, "each of at least 2 classes"),
     ],
-    ids=["no gradient", "infinite", "too few classes"],
+    ids=["no gradient", "infinite", "masked", "too few classes", "one logit"],
 )
 def test_a_victim_that_cannot_be_attacked_is_an_error(
     network: nn.Module, goal: int, message: str, compiled: bool, eager: list[Any]
