@@ -145,6 +145,8 @@ def load_backbone(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if img_size is not None and img_size < 1:
+        raise ValueError(f"img_size must be at least 1, or None for the model's own; got {img_size}")
     with borrowed_randomness():
         torch.manual_seed(seed)
         if name.startswith("hf:"):

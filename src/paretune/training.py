@@ -93,7 +93,11 @@ def train(
     attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    per_epoch = max(1, len(data.train) // batch_size)
+    if batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {len(data.train)} images of the train split; give at most that many"
+        )
+    per_epoch = len(data.train) // batch_size
     total = _total_steps(epochs, steps, per_epoch)
     eval_every = min(per_epoch if eval_every is None else eval_every, total)
     if eval_every < 1:
@@ -280,7 +284,7 @@ class _Batches:
     ) -> None:
         self.examples, self.batch_size, self.start, self.total = (
             examples,
-            min(batch_size, examples),
+            batch_size,
             start,
             total,
         )
