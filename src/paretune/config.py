@@ -31,7 +31,7 @@ def _told(name: str, value: str) -> Iterator[None]:
     """Let errors of the body say which option they are about."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         told = str(error)
         raise ValueError(told if told.startswith(name) else f"{name}={value!r}: {told}") from error
 
