@@ -66,8 +66,8 @@ def train(
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
         steps: optimiser steps.
-        batch_size: images a step, over all processes; at most those of the train split. A last batch that is not full is left
-            out.
+        batch_size: images a step, over all processes; at most those of the train split. A last batch that is not full is
+            left out.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.

@@ -29,11 +29,18 @@ NEEDED = {
     "adapters merge": "adapters merge DIR --out merged.safetensors",
     "adapters push": "adapters push DIR --to user/repo --dry-run",
 }
-SLOW = {"train": "train", "compare": "compare", "evaluate": "evaluate DIR"}
+# Of full length where this is slow; `paretune compare` in full is the first thing that .ci/run does.
+SHORT = "--limit 120 --epochs 0.5 --batch-size 16 --points 1 --train-steps 1 --eval-steps 1"
+QUICK = {"train": f"train {SHORT}", "evaluate": "evaluate DIR --limit 60 --steps 1"}
+SLOW = {"train": "train", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
 SERVING = {"watch": "watch RUNS"}
 CASES = [
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
-    *(pytest.param(text, id=name, marks=pytest.mark.slow) for name, text in SLOW.items()),
+    *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
+    *(
+        pytest.param(text, id=name, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
+        for name, text in SLOW.items()
+    ),
 ]
 
 
