@@ -16,14 +16,14 @@ MOST_NODES = 10_000  # of a YAML file, with each alias replaced by what it stand
 
 _NEGATIVE = re.compile(r"-(\.?\d|inf|nan|\()", re.IGNORECASE)  # what argparse would take for an option
 _MISTYPED = re.compile(
-    r"(?:Expected a (.*?)\. Got value|Does not validate .*?Subtypes: (.*?) Errors: .*Given value): (.*)"
+    r"(?:Expected a (.*?)\. Got value|Does not validate .*?Subtypes: (.*?) Errors: .*Given value): ?(.*)"
 )
 _WORDS = {
     "int": "a whole number",
     "float": "a finite number",
     "bool": "true or false",
     "NoneType": "null",
-    "str": "a text",
+    "str": "a text (in a YAML file: in quotes)",
 }
 
 Commands = Mapping[str, Any]
