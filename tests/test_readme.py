@@ -33,9 +33,9 @@ def test_every_command_shown_is_understood(tmp_path, monkeypatch, capsys) -> Non
     for command in commands:
         import shlex
 
-        from paretune.cli import _underscored
+        from paretune._options import spelt
 
-        arguments = [_underscored(argument) for argument in shlex.split(command)]
+        arguments = spelt(shlex.split(command))
         if "--print_config" in arguments:
             continue
         assert parser.parse_args(arguments).subcommand == arguments[0]

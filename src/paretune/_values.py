@@ -8,11 +8,38 @@ of it), and :func:`parse` reads either the ``repr`` or a bare name such as ``"lo
 import ast
 import dataclasses
 import difflib
+import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-_ARITHMETIC = {
+MOST_CHARACTERS = 10_000
+MOST_LEVELS = 50
+MOST_EXPONENT = 64
+LARGEST = 1e100
+LAST_SEED = 2**32 - 1  # what numpy and scikit-learn take; torch takes more
+MOST = 10**9  # of steps, images and the like: more than anybody waits for
+
+# What other libraries and papers call our classes and their fields.
+_KNOWN_AS = {
+    "aa": "AutoAttack", "bias": "BitFit", "bim": "PGD", "bottleneck": "Adapter", "dora": "Peft", "adalora": "Peft",
+    "full": "FullFineTune", "finetune": "FullFineTune", "ft": "FullFineTune", "houlsby": "Adapter", "ifgsm": "PGD",
+    "head": "LinearProbe", "linear": "LinearProbe", "lp": "LinearProbe", "probe": "LinearProbe", "inf": "Linf",
+    "layernorm": "NormTune", "ln": "NormTune", "bn": "NormTune", "norm": "NormTune", "norms": "NormTune",
+    "pfeiffer": "Adapter", "phm": "Compacter", "prompt": "VisualPrompt", "vp": "VisualPrompt", "vpt": "VisualPrompt",
+    "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft", "l8": "Linf", "linfinity": "Linf",
+}  # fmt: skip
+_FIELDS_KNOWN_AS = {
+    "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),
+    "target_modules": ("targets",), "modules": ("targets",), "use_rslora": ("rslora",), "layers": ("where",),
+    "eps": ("epsilon", "threat"), "epsilon": ("threat",), "radius": ("epsilon", "threat"), "norm": ("threat",),
+    "alpha": ("step_size",), "step": ("step_size",), "nb_iter": ("steps",), "n_iter": ("steps",), "iters": ("steps",),
+    "iterations": ("steps",), "num_steps": ("steps",), "num_restarts": ("restarts",), "n_restarts": ("restarts",),
+    "n_queries": ("queries",), "reduction_factor": ("reduction",), "tokens": ("size",), "num_tokens": ("size",),
+    "prompt_length": ("size",), "length": ("size",), "phm_dim": ("n",), "learning_rate": ("lr",), "wd": ("weight_decay",),
+}  # fmt: skip
+
+_ARITHMETIC: dict[type[ast.operator], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -96,67 +123,168 @@ def parse(text: str, choices: Mapping[str, type]) -> Any:
     """Read ``"LoRA(rank=4)"``, ``"PGD(Linf(4/255), steps=7)"`` or ``"lora"`` into the value it names.
 
     Names are matched without regard to case, ``_`` and ``-``. Only literals, arithmetic on numbers and calls of
-    the names in ``choices`` are accepted, so the text cannot run code.
+    the names in ``choices`` are accepted, so the text cannot run code; lengths and numbers are bounded, so that it cannot
+    take long either. Without ``choices`` it is a number.
 
     Raises:
         ValueError: the text is not such a call, or names something that is not among ``choices``.
     """
+    return _Reader(text, choices).value(_tree(text.strip(), text, "a call such as 'LoRA(rank=4)'"))
+
+
+def parse_many(text: str, choices: Mapping[str, type]) -> tuple[Any, ...]:
+    """Read ``"lora, BitFit()"``: several values, separated by commas; see :func:`parse`."""
+    if not text.strip(" ,"):
+        raise ValueError(f"{text!r} names nothing; name at least one of: {', '.join(choices)}")
+    items = _tree(f"({text},)", text, "calls separated by commas, such as 'lora,BitFit()'")
+    reader = _Reader(text, choices)
+    if not isinstance(items, ast.Tuple):
+        raise ValueError(f"cannot read {shown(text)} as calls separated by commas, such as 'lora,BitFit()'")
+    return tuple(map(reader.value, items.elts))
+
+
+def parse_number(name: str, text: str) -> float:
+    """The number ``text``, which may be a fraction such as ``"4/255"``, for the argument ``name``.
+
+    Raises:
+        ValueError: it is no number.
+    """
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        return float(parse(text, {}))
+    except ValueError as error:
+        computed = str(error) if "compute" in str(error) or "too" in str(error) else ""
+        raise ValueError(
+            f"{name} must be a number or a fraction such as 4/255, got {shown(text)}{computed and ': '}{computed}"
+        ) from None
+
+
+def check_whole(name: str, value: Any, least: int, most: int = MOST, hint: str = "") -> None:
+    """Raise ValueError unless the argument ``name`` is a whole number from ``least`` to ``most``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}{hint}")
+
+
+def shown(text: object) -> str:
+    """``repr`` of what a user wrote, cut where it is long."""
+    whole = repr(text)
+    return whole if len(whole) <= 100 else f"{whole[:80]}… ({len(whole)} characters)"
+
+
+def _tree(source: str, text: str, wanted: str) -> ast.expr:
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{shown(text)} is too long to read; at most {MOST_CHARACTERS} characters")
+    try:
+        return ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"cannot read {text!r} as a call such as 'LoRA(rank=4)': {error.msg}") from None
-    named = {_key(name): made for name, made in choices.items()}
+        raise ValueError(f"cannot read {shown(text)} as {wanted}: {error.msg}") from None
+    except (RecursionError, MemoryError, ValueError):
+        raise ValueError(f"cannot read {shown(text)} as {wanted}: it is nested too deeply") from None
 
-    def look_up(name: str) -> type:
-        if _key(name) not in named:
-            near = difflib.get_close_matches(_key(name), named, n=1)
-            hint = f"did you mean {named[near[0]].__name__}? " if near else ""
-            raise ValueError(f"unknown name {name!r} in {text!r}; {hint}Choices: {', '.join(choices)}")
-        return named[_key(name)]
 
-    def read(node: ast.expr, top: bool = False) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads the values in one text."""
+
+    text: str
+    choices: Mapping[str, type]
+
+    def value(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Name):
+            return self._make(node.id, (), {})
+        value = self._read(node, 0)
+        if self.choices and not isinstance(value, tuple(self.choices.values())):
+            raise ValueError(f"{shown(self.text)} is not one of: {', '.join(self.choices)}")
+        if not self.choices and not _is_number(value):
+            raise ValueError(f"{shown(self.text)} is not a number")
+        return value
+
+    def _read(self, node: ast.expr, depth: int) -> Any:
+        if depth > MOST_LEVELS:
+            raise ValueError(f"{shown(self.text)} is nested too deeply; at most {MOST_LEVELS} levels")
+
+        def read(inner: ast.expr) -> Any:
+            return self._read(inner, depth + 1)
+
         match node:
-            case ast.Constant(value=value):
+            case ast.Constant(value=str() | bool() | int() | None as value):
                 return value
-            case ast.Name(id=name) if top or _key(name) in named:
-                return _make(look_up(name), (), {}, text)
+            case ast.Constant(value=float() as value):
+                if not math.isfinite(value):
+                    raise ValueError(f"a number in {shown(self.text)} is too large")
+                return value
+            case ast.Name(id=name) if _key(name) in map(_key, self.choices):
+                return self._make(name, (), {})
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 if any(keyword.arg is None for keyword in keywords):
-                    raise ValueError(f"'**' in {text!r} is not read; write the fields out")
-                named_arguments = {str(keyword.arg): read(keyword.value) for keyword in keywords}
-                return _make(look_up(name), tuple(read(arg) for arg in args), named_arguments, text)
+                    raise ValueError(f"'**' in {shown(self.text)} is not read; write the fields out")
+                named = {str(keyword.arg): read(keyword.value) for keyword in keywords}
+                return self._make(name, tuple(map(read, args)), named)
             case ast.Tuple(elts=items) | ast.List(elts=items):
-                return tuple(read(item) for item in items)
-            case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
+                return tuple(map(read, items))
+            case ast.Dict(keys=keys, values=values) if all(isinstance(key, ast.Constant) for key in keys):
                 return {read(k): read(v) for k, v in zip(keys, values, strict=True) if k is not None}
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -read(operand)
+                return self._compute(node, operator.neg, read(operand))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                try:
-                    return _ARITHMETIC[type(op)](read(left), read(right))
-                except (TypeError, ZeroDivisionError, OverflowError) as error:
-                    raise ValueError(f"cannot compute {ast.unparse(node)!r} in {text!r}: {error}") from None
+                return self._compute(node, _ARITHMETIC[type(op)], read(left), read(right))
             case _:
                 raise ValueError(
-                    f"{ast.unparse(node)!r} in {text!r} is not a literal or one of: {', '.join(choices)}"
+                    f"{shown(ast.unparse(node))[1:-1]!r} in {shown(self.text)} is not a literal or one of: "
+                    f"{', '.join(self.choices)}"
                 )
 
-    return read(node, top=True)
+    def _compute(self, node: ast.expr, operation: Callable[..., Any], *values: Any) -> Any:
+        why = ""
+        if not all(map(_is_number, values)):
+            if operation is not operator.add or not any(isinstance(value, Value) for value in values):
+                why = "arithmetic is for numbers"
+        elif operation is operator.pow and abs(values[1]) > MOST_EXPONENT:
+            why = f"an exponent may be at most {MOST_EXPONENT}"
+        if not why:
+            try:
+                result = operation(*values)
+            except (TypeError, ZeroDivisionError, OverflowError) as error:
+                why = str(error)
+            else:
+                if isinstance(result, Value) or (_is_number(result) and abs(result) < LARGEST):
+                    return result
+                why = "the result is too large or no real number"
+        raise ValueError(f"cannot compute {shown(ast.unparse(node))} in {shown(self.text)}: {why}")
+
+    def _make(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = {_key(known): made for known, made in self.choices.items()}
+        if _key(name) not in named:
+            meant = _KNOWN_AS.get(_key(name), "")
+            near = [meant] if _key(meant) in named else difflib.get_close_matches(_key(name), named, n=1)
+            hint = f"did you mean {named[_key(near[0])].__name__}? " if near else ""
+            raise ValueError(
+                f"unknown name {name!r} in {shown(self.text)}; {hint}Choices: {', '.join(self.choices)}"
+            )
+        cls = named[_key(name)]
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for given in kwargs:
+            if given not in fields:
+                near = [known for known in _FIELDS_KNOWN_AS.get(given.lower(), ()) if known in fields]
+                near = near or difflib.get_close_matches(given, fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                raise ValueError(
+                    f"{cls.__name__} in {shown(self.text)} has no field {given!r}{hint} Its fields: {', '.join(fields)}"
+                )
+        try:
+            return cls(*args, **kwargs)
+        except TypeError as error:
+            reason = str(error).replace(f"{cls.__name__}.__init__() ", "")
+            raise ValueError(
+                f"cannot make {cls.__name__} from {shown(self.text)}: {reason}. Its fields: {', '.join(fields)}"
+            ) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _key(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
-
-
-def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -> Any:
-    try:
-        return cls(*args, **kwargs)
-    except TypeError as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(cls))
-        reason = str(error).replace("__init__()", "").replace("  ", " ")
-        raise ValueError(
-            f"cannot make {cls.__name__} from {text!r}: {reason}. Its fields: {fields}"
-        ) from None
 
 
 def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
@@ -182,16 +310,3 @@ def from_dict(data: Mapping[str, Any], choices: Mapping[str, type]) -> Any:
         return tuple(read(item) for item in value) if isinstance(value, list) else value
 
     return cls(**{key: read(value) for key, value in data.items() if key != "name"})
-
-
-def parse_many(text: str, choices: Mapping[str, type]) -> tuple[Any, ...]:
-    """Read ``"lora, BitFit()"``: several values, separated by commas; see :func:`parse`."""
-    try:
-        items = ast.parse(f"({text},)", mode="eval").body
-    except SyntaxError:
-        raise ValueError(
-            f"cannot read {text!r} as calls separated by commas, such as 'lora,BitFit()'"
-        ) from None
-    if not isinstance(items, ast.Tuple):
-        raise ValueError(f"cannot read {text!r} as calls separated by commas, such as 'lora,BitFit()'")
-    return tuple(parse(ast.unparse(item), choices) for item in items.elts)

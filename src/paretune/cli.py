@@ -4,22 +4,23 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from argparse import SUPPRESS
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
-from paretune._values import parse
+from paretune._options import bounded, check_config, in_words, spelt
+from paretune._values import from_dict, parse
 from paretune.commands import COMMANDS
 from paretune.config import Seeds, Strategies
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``paretune``; returns the exit code."""
-    arguments = [_underscored(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     logging.basicConfig(level=logging.ERROR, format="paretune: %(message)s")
     try:
         parser = build_parser()
-        options = parser.parse_args(arguments)
+        options = parser.parse_args(spelt(sys.argv[1:] if argv is None else argv))
         if options.subcommand is None:
             parser.print_help()
             return 0
@@ -29,16 +30,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("paretune: stopped; the same command goes on from the last evaluation point", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except Exception as error:
         logging.getLogger(__name__).debug("details", exc_info=True)
-        print(f"paretune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        told = " ".join(str(error).split())
+        if not told or not isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+            told = f"{type(error).__name__}: {told}"  # the text alone says little, as of a KeyError
+        if "can't allocate memory" in told or "out of memory" in told:
+            told = "there is not enough memory; lower --img-size, --batch-size or --limit"
+        print(f"paretune: error: {told}", file=sys.stderr)
         return 2
     return 0
 
 
 @contextlib.contextmanager
 def _flushed() -> Iterator[None]:
-    """Write out what is printed inside; what a full disk or a closed pipe does not take is dropped, or Python tries again."""
+    """Write out what is printed inside; what a full disk or a closed pipe does not take is dropped: Python would try again."""
     try:
         yield
         sys.stdout.flush()
@@ -52,21 +58,33 @@ def _flushed() -> Iterator[None]:
 
 def build_parser() -> Any:
     """The parser of the whole command line; ``--config FILE`` and ``--print-config`` come with each command."""
-    from jsonargparse import ArgumentParser
+    import yaml
+    from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
     from jsonargparse.typing import register_type
 
     from paretune.strategies import STRATEGIES, Strategy
 
     class Parser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not type-checked here
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise ValueError(message) from ex
+        command: str | None = None
 
-    register_type(
-        Strategy,
-        serializer=repr,
-        deserializer=lambda value: value if isinstance(value, Strategy) else parse(str(value), STRATEGIES),
-        fail_already_registered=False,
-    )
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise ValueError(in_words(message, self.command, COMMANDS)) from ex
+
+    class Config(ActionConfigFile):  # type: ignore[misc]
+        def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+            check_config(values, parser.command, COMMANDS)
+            super().__call__(parser, cfg, values, option_string)
+
+    def strategy(value: Any) -> Strategy:
+        if isinstance(value, Strategy):
+            return value
+        read = from_dict(value, STRATEGIES) if isinstance(value, Mapping) else parse(str(value), STRATEGIES)
+        assert isinstance(read, Strategy)
+        return read
+
+    if not hasattr(get_loader("yaml"), "_bounded"):
+        set_loader("yaml", bounded(get_loader("yaml")), (yaml.YAMLError,))
+    register_type(Strategy, serializer=repr, deserializer=strategy, fail_already_registered=False)
     for several in (Strategies, Seeds):
         register_type(
             several,
@@ -82,9 +100,16 @@ def build_parser() -> Any:
     commands = parser.add_subcommands(required=False)
     for name, command in COMMANDS.items():
         one = Parser(description=(command.__doc__ or "").partition("\n\n")[0])
-        one.add_argument("--config", action="config", help="YAML file with any of these options")
+        one.command = name
+        one.add_argument("--config", action=Config, help="YAML file with any of these options")
         one.add_class_arguments(command, None, as_positional=True)
+        made = {field.name: field.default_factory for field in fields(command)}  # type: ignore[arg-type]
         for action in one._actions:
+            factory = made.get(action.dest, MISSING)
+            if (
+                factory is not MISSING and action.default != SUPPRESS
+            ):  # jsonargparse has made a dict of the value
+                action.default = factory()
             if action.default is False:  # --gpu alone means --gpu true
                 action.nargs, action.const = "?", True
         commands.add_subcommand(name, one, help=command.HELP)
@@ -95,11 +120,3 @@ def _version() -> str:
     import paretune
 
     return paretune.__version__
-
-
-def _underscored(argument: str) -> str:
-    """``--print-config`` is ``--print_config``: options may be spelt with hyphens."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value

@@ -3,13 +3,14 @@
 A run is a pure function of its :class:`RunConfig`, so it can be retried, resumed or moved to another process.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from paretune._values import parse, parse_many
+from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown
 from paretune.attacks import PGD, THREATS, Threat
 from paretune.backbones import Backbone, load_backbone
 from paretune.data import ImageData, load_data
@@ -25,14 +26,36 @@ from paretune.training import train
 CPU_SIZES = {"efficientnet-lite0": 24, "dinov2-small": 28}
 
 
+@contextlib.contextmanager
+def _told(name: str, value: str) -> Iterator[None]:
+    """Let errors of the body say which option they are about."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        told = str(error)
+        raise ValueError(told if told.startswith(name) else f"{name}={value!r}: {told}") from error
+
+
 class Strategies(tuple[Strategy, ...]):
     """Several strategies; reads ``"lora,BitFit()"`` or a list of such calls."""
 
     @classmethod
     def read(cls, value: object) -> Self:
-        """From a string or a list of strings."""
-        items = value if isinstance(value, list | tuple) else [value]
-        return cls(parse_many(", ".join(map(str, items)), STRATEGIES))
+        """From a string, or a list of strings or of dictionaries as :meth:`Value.to_dict` makes them.
+
+        Raises:
+            ValueError: it names no strategy, or something else.
+        """
+        found: list[Strategy] = []
+        for item in value if isinstance(value, list | tuple) else [value]:
+            found += (
+                [from_dict(item, STRATEGIES)]
+                if isinstance(item, Mapping)
+                else parse_many(str(item), STRATEGIES)
+            )
+        if not found:
+            raise ValueError(f"{value!r} names nothing; name at least one of: {', '.join(STRATEGIES)}")
+        return cls(found)
 
 
 class Seeds(tuple[int, ...]):
@@ -40,9 +63,21 @@ class Seeds(tuple[int, ...]):
 
     @classmethod
     def read(cls, value: object) -> Self:
-        """From a string, one number or a list of numbers."""
-        items = value if isinstance(value, list | tuple) else str(value).split(",")
-        return cls(int(item) for item in items)
+        """From a string, one number or a list of numbers.
+
+        Raises:
+            ValueError: it names no seed, or something else.
+        """
+        items = value if isinstance(value, list | tuple) else str(value).strip("[]()").split(",")
+        texts = [str(item).strip() for item in items]
+        if not texts or not all(text.isascii() and text.isdecimal() and len(text) < 20 for text in texts):
+            raise ValueError(
+                f"seeds must be whole numbers from 0 to {LAST_SEED}, separated by commas as in 0,1,2; got {shown(value)}"
+            )
+        seeds = cls(map(int, texts))
+        for seed in seeds:
+            check_whole("seeds", seed, 0, LAST_SEED)
+        return seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +128,27 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.epochs <= 0:
-            raise ValueError(f"epochs must be above 0, got {self.epochs}")
+            check_whole(name, getattr(self, name), least)
+        for name in ("img_size", "limit"):
+            if getattr(self, name) is not None:
+                check_whole(
+                    name,
+                    getattr(self, name),
+                    1,
+                    hint="; null leaves it to the model" if name == "img_size" else "",
+                )
+        check_whole("split_seed", self.split_seed, 0, LAST_SEED)
+        if not 0 < self.epochs <= MOST:
+            raise ValueError(f"epochs must be above 0 and at most {MOST}, got {self.epochs}")
+        if self.norm not in THREATS:
+            raise ValueError(f"norm must be one of {', '.join(THREATS)}, got {self.norm!r}")
         _ = self.threat
 
     @property
     def threat(self) -> Threat:
         """The threat model that ``norm`` and ``epsilon`` name."""
-        try:
-            radius = float(parse(self.epsilon, {}))
-        except (ValueError, TypeError):
-            raise ValueError(
-                f"epsilon must be a number or a fraction such as 4/255, got {self.epsilon!r}"
-            ) from None
-        return THREATS[self.norm](radius)
+        with _told("epsilon", self.epsilon):
+            return THREATS[self.norm](parse_number("epsilon", self.epsilon))
 
     @property
     def objective(self) -> Objective:
@@ -124,25 +164,38 @@ class TaskConfig:
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """The backbone with a fresh head."""
-        return load_backbone(
-            self.backbone,
-            num_classes=num_classes,
-            img_size=self.img_size or CPU_SIZES.get(self.backbone),
-            weights=self.weights,
-            weights_key=self.weights_key,
-            seed=seed,
-        )
+        with _told("backbone", self.backbone):
+            return load_backbone(
+                self.backbone,
+                num_classes=num_classes,
+                img_size=self._size,
+                weights=self.weights,
+                weights_key=self.weights_key,
+                seed=seed,
+            )
 
     def load_data(self) -> ImageData:
         """The data at the backbone's size."""
-        size = self.img_size or CPU_SIZES.get(self.backbone) or self.load_backbone(2, 0).image_size
-        return load_data(
-            self.data, img_size=size, seed=self.split_seed, limit=self.limit, root=self.data_root
-        )
+        size = self.load_backbone(2, 0).image_size if self._size is None else self._size
+        with _told("data", self.data):
+            data = load_data(
+                self.data, img_size=size, seed=self.split_seed, limit=self.limit, root=self.data_root
+            )
+        if self.batch_size > len(data.train):
+            raise ValueError(
+                f"batch_size={self.batch_size} is more than the {len(data.train)} images of the train split; give at most "
+                "that many, or a larger limit"
+            )
+        return data
 
     def check(self) -> None:
         """Load data and backbone once, for the errors that this brings to light."""
         self.load_backbone(len(self.load_data().classes), 0)
+
+    @property
+    def _size(self) -> int | None:
+        """None for the backbone's own."""
+        return CPU_SIZES.get(self.backbone) if self.img_size is None else self.img_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +210,12 @@ class RunConfig(TaskConfig):
     strategy: Strategy = field(default_factory=LoRA)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("seed", self.seed, 0, LAST_SEED)
+        if not isinstance(self.strategy, Strategy):
+            raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
+
     def run(
         self,
         out: str | Path,
@@ -169,7 +228,7 @@ class RunConfig(TaskConfig):
         data = self.load_data()
         backbone = self.load_backbone(len(data.classes), self.seed)
         adapt(backbone, self.strategy, seed=self.seed)
-        per_epoch = max(1, len(data.train) // self.batch_size)
+        per_epoch = len(data.train) // self.batch_size
         steps = max(1, round(self.epochs * per_epoch))
         return train(
             backbone,

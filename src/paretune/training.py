@@ -86,7 +86,8 @@ def train(
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
         steps: optimiser steps.
-        batch_size: images a step, over all processes. A last batch that is not full is left out.
+        batch_size: images a step, over all processes; at most those of the train split. A last batch that is not full is
+            left out.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
@@ -141,7 +142,11 @@ def _train(
     attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    per_epoch = max(1, len(data.train) // batch_size)
+    if batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {len(data.train)} images of the train split; give at most that many"
+        )
+    per_epoch = len(data.train) // batch_size
     total = _total_steps(epochs, steps, per_epoch)
     eval_every = min(per_epoch if eval_every is None else eval_every, total)
     if eval_every < 1:
@@ -366,7 +371,7 @@ class _Batches:
     ) -> None:
         self.examples, self.batch_size, self.start, self.total = (
             examples,
-            min(batch_size, examples),
+            batch_size,
             start,
             total,
         )

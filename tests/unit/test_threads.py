@@ -208,6 +208,23 @@ def test_one_adapted_model_answers_several_threads(strategy: Strategy, graph: bo
     in_threads(work)
 
 
+def test_a_model_is_copied_while_others_are_in_it() -> None:
+    model = pt.adapt(make(VIT), pt.Compacter(reads="sum"))
+    draw(model, 0)
+    batch, labels = images(model.image_size), torch.arange(2)
+    attack = pt.PGD(pt.Linf(0.1), steps=2, keep="last")
+    expected, logits = attack(model, batch, labels), model(batch).detach()
+
+    def work(index: int) -> None:
+        for _ in range(8):
+            if index % 2:
+                assert torch.equal(model(batch).detach(), logits)
+            else:
+                assert torch.equal(attack(model, batch, labels), expected)
+
+    in_threads(work)
+
+
 ATTACKS: tuple[Attack, ...] = (
     pt.PGD(pt.Linf(0.1), steps=3),
     pt.PGD(pt.Linf(0.1), steps=3, keep="last"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from paretune._values import check_whole
 from paretune.commands._loading import adapter_directory, load_adapted
 from paretune.commands._printing import shortened
 
@@ -52,6 +53,13 @@ class Adapters:
     runs: str | None = None
     public: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_classes", 2), ("image_size", 1)):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least)
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, got {self.alpha}")
 
     def __call__(self) -> None:
         """Do ``action``."""
@@ -160,7 +168,7 @@ class Adapters:
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "
                 "offline name"
             )
-        classes = self.num_classes or _number_of_classes(path, kind)
+        classes = _number_of_classes(path, kind) if self.num_classes is None else self.num_classes
         model = load_backbone(
             self.backbone,
             num_classes=classes,

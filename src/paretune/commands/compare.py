@@ -27,6 +27,11 @@ class Compare(Judging, CompareConfig):
     resume: bool = True
     sinks: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out:
+            raise ValueError("out is empty; name a directory")
+
     def __call__(self) -> None:
         """Sweep, table, report."""
         from paretune._alone import alone

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from paretune._values import parse, parse_many
+from paretune._values import LAST_SEED, check_whole, parse_many, parse_number
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
@@ -54,11 +54,31 @@ class Evaluate:
     seed: int = 0
     state: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("restarts", 1), ("batch_size", 1)):
+            check_whole(name, getattr(self, name), least)
+        check_whole("seed", self.seed, 0, LAST_SEED)
+        if self.split_seed is not None:
+            check_whole("split_seed", self.split_seed, 0, LAST_SEED)
+        if self.limit is not None and self.limit != "all":
+            check_whole("limit", self.limit, 1)
+
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
         from paretune.evaluation import evaluate
 
+        attacks: list[Attack]
+        if self.attacks is not None:
+            try:
+                attacks = list(parse_many(self.attacks, {**ATTACKS, **THREATS}))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"attacks: {error}") from None
+        else:
+            if not self.epsilons.strip(" ,"):
+                raise ValueError("epsilons names no radius; give at least one, such as 4/255")
+            radii = [parse_number("epsilons", text) for text in self.epsilons.split(",")]
+            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
         model, config = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_recorded(
             self.adapter,
@@ -69,12 +89,6 @@ class Evaluate:
             limit=self.limit,
             seed=self.split_seed,
         )
-        attacks: list[Attack]
-        if self.attacks is not None:
-            attacks = list(parse_many(self.attacks, {**ATTACKS, **THREATS}))
-        else:
-            radii = [float(parse(text, {})) for text in self.epsilons.split(",")]
-            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
         victim = attack_copy(model, precision=self.precision)
         scores = evaluate(
             model,

@@ -24,6 +24,11 @@ class Train(RunConfig):
     resume: bool = True
     sinks: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out:
+            raise ValueError("out is empty; name a directory")
+
     def __call__(self) -> None:
         """Train and print the points."""
         from paretune.sinks import read_sinks

@@ -91,6 +91,10 @@ class StreamTap(Inserted):
         """The stream, which is forgotten: a kept activation would hold memory, and could not be deep-copied."""
         return self._streams.pop(_thread())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies begin without a stream, whoever is in the model meanwhile."""
+        return self.__dict__ | {"_streams": {}}
+
 
 def _thread() -> int:
     """Which thread this is; a compiled graph has no such state between its calls."""
