@@ -148,8 +148,8 @@ def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = 
     """Put a saved adapter into an existing model, in place; returns the same object, in evaluation mode.
 
     ``model`` may be a Backbone or the plain timm or transformers model (or any module) that was inside it. Everything is
-    checked before the model changes: on an error it is as before. The numbers stay as they were saved: a model of a type that
-    does not hold them (bfloat16, for one trained in float32) is refused; load first, and cast the model then.
+    checked before the model changes: on an error it is as before. The numbers stay as they were saved: a model of a type
+    that does not hold them (bfloat16, for one trained in float32) is refused; load first, and cast the model then.
 
     Args:
         model: same architecture, base weights and number of classes as the adapter was trained on.
