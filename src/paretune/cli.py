@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _flushed() -> Iterator[None]:
-    """Write out what is printed inside; what a full disk or a closed pipe does not take is dropped: Python would try again."""
+    """Write out what is printed inside; what a full disk or a closed pipe does not take is dropped, not tried again."""
     try:
         yield
         sys.stdout.flush()
