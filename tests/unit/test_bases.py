@@ -309,6 +309,8 @@ def test_a_model_of_any_precision_is_used_as_it_is_and_scored_in_float32(dtype) 
             )
         assert (own == data.labels).tolist() == scores.clean.tolist()
     assert pt.evaluate(_vit().to(dtype), data, [attack]).clean.shape == (len(data),)
+    small = pt.load_data("digits", img_size=8, limit=60).report  # for a network that casts nothing itself
+    assert pt.evaluate(network().eval().to(dtype), small, [attack]).clean.shape == (len(small),)
     assert attack(_vit().to(dtype), images, torch.arange(4)).dtype == torch.float32
 
 
