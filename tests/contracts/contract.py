@@ -130,7 +130,7 @@ def train_without_chance(backbone: pt.Backbone) -> None:
     """Switch to training mode, but for what drops whole branches by chance, which would look like dead parameters."""
     backbone.train()
     for part in backbone.modules():
-        if "Drop" in type(part).__name__:
+        if "Drop" in type(part).__name__ or "StochasticDepth" in type(part).__name__:
             part.eval()
 
 

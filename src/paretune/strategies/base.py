@@ -184,8 +184,12 @@ class Inserted(nn.Module):
     """
 
     NAME: ClassVar[str] = "adapter"
-    # Kept also because unpickling it lets a new process count its hooks on from there, so that none takes our place.
-    _hook: RemovableHandle
+    _hook: int  # torch's number of the hook that calls self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A process into which self is unpickled counts its hooks on from here, so that none takes the place of this one.
+        RemovableHandle.next_id = max(RemovableHandle.next_id, self._hook + 1)
 
     def attach(self, module: nn.Module, site: Site) -> str:
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
@@ -194,9 +198,9 @@ class Inserted(nn.Module):
             raise ValueError(f"{site.module!r} has a {self.NAME} already; give each its own part with where=")
         place.add_module(self.NAME, self)
         if site.edge == "input":
-            self._hook = place.register_forward_pre_hook(self.change_input)
+            self._hook = place.register_forward_pre_hook(self.change_input).id
         else:
-            self._hook = place.register_forward_hook(self.change_output)
+            self._hook = place.register_forward_hook(self.change_output).id
         return f"{site.module}.{self.NAME}".lstrip(".")
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -222,7 +226,8 @@ class Inserted(nn.Module):
             for name, child in list(place.named_children()):
                 if isinstance(child, Inserted):
                     delattr(place, name)
-                    child._hook.remove()
+                    for hooks in (place._forward_hooks, place._forward_pre_hooks):
+                        hooks.pop(child._hook, None)
 
 
 def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:

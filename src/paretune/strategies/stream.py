@@ -50,7 +50,7 @@ class Reader(Inserted):
             norm = module.get_submodule(_norm_before(site, module))
             self.tap = StreamTap()
             norm.add_module(f"{self.NAME}_stream", self.tap)
-            self.tap._hook = norm.register_forward_pre_hook(self.tap.keep)
+            self.tap._hook = norm.register_forward_pre_hook(self.tap.keep).id
         return name
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
