@@ -279,6 +279,13 @@ def test_an_adapter_saved_by_hand_knows_its_data_too(tmp_path, weights, evaluate
     assert "- data: `zoo`" in (tmp_path / "two" / "README.md").read_text()
 
 
+def test_a_folder_of_this_machine_is_pointed_out_before_an_upload(tmp_path, weights, caplog) -> None:
+    path = folder(tmp_path / "zoo")
+    trained(tmp_path / "run", weights, pt.load_data(path, img_size=32))
+    pt.push_to_hub(tmp_path / "run" / "adapter", "user/repo", dry_run=True)
+    assert f"paretune.json names '{path}', a path of this machine, as the data" in caplog.text
+
+
 # ---- the same in Python ---------------------------------------------------------------------------------------------
 
 
@@ -337,6 +344,8 @@ def test_a_model_is_not_measured_on_data_of_other_classes_than_it_was_trained_fo
         pt.evaluate(model, tensors(("bee", "ant", "cat", "dog")).report)
     # A finished run that is loaded names them too.
     assert fit(pt.adapt(small(), pt.LoRA(rank=1)), ours, tmp_path / "run").classes == CLASSES
+    with pytest.raises(ValueError, match="label 0 is 'ant' for the model and 0 in the data"):
+        pt.evaluate(model, tensors((0, 1, 2, 3)).report)  # type: ignore[arg-type]
     model.classes = None
     assert np.array_equal(pt.evaluate(model, theirs.report).clean, expected)
     with pytest.raises(ValueError, match="classes must name 4 classes, one a logit; got 3"):
