@@ -257,9 +257,11 @@ _NO_CLASSIFIER = "a model of detection, segmentation or features needs a wrapper
 
 def _checked(logits: Tensor) -> Tensor:
     """``logits`` in float32 at least, if they are (batch, classes)."""
-    if logits.ndim != 2 or not logits.is_floating_point():
-        got = f"shape {tuple(logits.shape)}" if logits.ndim != 2 else str(logits.dtype)
+    if logits.ndim != 2:
+        got = f"shape {tuple(logits.shape)}"
         raise ValueError(f"the model must return logits (batch, classes), got {got}; {_NO_CLASSIFIER}")
+    if not logits.is_floating_point():
+        raise ValueError(f"the model must return floating-point logits, got {logits.dtype}; {_NO_CLASSIFIER}")
     return logits.float() if logits.element_size() < 4 else logits
 
 

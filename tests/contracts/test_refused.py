@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 BAD_LOGITS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "one logit": (lambda z, _: z[:, :1], r"at least 2 classes, got shape \(\d+, 1\); from one logit"),
     "no logit": (lambda z, _: z[:, :0], r"at least 2 classes, got shape \(\d+, 0\)"),
-    "flat": (lambda z, _: z[:, 0], r"must return logits \(\d+, classes\), got shape \(\d+,\)"),
+    "flat": (lambda z, _: z[:, 0], r"must return logits \(\w+, classes\), got shape \(\d+,\)"),
     "1x1 map": (lambda z, _: z[:, :, None, None], r"must return logits .* got shape \(\d+, 4, 1, 1\)"),
     "map": (lambda z, _: z[:, :, None, None].expand(-1, -1, 2, 2), r"got shape \(\d+, 4, 2, 2\)"),
     "too many rows": (lambda z, _: torch.cat([z, z]), r"must return logits \(\d+, classes\), got shape"),
@@ -187,8 +187,8 @@ def test_a_model_without_tensors_is_measured() -> None:
 @pytest.mark.parametrize(
     ("tail", "error", "message"),
     [
-        (nn.Linear(10, 1, bias=False), ValueError, r"at least 2 classes, got shape \(\d+, 1\)"),
-        (nn.Linear(10, 5, bias=False), ValueError, "below the model's 5 classes, got [5-9]"),
+        (nn.Linear(10, 1, bias=False), ValueError, "10 outputs, but the network returns 1 logits"),
+        (nn.Linear(10, 5, bias=False), ValueError, "10 outputs, but the network returns 5 logits"),
         (nn.Unflatten(1, (10, 1, 1)), ValueError, r"must return logits .*got shape \(\d+, 10, 1, 1\)"),
     ],
 )
