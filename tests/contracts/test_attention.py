@@ -240,3 +240,12 @@ def test_named_adapters_combine() -> None:
         torch.testing.assert_close(logits(adapters.model, x), after)
     adapters.activate(None)
     assert torch.equal(logits(adapters.model, x), logits(base, x))
+
+
+def test_a_tuner_of_peft_that_could_not_be_taken_off_an_attention_is_refused() -> None:
+    base = make_attention("pooler")
+    names, expected = list(base.module.state_dict()), logits(base, images(32))
+    with pytest.raises(ValueError, match=r"replaces tensors of nn\.MultiheadAttention"):
+        pt.adapt(base, pt.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["attn"]}))
+    assert list(base.module.state_dict()) == names
+    assert torch.equal(logits(base, images(32)), expected)

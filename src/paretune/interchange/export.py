@@ -73,7 +73,8 @@ def export_model(
     else:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(f"{path} exists and is not an empty directory; choose another")
-        network_of(plain).register_state_dict_post_hook(_untie)  # type: ignore[no-untyped-call]
+        network: Any = network_of(plain)
+        network.register_state_dict_post_hook(_untie)
         write_directory(path, "", lambda directory: writers[format](plain, directory, anatomy, names))
     return path
 

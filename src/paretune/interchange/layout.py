@@ -41,7 +41,9 @@ def decode(
     tensors = {}
     for name, theirs in names.items():
         layer, _, last = name.rpartition(".")
-        value = found[theirs] * float(layout.get("divided", {}).get(theirs, 1.0))
+        value = found[theirs]
+        if theirs in layout.get("divided", {}):  # else its type stays as it is, which is checked later
+            value = value * float(layout["divided"][theirs])
         if layer in fused and last in ("lora_B", "ia3_l"):
             rows = Rows(tuple(bool(part) for part in fused[layer]["parts"]), int(fused[layer]["groups"]))
             value = _of_rows(value if last == "lora_B" else value.flatten(), rows, shapes[name], theirs)

@@ -227,7 +227,7 @@ class _Reader:
                     raise ValueError(f"{self.directory}: {originals[name]}.{part} is missing")
             layer = self.layers[name]
             outer, _, last = name.rpartition(".")
-            times, key = 1.0, originals[name]
+            times, key = 1, originals[name]
             if last == "out_proj" and outer in own:  # of an attention, whose rank and alpha it has
                 times, key = OUT_PROJ_TIMES, originals[outer]
             of_attention = not isinstance(layer, nn.Linear | nn.Conv2d)

@@ -33,7 +33,7 @@ from paretune.strategies.views import shared_copy
 from paretune.strategies.wrapped import names_in_peft, wrapped_layers
 
 # peft (at least up to 0.21) adds the difference of an attention's output projection twice, merged or not.
-OUT_PROJ_TIMES = 2.0
+OUT_PROJ_TIMES = 2
 
 
 def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:

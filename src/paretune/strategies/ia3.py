@@ -26,7 +26,7 @@ class IA3(Strategy):
             ``"hidden"``: inputs of the second layer of each MLP; ``"channels"``: outputs of the convolutions, those that cut
             the image or a map into patches excepted; glob patterns of full names: outputs of these layers. ``"all"``: keys,
             values, hidden units and channels, as far as there are any. A bias is scaled with the outputs, unless the
-            model keeps it apart from the layer (BEiT, EVA-02).
+            model keeps it apart from the layer (BEiT, EVA-02). Layers that share one weight share its scales.
     """
 
     _: KW_ONLY

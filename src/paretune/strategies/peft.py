@@ -154,6 +154,11 @@ class Peft(Strategy):
         inside_head = [
             name for name in wrapped if name == anatomy.head or name.startswith(f"{anatomy.head}.")
         ]
+        if any(isinstance(wrapper.get_base_layer(), nn.MultiheadAttention) for wrapper in wrapped.values()):
+            raise ValueError(
+                f"{self._name}: peft replaces tensors of nn.MultiheadAttention whenever it runs, and could not give the "
+                "base back; use paretune's LoRA, which also reads peft's files"
+            )
         if not wrapped or inside_head:
             what = (
                 f"wraps the head {anatomy.head!r}, which trains in full" if inside_head else "wraps no layer"

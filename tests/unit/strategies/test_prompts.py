@@ -50,10 +50,10 @@ def test_tokens_join_those_of_the_patches_in_each_block_and_leave_before_the_nor
     for index, block in enumerate(module.blocks):
         entering = seen[f"block {index}"]
         assert entering.shape[1] == patches + 4
-        own = getattr(block, "prompt", None)
+        own = getattr(block.prompt, "tokens", None)
         assert (own is not None) == (kind == "deep" or index == 0)
         if own is not None:
-            assert torch.equal(entering[0, -4:], own.tokens)
+            assert torch.equal(entering[0, -4:], own)
 
 
 def test_tokens_are_drawn_as_the_authors_do() -> None:
