@@ -112,30 +112,6 @@ def train(
         OSError: a file cannot be written; with space on the disk again, the same call goes on.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
-    with contextlib.ExitStack() as held:  # the lock of the run, until training ends in whatever way
-        return _train(**locals())
-
-
-def _train(
-    held: contextlib.ExitStack,
-    model: Backbone,
-    data: ImageData,
-    objective: Objective,
-    out: str | Path,
-    epochs: float | None,
-    steps: int | None,
-    batch_size: int,
-    optimizer: AdamW | None,
-    epsilon: EpsilonSchedule | None,
-    attacks: Sequence[Attack] | None,
-    eval_every: int | None,
-    seed: int,
-    workers: int,
-    precision: Literal["auto"] | Precision,
-    resume: bool,
-    progress: bool | Callable[[Status], None],
-    sinks: Sequence[Openable],
-) -> Run:
     adaptation = require_adaptation(model)
     optimizer = optimizer or AdamW()
     epsilon = epsilon or EpsilonSchedule()
@@ -167,172 +143,175 @@ def _train(
         raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")
     path = Path(out)
     checkpoint = path / CHECKPOINT
+    with contextlib.ExitStack() as held:  # the lock of the run, until training ends in whatever way
 
-    def open_run() -> RunWriter:
-        held.enter_context(alone(path))
-        config = {
-            "task": data.name,
-            "strategy": repr(adaptation.strategy).removesuffix("()"),
-            "strategy_config": repr(adaptation.strategy),
-            "strategy_fields": adaptation.strategy.to_dict(),
-            "seed": seed,
-            "backbone": model.architecture,
-            "image_size": model.image_size,
-            "weights": fingerprint(model.architecture, tensor_digests(model.module.state_dict())),
-            "data": data.fingerprint,
-            "objective": objective.to_dict(),
-            "epsilon_schedule": epsilon.to_dict(),
-            "optimizer": optimizer.to_dict() | {"lr": lr},
-            "steps": total,
-            "batch_size": batch_size,
-            "eval_every": eval_every,
-            "attacks": [each.to_dict() for each in attacks],
+        def open_run() -> RunWriter:
+            held.enter_context(alone(path))
+            config = {
+                "task": data.name,
+                "strategy": repr(adaptation.strategy).removesuffix("()"),
+                "strategy_config": repr(adaptation.strategy),
+                "strategy_fields": adaptation.strategy.to_dict(),
+                "seed": seed,
+                "backbone": model.architecture,
+                "image_size": model.image_size,
+                "weights": fingerprint(model.architecture, tensor_digests(model.module.state_dict())),
+                "data": data.fingerprint,
+                "objective": objective.to_dict(),
+                "epsilon_schedule": epsilon.to_dict(),
+                "optimizer": optimizer.to_dict() | {"lr": lr},
+                "steps": total,
+                "batch_size": batch_size,
+                "eval_every": eval_every,
+                "attacks": [each.to_dict() for each in attacks],
+                "attack_precision": precision,
+            }
+            return RunWriter(path, config, resume=resume)
+
+        writer = _on_main(accelerator, open_run)
+        log.info("%s: process %d of %d", path, rank + 1, world)
+        if world == 1 and "MASTER_ADDR" in os.environ:
+            log.warning(
+                "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
+                "torchrun --nproc-per-node N",
+                path,
+            )
+        described = {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "train": len(data.train),
+            "report": len(data.report),
+            "loaded_with": data.loaded_with,
+        }
+        note_task(model, Task(data.train.classes, described))
+        if (path / "DONE").exists():
+            log.info("%s is complete; its adapter is loaded", path)
+            run = load_runs(path)[0]
+            restore_stored(model.module, adaptation, read_adapter(path / "adapter")[1])
+            if writer is not None:
+                checkpoint.unlink(missing_ok=True)
+                backfill(path, sinks)
+            return run
+
+        # Convolutions train faster in this layout on a CPU; the values are the same.
+        model.to(memory_format=torch.channels_last)
+        parameters = list(trainable_parameters(model).values())
+        wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
+        if (
+            world > 1
+        ):  # what each process sees counts, see _equalise_buffers; it is not to be overwritten at each step
+            wrapped.broadcast_buffers = False
+        so_far: dict[str, Any] = {
+            "step": 0,
+            "train_seconds": 0.0,
+            "cpu_seconds": 0.0,
+            "findings": [],
             "attack_precision": precision,
         }
-        return RunWriter(path, config, resume=resume)
-
-    writer = _on_main(accelerator, open_run)
-    log.info("%s: process %d of %d", path, rank + 1, world)
-    if world == 1 and "MASTER_ADDR" in os.environ:
-        log.warning(
-            "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
-            "torchrun --nproc-per-node N",
-            path,
-        )
-    described = {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "train": len(data.train),
-        "report": len(data.report),
-        "loaded_with": data.loaded_with,
-    }
-    note_task(model, Task(data.train.classes, described))
-    if (path / "DONE").exists():
-        log.info("%s is complete; its adapter is loaded", path)
-        run = load_runs(path)[0]
-        restore_stored(model.module, adaptation, read_adapter(path / "adapter")[1])
+        if checkpoint.exists():
+            so_far = load_checkpoint(checkpoint, model.module, optimiser)
+            log.info("%s goes on from step %d of %d", path, so_far["step"], total)
         if writer is not None:
-            checkpoint.unlink(missing_ok=True)
-            backfill(path, sinks)
-        return run
-
-    # Convolutions train faster in this layout on a CPU; the values are the same.
-    model.to(memory_format=torch.channels_last)
-    parameters = list(trainable_parameters(model).values())
-    wrapped, optimiser = accelerator.prepare(model, optimizer.build(parameters, lr))
-    if (
-        world > 1
-    ):  # what each process sees counts, see _equalise_buffers; it is not to be overwritten at each step
-        wrapped.broadcast_buffers = False
-    so_far: dict[str, Any] = {
-        "step": 0,
-        "train_seconds": 0.0,
-        "cpu_seconds": 0.0,
-        "findings": [],
-        "attack_precision": precision,
-    }
-    if checkpoint.exists():
-        so_far = load_checkpoint(checkpoint, model.module, optimiser)
-        log.info("%s goes on from step %d of %d", path, so_far["step"], total)
-    if writer is not None:
-        writer.truncate_after(so_far["step"])
-    chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
-    batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
-    loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
-    copy = _FreshCopy(model, so_far["attack_precision"])
-    rows: list[dict[str, Any]] = []  # of the log, since the last evaluation point
-    with (
-        torch.random.fork_rng(),
-        progress_bar(progress if rank == 0 else False, path.name, total) as show,
-        append_lines(path / "log.jsonl" if writer is not None else None, so_far["step"]) as write_log,
-        forwarding(path, sinks if writer is not None else ()) as forward,
-    ):
-        model.train()
-        clock, cpu_clock = time.perf_counter(), time.process_time()
-        first = so_far["step"] + 1
-        for step, (images, labels) in enumerate(loader, start=first):
-            at = (step - 0.5) / total
-            strength = attack.threat.epsilon * epsilon.factor(at) if attack else 0.0
-            for group in optimiser.param_groups:
-                group["lr"] = lr * optimizer.factor(at)
-            images, labels = images.to(accelerator.device), labels.to(accelerator.device)
-            if step == 1:
-                _note(path.name, so_far, far_statistics(model, images), step)
-            step_seed = _mix(seed, step, rank)
-            torch.manual_seed(step_seed)  # dropout and stochastic depth
-            batch = Batch(images, labels, strength, step_seed)
-            try:
-                loss, logits = objective.loss(wrapped, copy, batch)
-            except ValueError as error:  # an attack refuses a model that answers NaN
-                check_finite(parameters, step, lr, error, _noted(so_far))
-                raise
-            accelerator.backward(loss)
-            if step == first:
-                unused = check_gradients(model, images)
-                _note(path.name, so_far, unused if step == 1 else None, step)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip or float("inf"))
-            check_finite([loss.detach(), norm], step, lr, findings=_noted(so_far))
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            copy.outdated = True
-            accuracy = float((predicted(logits) == labels).float().mean())
-            rows.append(
-                {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
-            )
-            measured = step % eval_every == 0 or step == total
-            write_log(rows[-1], sync=measured)  # before the checkpoint that counts on it
-            status = Status(step, total, strength, float(loss.detach()), accuracy)
-
-            if measured:
-                so_far["step"] = step
-                so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
-                so_far["cpu_seconds"] += time.process_time() - cpu_clock
-                _equalise_buffers(accelerator, model)
+            writer.truncate_after(so_far["step"])
+        chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
+        batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
+        loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
+        copy = _FreshCopy(model, so_far["attack_precision"])
+        rows: list[dict[str, Any]] = []  # of the log, since the last evaluation point
+        with (
+            torch.random.fork_rng(),
+            progress_bar(progress if rank == 0 else False, path.name, total) as show,
+            append_lines(path / "log.jsonl" if writer is not None else None, so_far["step"]) as write_log,
+            forwarding(path, sinks if writer is not None else ()) as forward,
+        ):
+            model.train()
+            clock, cpu_clock = time.perf_counter(), time.process_time()
+            first = so_far["step"] + 1
+            for step, (images, labels) in enumerate(loader, start=first):
+                at = (step - 0.5) / total
+                strength = attack.threat.epsilon * epsilon.factor(at) if attack else 0.0
+                for group in optimiser.param_groups:
+                    group["lr"] = lr * optimizer.factor(at)
+                images, labels = images.to(accelerator.device), labels.to(accelerator.device)
+                if step == 1:
+                    _note(path.name, so_far, far_statistics(model, images), step)
+                step_seed = _mix(seed, step, rank)
+                torch.manual_seed(step_seed)  # dropout and stochastic depth
+                batch = Batch(images, labels, strength, step_seed)
                 try:
-                    report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
-                    select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
-                except ValueError as error:  # and so does a measurement
-                    check_finite(parameters, step, lr, error)
+                    loss, logits = objective.loss(wrapped, copy, batch)
+                except ValueError as error:  # an attack refuses a model that answers NaN
+                    check_finite(parameters, step, lr, error, _noted(so_far))
                     raise
-                so_far["attack_precision"] = copy().precision
-                robust = max(select.robust_accuracy(each) for each in attacks)
-                # Only at full strength do the training and the evaluation attack compare.
-                attacked = [
-                    row["accuracy"] for row in rows if attack and row["epsilon"] == attack.threat.epsilon
-                ]
-                findings = [transfer_failure(select.clean_accuracy, chance, len(data.select), strength)]
-                if attacked:
-                    findings.append(catastrophic_overfitting(float(np.mean(attacked)), robust, chance))
-                for finding in findings:
-                    _note(path.name, so_far, finding, step)
-                if writer is not None:
-                    kept = ("train_seconds", "cpu_seconds", "attack_precision")
-                    cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
-                    _append(writer, report, select, {"step": step, "epoch": step / per_epoch} | cost)
-                    so_far["points"] = writer.points
-                    save_checkpoint(checkpoint, model.module, optimiser, so_far)
-                    forward()
-                status = Status(step, total, strength, status.loss, accuracy, select.clean_accuracy, robust)
-                rows = []
-                clock, cpu_clock = time.perf_counter(), time.process_time()
-            show(status)
-    model.eval().to(memory_format=torch.contiguous_format)
-    if writer is not None:
-        columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
-        points = load_runs(path)[0].points
-        notes = {
-            "objective": repr(objective),
-            "epsilon_schedule": repr(epsilon) if attack else None,
-            "steps": total,
-            "seed": seed,
-            "results": points[points["step"] == total][columns].to_dict("records"),
-            "findings": so_far["findings"],
-        }
-        save_adapter(model, path / "adapter", notes=notes)
-        writer.finish({"train_seconds": so_far["train_seconds"], "findings": so_far["findings"]})
-        checkpoint.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    return load_runs(path)[0]
+                accelerator.backward(loss)
+                if step == first:
+                    unused = check_gradients(model, images)
+                    _note(path.name, so_far, unused if step == 1 else None, step)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip or float("inf"))
+                check_finite([loss.detach(), norm], step, lr, findings=_noted(so_far))
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                copy.outdated = True
+                accuracy = float((predicted(logits) == labels).float().mean())
+                rows.append(
+                    {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
+                )
+                measured = step % eval_every == 0 or step == total
+                write_log(rows[-1], sync=measured)  # before the checkpoint that counts on it
+                status = Status(step, total, strength, float(loss.detach()), accuracy)
+
+                if measured:
+                    so_far["step"] = step
+                    so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
+                    so_far["cpu_seconds"] += time.process_time() - cpu_clock
+                    _equalise_buffers(accelerator, model)
+                    try:
+                        report = _evaluate(accelerator, model, data.report, attacks, seed, copy())
+                        select = _evaluate(accelerator, model, data.select, attacks, seed, copy())
+                    except ValueError as error:  # and so does a measurement
+                        check_finite(parameters, step, lr, error, _noted(so_far))
+                        raise
+                    so_far["attack_precision"] = copy().precision
+                    robust = max(select.robust_accuracy(each) for each in attacks)
+                    # Only at full strength do the training and the evaluation attack compare.
+                    attacked = [
+                        row["accuracy"] for row in rows if attack and row["epsilon"] == attack.threat.epsilon
+                    ]
+                    findings = [transfer_failure(select.clean_accuracy, chance, len(data.select), strength)]
+                    if attacked:
+                        findings.append(catastrophic_overfitting(float(np.mean(attacked)), robust, chance))
+                    for finding in findings:
+                        _note(path.name, so_far, finding, step)
+                    if writer is not None:
+                        kept = ("train_seconds", "cpu_seconds", "attack_precision")
+                        cost = {key: so_far[key] for key in kept} | _cost(model, accelerator)
+                        _append(writer, report, select, {"step": step, "epoch": step / per_epoch} | cost)
+                        so_far["points"] = writer.points
+                        save_checkpoint(checkpoint, model.module, optimiser, so_far)
+                        forward()
+                    status = Status(
+                        step, total, strength, status.loss, accuracy, select.clean_accuracy, robust
+                    )
+                    rows = []
+                    clock, cpu_clock = time.perf_counter(), time.process_time()
+                show(status)
+        model.eval().to(memory_format=torch.contiguous_format)
+        if writer is not None:
+            columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
+            points = load_runs(path)[0].points
+            notes = {
+                "objective": repr(objective),
+                "epsilon_schedule": repr(epsilon) if attack else None,
+                "steps": total,
+                "seed": seed,
+                "results": points[points["step"] == total][columns].to_dict("records"),
+                "findings": so_far["findings"],
+            }
+            save_adapter(model, path / "adapter", notes=notes)
+            writer.finish({"train_seconds": so_far["train_seconds"], "findings": so_far["findings"]})
+            checkpoint.unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        return load_runs(path)[0]
 
 
 def _note(run: str, so_far: dict[str, Any], finding: str | None, step: int) -> None:
