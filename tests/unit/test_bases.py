@@ -284,12 +284,14 @@ def test_wrappers_are_taken_off_and_compiled_parts_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_a_model_of_any_precision_is_used_as_it_is_and_scored_in_float32(dtype) -> None:
-    exact = pt.Backbone(_vit(), image_size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    exact = pt.Backbone(
+        _vit(num_labels=10), image_size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     images = torch.rand(4, 3, 32, 32)
     data = pt.load_data("digits", img_size=32, limit=60).report
     attack = pt.PGD(pt.Linf(4 / 255), steps=2)
     inner = pt.Backbone(
-        _vit().to(dtype), image_size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        _vit(num_labels=10).to(dtype), image_size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
     for model in (inner, copy.deepcopy(exact).to(dtype)):
         logits = model(images)
@@ -308,10 +310,10 @@ def test_a_model_of_any_precision_is_used_as_it_is_and_scored_in_float32(dtype) 
                 [model(part).argmax(1) for part in torch.split(data[torch.arange(len(data))][0], 128)]
             )
         assert (own == data.labels).tolist() == scores.clean.tolist()
-    assert pt.evaluate(_vit().to(dtype), data, [attack]).clean.shape == (len(data),)
+    assert pt.evaluate(_vit(num_labels=10).to(dtype), data, [attack]).clean.shape == (len(data),)
     small = pt.load_data("digits", img_size=8, limit=60).report  # for a network that casts nothing itself
     assert pt.evaluate(network().eval().to(dtype), small, [attack]).clean.shape == (len(small),)
-    assert attack(_vit().to(dtype), images, torch.arange(4)).dtype == torch.float32
+    assert attack(_vit(num_labels=10).to(dtype), images, torch.arange(4)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

@@ -13,7 +13,7 @@ import pytest
 import paretune as pt
 from paretune.commands import COMMANDS
 from paretune.commands.adapters import Adapters
-from paretune.interchange import save_adapter, save_peft
+from paretune.interchange import save_peft
 from tests.synthetic import write_runs
 
 # What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, TABLE for a table.
@@ -50,13 +50,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("written")
     model = pt.load_backbone("efficientnet-lite0", num_classes=10, img_size=24)
     pt.adapt(model, pt.LoRA(rank=2, targets=("*.conv_pw",)))  # which peft has too
-    save_adapter(model, root / "adapter")
+    data = pt.load_data("digits", img_size=24, limit=120)
+    attack = pt.PGD(pt.Linf(1 / 255), steps=1)
+    pt.train(model, data, pt.Natural(), out=root / "run", steps=1, attacks=[attack], progress=False)
     save_peft(model, root / "peft")
     write_runs(root / "runs", points=2, seeds=(0,), examples=60, examples_select=40)
     rows = ["strategy,clean,robust", *(f"{name},{0.9 - i / 9},{i / 9}" for name in "ab" for i in range(3))]
     (root / "table.csv").write_text("\n".join(rows))
     return {
-        "DIR": str(root / "adapter"),
+        "DIR": str(root / "run"),
         "PEFT": str(root / "peft"),
         "RUNS": str(root / "runs"),
         "TABLE": str(root / "table.csv"),

@@ -287,6 +287,6 @@ def test_the_command_line_and_runs_choose_too(tmp_path) -> None:
     model = task.load_backbone(3, 0)
     assert _holds(model, PLAIN)
     pt.save_adapter(pt.adapt(model, pt.LoRA(rank=2)), tmp_path / "a")
-    assert load_adapted(str(tmp_path / "a"), None, str(tmp_path / "c.pth"), "state_dict").num_classes == 3
+    assert load_adapted(str(tmp_path / "a"), None, str(tmp_path / "c.pth"), "state_dict")[0].num_classes == 3
     with pytest.raises(ValueError, match="trained on other base weights"):
         load_adapted(str(tmp_path / "a"), None, str(tmp_path / "c.pth"))

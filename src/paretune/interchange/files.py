@@ -251,10 +251,20 @@ def _check_description(config: Mapping[str, Any], directory: Path) -> None:
         isinstance(base.get("architecture"), str) and isinstance(base.get("tensors"), dict)
     ):
         wrong.append("base")
+    if not wrong and not _says_pixels(config.get("preprocessing") or {}):
+        wrong.append("preprocessing")
     if wrong:
         raise ValueError(
             f"{directory / CONFIG} is damaged: {wrong[0]} is {json.dumps(config[wrong[0]])[:80]}"
         )
+
+
+def _says_pixels(said: Mapping[str, Any]) -> bool:
+    """Whether a description of the preprocessing, if there is one, has the numbers that are used."""
+    order = said.get("channel_order") or []
+    lists = [said.get("mean", []), said.get("std", []), order] if said else []
+    numbers = all(isinstance(each, list) and all(type(one) in (int, float) for one in each) for each in lists)
+    return numbers and (not said or {"mean", "std"} <= set(said))
 
 
 def _task(config: Mapping[str, Any]) -> Task:

@@ -5,7 +5,7 @@ from collections import Counter
 from torch import Tensor, nn
 
 from paretune.strategies.adapting import Adaptation
-from paretune.strategies.base import Delta, base_parameters, holders, plain_tensor
+from paretune.strategies.base import Delta, holders, plain_tensor
 
 
 def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None:
@@ -14,8 +14,8 @@ def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None
     Our adapter changes all of them. One of ``library`` would change each on its own, or only the first.
     """
     parameters = dict(module.named_parameters())
-    base = base_parameters(module)
-    changed: list[Tensor | None] = [parameters[name] for name in adaptation.trained if name in base]
+    of_base = [name for name in adaptation.trained if name in adaptation.base_names]
+    changed: list[Tensor | None] = [parameters[name] for name in of_base]
     for _, layer in Delta.carriers(module):
         changed += [plain_tensor(layer, tensor) for tensor in layer.parametrizations]  # type: ignore[union-attr]
     places = holders(module)
