@@ -179,8 +179,9 @@ def _parametrized(kind: type[nn.Module], tensors: tuple[str, ...], forward: Any)
 class Inserted(nn.Module):
     """A module that changes a residual branch at a :class:`~paretune.sites.Site`.
 
-    It is a child of the site's module and is called by a forward hook bound to itself, so the names of the base
-    model's tensors stay as they are, and a deep copy of the model calls the copied module.
+    It is a child of the site's module (of the first layer in it, if that is a sequence of layers) and is called by a forward
+    hook bound to itself, so the names of the base model's tensors stay as they are, and a deep copy of the model calls the
+    copied module.
     """
 
     NAME: ClassVar[str] = "adapter"
@@ -194,14 +195,23 @@ class Inserted(nn.Module):
     def attach(self, module: nn.Module, site: Site) -> str:
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
         place = module.get_submodule(site.module)
-        if hasattr(place, self.NAME):
+        within, holder, name = "", place, self.NAME
+        if _iterates(
+            place
+        ):  # it would run self as one more layer: the first of its layers holds self instead
+            inner = ((own, part) for own, part in place.named_modules() if not _iterates(part))
+            within, holder = next(inner, ("", place))
+            name = f"{self.NAME}_around"
+            if holder is place:
+                raise ValueError(f"{site.module!r} is an empty {type(place).__name__}, which holds nothing")
+        if hasattr(holder, name):
             raise ValueError(f"{site.module!r} has a {self.NAME} already; give each its own part with where=")
-        place.add_module(self.NAME, self)
+        holder.add_module(name, self)
         if site.edge == "input":
             self._hook = place.register_forward_pre_hook(self.change_input).id
         else:
             self._hook = place.register_forward_hook(self.change_output).id
-        return f"{site.module}.{self.NAME}".lstrip(".")
+        return ".".join(part for part in (site.module, within, name) if part)
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
@@ -226,8 +236,15 @@ class Inserted(nn.Module):
             for name, child in list(place.named_children()):
                 if isinstance(child, Inserted):
                     delattr(place, name)
-                    for hooks in (place._forward_hooks, place._forward_pre_hooks):
-                        hooks.pop(child._hook, None)
+            for hooks in (place._forward_hooks, place._forward_pre_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(getattr(hook, "__self__", None), Inserted):
+                        del hooks[key]
+
+
+def _iterates(place: nn.Module) -> bool:
+    """Whether ``place`` is made to be gone through, child after child, as nn.Sequential and the lists of torch are."""
+    return hasattr(type(place), "__iter__")
 
 
 def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:

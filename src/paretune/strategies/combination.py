@@ -120,6 +120,11 @@ def inserted_modules(module: nn.Module) -> list[tuple[str, str, Inserted]]:
         ValueError: one of them changes the number of tokens, so that what several would add is not defined.
     """
     found: list[tuple[str, str, Inserted]] = []
+    hooked = {
+        id(getattr(hook, "__self__", None)): path
+        for path, part in module.named_modules()
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    }
     # A tap has two names, of which the one outside the module that reads it counts.
     for path, part in module.named_modules(remove_duplicate=False):
         place, _, name = path.rpartition(".")
@@ -130,7 +135,7 @@ def inserted_modules(module: nn.Module) -> list[tuple[str, str, Inserted]]:
                     "prompt tokens take no part in combinations: tokens of several adapters have no sum; activate one name, "
                     "or use VisualPrompt(kind='padding')"
                 )
-            found.append((place, name, part))
+            found.append((hooked.get(id(part), place), name, part))
     return found
 
 
