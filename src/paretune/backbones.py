@@ -95,11 +95,13 @@ class Backbone(nn.Module):
         order = tuple(range(len(mean))) if channel_order is None else tuple(channel_order)
         self.channel_order = None if order == tuple(range(len(mean))) else order
         recorded = recorded_size(module)
+        if image_size is None and recorded is not None:
+            check_image_size("the model's own image_size", recorded)
         self.image_size = image_size or recorded or 224
         self.head = find_head(module, head)
         self._head_is_open = True
         for size in (self.image_size, recorded):
-            if self._head_is_open and size:
+            if self._head_is_open and isinstance(size, int):
                 self._check_head(self._example(size))
         self.architecture = architecture or architecture_of(module)
         self.source = source
@@ -391,16 +393,17 @@ def architecture_of(module: nn.Module) -> str:
     return f"hf:{model_type}" if model_type else type(module).__name__
 
 
-def recorded_size(module: nn.Module) -> int | None:
-    """Height of the images that a model of timm or transformers says it is made for."""
+def recorded_size(module: nn.Module) -> Any:
+    """Side in pixels of the images that a model of timm or transformers says it is made for; a pair if they are not square."""
     config = getattr(module, "config", None)
     recorded: Any = getattr(module, "pretrained_cfg", None) or {}
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    size: Any = getattr(getattr(module, "patch_embed", None), "img_size", None)
     size = size or getattr(config, "image_size", None)
     size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
-    size = size or recorded.get("input_size", (None,))[-1]
-    found: int | None = size[0] if isinstance(size, tuple | list) else size
-    return found
+    size = size or tuple(recorded.get("input_size") or ())[-2:] or None
+    if isinstance(size, tuple | list):
+        return size[0] if len(set(size)) == 1 else tuple(size)
+    return size
 
 
 def inside(key: str, prefix: str) -> bool:

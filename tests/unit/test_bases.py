@@ -432,3 +432,9 @@ def test_without_a_network_weights_are_suggested(monkeypatch) -> None:
         pt.load_backbone("timm:resnet18", num_classes=3)
     with pytest.raises(ValueError, match=r"timm has no weights 'resnet18.nope'"):
         pt.load_backbone("timm:resnet18.nope", num_classes=3)
+
+
+def test_a_model_for_images_that_are_not_square_is_not_taken_for_one_of_squares() -> None:
+    model = _vit(image_size=[32, 48])
+    with pytest.raises(ValueError, match=r"the model's own image_size must be one number.*\(32, 48\)"):
+        pt.Backbone(model)
