@@ -394,7 +394,7 @@ def architecture_of(module: nn.Module) -> str:
 
 
 def recorded_size(module: nn.Module) -> Any:
-    """Side in pixels of the images that a model of timm or transformers says it is made for; a pair if they are not square."""
+    """Side in pixels of the images that a model of timm or transformers is made for; a pair if they are not square."""
     config = getattr(module, "config", None)
     recorded: Any = getattr(module, "pretrained_cfg", None) or {}
     size: Any = getattr(getattr(module, "patch_embed", None), "img_size", None)
