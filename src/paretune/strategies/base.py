@@ -1,8 +1,10 @@
 """What a strategy is, and the two ways it may change a model: a delta on a weight, or a module at a site."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -59,6 +61,8 @@ class Strategy(Value, ABC):
     learning_rate: ClassVar[float] = 2e-3  # peak rate of AdamW when the user gives none
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            _check_number(each.name, each.type, getattr(self, each.name))
         if self.bn not in ("frozen", "adapt"):
             raise ValueError(f"bn must be 'frozen' or 'adapt', got {self.bn!r}")
         object.__setattr__(self, "where", check_where(self.where))
@@ -89,6 +93,17 @@ class Strategy(Value, ABC):
     @abstractmethod
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Add what the strategy adds and return the names of the parameters to train; the head comes on top."""
+
+
+def _check_number(name: str, kind: Any, value: Any) -> None:
+    """Raise ValueError unless ``value`` is the number that a field of this ``kind``, ``int`` or ``float``, holds."""
+    optional = kind in (int | None, float | None) and value is None
+    if kind not in (int, float, int | None, float | None) or optional:
+        return
+    whole = kind in (int, int | None)
+    number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if not number or (whole and value != int(value)):
+        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number, got {value!r}")
 
 
 class Delta(nn.Module):
