@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,18 @@ def naming(path: str | Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def regular(path: Path) -> Path:
+    """``path``, if it is a file: opening a pipe would wait for ever, and a device has no end.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no file, but a directory, a pipe or a device; remove it")
+    return path
 
 
 @contextlib.contextmanager

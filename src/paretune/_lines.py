@@ -33,9 +33,13 @@ class Tail:
         self._file, self._offset = -1, 0  # inode, and how much of it was read
 
     def read(self) -> Lines:
-        """The rows that are new; lines that are no JSON object are left out."""
+        """The rows that are new; lines that are no JSON object are left out.
+
+        Raises:
+            ValueError: there is something else than a file.
+        """
         try:
-            with open(self.path, "rb") as file:
+            with open(_files.regular(self.path), "rb") as file:
                 status = os.fstat(file.fileno())
                 restarted = self._file != -1 and (
                     status.st_ino != self._file or status.st_size < self._offset
@@ -116,7 +120,7 @@ def append_lines(path: Path | None, last_step: int) -> Iterator[AppendRow]:
 
 def _whole_lines(path: Path, last_step: int) -> list[str]:
     """The lines up to ``last_step``, which come step by step."""
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    whole = _files.regular(path).read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     lines = whole.splitlines(keepends=True)
     steps = [row.get("step") if (row := _row(line)) else None for line in lines]
     first = steps[0] if steps else last_step + 1

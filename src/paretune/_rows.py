@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from paretune._files import regular
+
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
@@ -66,8 +68,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file holds something else; it is named.
     """
+    content = regular(path).read_bytes()
     try:
-        value = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+        value = json.loads(content, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError(f"{path} is not JSON that anybody wrote: it is nested too deeply") from None
     except ValueError as error:
@@ -122,7 +125,7 @@ def read_stated(path: Path, key: str) -> Stated | None:
     except FileNotFoundError:
         file = path / CHECKPOINT
         try:
-            with safe_open(file, framework="numpy") as opened:
+            with safe_open(regular(file), framework="numpy") as opened:
                 said = json.loads((opened.metadata() or {})["progress"])
             step, points, whose = said["step"], said.get("points", 0), key
         except FileNotFoundError:
@@ -156,7 +159,7 @@ def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
     file = path / "points.jsonl"
     if not file.exists():
         return []
-    *lines, torn = file.read_bytes().split(b"\n")
+    *lines, torn = regular(file).read_bytes().split(b"\n")
     if torn:
         log.info("%s: the last line is unfinished and was left out", file)
     rows: list[tuple[int, dict[str, Any]]] = []
@@ -245,7 +248,7 @@ def load_packed(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; copy run directories whole")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(regular(path), framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None

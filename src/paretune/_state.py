@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from paretune import _alone
-from paretune._files import write_json
+from paretune._files import regular, write_json
 
 FORMAT = 1
 PROBED = 8  # images whose logits recognise a model
@@ -56,7 +56,7 @@ def _check_plan(path: Path, file: Path, plan: dict[str, Any], probe: Tensor) -> 
         write_json(file, {**plan, "probe": probe.tolist()})
         return
     try:
-        known = dict(json.loads(file.read_bytes()))
+        known = dict(json.loads(regular(file).read_bytes()))
         seen = torch.tensor(known.pop("probe"), dtype=probe.dtype)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(

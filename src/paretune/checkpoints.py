@@ -40,7 +40,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         ValueError: the file is damaged or of another run; the message says how to start over. Nothing has changed then.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(_files.regular(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
         progress: dict[str, Any] = json.loads(metadata["progress"])

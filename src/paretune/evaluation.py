@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from paretune._files import save_tensors
+from paretune._files import regular, save_tensors
 from paretune._modes import evaluation_mode
 from paretune._state import PROBED, claimed, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
@@ -286,7 +286,7 @@ class _Kept:
         if not file.exists():
             return None
         with reading(file):
-            bits: Bits = load_file(file)["bits"]
+            bits: Bits = load_file(regular(file))["bits"]
             if bits.dtype != bool or bits.shape != shape or (bits[1:] & ~bits[0]).any():
                 raise ValueError(f"bits of shape {bits.shape} are not clean ones and robust ones of {shape}")
             return bits

@@ -213,7 +213,7 @@ class RunWriter:
         path = self.path / "points.jsonl"
         if not path.exists():
             return
-        with open(path, "rb+") as file:
+        with open(_files.regular(path), "rb+") as file:
             content = file.read()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from paretune._files import save_tensors
+from paretune._files import regular, save_tensors
 from paretune._state import reading
 from paretune.attacks.precision import Precision
 
@@ -57,23 +57,33 @@ class Journal:
     def precision(path: str | Path) -> Precision | None:
         """The precision of the finished batches below ``path``; None if there is none."""
         for file in sorted(Path(path).glob("[0-9]*.safetensors")):
-            with reading(file), safe_open(file, framework="pt") as opened:
+            with reading(file), safe_open(regular(file), framework="pt") as opened:
                 return "bf16" if opened.metadata()["precision"] == "bf16" else "fp32"
         return None
 
-    def read(self, stage: int, batch: int) -> Outcome | None:
+    def read(self, stage: int, batch: int, places: Tensor, shape: torch.Size) -> Outcome | None:
         """The outcome of a finished batch, else None.
 
+        Args:
+            stage: number of the attack.
+            batch: number of the batch in it.
+            places: numbers in the set of the images that the attack had to solve.
+            shape: of one image.
+
         Raises:
-            ValueError: the file is damaged; the message says how to go on.
+            ValueError: the file is damaged, or of other images; the message says how to go on.
         """
         file = self._file(stage, batch)
         if not file.exists():
             return None
-        with reading(file), safe_open(file, framework="pt") as opened:
+        with reading(file), safe_open(regular(file), framework="pt") as opened:
             rows, images = opened.get_tensor("rows"), opened.get_tensor("images")
-            if rows.dtype != torch.int64 or rows.ndim != 1 or len(images) != len(rows):
+            if rows.dtype != torch.int64 or images.shape != (*rows.shape, *shape) or rows.ndim != 1:
                 raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(images.shape)} do not match")
+            if len(rows.unique()) < len(rows) or not torch.isin(rows, places).all():
+                raise ValueError("its rows are not some of its batch, each once")
+            if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
+                raise ValueError("its images are not in [0, 1]")
             counts = json.loads(opened.metadata()["counts"])
             return Outcome(rows, images, precision=opened.metadata()["precision"], **counts)
 
