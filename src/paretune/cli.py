@@ -18,6 +18,11 @@ from paretune.config import Seeds, Strategies
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``paretune``; returns the exit code."""
     logging.basicConfig(level=logging.ERROR, format="paretune: %(message)s")
+    logging.getLogger("paretune.weights_files").setLevel(
+        logging.INFO
+    )  # which weights of a checkpoint were taken
+    if "MASTER_ADDR" in os.environ:
+        logging.getLogger("paretune.training.processes").setLevel(logging.INFO)
     try:
         parser = build_parser()
         options = parser.parse_args(spelt(sys.argv[1:] if argv is None else argv))

@@ -42,6 +42,7 @@ from paretune.sinks.base import Openable, backfill, forwarding
 from paretune.strategies.adapting import require_adaptation, trainable_parameters
 
 log = logging.getLogger(__name__)
+processes_log = log.getChild("processes")  # which the command line shows under a launcher
 
 T = TypeVar("T")
 
@@ -169,9 +170,9 @@ def train(
             return RunWriter(path, config, resume=resume)
 
         writer = _on_main(accelerator, open_run)
-        log.info("%s: process %d of %d", path, rank + 1, world)
+        processes_log.info("%s: process %d of %d", path, rank + 1, world)
         if world == 1 and "MASTER_ADDR" in os.environ:
-            log.warning(
+            processes_log.warning(
                 "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
                 "torchrun --nproc-per-node N",
                 path,

@@ -15,23 +15,24 @@ from tests import tiny
 from tests.unit.test_training import ROOT, same_run
 
 
-def launch(processes: int, script: Path, *arguments: str) -> None:
+def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
-        [*command, str(script), *arguments],
+        [*command, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("together")
-    launch(2, ROOT / "tests/processes.py", str(directory))
+    launch(2, str(ROOT / "tests/processes.py"), str(directory))
     return directory
 
 
@@ -103,3 +104,11 @@ def test_a_launcher_that_starts_one_process_only_is_named_in_the_log(
     tiny.run(tmp_path / "launched", steps=1)
     assert "one process alone, although a launcher is about" in caplog.text
     assert "torchrun --nproc-per-node N" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_once_and_says_how_many_processes_there_are(tmp_path: Path) -> None:
+    short = "--limit 120 --batch-size 16 --epochs 0.3 --points 1 --train-steps 1 --eval-steps 1 --strategy BitFit"
+    done = launch(2, "-m", "paretune", "train", *short.split(), "--out", str(tmp_path / "run"))
+    assert done.stdout.count("adapter:") == 1
+    assert all(f"process {rank} of 2" in done.stderr for rank in (1, 2))

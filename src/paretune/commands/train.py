@@ -31,9 +31,13 @@ class Train(RunConfig):
 
     def __call__(self) -> None:
         """Train and print the points."""
+        from accelerate import PartialState
+
         from paretune.sinks import read_sinks
 
         run = self.run(self.out, resume=self.resume, sinks=read_sinks(self.sinks))
+        if not PartialState().is_main_process:
+            return
         columns = ["step", "epoch", "attack", "clean", "robust"]
         print_table(
             columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]
