@@ -13,7 +13,7 @@ from paretune import training
 from tests import tiny
 
 
-def stop_at_6(values: Any, step: int, lr: float) -> None:
+def stop_at_6(values: Any, step: int, lr: float, **_: Any) -> None:
     if step == 6:
         raise LookupError
 
