@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import paretune as pt
 from paretune._alone import alone
@@ -131,7 +132,10 @@ def test_of_several_that_start_at_once_one_trains_and_the_others_are_refused(tmp
     """And the run is whole."""
     code = "import sys; from pathlib import Path; from tests import tiny; tiny.run(Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    racers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits depend on the number
+    racers = [
+        subprocess.Popen(command, cwd=ROOT, env=alike, stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
     errors = [racer.communicate()[1] for racer in racers]
     for racer, error in zip(racers, errors, strict=True):
         assert racer.returncode == 0 or "BlockingIOError" in error.splitlines()[-1]

@@ -108,7 +108,9 @@ def test_a_launcher_that_starts_one_process_only_is_named_in_the_log(
 
 @pytest.mark.slow
 def test_the_command_line_prints_once_and_says_how_many_processes_there_are(tmp_path: Path) -> None:
-    short = "--limit 120 --batch-size 16 --epochs 0.3 --points 1 --train-steps 1 --eval-steps 1 --strategy BitFit"
+    short = (
+        "--limit 120 --batch-size 16 --epochs 0.3 --points 1 --train-steps 1 --eval-steps 1 --strategy BitFit"
+    )
     done = launch(2, "-m", "paretune", "train", *short.split(), "--out", str(tmp_path / "run"))
     assert done.stdout.count("adapter:") == 1
     assert all(f"process {rank} of 2" in done.stderr for rank in (1, 2))
