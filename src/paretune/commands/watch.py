@@ -27,6 +27,6 @@ class Watch:
         from paretune.watch import watching
 
         with watching(self.runs, port=self.port, every=self.every) as server:
-            print(f"watching {self.runs}: {server.url} (Ctrl-C stops)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
+                print(f"watching {self.runs}: {server.url} (Ctrl-C stops)", flush=True)
                 server.serve_forever()

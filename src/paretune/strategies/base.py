@@ -96,14 +96,21 @@ class Strategy(Value, ABC):
 
 
 def _check_number(name: str, kind: Any, value: Any) -> None:
-    """Raise ValueError unless ``value`` is the number that a field of this ``kind``, ``int`` or ``float``, holds."""
+    """Raise unless ``value`` is the number that a field of this ``kind``, ``int`` or ``float``, holds.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not finite, or not whole where it must be.
+    """
     optional = kind in (int | None, float | None) and value is None
     if kind not in (int, float, int | None, float | None) or optional:
         return
     whole = kind in (int, int | None)
-    number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    if not number or (whole and value != int(value)):
-        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number, got {value!r}")
+    told = f"{name} must be a {'whole' if whole else 'finite'} number, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(told)
+    if not math.isfinite(value) or (whole and value % 1):
+        raise ValueError(told)
 
 
 class Delta(nn.Module):
