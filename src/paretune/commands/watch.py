@@ -26,7 +26,9 @@ class Watch:
         """Serve until Ctrl-C."""
         from paretune.watch import watching
 
-        with watching(self.runs, port=self.port, every=self.every) as server:
-            with contextlib.suppress(KeyboardInterrupt):
-                print(f"watching {self.runs}: {server.url} (Ctrl-C stops)", flush=True)
-                server.serve_forever()
+        with (
+            watching(self.runs, port=self.port, every=self.every) as server,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            print(f"watching {self.runs}: {server.url} (Ctrl-C stops)", flush=True)
+            server.serve_forever()
