@@ -12,6 +12,7 @@ from paretune._random import borrowed_randomness
 from paretune.backbones import Backbone, Task, inside, network_of, note_task, task_of
 from paretune.sites import Site
 from paretune.strategies.base import Anatomy, Delta, Inserted, Strategy, base_parameters
+from paretune.strategies.inserted import check_undisturbed
 from paretune.strategies.left_alone import log_left_alone
 from paretune.strategies.tied import check_head, check_memory
 from paretune.strategies.wrapped import check_merge, unwrap, wrapped_layers
@@ -99,6 +100,7 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
     try:
         with torch.inference_mode(False), torch.enable_grad():  # a strategy may try its gradients
             chosen = set(strategy.install(module, anatomy))
+        check_undisturbed(module, anatomy)
         # A tied parameter has several names, of which any may be chosen; the first is the one that counts.
         train = {
             id(parameter)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, Literal
@@ -252,16 +252,26 @@ class Inserted(nn.Module):
         return found
 
     @staticmethod
-    def detach_all(module: nn.Module) -> None:
-        """Remove every inserted module and its hooks."""
+    def detach_all(module: nn.Module, *, hooks_only: bool = False) -> Callable[[], None]:
+        """Remove every inserted module and its hooks, or these alone; what is returned puts them back."""
+        before: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         for place in list(module.modules()):
-            for name, child in list(place.named_children()):
-                if isinstance(child, Inserted):
-                    delattr(place, name)
-            for hooks in (place._forward_hooks, place._forward_pre_hooks):
-                for key, hook in list(hooks.items()):
-                    if isinstance(getattr(hook, "__self__", None), Inserted):
-                        del hooks[key]
+            for held in (
+                place._forward_hooks,
+                place._forward_pre_hooks,
+                {} if hooks_only else place._modules,
+            ):
+                before.append((held, dict(held)))
+                for key, value in before[-1][1].items():
+                    if isinstance(value, Inserted) or isinstance(getattr(value, "__self__", None), Inserted):
+                        del held[key]
+
+        def put_back() -> None:
+            for held, items in before:
+                held.clear()
+                held.update(items)
+
+        return put_back
 
 
 def _iterates(place: nn.Module) -> bool:

@@ -1,0 +1,60 @@
+"""Whether a model runs as before around what was inserted into it: some go through their children, or count them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from paretune._modes import modes_kept
+from paretune._random import borrowed_randomness
+from paretune.backbones import logits_of
+from paretune.sites import blank_image
+from paretune.strategies.base import Anatomy, Inserted
+
+
+def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:
+    """Raise ValueError if ``module`` runs inserted modules itself, or computes something else because it holds them.
+
+    One image shows it, with their hooks taken off. A module without values, whose image size is unknown, or that fails
+    without them too is not tried.
+    """
+    added = {name: part for name, part in module.named_modules() if isinstance(part, Inserted)}
+    if not added or anatomy.image_size is None or next(module.parameters()).is_meta:
+        return
+    image = blank_image(module, anatomy.channels, anatomy.image_size)
+    image = torch.linspace(0, 1, image.numel(), device=image.device).to(image.dtype).view_as(image)
+    ran: list[str] = []
+    handles = [
+        inner.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name, part in added.items()
+        for inner in part.modules()
+    ]
+    try:
+        expected = _logits(module, image, Inserted.detach_all(module))
+        if expected is None:
+            return
+        found = _logits(module, image, Inserted.detach_all(module, hooks_only=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if ran or found is None or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+        place = f"at {next(iter(ran or added)).rpartition('.')[0]!r}"
+        what = "runs what is inserted" if ran else "changes as soon as something is held"
+        raise ValueError(
+            f"{type(module).__name__} {what} {place}, as a module does that goes through its children or counts them; write "
+            "it as an nn.Sequential, or name other places with Backbone(module, sites=...), such as a layer inside it"
+        )
+
+
+def _logits(module: nn.Module, image: Tensor, put_back: Callable[[], None]) -> Tensor | None:
+    """What ``module`` answers; None if it fails. ``put_back`` is called in any case."""
+    try:
+        with borrowed_randomness(), modes_kept(module), torch.no_grad():
+            torch.manual_seed(0)
+            logits = logits_of(module.eval()(image))
+            module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
+            return logits
+    except Exception:  # whatever a model raises
+        return None
+    finally:
+        put_back()
