@@ -2,16 +2,17 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from paretune import _alone
-from paretune._files import regular, write_json
+from paretune._files import regular, save_tensors, write_json
+from paretune.backbones import digest, fingerprint
 
 FORMAT = 1
 PROBED = 8  # images whose logits recognise a model
@@ -43,12 +44,31 @@ def claimed(path: str | Path, plan: dict[str, Any], probe: Tensor) -> Iterator[N
 
 
 @contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """An error over the content of a finished part in ``file`` says which file it is, and the way out."""
+def reading(file: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """What :func:`keep` wrote to ``file``; an error over it, also of the body, says which file it is and the way out.
+
+    Raises:
+        ValueError: its contents are not those that were written, or the body raised it.
+    """
     try:
-        yield
+        with safe_open(regular(file), framework="pt") as opened:
+            notes = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+        if notes.pop("digest", None) != _digest(tensors, notes):
+            raise ValueError("its contents are not those that were written")
+        yield tensors, notes
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); remove it, and its part is computed again") from None
+
+
+def keep(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write a finished part, whole or not at all."""
+    save_tensors(file, tensors, {**notes, "digest": _digest(tensors, notes)})
+
+
+def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    digests = {name: digest(value) for name, value in tensors.items()}
+    return fingerprint(json.dumps(dict(notes), sort_keys=True), digests)
 
 
 def _check_plan(path: Path, file: Path, plan: dict[str, Any], probe: Tensor) -> None:

@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from paretune._files import regular, save_tensors
 from paretune._modes import evaluation_mode
-from paretune._state import PROBED, claimed, reading
+from paretune._state import PROBED, claimed, keep, reading
 from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
 from paretune.backbones import answer, task_of
@@ -285,15 +283,15 @@ class _Kept:
         file = self._file(portion)
         if not file.exists():
             return None
-        with reading(file):
-            bits: Bits = load_file(regular(file))["bits"]
+        with reading(file) as (tensors, _):
+            bits: Bits = tensors["bits"].numpy()
             if bits.dtype != bool or bits.shape != shape or (bits[1:] & ~bits[0]).any():
                 raise ValueError(f"bits of shape {bits.shape} are not clean ones and robust ones of {shape}")
             return bits
 
     def write(self, portion: int, bits: Bits) -> None:
         """Keep the bits of a portion, and forget what led to them."""
-        save_tensors(self._file(portion), {"bits": bits})
+        keep(self._file(portion), {"bits": torch.from_numpy(bits)}, {})
         shutil.rmtree(self.scratch(portion), ignore_errors=True)
 
     def scratch(self, portion: int) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from paretune.attacks import Linf
 from paretune.attacks.autoattack_state import Journal, Outcome
 from paretune.results import RunWriter, load_runs
 from paretune.watch.progress import Watcher
@@ -33,4 +34,4 @@ def test_a_batch_of_other_images_is_refused(rows: list[int], shape: tuple[int, .
     found = Outcome(torch.tensor(rows), torch.zeros(len(rows), *shape), 0.0, 0, 0, 0, 0, "fp32")
     journal.write(0, 0, found)
     with pytest.raises(ValueError, match="is damaged"):
-        journal.read(0, 0, torch.arange(4), torch.Size((3, 4, 4)))
+        journal.read(0, 0, torch.arange(4), torch.zeros(4, 3, 4, 4), Linf(0.1))

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from paretune._files import regular, save_tensors
-from paretune._state import reading
+from paretune._state import keep, reading
 from paretune.attacks.precision import Precision
+from paretune.attacks.threats import Threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,35 +56,40 @@ class Journal:
     def precision(path: str | Path) -> Precision | None:
         """The precision of the finished batches below ``path``; None if there is none."""
         for file in sorted(Path(path).glob("[0-9]*.safetensors")):
-            with reading(file), safe_open(regular(file), framework="pt") as opened:
-                return "bf16" if opened.metadata()["precision"] == "bf16" else "fp32"
+            with reading(file) as (_, notes):
+                return "bf16" if notes["precision"] == "bf16" else "fp32"
         return None
 
-    def read(self, stage: int, batch: int, places: Tensor, shape: torch.Size) -> Outcome | None:
+    def read(
+        self, stage: int, batch: int, places: Tensor, images: Tensor, threat: Threat
+    ) -> Outcome | None:
         """The outcome of a finished batch, else None.
 
         Args:
             stage: number of the attack.
             batch: number of the batch in it.
             places: numbers in the set of the images that the attack had to solve.
-            shape: of one image.
+            images: the clean images of the whole set.
+            threat: of the attack.
 
         Raises:
-            ValueError: the file is damaged, or of other images; the message says how to go on.
+            ValueError: the file is damaged, of other images, or what it holds is not what such an attack can find; the
+                message says how to go on.
         """
         file = self._file(stage, batch)
         if not file.exists():
             return None
-        with reading(file), safe_open(regular(file), framework="pt") as opened:
-            rows, images = opened.get_tensor("rows"), opened.get_tensor("images")
-            if rows.dtype != torch.int64 or images.shape != (*rows.shape, *shape) or rows.ndim != 1:
-                raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(images.shape)} do not match")
+        with reading(file) as (tensors, notes):
+            rows, found = tensors["rows"], tensors["images"]
+            if rows.dtype != torch.int64 or rows.ndim != 1 or found.shape != (*rows.shape, *images.shape[1:]):
+                raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(found.shape)} do not match")
             if len(rows.unique()) < len(rows) or not torch.isin(rows, places).all():
                 raise ValueError("its rows are not some of its batch, each once")
-            if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
-                raise ValueError("its images are not in [0, 1]")
-            counts = json.loads(opened.metadata()["counts"])
-            return Outcome(rows, images, precision=opened.metadata()["precision"], **counts)
+            if found.dtype != images.dtype:
+                raise ValueError(f"its images are {found.dtype}, not {images.dtype}")
+            if not threat.allows(found, images[rows.to(images.device)].to(found.device)).all():
+                raise ValueError(f"its images are not all in [0, 1] and inside {threat!r} around the clean ones")
+            return Outcome(rows, found, precision=notes["precision"], **json.loads(notes["counts"]))
 
     def write(self, stage: int, batch: int, outcome: Outcome) -> None:
         """Keep the outcome of a batch."""
@@ -94,7 +98,7 @@ class Journal:
             "precision": outcome.precision,
             "counts": json.dumps({name: getattr(outcome, name) for name in names}),
         }
-        save_tensors(self._file(stage, batch), {"rows": outcome.rows, "images": outcome.images}, metadata)
+        keep(self._file(stage, batch), {"rows": outcome.rows, "images": outcome.images}, metadata)
 
     def _file(self, stage: int, batch: int) -> Path:
         return self._path / f"{stage:02d}-{batch:06d}.safetensors"

@@ -166,9 +166,10 @@ class Ensemble:
         self, number: int, name: str, journal: Journal | None, show: Callable[[AutoAttackStatus], None]
     ) -> list[Outcome]:
         outcomes = []
+        threat = self.stages[name].threat
         # The batches follow from what was left when the stage began, so that a continued run cuts the same ones.
         for index, rows in enumerate(torch.split(self.robust.nonzero().flatten(), self.batch_size)):
-            outcome = journal.read(number, index, rows.cpu(), self.images.shape[1:]) if journal else None
+            outcome = journal.read(number, index, rows.cpu(), self.images, threat) if journal else None
             if outcome is None:
                 outcome = self._batch(name, rows, index, show)
                 if journal:

@@ -63,6 +63,13 @@ class Threat(Value, ABC):
     def distance(self, images: Tensor, others: Tensor) -> Tensor:
         """Distance of each pair in this norm, shape (batch,)."""
 
+    def allows(self, images_adv: Tensor, images: Tensor) -> Tensor:
+        """(batch,) whether each of ``images_adv`` is in [0, 1] and in the ball around its image, up to rounding."""
+        # A unit in the last place of 1 a pixel, and eight of the radius for what the norm sums.
+        rounding = self.distance(torch.full_like(images, 2**-23), torch.zeros_like(images))
+        near = self.distance(images_adv, images) <= self.epsilon * (1 + 2**-20) + rounding
+        return near & ((images_adv >= 0) & (images_adv <= 1)).flatten(1).all(dim=1)
+
 
 @dataclass(frozen=True)
 class Linf(Threat):
