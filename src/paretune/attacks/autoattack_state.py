@@ -60,9 +60,7 @@ class Journal:
                 return "bf16" if notes["precision"] == "bf16" else "fp32"
         return None
 
-    def read(
-        self, stage: int, batch: int, places: Tensor, images: Tensor, threat: Threat
-    ) -> Outcome | None:
+    def read(self, stage: int, batch: int, places: Tensor, images: Tensor, threat: Threat) -> Outcome | None:
         """The outcome of a finished batch, else None.
 
         Args:
@@ -83,12 +81,14 @@ class Journal:
             rows, found = tensors["rows"], tensors["images"]
             if rows.dtype != torch.int64 or rows.ndim != 1 or found.shape != (*rows.shape, *images.shape[1:]):
                 raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(found.shape)} do not match")
-            if len(rows.unique()) < len(rows) or not torch.isin(rows, places).all():
+            if len({*rows.tolist()}) < len(rows) or not torch.isin(rows, places).all():
                 raise ValueError("its rows are not some of its batch, each once")
             if found.dtype != images.dtype:
                 raise ValueError(f"its images are {found.dtype}, not {images.dtype}")
             if not threat.allows(found, images[rows.to(images.device)].to(found.device)).all():
-                raise ValueError(f"its images are not all in [0, 1] and inside {threat!r} around the clean ones")
+                raise ValueError(
+                    f"its images are not all in [0, 1] and inside {threat!r} around the clean ones"
+                )
             return Outcome(rows, found, precision=notes["precision"], **json.loads(notes["counts"]))
 
     def write(self, stage: int, batch: int, outcome: Outcome) -> None:
