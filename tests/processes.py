@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ def stop_at_6(values: Any, step: int, lr: float, **_: Any) -> None:
         raise LookupError
 
 
+def damage(run: Path, name: str) -> None:
+    """A copy of ``run`` that lacks a part."""
+    copied = run.with_name(f"{run.name}-{name}")
+    shutil.copytree(run, copied)
+    if name == "log.jsonl":
+        lines = (copied / name).read_text().splitlines(keepends=True)
+        (copied / name).write_text("".join(lines[:2] + lines[3:]))
+    else:
+        shutil.rmtree(copied / name)
+
+
 if __name__ == "__main__":
     directory, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
     for name, lr in (("learning", 5e-3), ("standing", 1e-12)):
@@ -30,7 +42,19 @@ if __name__ == "__main__":
         tiny.run(directory / "stopped")
     training.check_finite = guard
     assert not (directory / "stopped/DONE").exists()
+    if rank == "0":  # the others read it no sooner than this one has opened it
+        for name in ("bits", "log.jsonl"):
+            damage(directory / "stopped", name)
     tiny.run(directory / "stopped")
+    if rank == "0":
+        for name in ("adapter", "log.jsonl"):
+            damage(directory / "learning", name)
+    for name in ("stopped-bits", "stopped-log.jsonl", "learning-adapter", "learning-log.jsonl"):
+        model = tiny.backbone(pt.FullFineTune(bn="adapt"))
+        try:
+            tiny.run(directory / name, model=model)
+        except (ValueError, OSError) as error:
+            (directory / f"refused-{name}-{rank}").write_text(str(error))
     for number, changes in enumerate(({"batch_size": 16}, {"resume": True})):
         try:
             tiny.run(directory / "learning", **changes)

@@ -105,7 +105,7 @@ def append_lines(path: Path | None, last_step: int) -> Iterator[AppendRow]:
     if path is None:
         yield lambda row, *, sync: None
         return
-    lines = _whole_lines(path, last_step)
+    lines = whole_lines(path, last_step)
     if len(lines) < last_step:
         log.warning("%s lacks the steps up to %d: it was removed", path, last_step - len(lines))
     if path.exists():
@@ -118,8 +118,12 @@ def append_lines(path: Path | None, last_step: int) -> Iterator[AppendRow]:
         yield append
 
 
-def _whole_lines(path: Path, last_step: int) -> list[str]:
-    """The lines up to ``last_step``, which come step by step."""
+def whole_lines(path: Path, last_step: int) -> list[str]:
+    """The lines up to ``last_step``, which come step by step.
+
+    Raises:
+        ValueError: a line is damaged, or some up to ``last_step`` were lost.
+    """
     whole = _files.regular(path).read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     lines = whole.splitlines(keepends=True)
     steps = [row.get("step") if (row := _row(line)) else None for line in lines]

@@ -109,6 +109,7 @@ class Stated(NamedTuple):
     file: Path
     step: float  # the rows up to this one are counted
     points: int
+    log: Any = None  # of a finished run: lines and SHA-256 of log.jsonl; None of one without
 
     @property
     def done(self) -> bool:
@@ -121,13 +122,13 @@ def read_stated(path: Path, key: str) -> Stated | None:
     try:
         file = path / "DONE"
         said = read_json(file)
-        step, points, whose = math.inf, said.get("points"), said.get("run")
+        step, points, whose, log = math.inf, said.get("points"), said.get("run"), said.get("log")
     except FileNotFoundError:
         file = path / CHECKPOINT
         try:
             with safe_open(regular(file), framework="numpy") as opened:
                 said = json.loads((opened.metadata() or {})["progress"])
-            step, points, whose = said["step"], said.get("points", 0), key
+            step, points, whose, log = said["step"], said.get("points", 0), key, None
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -138,7 +139,7 @@ def read_stated(path: Path, key: str) -> Stated | None:
         raise ValueError(f"{error}; {OTHERWISE}") from None
     if not isinstance(points, int) or not isinstance(step, int | float) or whose != key:
         raise ValueError(f"{file} is damaged or of another run: {json.dumps(said)[:200]}; {OTHERWISE}")
-    return Stated(file, step, points)
+    return Stated(file, step, points, log)
 
 
 def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
@@ -152,6 +153,29 @@ def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> 
             f"{path / 'points.jsonl'} has {found} rows{upto}, but {stated.file.name} says that there are "
             f"{stated.points}: rows were lost. The file must be whole: {OTHERWISE}"
         )
+
+
+def describe_log(path: Path) -> dict[str, Any] | None:
+    """What DONE says of log.jsonl: how many lines it has, and their SHA-256; None where there is none."""
+    try:
+        content = regular(path / "log.jsonl").read_bytes()
+    except FileNotFoundError:
+        return None
+    return {"lines": content.count(b"\n"), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_log(path: Path, stated: Stated | None) -> None:
+    """Raise ValueError if log.jsonl of a finished run is not what ``stated`` says of it."""
+    if stated is None or stated.log is None:
+        return
+    found = describe_log(path)
+    if found != stated.log:
+        lines = found["lines"] if found else 0
+        said = stated.log.get("lines") if isinstance(stated.log, dict) else None
+        what = f"has {lines} lines, but DONE says that there are {said}"
+        if lines == said:
+            what = f"has the {lines} lines that DONE says, but not those that were written"
+        raise ValueError(f"{path / 'log.jsonl'} {what}. The file must be whole: {OTHERWISE}")
 
 
 def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:

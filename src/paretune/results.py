@@ -5,7 +5,8 @@
     RUN/bits/step-….safetensors   packed correctness of every example, from which the accuracies follow
     RUN/checkpoint.safetensors    of an unfinished run; says how many points there are up to its step
     RUN/adapter               of a finished run
-    RUN/DONE                  written last; says how many points there are
+    RUN/log.jsonl             one line per step of training, if that wrote the run
+    RUN/DONE                  written last; says how many points and lines of the log there are
 
 Lines are appended with a single synced write and files are replaced whole, so a run that is killed at any
 moment loses at most the point it was writing. Whoever reads it sees when lines were lost. Directories can be
@@ -25,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paretune import _files
-from paretune._lines import append_whole
+from paretune._lines import append_whole, whole_lines
 from paretune._rows import (
     CHECKPOINT,
     OTHERWISE,
@@ -35,8 +36,10 @@ from paretune._rows import (
     Bits,
     Row,
     check_bits,
+    check_log,
     check_none_lost,
     check_row,
+    describe_log,
     differences,
     identity,
     load_packed,
@@ -61,8 +64,8 @@ class RunWriter:
         resume: False forgets everything but the configuration first.
 
     Raises:
-        ValueError: ``config`` lacks a required key, the directory holds a run with another configuration, or rows of
-            it were damaged or lost.
+        ValueError: ``config`` lacks a required key, the directory holds a run with another configuration, or rows or
+            lines of its log were damaged or lost.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
@@ -91,6 +94,10 @@ class RunWriter:
         self._rows = [row for _, row in read_rows(self.path, self.key)]
         stated = read_stated(self.path, self.key)
         check_none_lost(self.path, stated, (row["step"] for row in self._rows))
+        if stated is not None and stated.done:
+            check_log(self.path, stated)
+        else:
+            whole_lines(self.path / "log.jsonl", 0 if stated is None else int(stated.step))
 
     @property
     def done(self) -> bool:
@@ -162,9 +169,10 @@ class RunWriter:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as complete; ``summary`` is plain JSON for people and scripts to read."""
-        _files.write_json(
-            self.path / "DONE", {**summary, "schema": SCHEMA, "run": self.key, "points": len(self._rows)}
-        )
+        counted: dict[str, Any] = {"points": len(self._rows)}
+        if (described := describe_log(self.path)) is not None:
+            counted["log"] = described
+        _files.write_json(self.path / "DONE", {**summary, "schema": SCHEMA, "run": self.key, **counted})
 
     def _complete(self, row: Row) -> dict[str, Any]:
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
@@ -283,8 +291,8 @@ def load_runs(path: str | Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: there is no run in ``path``, or one lacks its config.json. ValueError: a file is damaged or
-        newer than this library, rows were lost, an accuracy is not in [0, 1], or two directories hold the same run. A
-        last line without its newline is ignored: a run may be writing it.
+        newer than this library, rows or lines of the log were lost, an accuracy is not in [0, 1], or two directories
+        hold the same run. A last line without its newline is ignored: a run may be writing it.
     """
     path = Path(path)
     runs = [_read_run(directory) for directory in find_runs(path)]
@@ -353,6 +361,7 @@ def _read_run(path: Path) -> Run:
     if read_stated(path, key) != stated:
         return _read_run(path)  # the run went on meanwhile, or was started over
     check_none_lost(path, stated, (row["step"] for row in rows))
+    check_log(path, stated)
     points = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*ROW_FIELDS])
     return Run(path, config, points, stated is not None and stated.done)
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from paretune._alone import alone
 from paretune._lines import append_lines
-from paretune._rows import CHECKPOINT
+from paretune._rows import CHECKPOINT, OTHERWISE
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
@@ -167,7 +167,15 @@ def train(
                 "attacks": [each.to_dict() for each in attacks],
                 "attack_precision": precision,
             }
-            return RunWriter(path, config, resume=resume)
+            opened = RunWriter(path, config, resume=resume)
+            if opened.done:
+                try:
+                    read_adapter(path / "adapter")
+                except (OSError, ValueError) as error:
+                    raise ValueError(
+                        f"{path} is complete, but its adapter is not: {error}; {OTHERWISE}"
+                    ) from None
+            return opened
 
         writer = _on_main(accelerator, open_run)
         processes_log.info("%s: process %d of %d", path, rank + 1, world)
@@ -212,8 +220,12 @@ def train(
         if checkpoint.exists():
             so_far = load_checkpoint(checkpoint, model.module, optimiser)
             log.info("%s goes on from step %d of %d", path, so_far["step"], total)
-        if writer is not None:
-            writer.truncate_after(so_far["step"])
+
+        def forget_later() -> None:
+            if writer is not None:
+                writer.truncate_after(so_far["step"])
+
+        _on_main(accelerator, forget_later)
         chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
         batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
         loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)

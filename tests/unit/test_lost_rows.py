@@ -1,6 +1,7 @@
 """A run knows how many rows it has; whoever reads it or goes on with it sees when some are gone."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -248,3 +249,85 @@ def test_the_command_line_says_it_in_a_line(copies: Path, capsys: pytest.Capture
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "has 1 rows, but DONE says that there are 3" in error
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[:-1], "has 9 lines, but DONE says that there are 10"),
+        (lambda lines: lines[1:], "has 9 lines, but DONE says that there are 10"),
+        (lambda lines: [*lines[:3], *lines[4:]], "has 9 lines, but DONE says that there are 10"),
+        (lambda lines: [*lines[:9], lines[9][:-1]], "has 9 lines, but DONE says that there are 10"),
+        (lambda lines: [*lines, lines[-1]], "has 11 lines, but DONE says that there are 10"),
+        (lambda lines: [*lines[:3], lines[2], *lines[4:]], "has the 10 lines that DONE says, but not those"),
+        (
+            lambda lines: [*lines[:3], lines[3][:9] + "\n", *lines[4:]],
+            "has the 10 lines that DONE says, but not",
+        ),
+        (lambda lines: [], "has 0 lines, but DONE says that there are 10"),
+        (None, "has 0 lines, but DONE says that there are 10"),
+    ],
+)
+def test_a_finished_run_knows_its_log(
+    copies: Path, damage: Callable[[list[str]], list[str]] | None, message: str
+) -> None:
+    log = copies / "finished/log.jsonl"
+    if damage is None:
+        log.unlink()
+    else:
+        log.write_text("".join(damage(log.read_text().splitlines(keepends=True))))
+    for read in (load_runs, load_points, pt.recommend, tiny.run):
+        with pytest.raises(ValueError, match=rf"log\.jsonl {message}.*{OVER}"):
+            read(copies / "finished")
+    (seen,) = (each for each in Watcher(copies).look().runs if each.name == "finished")
+    assert seen.state == "damaged"
+    tiny.run(copies / "finished", resume=False)
+    same_run(copies / "finished", tiny.run(copies / "anew").path)
+
+
+def test_a_log_that_is_cut_while_somebody_watches_is_seen(copies: Path) -> None:
+    watcher = Watcher(copies / "finished")
+    assert [watcher.look().runs[0].state for _ in range(2)] == ["done", "done"]
+    keep_lines(copies / "finished/log.jsonl", 0, 1)
+    assert watcher.look().runs[0].state == "damaged"
+
+
+def test_the_log_of_a_run_that_went_on_is_counted_as_it_is(copies: Path) -> None:
+    """It may begin late, where somebody removed the first part."""
+    (copies / "half/log.jsonl").unlink()
+    tiny.run(copies / "half")
+    assert load_runs(copies / "half")[0].done
+    keep_lines(copies / "half/log.jsonl", 0)
+    with pytest.raises(ValueError, match="has 1 lines, but DONE says that there are 2"):
+        load_runs(copies / "half")
+
+
+def test_a_log_is_damaged_before_the_first_checkpoint_too(tmp_path: Path) -> None:
+    RunWriter(tmp_path / "run", CONFIG)
+    (tmp_path / "run/log.jsonl").write_text("[]\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl lacks lines up to step 0, or they are damaged"):
+        RunWriter(tmp_path / "run", CONFIG)
+
+
+@pytest.mark.parametrize(
+    "gone", ["", "paretune.json", "adapter_model.safetensors", "half of the tensors", "a pipe"]
+)
+def test_a_finished_run_without_its_adapter_is_refused_with_a_way_out(copies: Path, gone: str) -> None:
+    adapter = copies / "finished/adapter"
+    tensors = adapter / "adapter_model.safetensors"
+    if gone == "half of the tensors":
+        tensors.write_bytes(tensors.read_bytes()[: tensors.stat().st_size // 2])
+    elif gone == "a pipe":
+        tensors.unlink()
+        os.mkfifo(tensors)
+    elif gone:
+        (adapter / gone).unlink()
+    else:
+        shutil.rmtree(adapter)
+    with pytest.raises(
+        ValueError, match=rf"finished is complete, but its adapter is not: .*{OVER}"
+    ) as caught:
+        tiny.run(copies / "finished")
+    assert "\n" not in str(caught.value)
+    tiny.run(copies / "finished", resume=False)
+    same_run(copies / "finished", tiny.run(copies / "anew").path)

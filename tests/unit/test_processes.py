@@ -1,6 +1,7 @@
 """Several processes train one model: what is measured and saved is the model that all of them have."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_what_the_main_process_refuses_all_refuse(together: Path) -> None:
     for rank in (0, 1):
         assert "batch_size: 32 there, 16 here" in (together / f"refused-0-{rank}").read_text()
         assert not (together / f"refused-1-{rank}").exists()
+        for damaged, message in (
+            ("stopped-bits", r"step-000004\.safetensors is missing.*resume=False"),
+            ("stopped-log.jsonl", r"log\.jsonl lacks lines up to step 4.*or remove it"),
+            ("learning-adapter", r"is complete, but its adapter is not: .*resume=False"),
+            ("learning-log.jsonl", r"log\.jsonl has 9 lines, but DONE says that there are 10.*resume=False"),
+        ):
+            assert re.search(message, (together / f"refused-{damaged}-{rank}").read_text())
 
 
 def test_a_launcher_that_starts_one_process_only_is_named_in_the_log(

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paretune._lines import Tail
-from paretune._rows import check_none_lost, check_row, read_config, read_json, read_stated, run_key
+from paretune._rows import (
+    Stated,
+    check_log,
+    check_none_lost,
+    check_row,
+    read_config,
+    read_json,
+    read_stated,
+    run_key,
+)
 from paretune.results import find_runs
 
 _SWEEP = "sweep.json"
@@ -133,6 +142,7 @@ class _Watched:
     def _forget(self) -> None:
         self.log, self.points = Tail(self.path / "log.jsonl"), Tail(self.path / "points.jsonl")
         self.last: dict[str, Any] = {}  # line of the log
+        self.whole: Stated | None = None  # what the log was found to be
         self.measured: dict[int, list[dict[str, Any]]] = {}
         self.samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, step)
 
@@ -145,6 +155,9 @@ class _Watched:
             if read_stated(self.path, run_key(config)) == stated:  # else it went on meanwhile, or began again
                 steps = (step for step, rows in self.measured.items() for _ in rows)
                 check_none_lost(self.path, stated, steps)
+                if stated != self.whole:  # once, as it reads all of it
+                    check_log(self.path, stated)
+                    self.whole = stated
             step = max([self.last.get("step", 0), *self.measured])
             done = stated is not None and stated.done
             if not done and (not self.samples or self.samples[-1][1] != step):
