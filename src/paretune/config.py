@@ -102,7 +102,7 @@ class TaskConfig:
         epochs: passes over the train split.
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
-        points: evaluation points over training; each is one point of the frontier.
+        points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
     """
@@ -190,7 +190,14 @@ class TaskConfig:
 
     def check(self) -> None:
         """Load data and backbone once, for the errors that this brings to light."""
-        self.load_backbone(len(self.load_data().classes), 0)
+        data = self.load_data()
+        steps = self.steps(data)
+        check_whole("points", self.points, 1, steps, hint=f": {self.epochs:g} epochs have {steps} steps")
+        self.load_backbone(len(data.classes), 0)
+
+    def steps(self, data: ImageData) -> int:
+        """Optimiser steps of a run."""
+        return max(1, round(self.epochs * (len(data.train) // self.batch_size)))
 
     @property
     def _size(self) -> int | None:
@@ -228,19 +235,17 @@ class RunConfig(TaskConfig):
         data = self.load_data()
         backbone = self.load_backbone(len(data.classes), self.seed)
         adapt(backbone, self.strategy, seed=self.seed)
-        per_epoch = len(data.train) // self.batch_size
-        steps = max(1, round(self.epochs * per_epoch))
         return train(
             backbone,
             data,
             self.objective,
             out=out,
-            steps=steps,
+            steps=self.steps(data),
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             epsilon=self.schedule,
             attacks=[self.attack],
-            eval_every=max(1, -(-steps // self.points)),
+            points=self.points,
             seed=self.seed,
             precision=self.precision,
             resume=resume,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from paretune._alone import alone
 from paretune._lines import append_lines
 from paretune._rows import CHECKPOINT, OTHERWISE
+from paretune._values import check_whole
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
 from paretune.attacks.inputs import predicted
 from paretune.attacks.precision import Precision
@@ -60,6 +61,7 @@ def train(
     epsilon: EpsilonSchedule | None = None,
     attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
+    points: int | None = None,
     seed: int = 0,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
@@ -93,6 +95,7 @@ def train(
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
+        points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attack_copy`. What ``"auto"`` decides, which takes a
@@ -125,9 +128,7 @@ def train(
         )
     per_epoch = len(data.train) // batch_size
     total = _total_steps(epochs, steps, per_epoch)
-    eval_every = min(per_epoch if eval_every is None else eval_every, total)
-    if eval_every < 1:
-        raise ValueError(f"eval_every must be at least 1 step, got {eval_every}")
+    measured_at, measured = _measured_at(total, per_epoch, eval_every, points)
     if not attacks:
         raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
     if model.num_classes != len(data.classes):
@@ -163,7 +164,7 @@ def train(
                 "optimizer": optimizer.to_dict() | {"lr": lr},
                 "steps": total,
                 "batch_size": batch_size,
-                "eval_every": eval_every,
+                **measured,
                 "attacks": [each.to_dict() for each in attacks],
                 "attack_precision": precision,
             }
@@ -269,11 +270,11 @@ def train(
                 rows.append(
                     {"step": step, "epsilon": strength, "loss": float(loss.detach()), "accuracy": accuracy}
                 )
-                measured = step % eval_every == 0 or step == total
-                write_log(rows[-1], sync=measured)  # before the checkpoint that counts on it
+                measuring = step in measured_at
+                write_log(rows[-1], sync=measuring)  # before the checkpoint that counts on it
                 status = Status(step, total, strength, float(loss.detach()), accuracy)
 
-                if measured:
+                if measuring:
                     so_far["step"] = step
                     so_far["train_seconds"] += time.perf_counter() - clock  # evaluation is not training
                     so_far["cpu_seconds"] += time.process_time() - cpu_clock
@@ -397,6 +398,27 @@ def _total_steps(epochs: float | None, steps: int | None, per_epoch: int) -> int
             f"training needs at least one step; got epochs={epochs}, steps={steps}, {per_epoch} steps an epoch"
         )
     return total
+
+
+def _measured_at(
+    total: int, per_epoch: int, eval_every: int | None, points: int | None
+) -> tuple[set[int], dict[str, int]]:
+    """The steps after which the model is measured, and what the configuration of the run says of them."""
+    if points is not None:
+        if eval_every is not None:
+            raise ValueError(
+                f"give either eval_every or points; got eval_every={eval_every}, points={points}"
+            )
+        check_whole("points", points, 1, total, hint=": at most one a step of training")
+        eval_every = -(-total // points)
+        if -(-total // eval_every) < points:  # of 5 steps, 2 for 4 points make 3
+            return {(2 * i * total + points) // (2 * points) for i in range(1, points + 1)}, {
+                "points": points
+            }
+    eval_every = min(per_epoch if eval_every is None else eval_every, total)
+    if eval_every < 1:
+        raise ValueError(f"eval_every must be at least 1 step, got {eval_every}")
+    return {*range(eval_every, total, eval_every), total}, {"eval_every": eval_every}
 
 
 def _mix(*numbers: int) -> int:
