@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from logging.handlers import QueueHandler
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ def sweep(
 ) -> list[Run]:
     """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
 
-    Each worker is a process that uses its share of the cores. Which worker takes which run changes no result.
+    Each worker is a process that uses its share of the cores. Which worker takes which run changes no result. What workers
+    log goes through the loggers of this process, lines that are alike once.
 
     Args:
         configs: what to run.
@@ -87,7 +89,7 @@ def sweep(
     with (
         _shown(messages, [path.name for path in paths], enabled=progress),
         ProcessPoolExecutor(
-            workers, mp_context=spawn, initializer=_start, initargs=(messages, threads)
+            workers, mp_context=spawn, initializer=_start, initargs=(messages, threads, _levels())
         ) as pool,
     ):
         futures = [
@@ -135,9 +137,25 @@ def announce(out: Path, configs: Sequence[RunConfig]) -> None:
 _messages: "Queue[Any] | None" = None
 
 
-def _start(messages: "Queue[Any]", threads: int) -> None:
+def _levels() -> dict[str, int]:
+    """The levels that were set, of the root logger under the empty name."""
+    known = {"": logging.getLogger()} | logging.Logger.manager.loggerDict
+    return {
+        name: each.level for name, each in known.items() if isinstance(each, logging.Logger) and each.level
+    }
+
+
+def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None:
     global _messages
     _messages = messages
+    for each in (
+        logging.Logger.manager.loggerDict.values()
+    ):  # as a script that configures them on import has left them
+        if isinstance(each, logging.Logger):
+            each.handlers, each.propagate = [], True
+    logging.getLogger().handlers = [QueueHandler(messages)]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     torch.set_num_threads(threads)
     # A sweep that is killed takes its workers along; the runs go on from their checkpoints next time.
     parent = multiprocessing.parent_process()
@@ -162,7 +180,7 @@ def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable])
 
 @contextlib.contextmanager
 def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> Iterator[None]:
-    """One bar for the whole sweep and one for each run under way."""
+    """One bar for the whole sweep and one for each run under way; and what the workers log."""
     stop = threading.Event()
     display = bars()
     display.disable = not enabled
@@ -173,11 +191,19 @@ def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> It
             tasks: dict[str, Any] = {}
             steps: dict[str, int] = {}
             total = finished = 0
+            logged: set[tuple[str, int, str]] = set()
             while not (stop.is_set() and messages.empty()):
                 try:
-                    name, status = messages.get(timeout=0.2)
+                    message = messages.get(timeout=0.2)
                 except queue.Empty:
                     continue
+                if isinstance(message, logging.LogRecord):
+                    line = message.name, message.levelno, message.getMessage()
+                    if line not in logged:
+                        logging.getLogger(message.name).handle(message)
+                    logged.add(line)
+                    continue
+                name, status = message
                 if status is None:
                     finished += 1
                     steps[name] = total or steps.get(name, 0)

@@ -312,13 +312,13 @@ def train(
         model.eval().to(memory_format=torch.contiguous_format)
         if writer is not None:
             columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
-            points = load_runs(path)[0].points
+            stored = load_runs(path)[0].points
             notes = {
                 "objective": repr(objective),
                 "epsilon_schedule": repr(epsilon) if attack else None,
                 "steps": total,
                 "seed": seed,
-                "results": points[points["step"] == total][columns].to_dict("records"),
+                "results": stored[stored["step"] == total][columns].to_dict("records"),
                 "findings": so_far["findings"],
             }
             save_adapter(model, path / "adapter", notes=notes)
