@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from paretune._files import naming, remove_leftovers
+from paretune._files import regular, remove_leftovers, write_text
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ def alone(directory: Path, *, patience: float = 0) -> Iterator[None]:
             )
         remove_leftovers(directory)
         held.callback(_remove, holder)
-        with naming(holder):
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         yield
 
 
@@ -69,6 +68,6 @@ def _remove(file: Path) -> None:
 
 def _content(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except OSError:
+        return regular(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return ""

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from paretune._files import regular
 from paretune._spreadsheet import original
 
 Names = str | Sequence[str]  # one column, or several; a string may name several with commas between them
@@ -51,8 +52,10 @@ class Table:
             path = Path(source)
             if path.is_dir():
                 raise ValueError(f"{path} is a directory; `paretune report {path}` judges the runs in it")
-            if not path.is_file():
-                raise FileNotFoundError(f"there is no file {path}")
+            try:
+                regular(path)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"there is no file {path}") from None
             readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
             if path.suffix.lower() not in readers:
                 raise ValueError(f"{path} must end with .csv, .tsv or .parquet")

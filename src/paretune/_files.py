@@ -47,7 +47,7 @@ def regular(path: Path) -> Path:
         ValueError: it is something else.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is no file, but a directory, a pipe or a device; remove it")
+        raise ValueError(f"{path} is no file, but a directory, a pipe or a device; put a file in its place")
     return path
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from paretune._files import regular
 from paretune._values import shown
 
 MOST_CHARACTERS = 100_000
@@ -62,9 +63,15 @@ def check_config(file: str, command: str, commands: Commands) -> None:
         ValueError: it is no file, too large, no YAML, no mapping, or has keys that are no options.
     """
     path = Path(file)
-    if not path.is_file():
-        why = "is a directory" if file and path.is_dir() else "does not exist"
-        raise ValueError(f"--config must name a YAML file; {shown(file)} {why}")
+    try:
+        regular(path)
+    except (OSError, ValueError) as error:
+        why = (
+            "does not exist"
+            if isinstance(error, OSError) or not file
+            else "is a directory, a pipe or a device"
+        )
+        raise ValueError(f"--config must name a YAML file; {shown(file)} {why}") from None
     if path.stat().st_size > 4 * MOST_CHARACTERS:
         raise ValueError(
             f"--config: {file} is too long to read; at most {MOST_CHARACTERS:,} characters are read"

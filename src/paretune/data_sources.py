@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paretune._files import regular
 from paretune.data_pixels import LazyPixels, Pixels, StoredPixels
 from paretune.data_splits import ROLES, Pools, pools_of
 
@@ -206,7 +207,7 @@ def read_folder(path: Path) -> Source:
             labels += [label] * len(found)
         sizes[role] = len(files) - sum(sizes.values())
     pools = pools_of(sizes)
-    listing = [f"{file.relative_to(path).as_posix()} {file.stat().st_size}" for file in files]
+    listing = [f"{file.relative_to(path).as_posix()} {regular(file).stat().st_size}" for file in files]
     content = digest(repr(classes), repr(pools), "\n".join(listing))
     names = [str(file) for file in files]
     pixels = LazyPixels(partial(_open_file, names), names.__getitem__, cheap_to_open=True)
@@ -257,6 +258,9 @@ def read_huggingface(name: str) -> Source:
             f'load_data("hf:{name}") needs the package datasets; install it with: '
             'pip install "paretune[datasets]"'
         ) from None
+    for file in Path(name).rglob("*"):  # of a local folder
+        if file.exists() and not file.is_dir():
+            regular(file)
     loaded = datasets.load_dataset(name)
     by_role = {_PART_ROLES[part]: part for part in reversed(loaded) if part in _PART_ROLES}
     parts = {role: by_role[role] for role in ROLES if role in by_role}

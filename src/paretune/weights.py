@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paretune._files import regular
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineWeights:
@@ -142,7 +144,7 @@ def _pinned_content(name: str, record: OfflineWeights) -> bytes:
         raise ImportError(f"the weights of {name!r} are not installed; install them with: {record.install}")
     path = Path(spec.submodule_search_locations[0]) / record.file
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except FileNotFoundError:
         raise ImportError(
             f"the package {record.package!r} is installed, but without {record.file!r}; "

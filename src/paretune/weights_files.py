@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paretune._files import regular
+
 log = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
@@ -134,8 +136,11 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"weights must be a state dict or an existing file; got the directory {path}"
             + (f", which holds {', '.join(held[:3])}" if held else "")
         )
-    if not path.is_file():
-        raise ValueError(f"weights must be a state dict or an existing file; got {path}")
+    try:
+        regular(path)
+    except (OSError, ValueError) as error:
+        told = "" if isinstance(error, OSError) else ", a pipe or a device"
+        raise ValueError(f"weights must be a state dict or an existing file; got {path}{told}") from None
     with open(path, "rb") as file:
         start = file.read(9)
     try:

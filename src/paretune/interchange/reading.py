@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from paretune._files import regular
+
 # Descriptions of models of many thousand tensors stay below this.
 LARGEST_JSON = 64 * 2**20
 LONGEST_TEXT = 1_000_000
@@ -34,9 +36,7 @@ def member(directory: Path, name: str) -> Path:
     hub = inside.parent.name == "snapshots" and target.parent == inside.parent.parent / "blobs"
     if not target.is_relative_to(inside) and not hub:
         raise ValueError(f"{path} is a link that leads out of its directory, to {target}; it is not followed")
-    if not target.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    return path
+    return regular(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is larger than 64 MiB, is no JSON, holds something else than an object, or a text of more than
             a million letters.
     """
-    size = path.stat().st_size
+    size = regular(path).stat().st_size
     if size > LARGEST_JSON:
         raise ValueError(f"{path} has {size:,} bytes; a description has at most {LARGEST_JSON:,}")
     try:
@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: the file is damaged or of another kind, declares more than it holds, or has impossible names.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, RuntimeError, OverflowError) as error:
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ValueError: the file is no such archive, would run code, or holds something else than tensors by name.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             # torch stores without compression; a compressed archive could unpack to any size.
             packed = [
                 entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from paretune._files import write_atomically
+from paretune._files import regular, write_atomically
 
 SOURCE = Path(__file__).with_name("pgd_step.cu")
 # NVRTC takes a generic lambda inside a kernel for host code unless device code is the default.
@@ -99,8 +99,8 @@ def cache_directory() -> Path:
 def _read(path: Path) -> Program | None:
     """The program in ``path``, or None if there is none or the file is not what was written."""
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = regular(path).read_bytes()
+    except (OSError, ValueError):
         return None
     digest, _, body = data.removeprefix(_MAGIC).partition(b"\n")
     if not data.startswith(_MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:

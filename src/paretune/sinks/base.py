@@ -205,7 +205,7 @@ class _Feed:
 
 def _sent(path: Path) -> dict[str, int]:
     file = path / _SENT
-    sent = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    sent = json.loads(_files.regular(file).read_text(encoding="utf-8")) if file.exists() else {}
     return sent if isinstance(sent, dict) else {}
 
 
