@@ -190,3 +190,84 @@ def test_a_worker_that_is_killed_is_said_in_a_sentence_and_the_sweep_goes_on_lat
     last = error.splitlines()[-1]  # after the bar
     assert "one of 1 worker processes ended abruptly: it was killed, or the memory ran out" in last
     assert main(command) == 0
+
+
+def small(strategy: pt.strategies.Strategy) -> pt.Backbone:
+    return pt.adapt(pt.load_backbone("timm:test_vit", num_classes=5, pretrained=False), strategy)
+
+
+def of_transformers() -> pt.Backbone:
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=5)
+    return pt.Backbone(transformers.ViTForImageClassification(config).eval(), image_size=16)
+
+
+@pytest.mark.parametrize("size", [0, 300, 3000])
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("lora.pt", lambda path: pt.interchange.save_loralib(small(pt.LoRA(rank=2)), path)),
+        ("lora.safetensors", lambda path: pt.interchange.save_loralib(small(pt.LoRA(rank=2)), path)),
+        ("peft", lambda path: pt.interchange.save_peft(small(pt.LoRA(rank=2)), path)),
+        ("timm", lambda path: pt.export_model(small(pt.LoRA(rank=2)), path, format="timm")),
+        ("hf", lambda path: pt.export_model(of_transformers(), path, format="hf")),
+    ],
+    ids=["lora.pt", "lora.safetensors", "peft", "timm", "hf"],
+)
+def test_what_a_full_disk_does_not_take_of_an_export_is_named_and_nothing_is_left(
+    name: str, save: Callable[[Path], object], size: int, tmp_path: Path, limited: Callable[[int], None]
+) -> None:
+    limited(size)
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.EFBIG}\] [^\n]*'{tmp_path / name}'$"):
+        save(tmp_path / name)
+    assert not list(tmp_path.rglob("*"))
+    limited(resource.RLIM_INFINITY)
+    save(tmp_path / name)
+
+
+def test_the_file_of_loralib_does_not_depend_on_how_it_is_called_while_it_is_written(tmp_path: Path) -> None:
+    model = small(pt.LoRA(rank=2))
+    for name in ("one.pt", "two.pt"):
+        pt.interchange.save_loralib(model, tmp_path / name)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
+
+
+def test_an_onnx_file_that_a_full_disk_stopped_leaves_the_old_one(
+    tmp_path: Path, limited: Callable[[int], None]
+) -> None:
+    pytest.importorskip("onnxscript")
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    limited(3000)
+    with pytest.raises(OSError, match=rf"\[Errno {errno.EFBIG}\] .*'{tmp_path / 'm.onnx'}'"):
+        pt.export_model(tiny.backbone(pt.BitFit()), tmp_path / "m.onnx", format="onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize(("size", "name"), [(0, "areas.csv"), (5000, "report.html")])
+def test_an_analysis_that_a_full_disk_stopped_is_one_line(
+    size: int, name: str, tmp_path: Path, limited: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "table.csv").write_text("method,clean,robust\na,0.9,0.4\nb,0.8,0.5\na,0.7,0.6\nb,0.85,0.3\n")
+    limited(size)
+    arguments = ["analyze", str(tmp_path / "table.csv"), "--group", "method", "--out"]
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"paretune: error: [Errno 27] File too large: '{tmp_path / 'out' / name}'\n"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_download_that_the_disk_does_not_take_names_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from paretune.interchange.hub import fetch
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.ENOSPC}\] .*'{HF_HUB_CACHE}'$"):
+        fetch("hf:user/repo")

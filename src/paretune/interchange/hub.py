@@ -4,6 +4,7 @@ No file that could hold code is ever transferred: descriptions are JSON, tensors
 """
 
 import contextlib
+import errno
 import logging
 import re
 from collections.abc import Iterator
@@ -129,13 +130,14 @@ def fetch(reference: str, *, token: str | None = None) -> Path:
         OSError: the hub cannot be reached, or refuses.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise ValueError(
             f"an adapter on the hub is named hf:user/repo or hf:user/repo@revision, got {reference!r}"
         )
-    with _reaching(match["repo"]):
+    with _reaching(match["repo"]), _keeping(HF_HUB_CACHE):
         path = snapshot_download(
             match["repo"],
             revision=match["revision"],
@@ -163,6 +165,17 @@ def _reaching(repo_id: str) -> Iterator[None]:
     except Exception as error:
         cause = error.__cause__ or error
         raise OSError(f"the hub failed for {repo_id}: {type(cause).__name__}: {cause}") from error
+
+
+@contextlib.contextmanager
+def _keeping(cache: str) -> Iterator[None]:
+    """What a full disk refuses names the directory, as the hub's library does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, cache) from error
 
 
 def _warn_of_paths(config: dict[str, Any]) -> None:

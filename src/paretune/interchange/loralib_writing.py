@@ -1,5 +1,6 @@
 """LoRA as a state dict of loralib; ``loralib_format.py`` has the shapes."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,9 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     if len(parts) == 1:
         metadata["enable_lora"] = json.dumps(parts.pop())
     if path.suffix == ".pt":
-        write_atomically(path, lambda temporary: torch.save(tensors, temporary))
+        content = io.BytesIO()  # because what torch says of a full disk names neither the file nor the reason
+        torch.save(tensors, content)
+        write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
     else:
         save_tensors(path, tensors, metadata)
     return alpha
