@@ -257,13 +257,22 @@ def logits_of(output: Any) -> Tensor:
 _NO_CLASSIFIER = "a model of detection, segmentation or features needs a wrapper that returns logits"
 
 
-def _checked(logits: Tensor) -> Tensor:
-    """``logits`` in float32 at least, if they are (batch, classes)."""
+def check_scores(logits: Tensor) -> None:
+    """Refuse what is not (batch, classes) or not floating point: classes or votes, which a cast would hide.
+
+    Raises:
+        ValueError: the shape or the dtype is another.
+    """
     if logits.ndim != 2:
         got = f"shape {tuple(logits.shape)}"
         raise ValueError(f"the model must return logits (batch, classes), got {got}; {_NO_CLASSIFIER}")
     if not logits.is_floating_point():
         raise ValueError(f"the model must return floating-point logits, got {logits.dtype}; {_NO_CLASSIFIER}")
+
+
+def _checked(logits: Tensor) -> Tensor:
+    """``logits`` in float32 at least, if they are (batch, classes)."""
+    check_scores(logits)
     return logits.float() if logits.element_size() < 4 else logits
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from paretune._random import borrowed_randomness
+from paretune.backbones import check_scores
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -76,30 +77,20 @@ def check_classes(name: str, classes: Tensor, images: Tensor) -> Tensor:
     return classes.detach().to(torch.int64)
 
 
-def check_scores(logits: Tensor) -> None:
-    """Refuse what is not floating point: such an output is classes or votes, and a cast would hide it.
-
-    Raises:
-        ValueError: the dtype is another.
-    """
-    if not logits.is_floating_point():
-        raise ValueError(f"the model must return floating-point logits, got {logits.dtype}")
-
-
 def check_logits(logits: Tensor, batch: int, highest_class: int) -> None:
     """Refuse an output that is not (batch, classes) with ``highest_class`` among at least two classes.
 
     Raises:
         ValueError: the shape or the dtype is another, or a label or target is not below the number of classes.
     """
-    if logits.ndim != 2 or len(logits) != batch:
+    check_scores(logits)
+    if len(logits) != batch:
         raise ValueError(f"the model must return logits ({batch}, classes), got shape {tuple(logits.shape)}")
     if logits.shape[1] < 2:
         raise ValueError(
             f"the model must return a logit for each of at least 2 classes, got shape {tuple(logits.shape)}; from one "
             "logit for yes make two: torch.cat([torch.zeros_like(logit), logit], dim=1)"
         )
-    check_scores(logits)
     if highest_class >= logits.shape[1]:
         raise ValueError(
             f"labels and targets must be below the model's {logits.shape[1]} classes, got {highest_class}"

@@ -20,8 +20,7 @@ from torch.nn.utils import parametrize
 
 from paretune._random import GENERATORS, borrowed_randomness, draws
 from paretune.attacks import folding, rewriting
-from paretune.attacks.inputs import check_scores
-from paretune.backbones import Backbone, logits_of
+from paretune.backbones import Backbone, check_scores, logits_of
 
 logger = logging.getLogger(__name__)
 

@@ -418,8 +418,8 @@ RIGHT = torch.tensor([9.0, 0.0, 0.0])  # so that class 0 is right all over the b
             lambda x: (x * 0).sqrt().flatten(1)[:, :3] + RIGHT,
             "gradient is NaN",
         ),
-        (lambda x: x.flatten(2), r"must return logits \(2, classes\), got shape \(2, 3, 16\)"),
-        (lambda x: x.flatten(), r"must return logits \(2, classes\), got shape \(96,\)"),
+        (lambda x: x.flatten(2), r"must return logits \(batch, classes\), got shape \(2, 3, 16\)"),
+        (lambda x: x.flatten(), r"must return logits \(batch, classes\), got shape \(96,\)"),
     ],
 )
 def test_models_that_cannot_be_attacked_are_named(function: Any, message: str, keep: Any) -> None:
