@@ -21,7 +21,8 @@ def load_recorded(
 ) -> "ImageData":
     """The data to measure an adapter on: what it was trained on, unless something else is wanted.
 
-    Where other images are measured than its run reported, a note on standard error says so.
+    Where other images are measured than its run reported, a note on standard error says so. Data that has changed since is
+    measured only if it is named.
 
     Args:
         adapter: what to call it.
@@ -33,8 +34,8 @@ def load_recorded(
         seed: of the splits.
 
     Raises:
-        ValueError: nobody says which data, it has other classes than the adapter, or the adapter was trained on some of the
-            images that would be measured.
+        ValueError: nobody says which data, it has other classes than the adapter, it has changed, or the adapter was trained
+            on some of the images that would be measured.
         FileNotFoundError: what the adapter was trained on is not where it was.
     """
     from paretune.data import check_same_classes, load_data
@@ -67,6 +68,11 @@ def load_recorded(
         why = f"{name} differs from the data that the adapter was trained on"
         if "fingerprint" not in notes:
             why = "the adapter does not say which images it was trained on"
+        if data is None:
+            raise ValueError(
+                f"{why}: it is split otherwise now, so that images which were learnt would be measured. Restore it, or pass "
+                f"--data {name} to measure it all the same"
+            )
         _say(f"{why}; some of the {len(found.report)} images that are measured may be among those")
         return found
     seen = set(original.train.ids.tolist()) & set(found.report.ids.tolist())

@@ -19,7 +19,8 @@ class Evaluate:
         weights: a .safetensors or .pth file for that architecture.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME, with the classes of the
-            adapter. null takes what the adapter was trained on, and likewise the three options below.
+            adapter. null takes what the adapter was trained on, if it has not changed since, and likewise the three options
+            below.
         data_root: where torchvision keeps its data sets.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
