@@ -131,11 +131,11 @@ def _read(path: Path) -> Mapping[str, Any]:
             file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")
         )
         raise ValueError(
-            f"weights must be a state dict or an existing file; got the directory {path}"
+            f"weights must be a state dict or an existing file; got the directory {str(path)!r}"
             + (f", which holds {', '.join(held[:3])}" if held else "")
         )
     if not path.is_file():
-        raise ValueError(f"weights must be a state dict or an existing file; got {path}")
+        raise ValueError(f"weights must be a state dict or an existing file; got {str(path)!r}")
     with open(path, "rb") as file:
         start = file.read(9)
     try:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from paretune._values import told
+
 if TYPE_CHECKING:
     from paretune.backbones import Backbone
     from paretune.data import ImageData
@@ -55,10 +57,9 @@ def load_recorded(
     asked = trained | ({"seed": seed} if seed is not None else {})
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
     try:
-        found = load_data(name, **asked)
+        with told("data", data):
+            found = load_data(name, **asked)
     except FileNotFoundError as error:
-        if data is not None:
-            raise
         raise FileNotFoundError(
             f"what {adapter} was trained on is not here: {error}; pass --data or --data-root with where it is now"
         ) from None

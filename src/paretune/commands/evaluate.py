@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from paretune._values import LAST_SEED, check_whole, parse_many, parse_number
+from paretune._values import LAST_SEED, check_whole, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
@@ -79,7 +79,9 @@ class Evaluate:
             if not self.epsilons.strip(" ,"):
                 raise ValueError("epsilons names no radius; give at least one, such as 4/255")
             radii = [parse_number("epsilons", text) for text in self.epsilons.split(",")]
-            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
+            with told("epsilons", self.epsilons):
+                threats = [THREATS[self.norm](radius) for radius in radii]
+            attacks = [PGD(threat, steps=self.steps, restarts=self.restarts) for threat in threats]
         model, config = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_recorded(
             self.adapter,
