@@ -178,7 +178,20 @@ def check_log(path: Path, stated: Stated | None) -> None:
         raise ValueError(f"{path / 'log.jsonl'} {what}. The file must be whole: {OTHERWISE}")
 
 
-def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
+def implied(config: Mapping[str, Any], step: Any) -> dict[str, Any]:
+    """The fields of a row that follow from the configuration of its run and from its step."""
+    fields = {
+        "schema": SCHEMA,
+        "run": run_key(config),
+        "task": config.get("task"),
+        "strategy": config.get("strategy"),
+        "config": config.get("strategy_config"),
+        "seed": config.get("seed"),
+    }
+    return fields | ({"bits": f"bits/step-{step:06d}.safetensors"} if isinstance(step, int) else {})
+
+
+def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Line numbers and rows of points.jsonl, checked."""
     file = path / "points.jsonl"
     if not file.exists():
@@ -187,6 +200,7 @@ def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
     if torn:
         log.info("%s: the last line is unfinished and was left out", file)
     rows: list[tuple[int, dict[str, Any]]] = []
+    key = run_key(config)
     seen: dict[tuple[Any, ...], int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -197,6 +211,11 @@ def read_rows(path: Path, key: str) -> list[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON ({error}). The file is damaged: {OTHERWISE}") from None
         check_row(row, where, key)
+        for field, value in implied(config, row["step"]).items():
+            if row[field] != value:
+                raise ValueError(
+                    f"{where} says {field} = {row[field]!r}, but its run makes that {value!r}. It is damaged: {OTHERWISE}"
+                )
         if identity(row) in seen:
             first = seen[identity(row)]
             same = line == lines[first - 1]

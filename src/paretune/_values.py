@@ -6,6 +6,7 @@ of it), and :func:`parse` reads either the ``repr`` or a bare name such as ``"lo
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -162,6 +163,22 @@ def check_whole(name: str, value: Any, least: int, most: int = MOST, hint: str =
     """Raise ValueError unless the argument ``name`` is a whole number from ``least`` to ``most``."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}{hint}")
+
+
+@contextlib.contextmanager
+def told(name: str, value: str | None) -> Iterator[None]:
+    """Let errors of the body say which option they are about, if it was given.
+
+    Raises:
+        ValueError: instead of a ValueError or an OSError, with ``name`` and ``value`` in front.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if value is None:
+            raise
+        text = str(error)
+        raise ValueError(text if text.startswith(name) else f"{name}={shown(value)}: {text}") from error
 
 
 def shown(text: object) -> str:

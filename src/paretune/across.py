@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,13 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import rankdata
 
 from paretune._repeats import Spread, pooled
-from paretune.deciding import SAME, Certainty, Decision, decide
+from paretune.deciding import SAME, Certainty, Decision, decide, gap_text
 from paretune.inference import holm
 from paretune.power import needed_seeds, needed_tasks
 from paretune.verdict import Comparison, Condition
+
+if TYPE_CHECKING:
+    from paretune.ranking import TaskRanking
 
 _SAID = 2  # pairs of which the verdict has the numbers
 _GENERAL = " on tasks in general"
@@ -40,6 +43,14 @@ class TaskWinner:
     area: float
     certainty: str  # as in paretune.verdict.Recommendation
     tied: tuple[str, ...]  # with it, itself included
+    sharing: tuple[str, ...]  # those whose area is the same, itself included
+
+    @classmethod
+    def of(cls, outcome: "Condition | TaskRanking") -> Self:
+        """That of one task."""
+        best = outcome.best
+        sharing = tuple(each.strategy for each in outcome.areas if best.area - each.area < SAME)
+        return cls(outcome.task, best.strategy, best.area, outcome.certainty, outcome.tied, sharing)
 
 
 @dataclass(frozen=True)
@@ -120,18 +131,21 @@ class AcrossTasks:
             f"(mean rank {self.mean_ranks[0]:.2f})"
         ]
         if certainty == "alone":
-            return f"{parts[0]}; there is no other strategy that every task has."
+            return (
+                f"{self.ranked[0]} has a mean area of {self.mean_areas[0]:.3f} over {count} tasks; there is no other "
+                "strategy that every task has."
+            )
         if certainty == "unknown":
             parts.append("these tasks are too alike to say how certain this is")
         parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
         if certainty == "clear":
             parts.append(f"every other strategy is told apart from it{_GENERAL}")
-        elif certainty == "equivalent":
+        elif certainty == "equivalent" and self.margin:
             parts.append(f"all differ by less than {self.margin:g} for practical purposes")
         elif certainty == "cannot tell":
             parts.append(f"these tasks do not tell which strategy is best{_GENERAL}")
         parts += self.decision.behind_others(self.ranked)
-        winners = {winner.strategy for winner in self.winners}
+        winners = {name for winner in self.winners for name in winner.sharing}
         parts.append(
             f"the largest area is {next(iter(winners))}'s in every task"
             if len(winners) == 1
@@ -163,23 +177,25 @@ class AcrossTasks:
             else f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
         )
         adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
+        lead = f"{pair.strategy_a} is ahead of {pair.strategy_b} by {gap_text(pair.mean_difference)}"
         if pair.low is None or pair.high is None or pair.p_value is None:
-            return (
-                f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on each of these tasks: "
-                "copies of one task say nothing of others."
-            )
+            return f"{lead} on each of these tasks: copies of one task say nothing of others."
         said = (
-            f"{pair.strategy_a} is ahead of {pair.strategy_b} by {pair.mean_difference:.3f} on average "
-            f"({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
+            f"{pair.strategy_a} and {pair.strategy_b} have the same mean area"
+            if pair.mean_difference < SAME
+            else f"{lead} on average"
+        )
+        said += (
+            f" ({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
             f"p {_p_text(pair.p_value)}{adjusted})"
         )
         place = self.ranked.index(pair.strategy_b)
-        if self.decision.told[0, place]:
-            return f"{said}."
         effect = max(pair.mean_difference, self.margin)
+        if self.decision.told[0, place] or effect < SAME:
+            return f"{said}."
         if pair.tasks_needed is not None and pair.tasks_needed <= len(self.tasks):
             return (
-                f"{said}; a true difference of {effect:.3f} would have been told by these tasks with a chance of "
+                f"{said}; a true difference of {gap_text(effect)} would have been told by these tasks with a chance of "
                 f"{_POWER:.0%}: if there is one, it is smaller."
             )
         settle = (
@@ -189,7 +205,9 @@ class AcrossTasks:
         )
         if pair.here is not None and pair.here[0] <= 0 and pair.repeats_needed is not None:
             settle += f", about {pair.repeats_needed} repeats on these tasks"
-        return f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {effect:.3f}."
+        return (
+            f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {gap_text(effect)}."
+        )
 
 
 def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
@@ -283,7 +301,7 @@ def _across(conditions: list[Condition]) -> AcrossTasks:
         {c.task: {each.strategy: each.area for each in c.areas} for c in conditions},
         margin=first.margin,
         level=first.level,
-        winners=(TaskWinner(c.task, c.best.strategy, c.best.area, c.certainty, c.tied) for c in conditions),
+        winners=map(TaskWinner.of, conditions),
         spreads={
             c.task: {
                 (d.strategy_a, d.strategy_b): found

@@ -26,7 +26,7 @@ from paretune._columns import Names, Table, tidy
 from paretune._own_runs import compare_own
 from paretune._repeats import LEAST_REPEATS, gap, spread
 from paretune.across import AcrossTasks, TaskWinner, across_areas
-from paretune.deciding import SAME, listed
+from paretune.deciding import SAME, gap_text, listed
 from paretune.inference import Floats, holm
 from paretune.pareto import Reference, floored_reference, ordered_area
 from paretune.power import needed_seeds
@@ -149,6 +149,7 @@ def _rank(
     tested = any(d.p_value is not None for d in differences)
     made_notes = [
         *_notes(rows, sizes, made, equal_budgets, reference),
+        *_constant(made, differences),
         *_settling(made, differences, level, margin),
     ]
     return TaskRanking(
@@ -195,13 +196,13 @@ def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
 def _covers(areas: list[GroupArea], tested: bool) -> str:
     if not tested and all(each.low is None for each in areas):
         return (
-            f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed, or runs "
-            "that hold which examples were right."
+            f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed and with "
+            "areas that are not all equal, or runs that hold which examples were right."
         )
     paired = len({frozenset(each.seeds) for each in areas}) == 1
     return (
-        "Intervals and tests are Student's t over repeats"
-        + (", paired by seed" if paired else "")
+        f"Intervals{' and tests' if tested else ''} are Student's t over repeats"
+        + (", paired by seed" if paired and tested else "")
         + ": they cover the luck of training, not of the test examples, which the repeats share."
     )
 
@@ -255,6 +256,22 @@ def _notes(
         )
 
 
+def _constant(areas: list[GroupArea], differences: list[GroupDifference]) -> Iterator[str]:
+    """Those that are behind the best by one and the same amount in each of the repeats that have a spread."""
+    best = areas[0]
+    alike = {each.group for each in areas if each.low is not None and {*each.seeds} == {*best.seeds}}
+    found = [
+        d.group_b
+        for d in differences
+        if d.group_a == best.group and d.p_value is None and {d.group_a, d.group_b} <= alike
+    ]
+    if found:
+        yield (
+            f"{best.group} is ahead of {listed(found)} by the same amount in each repeat, to the last digit: such repeats "
+            "say nothing of how certain that is."
+        )
+
+
 def _settling(
     areas: list[GroupArea], differences: list[GroupDifference], level: float, margin: float
 ) -> Iterator[str]:
@@ -272,7 +289,7 @@ def _settling(
         if needed is not None and needed > there:
             yield (
                 f"About {needed} repeats, instead of {there}, would tell {d.group_b} from {d.group_a} with a chance of 80% "
-                f"if the true difference is {effect:.3f}."
+                f"if the true difference is {gap_text(effect)}."
             )
         return
 
@@ -281,7 +298,7 @@ def _across(tasks: tuple[TaskRanking, ...], level: float, margin: float) -> Acro
     tables = {task.task: {each.group: each.area for each in task.areas} for task in tasks}
     if len(tables) < 2 or not set.intersection(*(set(table) for table in tables.values())):
         return None
-    winners = [TaskWinner(t.task, t.best.group, t.best.area, t.certainty, t.tied) for t in tasks]
+    winners = map(TaskWinner.of, tasks)
     spreads = {
         task.task: {(d.group_a, d.group_b): d.spread for d in task.differences if d.spread is not None}
         for task in tasks

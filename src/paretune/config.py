@@ -3,14 +3,13 @@
 A run is a pure function of its :class:`RunConfig`, so it can be retried, resumed or moved to another process.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown
+from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
 from paretune.attacks import PGD, THREATS, Threat
 from paretune.backbones import Backbone, load_backbone
 from paretune.data import ImageData, load_data
@@ -24,16 +23,6 @@ from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoR
 from paretune.training import train
 
 CPU_SIZES = {"efficientnet-lite0": 24, "dinov2-small": 28}
-
-
-@contextlib.contextmanager
-def _told(name: str, value: str) -> Iterator[None]:
-    """Let errors of the body say which option they are about."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        told = str(error)
-        raise ValueError(told if told.startswith(name) else f"{name}={value!r}: {told}") from error
 
 
 class Strategies(tuple[Strategy, ...]):
@@ -147,7 +136,7 @@ class TaskConfig:
     @property
     def threat(self) -> Threat:
         """The threat model that ``norm`` and ``epsilon`` name."""
-        with _told("epsilon", self.epsilon):
+        with told("epsilon", self.epsilon):
             return THREATS[self.norm](parse_number("epsilon", self.epsilon))
 
     @property
@@ -164,7 +153,7 @@ class TaskConfig:
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """The backbone with a fresh head."""
-        with _told("backbone", self.backbone):
+        with told("backbone", self.backbone):
             return load_backbone(
                 self.backbone,
                 num_classes=num_classes,
@@ -177,7 +166,7 @@ class TaskConfig:
     def load_data(self) -> ImageData:
         """The data at the backbone's size."""
         size = self.load_backbone(2, 0).image_size if self._size is None else self._size
-        with _told("data", self.data):
+        with told("data", self.data):
             data = load_data(
                 self.data, img_size=size, seed=self.split_seed, limit=self.limit, root=self.data_root
             )

@@ -27,7 +27,8 @@ class Decision:
 
     gaps: Floats  # (i, j): how far area j is behind area i
     tested: Flags  # (i, j): whether there is a test of the two
-    told: Flags  # (i, j): i is ahead of j and told apart from it
+    direct: Flags  # (i, j): i is ahead of j and the test of the two tells them apart
+    told: Flags  # (i, j): that, or i is ahead of what is ahead of j
     behind: Flags  # (i, j): and by the margin or more, so that j is not among the best
     close: Flags  # (i, j): differ by less than the margin, or are the same
 
@@ -95,12 +96,13 @@ def decide(areas: Sequence[float], p_values: Floats, *, level: float, margin: fl
     gaps = sizes[:, None] - sizes[None, :]
     upper = np.triu(np.ones(gaps.shape, dtype=bool), 1)
     tested = upper & ~np.isnan(p_values)
-    told = tested & (gaps > SAME) & (np.nan_to_num(p_values, nan=1.0) < 1 - level)
+    direct = tested & (gaps > SAME) & (np.nan_to_num(p_values, nan=1.0) < 1 - level)
+    told = direct.copy()
     # What is ahead of what is ahead of a third is ahead of that.
     while told.any() and (through := (told.astype(np.float32) @ told.astype(np.float32) > 0) & ~told).any():
         told |= through
     near = np.abs(gaps) < max(margin, SAME)
-    return Decision(gaps, tested, told, told & ~near, near)
+    return Decision(gaps, tested, direct, told, told & ~near, near)
 
 
 def best_p_values(areas: Sequence[float], p_values: Floats, *, margin: float) -> Floats:
@@ -115,6 +117,11 @@ def best_p_values(areas: Sequence[float], p_values: Floats, *, margin: float) ->
     gaps = sizes[:, None] - sizes[None, :]
     counted = np.triu(gaps >= max(margin, SAME), 1)
     return np.asarray(np.where(counted, np.nan_to_num(p_values, nan=1.0), 1.0).min(axis=0))
+
+
+def gap_text(gap: float) -> str:
+    """A difference of areas that is above zero: three digits, or the first one that is not zero."""
+    return f"{gap:.3f}" if gap >= 0.0005 else f"{gap:.1g}"
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -155,7 +155,7 @@ class TaskRanking:
         parts += self.decision.clauses(names, self.margin)
         if certainty == "clear":
             parts.append("every other group is told apart from it")
-        elif certainty == "equivalent":
+        elif certainty == "equivalent" and self.margin:
             parts.append(f"all differ by less than {self.margin:g} for practical purposes")
         elif certainty == "cannot tell":
             parts.append("these data do not tell which group is best")

@@ -42,6 +42,7 @@ from paretune._rows import (
     describe_log,
     differences,
     identity,
+    implied,
     load_packed,
     pack,
     read_config,
@@ -91,7 +92,7 @@ class RunWriter:
                 (self.path / name).unlink(missing_ok=True)
                 _files.sync_directory(self.path)
         self._cut_torn_line()
-        self._rows = [row for _, row in read_rows(self.path, self.key)]
+        self._rows = [row for _, row in read_rows(self.path, self.config)]
         stated = read_stated(self.path, self.key)
         check_none_lost(self.path, stated, (row["step"] for row in self._rows))
         if stated is not None and stated.done:
@@ -176,17 +177,7 @@ class RunWriter:
 
     def _complete(self, row: Row) -> dict[str, Any]:
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
-        implied = {
-            "schema": SCHEMA,
-            "run": self.key,
-            "task": self.config["task"],
-            "strategy": self.config["strategy"],
-            "config": self.config["strategy_config"],
-            "seed": self.config["seed"],
-        }
-        if isinstance(plain.get("step"), int):
-            implied["bits"] = f"bits/step-{plain['step']:06d}.safetensors"
-        for key, value in implied.items():
+        for key, value in implied(self.config, plain.get("step")).items():
             if plain.setdefault(key, value) != value:
                 raise ValueError(f"row: {key} is {plain[key]!r}, but this run has {value!r}; leave it out")
         check_row(plain, f"{self.path}, new row", self.key)
@@ -357,7 +348,7 @@ def _read_run(path: Path) -> Run:
     config = read_config(path)
     key = run_key(config)
     stated = read_stated(path, key)
-    rows = sorted((row for _, row in read_rows(path, key)), key=lambda row: row["step"])
+    rows = sorted((row for _, row in read_rows(path, config)), key=lambda row: row["step"])
     if read_stated(path, key) != stated:
         return _read_run(path)  # the run went on meanwhile, or was started over
     check_none_lost(path, stated, (row["step"] for row in rows))

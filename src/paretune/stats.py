@@ -193,7 +193,7 @@ def labelled_points(runs: list[Run]) -> pd.DataFrame:
     label = points["strategy"].where(configs == 1, points["config"])
     points["label"] = label.where(backbones == 1, label + " on " + points["backbone"])
     chosen = np.zeros(len(points), dtype=bool)
-    for rows in points.groupby(["task", "attack", "epsilon", "label", "seed"]).indices.values():
+    for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
         group = points.iloc[rows]
         chosen[rows] = frontier_mask(group["clean_select"], group["robust_select"])
     return points.assign(chosen=chosen)

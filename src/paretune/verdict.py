@@ -12,7 +12,7 @@ import pandas as pd
 
 from paretune._names import attack_text, condition_names, epsilon_text, threat_text
 from paretune._repeats import Spread
-from paretune.deciding import Certainty, Decision, Floats, best_p_values, decide
+from paretune.deciding import SAME, Certainty, Decision, Floats, best_p_values, decide, gap_text
 from paretune.pareto import Reference, floored_reference
 from paretune.power import Needed, needed_examples, needed_seeds
 
@@ -236,7 +236,7 @@ class Condition:
         else:
             if certainty == "cannot tell":
                 parts.append("these data do not tell which strategy is best")
-            elif certainty == "equivalent":
+            elif certainty == "equivalent" and self.margin:
                 parts.append(f"all differ by less than {self.margin:g} for practical purposes")
             parameters = _count(cheapest.trainable_parameters, "trainable parameter")
             parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
@@ -279,7 +279,7 @@ class Condition:
         made = []
         for d in self._to_best():
             effect = max(d.difference, self.margin)
-            if d.strategy_b not in self.indistinguishable or effect == 0:
+            if d.strategy_b not in self.indistinguishable or effect < SAME:
                 continue
             v_examples, v_seeds = d.error_examples**2, None if d.error_seeds is None else d.error_seeds**2
             counted = v_seeds if v_seeds is not None and self.seeds_resampled else 0.0
@@ -328,13 +328,13 @@ class Condition:
         changes = []
         for need in self.needed():
             pair = f"tell {need.strategy_b} from {need.strategy_a} with a chance of {need.power:.0%}"
-            truth = f"if the true difference is {need.effect:.3f}"
+            truth = f"if the true difference is {gap_text(need.effect)}"
             if need.examples is None:
                 changes.append(f"No number of examples would {pair} {truth}: the luck of training hides it.")
             elif need.examples <= self.examples:  # the margin is wider than what was observed
                 changes.append(
-                    f"A true difference of {need.effect:.3f} between {need.strategy_a} and {need.strategy_b} would have "
-                    f"been told by these examples with a chance of {need.power:.0%}: if there is one, it is smaller."
+                    f"A true difference of {gap_text(need.effect)} between {need.strategy_a} and {need.strategy_b} would "
+                    f"have been told by these examples with a chance of {need.power:.0%}: if there is one, it is smaller."
                 )
                 continue
             else:

@@ -133,14 +133,16 @@ def _read(path: Path) -> Mapping[str, Any]:
             file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")
         )
         raise ValueError(
-            f"weights must be a state dict or an existing file; got the directory {path}"
+            f"weights must be a state dict or an existing file; got the directory {str(path)!r}"
             + (f", which holds {', '.join(held[:3])}" if held else "")
         )
     try:
         regular(path)
     except (OSError, ValueError) as error:
         told = "" if isinstance(error, OSError) else ", a pipe or a device"
-        raise ValueError(f"weights must be a state dict or an existing file; got {path}{told}") from None
+        raise ValueError(
+            f"weights must be a state dict or an existing file; got {str(path)!r}{told}"
+        ) from None
     with open(path, "rb") as file:
         start = file.read(9)
     try:

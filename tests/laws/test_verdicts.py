@@ -122,11 +122,13 @@ def named(sentence: str, pattern: str) -> set[str]:
     return {name for clause in clauses if re.search(pattern, clause) for name in re.findall(r"S\d+", clause)}
 
 
-def check_words(sentence: str, tied: tuple[str, ...], size: int, certainty: str, decision: Decision) -> None:
+def check_words(
+    sentence: str, tied: tuple[str, ...], size: int, certainty: str, decision: Decision, margin: float
+) -> None:
     """What a sentence says of the others is what the set says."""
     assert ("is told apart from it" in sentence) == (certainty == "clear")
     assert ("do not tell which" in sentence) == (certainty == "cannot tell")
-    assert ("for practical purposes" in sentence) == (certainty == "equivalent")
+    assert ("for practical purposes" in sentence) == (certainty == "equivalent" and margin > 0)
     assert (certainty == "clear") == (len(tied) == 1 < size)
     if certainty == "cannot tell":
         assert len(tied) == size
@@ -152,7 +154,7 @@ def check(condition: Condition) -> None:
     assert advice.strategy in tied
     assert {*advice.runners_up} <= {*tied[1:]}
     assert {each.strategy for each in condition.areas if each.p_best >= 1 - condition.level} == {*tied}
-    check_words(condition.verdict, tied, len(names), certainty, decision)
+    check_words(condition.verdict, tied, len(names), certainty, decision, condition.margin)
     assert str(advice).startswith("Cannot tell; cheapest: ") == (certainty == "cannot tell")
     if len(tied) > 1:
         assert f"the cheapest of these is {advice.strategy}, with" in advice.reason
@@ -228,7 +230,7 @@ def test_no_sentence_about_a_table_contradicts_another(count: int) -> None:
         check_decision(task.decision)
         seen[task.certainty] = seen.get(task.certainty, 0) + 1
         if task.certainty != "unknown":
-            check_words(task.sentence, task.tied, len(task.areas), task.certainty, task.decision)
+            check_words(task.sentence, task.tied, len(task.areas), task.certainty, task.decision, task.margin)
         else:
             assert "cannot say how certain" in task.sentence
             assert not {*task.untested} & {*task.indistinguishable}
@@ -265,7 +267,7 @@ def test_no_sentence_over_tasks_contradicts_another(count: int) -> None:
         if made.certainty == "unknown":
             assert "too alike to say" in head
         else:
-            check_words(head, made.tied, size, made.certainty, made.decision)
+            check_words(head, made.tied, size, made.certainty, made.decision, margin)
         assert (np.diff(made.mean_areas) < 1e-12).all()
         for pair in made.pairs:
             if pair.p_value is not None and pair.p_value < 0.05:

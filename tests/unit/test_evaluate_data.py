@@ -215,9 +215,17 @@ def test_other_images_of_the_same_classes_are_measured_with_a_note(tmp_path, wei
     assert (
         f"note: {other} differs from the data that the adapter was trained on; some of the 16 images" in err
     )
-    # So does a folder that has changed, whose splits are others then.
-    Image.new("RGB", (32, 32)).save(path / "ant" / "new.png")
+
+
+def test_a_folder_that_has_changed_is_measured_only_where_it_is_named(tmp_path, weights, evaluated) -> None:
+    path = folder(tmp_path / "zoo")
+    trained(tmp_path / "run", weights, pt.load_data(path, img_size=32))
+    Image.new("RGB", (32, 32)).save(path / "ant" / "new.png")  # its splits are others now
     code, row, err = evaluated(tmp_path / "run")
+    assert (code, row) == (2, [])
+    assert f"{path} differs from the data that the adapter was trained on" in err
+    assert f"Restore it, or pass --data {path} to measure it all the same" in err
+    code, row, err = evaluated(tmp_path / "run", "--data", str(path))
     assert (code, len(row)) == (0, 3)
     assert f"note: {path} differs from the data that the adapter was trained on" in err
 

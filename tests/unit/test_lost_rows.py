@@ -11,7 +11,9 @@ import pytest
 
 import paretune as pt
 from paretune.cli import main
+from paretune.report.drawing import as_points
 from paretune.results import RunWriter, load_points, load_runs
+from paretune.stats import labelled_points
 from paretune.watch.progress import Watcher
 from paretune.watch.reporting import Reporter
 from tests import tiny
@@ -331,3 +333,37 @@ def test_a_finished_run_without_its_adapter_is_refused_with_a_way_out(copies: Pa
     assert "\n" not in str(caught.value)
     tiny.run(copies / "finished", resume=False)
     same_run(copies / "finished", tiny.run(copies / "anew").path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 4), ("task", "other"), ("strategy", "BitFit"), ("config", "BitFit()"), ("step", 5)],
+)
+def test_a_row_that_contradicts_its_run_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    writer = RunWriter(tmp_path / "run", CONFIG)
+    writer.append(*point(1))
+    row = json.loads((tmp_path / "run/points.jsonl").read_text())
+    (tmp_path / "run/points.jsonl").write_text(json.dumps(row | {field: value}) + "\n")
+
+    for reader in (lambda: load_runs(tmp_path), lambda: RunWriter(tmp_path / "run", CONFIG)):
+        with pytest.raises(ValueError, match=rf"line 1 says \w+ = .*but its run makes that .*{OVER}"):
+            reader()
+
+
+def test_accuracies_under_two_threats_do_not_choose_among_each_other(tmp_path: Path) -> None:
+    for threat in ("Linf", "L2"):
+        row, bits = point(1)
+        writer = RunWriter(tmp_path / threat, CONFIG | {"of": threat})
+        writer.append(row | {"threat": threat}, bits)
+        better = {key: value | True for key, value in bits.items()}
+        ones = dict.fromkeys(("clean", "robust", "clean_select", "robust_select"), 1.0)
+        if threat == "L2":
+            writer.append(row | {"threat": threat, "step": 2} | ones, better)
+    points = labelled_points(load_runs(tmp_path))
+
+    assert dict(zip(zip(points["threat"], points["step"], strict=True), points["chosen"], strict=True)) == {
+        ("Linf", 1): True,
+        ("L2", 1): False,
+        ("L2", 2): True,
+    }
+    assert as_points(load_runs(tmp_path))["chosen"].tolist() == points["chosen"].tolist()

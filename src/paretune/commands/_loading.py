@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paretune._values import told
+
 if TYPE_CHECKING:
     from paretune.backbones import Backbone
 
@@ -26,14 +28,15 @@ def load_adapted(
 
     directory = adapter_directory(path)
     config, _ = read_adapter(directory)
-    name = backbone or config["base"].get("source")
-    if not name:
+    name = config["base"].get("source") if backbone is None else backbone
+    if not name and backbone is None:
         raise ValueError(
             f"{directory} does not name its backbone; pass --backbone timm:NAME, hf:NAME or an offline name"
         )
     size = (config["preprocessing"] or {}).get("image_size")
-    model = load_backbone(
-        name, num_classes=config["num_classes"], img_size=size, weights=weights, weights_key=weights_key
-    )
+    with told("backbone", backbone):
+        model = load_backbone(
+            name, num_classes=config["num_classes"], img_size=size, weights=weights, weights_key=weights_key
+        )
     load_adapter(model, directory)
     return model, config

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from paretune._values import told
+
 if TYPE_CHECKING:
     from paretune.backbones import Backbone
     from paretune.data import ImageData
@@ -21,7 +23,8 @@ def load_recorded(
 ) -> "ImageData":
     """The data to measure an adapter on: what it was trained on, unless something else is wanted.
 
-    Where other images are measured than its run reported, a note on standard error says so.
+    Where other images are measured than its run reported, a note on standard error says so. Data that has changed since is
+    measured only if it is named.
 
     Args:
         adapter: what to call it.
@@ -33,8 +36,8 @@ def load_recorded(
         seed: of the splits.
 
     Raises:
-        ValueError: nobody says which data, it has other classes than the adapter, or the adapter was trained on some of the
-            images that would be measured.
+        ValueError: nobody says which data, it has other classes than the adapter, it has changed, or the adapter was trained
+            on some of the images that would be measured.
         FileNotFoundError: what the adapter was trained on is not where it was.
     """
     from paretune.data import check_same_classes, load_data
@@ -54,10 +57,9 @@ def load_recorded(
     asked = trained | ({"seed": seed} if seed is not None else {})
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
     try:
-        found = load_data(name, **asked)
+        with told("data", data):
+            found = load_data(name, **asked)
     except FileNotFoundError as error:
-        if data is not None:
-            raise
         raise FileNotFoundError(
             f"what {adapter} was trained on is not here: {error}; pass --data or --data-root with where it is now"
         ) from None
@@ -67,6 +69,11 @@ def load_recorded(
         why = f"{name} differs from the data that the adapter was trained on"
         if "fingerprint" not in notes:
             why = "the adapter does not say which images it was trained on"
+        if data is None:
+            raise ValueError(
+                f"{why}: it is split otherwise now, so that images which were learnt would be measured. Restore it, or pass "
+                f"--data {name} to measure it all the same"
+            )
         _say(f"{why}; some of the {len(found.report)} images that are measured may be among those")
         return found
     seen = set(original.train.ids.tolist()) & set(found.report.ids.tolist())

@@ -49,6 +49,10 @@ class Analyze:
     margin: float = 0.005
     out: str = "paretune-analysis"
 
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ValueError("out is empty; name a directory")
+
     def __call__(self) -> None:
         """Table, words, files."""
         from paretune.analysis import analyze

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from paretune._values import LAST_SEED, check_whole, parse_many, parse_number
+from paretune._values import LAST_SEED, check_whole, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
@@ -19,7 +19,8 @@ class Evaluate:
         weights: a .safetensors or .pth file for that architecture.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME, with the classes of the
-            adapter. null takes what the adapter was trained on, and likewise the three options below.
+            adapter. null takes what the adapter was trained on, if it has not changed since, and likewise the three options
+            below.
         data_root: where torchvision keeps its data sets.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
@@ -78,7 +79,9 @@ class Evaluate:
             if not self.epsilons.strip(" ,"):
                 raise ValueError("epsilons names no radius; give at least one, such as 4/255")
             radii = [parse_number("epsilons", text) for text in self.epsilons.split(",")]
-            attacks = [PGD(THREATS[self.norm](at), steps=self.steps, restarts=self.restarts) for at in radii]
+            with told("epsilons", self.epsilons):
+                threats = [THREATS[self.norm](radius) for radius in radii]
+            attacks = [PGD(threat, steps=self.steps, restarts=self.restarts) for threat in threats]
         model, config = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_recorded(
             self.adapter,

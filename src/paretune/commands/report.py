@@ -22,6 +22,12 @@ class Report(Judging):
     task: str | None = None
     out: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and (not self.out or Path(self.out).is_dir()):
+            what = "is a directory" if self.out else "is empty"
+            raise ValueError(f"out={self.out!r} {what}; name the HTML file")
+
     def __call__(self) -> None:
         """Judge, write, say where."""
         from paretune.report import write_report
@@ -34,5 +40,5 @@ class Report(Judging):
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
-        out = Path(self.out) if self.out else Path(self.runs) / "report.html"
+        out = Path(self.out) if self.out is not None else Path(self.runs) / "report.html"
         print(f"\nreport: {write_report(judged, out, **self.options).resolve()}")

@@ -124,7 +124,7 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
         else ("clean", "robust")
     )
     chosen = np.zeros(len(points), dtype=bool)
-    for rows in points.groupby(["task", "attack", "epsilon", "label", "seed"]).indices.values():
+    for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
         chosen[rows] = frontier_mask(*(points[name].to_numpy()[rows] for name in splits))
     return points.assign(chosen=chosen)
 

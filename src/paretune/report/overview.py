@@ -114,7 +114,9 @@ def across_html(
         most: strategies that are shown; of more, only the pairs with the first.
     """
     threat = f" <span>{escape(threat_text(across.threat, across.epsilon))}</span>" if several else ""
-    wins = [winner.strategy for winner in across.winners]
+    won = {
+        name: [winner.task for winner in across.winners if name in winner.sharing] for name in across.ranked
+    }
     tied = {*across.tied}
     ranks = [
         (
@@ -122,8 +124,8 @@ def across_html(
             f"<strong>{area:.3f}</strong>",
             f"{rank:.2f}",
             "yes" if name in tied else "no",
-            str(wins.count(name)),
-            escape(", ".join(winner.task for winner in across.winners if winner.strategy == name)),
+            str(len(won[name])),
+            escape(", ".join(won[name])),
         )
         for name, area, rank in zip(
             across.ranked[:most], across.mean_areas[:most], across.mean_ranks[:most], strict=True
@@ -147,7 +149,14 @@ def across_html(
     left_out = (
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
     )
-    head = ("Strategy", "Mean area", "Mean rank", "May be best in general", "Tasks won", "Where")
+    head = (
+        "Strategy",
+        "Mean area",
+        "Mean rank",
+        "May be best in general",
+        "Tasks with the largest area",
+        "Where",
+    )
     level = f"{100 * across.level:g}% interval"
     pair_head = (
         "Pair",

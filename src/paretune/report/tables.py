@@ -79,7 +79,9 @@ def pair_table(condition: Condition) -> str:
 def standing(decision: Decision, ahead: int, other: int, margin: float) -> str:
     """How one area stands to a larger one, in words that do not contradict the set of the best."""
     if decision.told[ahead, other]:
-        return "told apart" if decision.behind[ahead, other] else f"told apart, by less than {margin:g}"
+        how = "" if decision.direct[ahead, other] else " through others"
+        near = "" if decision.behind[ahead, other] else f", by less than {margin:g}"
+        return f"told apart{how}{near}"
     if decision.tested[ahead, other]:
         return "not told apart" if decision.tied[other] else "not told apart, but behind another"
     return "cannot say"

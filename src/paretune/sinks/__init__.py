@@ -3,7 +3,7 @@
 :data:`SINKS` lists them. Any other object with an ``open(run)`` like theirs can stand beside them.
 """
 
-from paretune._values import parse_many
+from paretune._values import parse_many, told
 from paretune.sinks.base import Receiver, Sink, SinkRun, StepRows, forwarding
 from paretune.sinks.mlflow import MLflow
 from paretune.sinks.tensorboard import TensorBoard
@@ -25,7 +25,8 @@ def read_sinks(text: str | None) -> tuple[Sink, ...]:
         ValueError: the text names something else.
         ImportError: a package is not installed; the message has the line that installs it.
     """
-    return tuple(parse_many(text, SINKS)) if text else ()
+    with told("sinks", text):
+        return tuple(parse_many(text, SINKS)) if text else ()
 
 
 __all__ = [

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -130,8 +131,8 @@ def watching(
         )
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be in [0, 65535], got {port}")
-    if not every > 0:
-        raise ValueError(f"every must be above 0 seconds, got {every}")
+    if not 0 < every < math.inf:
+        raise ValueError(f"every must be a finite number above 0, in seconds; got {every}")
     try:
         server = WatchServer(directory, port, every, build)
     except OSError as error:
