@@ -343,7 +343,7 @@ def _is_normalisation(name: str) -> bool:
 
 
 def _ends_as(name: str, ends: tuple[str, ...]) -> bool:
-    """Whether the last part of a name is one of ``ends``, alone or behind a word, as in ``pixel_mean`` (but ``running_mean``)."""
+    """Whether the last part of a name is one of ``ends``, or ends so behind another word than running: ``pixel_mean``."""
     last = name.split(".")[-1]
     return last in ends or (
         last.endswith(tuple(f"_{end}" for end in ends)) and not last.startswith("running")
