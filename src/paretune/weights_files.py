@@ -6,6 +6,8 @@ taken, as timm does, and the log says so.
 
 import argparse
 import logging
+import pathlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ PLAIN = (
     "params",
     "weights",
 )
+# What other names say that weights are averaged; which of them to take is not guessed.
+_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])")
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "basic_net", "timm_model")
 # Last parts of the names of a normalisation layer's tensors.
 MEANS = ("mean", "mu", "new_mean", "means", "_mean", "image_mean")
@@ -161,13 +165,15 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _harmless() -> list[Any]:
-    """What timm's training script keeps beside the weights: its arguments, and scores as numbers of numpy."""
+    """What training scripts keep beside the weights: their arguments, paths among them, and scores as numbers of numpy."""
     kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")]
     scalar: Any = np.float64(0).__reduce__()[0]
     return [
         argparse.Namespace,
         np.dtype,
         *kinds,
+        (pathlib.PurePosixPath, "pathlib.PosixPath"),
+        (pathlib.PureWindowsPath, "pathlib.WindowsPath"),
         *((scalar, f"numpy.{at}.multiarray.scalar") for at in ("core", "_core")),
     ]
 
@@ -198,7 +204,9 @@ def _is_state(value: Any) -> bool:
     return any(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _chosen(found: Mapping[str, Any], key: str | None, origin: str, parts: set[str]) -> dict[str, Tensor]:
+def _chosen(
+    found: Mapping[str, Any], key: str | None, origin: str, parts: set[str], at: str = ""
+) -> dict[str, Tensor]:
     """The state dict in a checkpoint: the one that ``key`` names, else the averaged one, else the plain one.
 
     Args:
@@ -206,6 +214,7 @@ def _chosen(found: Mapping[str, Any], key: str | None, origin: str, parts: set[s
         key: a name in it, several with dots between them, or the first part of the names of the wanted tensors.
         origin: for messages.
         parts: first parts of the names of the network's own tensors.
+        at: where in the checkpoint ``found`` is, with a dot at its end; for messages.
     """
     groups = _groups(found) if _is_state(found) else dict(found)
     choices = sorted({*AVERAGED, *PLAIN, *WRAPPERS} & {*groups}) if _is_state(found) else _choices(found)
@@ -215,10 +224,10 @@ def _chosen(found: Mapping[str, Any], key: str | None, origin: str, parts: set[s
             raise ValueError(
                 f"weights_key={key!r} names no weights in {origin}; it has {', '.join(choices) or 'no names'}"
             )
-        return _chosen(groups[first], rest or None, origin, parts)
+        return _chosen(groups[first], rest or None, origin, parts, f"{at}{first}.")
     for name in AVERAGED:
         value = None if name in parts else groups.get(name)
-        if value is None or (name == "ema" and not isinstance(value, Mapping)):  # a flag, or a decay
+        if value is None or (name == "ema" and isinstance(value, bool | int | float)):  # a flag, or a decay
             continue
         others = [choice for choice in choices if choice != name]
         if not isinstance(value, Mapping) or not any(_states(value)):
@@ -228,15 +237,21 @@ def _chosen(found: Mapping[str, Any], key: str | None, origin: str, parts: set[s
             )
         instead = f"; weights_key={others[0]!r} takes others" if others else ""
         log.info("weights: the averaged ones, %r of %s%s", name, origin, instead)
-        return _chosen(value, None, origin, parts)
+        return _chosen(value, None, origin, parts, f"{at}{name}.")
+    unknown = [name for name in _averages(groups) if name.split(".")[0] not in parts]
+    if unknown:
+        raise ValueError(
+            f"{origin} seems to keep averaged weights under {at + unknown[0]!r}, a name that is not known; say with "
+            f"weights_key which to take: {', '.join(at + name for name in dict.fromkeys((unknown[0], *choices)))[:200]}"
+        )
     if _is_state(found):
         return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     for name in PLAIN:
         if isinstance(found.get(name), Mapping) and any(_states(found[name])):
             log.info("weights: %r of %s", name, origin)
-            return _chosen(found[name], None, origin, parts)
+            return _chosen(found[name], None, origin, parts, f"{at}{name}.")
     listed = (
-        f"choose with weights_key: {', '.join(choices)}"
+        f"choose with weights_key: {', '.join(at + choice for choice in choices)}"
         if choices
         else f"it has {', '.join(map(str, found))}"
     )
@@ -259,6 +274,18 @@ def _choices(found: Mapping[str, Any]) -> list[str]:
         for name, value in found.items()
         if any(_states(value)) and not str(name).startswith("optim")
     )
+
+
+def _averages(found: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Names, with dots between their levels, of the state dicts in a checkpoint whose name says that they are averaged."""
+    for name, value in found.items():
+        if not any(_states(value)) or str(name).startswith("optim"):
+            continue
+        words = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
+        if _AVERAGE.search(words):
+            yield f"{within}{name}"
+        elif not _is_state(value):
+            yield from _averages(value, f"{within}{name}.")
 
 
 def _groups(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -319,7 +346,15 @@ def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[
 
 
 def _is_normalisation(name: str) -> bool:
-    return name.split(".")[-1] in (*MEANS, *STDS)
+    return any(_ends_as(name, ends) for ends in (MEANS, STDS))
+
+
+def _ends_as(name: str, ends: tuple[str, ...]) -> bool:
+    """Whether the last part of a name is one of ``ends``, or ends so behind another word than running: ``pixel_mean``."""
+    last = name.split(".")[-1]
+    return last in ends or (
+        last.endswith(tuple(f"_{end}" for end in ends)) and not last.startswith("running")
+    )
 
 
 def _without_normalisation(
@@ -332,7 +367,7 @@ def _without_normalisation(
     if not layer:
         return found, None
     values = [
-        [tensor.double().flatten() for name, tensor in layer.items() if name.split(".")[-1] in names]
+        [tensor.double().flatten() for name, tensor in layer.items() if _ends_as(name, names)]
         for names in (MEANS, STDS)
     ]
     rest = {name: tensor for name, tensor in found.items() if name not in layer}

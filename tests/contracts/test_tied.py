@@ -235,3 +235,61 @@ def test_an_exported_model_of_transformers_has_the_tensors_under_each_name(tmp_p
     plain = type(base.module).from_pretrained(tmp_path / "hf").eval()
     x = images(model.image_size)
     torch.testing.assert_close(logits(pt.Backbone(plain), x), logits(model, x))
+
+
+@pytest.mark.parametrize("where", ["b", "b.weight", "norm_b", "other.inner"])
+@pytest.mark.parametrize(
+    "strategy",
+    [pt.FullFineTune, pt.LoRA, pt.BitFit, pt.NormTune, pt.Adapter],
+    ids=lambda s: s.__name__,
+)
+def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
+    strategy: Any, where: str, tmp_path: Path
+) -> None:
+    def ties(net: Any) -> None:
+        TIES["layer"](net)
+        net.other = nn.ModuleDict({"inner": net.a})
+
+    first = {"norm_b": "norm_a", "b.weight": "a.weight"}.get(where, "a")
+    means = {"norm_b": (pt.FullFineTune, pt.BitFit, pt.NormTune), "b.weight": (pt.FullFineTune,)}
+    every = (pt.FullFineTune, pt.LoRA, pt.BitFit, pt.Adapter)
+    if strategy not in means.get(where, every):
+        with pytest.raises(ValueError, match=r"where="):
+            pt.adapt(make_tied(ties), strategy(where=where))
+        return
+    model, named = (pt.adapt(make_tied(ties), strategy(where=each)) for each in (where, first))
+    trained = pt.trainable_parameters(model, head=False).keys()
+    assert trained == pt.trainable_parameters(named, head=False).keys() != set()
+    together = pt.adapt(make_tied(ties), strategy(where=(where, "bn_a" if strategy is pt.NormTune else "c")))
+    assert trained <= pt.trainable_parameters(together, head=False).keys()
+    perturb(model)
+    pt.save_adapter(model, tmp_path / "adapter")
+    fresh = pt.load_adapter(make_tied(ties), tmp_path / "adapter")
+    assert torch.equal(logits(fresh, images(16)), logits(model, images(16)))
+
+
+def test_a_target_may_be_the_second_name_of_a_layer() -> None:
+    for strategy in (pt.LoRA(rank=2, targets="b"), pt.IA3(targets="b")):
+        model = pt.adapt(make_tied("layer"), strategy)
+        assert all(name.startswith("a.") for name in pt.trainable_parameters(model, head=False))
+    with pytest.raises(ValueError, match="matches no Linear"):
+        pt.adapt(make_tied("head"), pt.LoRA(targets="classifier"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("a.weight", (8, 1)), ("a.bias", (1,)), ("norm_a.weight", (1,)), ("a.weight", (1, 1))]
+)
+def test_a_tensor_whose_numbers_share_memory_can_stay_but_not_change(name: str, shape: Any) -> None:
+    def expanded(net: Any) -> None:
+        layer, _, own = name.rpartition(".")
+        was = net.get_parameter(name)
+        setattr(net.get_submodule(layer), own, nn.Parameter(torch.ones(shape).expand(was.shape)))
+
+    base = make_tied("head")  # whose weights are not added to in place
+    expanded(base.module)
+    before = logits(base, images(16))
+    for strategy in (pt.FullFineTune(), pt.BitFit() + pt.NormTune() + pt.LoRA(rank=2)):
+        with pytest.raises(ValueError, match=f"{name} is expanded"):
+            pt.adapt(base, strategy)
+    assert torch.equal(logits(base, images(16)), before)
+    pt.adapt(base, pt.LoRA(rank=2, where=("b", "c")))

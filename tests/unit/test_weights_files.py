@@ -290,3 +290,47 @@ def test_the_command_line_and_runs_choose_too(tmp_path) -> None:
     assert load_adapted(str(tmp_path / "a"), None, str(tmp_path / "c.pth"), "state_dict")[0].num_classes == 3
     with pytest.raises(ValueError, match="trained on other base weights"):
         load_adapted(str(tmp_path / "a"), None, str(tmp_path / "c.pth"))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "key"),
+    [
+        ({"state_dict": PLAIN, "swa_state_dict": EMA}, "swa_state_dict"),
+        ({"model": PLAIN, "averaged_model": _under("module.", EMA)}, "averaged_model"),
+        ({"model": PLAIN, "model_ema2": EMA, "optimizer": {"state": {0: {"exp_avg": EMA}}}}, "model_ema2"),
+        ({"model": PLAIN, "modelEMA": EMA}, "modelEMA"),
+        (
+            {"state_dict": PLAIN, "callbacks": {"Averaging": {"ema_weights": EMA}}},
+            "callbacks.Averaging.ema_weights",
+        ),
+        ({"model": PLAIN, "ema": {"shadow": EMA, "decay": 0.9}}, "ema.shadow"),
+        ({**_under("net.", PLAIN), **_under("net_ema.", EMA)}, "net_ema"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_averaged_weights_under_an_unknown_name_are_not_passed_by(checkpoint: Any, key: str) -> None:
+    with pytest.raises(ValueError, match=f"averaged weights under '{key}'.* weights_key .*{key}"):
+        _load(checkpoint)
+    assert _holds(_load(checkpoint, key), EMA)
+
+
+def test_averaged_weights_in_a_list_are_refused() -> None:
+    with pytest.raises(ValueError, match="averaged weights under 'ema' in a form that is not understood"):
+        _load({"model": PLAIN, "ema": [*EMA.values()]})
+    assert _holds(_load({"model": PLAIN, "ema": 0.999}), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [("pixel_mean", "pixel_std"), ("0.norm_mean", "0.norm_std"), ("data_mu", "data_sigma")]
+)
+def test_a_normalisation_layer_has_many_names(mean: str, std: str) -> None:
+    model = _load({mean: LAYER["mean"], std: LAYER["std"], **_under("model.", PLAIN)})
+    assert _holds(model, PLAIN)
+    assert torch.equal(model.mean, LAYER["mean"])
+    assert torch.equal(model.std, LAYER["std"])
+
+
+def test_paths_among_the_arguments_of_a_script_are_read(tmp_path: Path) -> None:
+    args = argparse.Namespace(output=tmp_path, names={"a": Path("b")})
+    torch.save({"model": PLAIN, "args": args}, tmp_path / "last.pth")
+    assert _holds(_load(tmp_path / "last.pth"), PLAIN)

@@ -310,5 +310,13 @@ def attacking(
     ):
         # Clones, because autograd keeps them, which it cannot if they were made in inference mode.
         classes = {name: part.clone() for name, part in classes.items()}
-        yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), generator)
+        try:
+            yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), generator)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise ValueError(
+                "the model checkpoints activations in the reentrant way, which has no gradient with respect to its images; "
+                "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            ) from error
     oracle.finish()

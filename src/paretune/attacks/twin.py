@@ -25,6 +25,10 @@ from paretune.backbones import Backbone, check_scores, logits_of
 logger = logging.getLogger(__name__)
 
 
+# What switches gradient checkpointing on in modules of timm and transformers.
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How tensors of the twin follow from tensors of the model.
@@ -194,6 +198,11 @@ class Twin:
         twin = _deepcopy(self._model, memo).eval()
         for part in twin.modules():
             _restore_forward(part)
+            for (
+                own
+            ) in _CHECKPOINTING:  # which costs a second forward pass, and of the reentrant kind the gradient
+                if isinstance(getattr(part, own, None), bool):
+                    setattr(part, own, False)
         for name, part in list(twin.named_modules()):
             if parametrize.is_parametrized(part):
                 self._merge(name, part)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
 from paretune._random import borrowed_randomness
-from paretune.backbones import Backbone, logits_of, network_of, written
+from paretune.backbones import Backbone, dtype_of, logits_of, network_of, written
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
 from paretune.strategies.adapting import adaptation_of, merge_adapter
@@ -37,7 +37,7 @@ def export_model(
     ``"hf"`` one for ``AutoModelForImageClassification.from_pretrained(PATH)``. Both hold plain weights, and of a Backbone
     also the mean and std of the images. ``"onnx"`` writes one file with the input ``images`` (batch, channels, height,
     width) and the output ``logits`` (batch, classes), for batches of any size. An adapter that cannot be merged (Compacter)
-    becomes part of its graph.
+    becomes part of its graph, and a model in half precision computes there in float32.
 
     Args:
         model: a Backbone, or a plain module of timm or transformers; adapted or not.
@@ -82,6 +82,8 @@ def export_model(
 def _merged(model: nn.Module, format: str) -> nn.Module:
     """A copy on the CPU in evaluation mode, merged where that is possible or needed."""
     found = copy.deepcopy(model).cpu().eval()
+    if format == "onnx" and dtype_of(found).itemsize < 4:
+        found = found.float()  # ONNX has no convolution in bfloat16; onnxruntime crashes on graphs in float16
     adaptation = adaptation_of(found)
     if adaptation is not None and not (format == "onnx" and adaptation.strategy.why_not_mergeable):
         try:
@@ -208,9 +210,7 @@ def _write_onnx(
             f"the model holds {held:,} bytes; an ONNX file of one piece has less than {LARGEST_ONNX:,}"
         )
     size = anatomy.image_size or 224
-    dtype = next(model.parameters()).dtype
-    if inside and dtype.itemsize < 4:
-        dtype = torch.float32  # a Backbone normalises in float32, whatever its network is in
+    dtype = dtype_of(model)
     example = torch.rand(2, anatomy.channels, size, size, dtype=dtype)
     with torch.no_grad():
         program: Any = torch.onnx.export(

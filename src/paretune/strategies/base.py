@@ -312,9 +312,9 @@ def parameter_names(module: nn.Module, added: Iterable[nn.Module]) -> list[str]:
 
 
 def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules of the model itself, without what strategies have added."""
+    """Names and modules of the model itself, without what strategies have added; a shared one has several."""
     added: set[nn.Module] = set()
-    for name, part in module.named_modules():
+    for name, part in module.named_modules(remove_duplicate=False):
         if part in added or isinstance(part, Inserted | parametrize.ParametrizationList):
             added |= set(part.children())
         else:

@@ -93,12 +93,12 @@ def matrices(module: nn.Module, head: str) -> dict[str, Matrix]:
     """The weights of ``module`` that can be adapted, those of its head excepted.
 
     The weight of a Linear or Conv2d layer has the name of the layer, a projection that an attention module holds itself
-    its own full name, such as ``encoder.layers.0.self_attn.in_proj_weight``.
+    its own full name, such as ``encoder.layers.0.self_attn.in_proj_weight``. A shared layer has several names.
     """
-    found = {}
+    found, last = {}, module.get_submodule(head)
     for name, layer in base_layers(module):
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            if name != head:
+            if layer is not last:
                 found[name] = Matrix(layer, "weight")
             continue
         for tensor in PROJECTIONS:

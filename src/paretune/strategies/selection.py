@@ -48,6 +48,11 @@ class Selection:
     def __init__(self, where: Sequence[str], module: nn.Module, sites: Sequence[Site]) -> None:
         self.where = tuple(where)
         self._entries = [[_read(term, module, sites) for term in _terms(entry)] for entry in where]
+        parts = dict(module.named_modules(remove_duplicate=False))
+        self._places = {
+            site.module: [name for name, part in parts.items() if part is parts.get(site.module)]
+            for site in sites
+        }
 
     def __call__(self, name: str) -> bool:
         """Whether the module or parameter ``name`` is included."""
@@ -55,7 +60,8 @@ class Selection:
 
     def site(self, site: Site) -> bool:
         """Whether the branch that ends at ``site`` is included."""
-        return any(all(term(site.module, site) for term in entry) for entry in self._entries)
+        names = self._places[site.module]
+        return any(all(term(name, site) for term in entry) for entry in self._entries for name in names)
 
 
 def blocks(sites: Sequence[Site]) -> list[str]:
@@ -87,8 +93,11 @@ def _read(term: str, module: nn.Module, sites: Sequence[Site]) -> Term:
             )
         chosen = known[: int(count)] if kind == "first" else known[-int(count) :]
         return lambda name, site: any(inside(name, block) for block in chosen)
-    parameters = module.named_parameters(remove_duplicate=False)  # a tied one has several names
-    names = [name for name, _ in (*module.named_modules(), *parameters)]
+    # What stands at several places has several names.
+    modules, parameters = (
+        each(remove_duplicate=False) for each in (module.named_modules, module.named_parameters)
+    )
+    names = [name for name, _ in (*modules, *parameters)]
     if not any(_matches(name, term) for name in names):
         raise ValueError(f"where: pattern {term!r} matches no module or parameter; {candidates(module)}")
     return lambda name, site: _matches(name, term)

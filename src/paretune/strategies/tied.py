@@ -24,7 +24,7 @@ def check_head(module: nn.Module, head: str) -> None:
 
 
 def check_memory(module: nn.Module, changing: set[int], names: Mapping[str, str]) -> None:
-    """Raise ValueError if a tensor that changes lies in the memory of another, which would change with it.
+    """Raise ValueError if a tensor that changes lies in the memory of another, or has numbers that share one place in it.
 
     Args:
         module: adapted.
@@ -36,6 +36,11 @@ def check_memory(module: nn.Module, changing: set[int], names: Mapping[str, str]
         if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
             last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
             start, size = tensor.data_ptr(), tensor.element_size()
+            if id(tensor) in changing and tensor.numel() > last + 1:
+                raise ValueError(
+                    f"{names.get(name, name)} is expanded: several of its numbers share one place in memory and cannot "
+                    "change apart; give each its own: layer.weight = torch.nn.Parameter(layer.weight.detach().contiguous())"
+                )
             span = (start, start + (last + 1) * size, names.get(name, name), id(tensor))
             spans.setdefault(tensor.device, []).append(span)
     for on_device in spans.values():

@@ -12,9 +12,10 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 from paretune import Backbone, BitFit, Compacter, FullFineTune, LoRA, adapt, remove_adapter
-from paretune.attacks import L2, PGD, AttackCopy, Linf, attack_copy
+from paretune.attacks import APGD, FAB, FGSM, L2, PGD, Attack, AttackCopy, Linf, attack_copy
 
 
 @pytest.fixture(autouse=True)
@@ -766,3 +767,41 @@ def test_tied_weights_that_come_apart_are_copied_apart() -> None:
     model[2].weight = nn.Parameter(torch.rand(6, 6))
     victim.refresh()
     assert torch.equal(victim(images), model(images))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_the_copy_of_a_model_that_checkpoints_its_activations_does_not(
+    reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm.layers.config, "_USE_REENTRANT_CKPT", reentrant)
+    plain = timm.create_model("test_vit", num_classes=5).eval()
+    checkpointing = copy.deepcopy(plain)
+    checkpointing.set_grad_checkpointing()
+    x = torch.rand(2, 3, 160, 160)
+    labels = plain(x).argmax(1)
+    for attack in (PGD(Linf(0.01), steps=2), FGSM(Linf(0.01))):
+        assert torch.equal(attack(checkpointing, x, labels), attack(plain, x, labels))
+    assert checkpointing.grad_checkpointing
+
+
+# torch warns in passes that need no gradient.
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(Linf(0.1), steps=1), FGSM(Linf(0.1)), APGD(Linf(0.1), steps=1), FAB(Linf(0.1), steps=1)],
+    ids=repr,
+)
+def test_a_model_that_checkpoints_in_the_reentrant_way_itself_is_refused(attack: Attack) -> None:
+    class Reentrant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(12, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            flat = images.flatten(1)
+            logits: Tensor = checkpoint(self.layer, flat, use_reentrant=True)
+            return logits
+
+    model, x = Reentrant(), torch.rand(3, 3, 2, 2)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        attack(model, x, model.layer(x.flatten(1)).argmax(1))

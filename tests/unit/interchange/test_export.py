@@ -230,3 +230,18 @@ def test_without_its_packages_onnx_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     with pytest.raises(ImportError, match=r"pip install 'paretune\[onnx\]'"):
         export_model(timm_twin(), tmp_path / "model.onnx", "onnx")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["tv_vit", "resnet18"])
+def test_a_model_in_half_precision_becomes_a_graph_that_runs(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = pt.adapt(make(name).to(dtype), pt.LoRA(rank=2))
+    perturb(model)
+    expected = logits(copy.deepcopy(model).float(), x := images(model.image_size))
+    for normalise, shown in ((True, x), (False, (x - model.mean) / model.std)):
+        export_model(model, tmp_path / f"{normalise}.onnx", "onnx", normalise=normalise)
+        found = onnx_logits(tmp_path / f"{normalise}.onnx", shown)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert next(model.module.parameters()).dtype is dtype
