@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from paretune._sizes import ImageSize, checked_size, pair
 from paretune.backbones import Backbone, find_head, inside
 from paretune.processors import pixels_of
 from paretune.weights_files import Normalisation, StateDict, load_weights
@@ -18,7 +19,7 @@ class Wanted:
     """What a backbone is made with; see :func:`~paretune.load_backbone`."""
 
     num_classes: int
-    img_size: int | None
+    img_size: ImageSize | None
     pretrained: bool
     weights: StateDict | str | Path | None
     weights_key: str | None
@@ -94,10 +95,12 @@ def load_timm(
             "command line --weights PATH"
         ) from error
     settings = module.pretrained_cfg
-    size = img_size or settings["input_size"][-1]
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    patch = patch[0] if isinstance(patch, tuple | list) else patch
-    if patch is not None and size % patch:
+    size = img_size or checked_size(f"the input_size of {name!r}", settings["input_size"][-2:])
+    embedding: Any = getattr(module, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    apart = getattr(getattr(embedding, "proj", None), "stride", patch) == patch  # the patches of PVT overlap
+    if patch is not None and apart and any(side % step for side, step in zip(pair(size), pair(patch), strict=True)):
+        patch = patch if isinstance(patch, int) else checked_size("patch_size", patch)
         raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")
     head = settings["classifier"]
     if not isinstance(head, str):
@@ -171,18 +174,16 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
     return backbone
 
 
-def _image_size(config: Any, source: str, img_size: int | None) -> int:
-    """Height and width that the model is used at: its own, or ``img_size`` where it has none."""
+def _image_size(config: Any, source: str, img_size: ImageSize | None) -> ImageSize:
+    """Size that the model is used at: its own, or ``img_size`` where it has none."""
     own = _of_vision(config, "image_size")
     if own is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
-        return int(img_size or config.pretrained_cfg["input_size"][-1])
-    if isinstance(own, list | tuple):
-        if len(set(own)) != 1:
-            raise ValueError(f"hf:{source} is built for images of {own} pixels; a Backbone takes square ones")
-        own = own[0]
+        own_size = config.pretrained_cfg["input_size"][-2:]
+        return img_size or checked_size(f"the input_size of hf:{source}", own_size)
+    own = None if own is None else checked_size(f"the image_size of hf:{source}", own)
     if img_size is not None and own is not None and own != img_size:
         raise ValueError(f"hf:{source} is built for image_size={own}; got img_size={img_size}")
-    return int(img_size or own or 224)
+    return img_size or own or 224
 
 
 def _of_vision(config: Any, name: str) -> Any:
