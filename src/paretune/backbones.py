@@ -201,9 +201,10 @@ class Backbone(nn.Module):
             with modes_kept(self.module), torch.no_grad():
                 self.module.eval()(self._example())
         except Exception as error:  # whatever a model raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ValueError(
                 f"{type(self.module).__name__} takes no images of img_size={self.image_size}, (height, width); choose "
-                f"another, such as a square ({' '.join(str(error).split())[:200]})"
+                f"another, such as a square ({reason})"
             ) from error
 
     def _check_head(self, example: Tensor) -> None:

@@ -86,21 +86,26 @@ def load_timm(
             architecture, pretrained=wanted.download, num_classes=wanted.num_classes, **arguments
         )
     except AssertionError as error:
-        raise ValueError(f"img_size={img_size} does not suit {name!r}: {error}") from None
-    except Exception as error:  # no network fails in many ways
+        raise _unsuitable(img_size, name, error) from None
+    except Exception as error:  # no network fails in many ways, and so does a model of squares
+        if not wanted.download and isinstance(img_size, tuple):
+            raise _unsuitable(img_size, name, error) from error
         if not wanted.download:
             raise
+        at = f" for img_size={img_size}" if isinstance(img_size, tuple) else ""
         raise ValueError(
-            f"the weights of {name!r} cannot be had ({_reason(error)}); without a network give a file: weights=PATH, on the "
-            "command line --weights PATH"
+            f"the weights of {name!r}{at} cannot be had ({_reason(error)}); without a network give a file: weights=PATH, on "
+            "the command line --weights PATH"
         ) from error
     settings = module.pretrained_cfg
     size = img_size or checked_size(f"the input_size of {name!r}", settings["input_size"][-2:])
     embedding: Any = getattr(module, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
-    apart = getattr(getattr(embedding, "proj", None), "stride", patch) == patch  # the patches of PVT overlap
-    if patch is not None and apart and any(side % step for side, step in zip(pair(size), pair(patch), strict=True)):
-        patch = patch if isinstance(patch, int) else checked_size("patch_size", patch)
+    overlap = (
+        getattr(getattr(embedding, "proj", None), "stride", patch) != patch
+    )  # as in PVT, of any image size
+    patch = 1 if patch is None or overlap else checked_size("patch_size", patch)
+    if any(side % step for side, step in zip(pair(size), pair(patch), strict=True)):
         raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")
     head = settings["classifier"]
     if not isinstance(head, str):
@@ -144,7 +149,8 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
                 trust_remote_code=False,
             )
         except Exception as error:  # no network, no file or a damaged one: each fails in many ways
-            raise ValueError(f"the weights of hf:{source} cannot be had ({_reason(error)})") from error
+            at = f" for img_size={size}" if isinstance(size, tuple) else ""
+            raise ValueError(f"the weights of hf:{source}{at} cannot be had ({_reason(error)})") from error
         head = find_head(module, None)
         loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
             info["missing_keys"]
@@ -152,7 +158,12 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         loose = {key for key in loose if not inside(key, head)}
         used = own
     else:
-        module = auto.from_config(config, dtype="float32")
+        try:
+            module = auto.from_config(config, dtype="float32")
+        except Exception as error:
+            if isinstance(size, tuple):
+                raise _unsuitable(size, f"hf:{source}", error) from error
+            raise
         head = find_head(module, None)
         used = wanted.load(module, head, own, f"hf:{source}")
     if used is not own and pixels.order != tuple(range(len(pixels.order))):
@@ -184,6 +195,10 @@ def _image_size(config: Any, source: str, img_size: ImageSize | None) -> ImageSi
     if img_size is not None and own is not None and own != img_size:
         raise ValueError(f"hf:{source} is built for image_size={own}; got img_size={img_size}")
     return img_size or own or 224
+
+
+def _unsuitable(size: ImageSize | None, name: str, error: Exception) -> ValueError:
+    return ValueError(f"img_size={size} does not suit {name!r}: {_reason(error)}")
 
 
 def _of_vision(config: Any, name: str) -> Any:
