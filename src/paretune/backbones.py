@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paretune._modes import modes_kept
 from paretune._random import borrowed_randomness
 from paretune._sizes import ImageSize, checked_size, pair
 from paretune.bases import check_base, check_values, heads, unwrapped
-from paretune.sites import Site, find_sites
+from paretune.sites import Site, find_sites, laid_out
 from paretune.weights_files import StateDict
 
 log = logging.getLogger(__name__)
@@ -198,8 +197,8 @@ class Backbone(nn.Module):
     def _check_size(self) -> None:
         """Raise ValueError if the network fails on a blank image; many take squares only."""
         try:
-            with modes_kept(self.module), torch.no_grad():
-                self.module.eval()(self._example())
+            with torch.random.fork_rng():
+                laid_out(self.module, (), self._example())
         except Exception as error:  # whatever a model raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ValueError(
