@@ -302,7 +302,9 @@ def test_layers_are_tried_as_peft_wraps_them_on_an_image_of_the_sides(names: dic
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )  # which peft asks for
-def test_an_adapter_of_peft_has_the_same_logits(names: dict[str, str], tmp_path: Path) -> None:
+def test_an_adapter_of_peft_has_the_same_logits(
+    names: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import peft
 
     model, x, logits = trained(names["hf"])
@@ -313,6 +315,16 @@ def test_an_adapter_of_peft_has_the_same_logits(names: dict[str, str], tmp_path:
     assert torch.allclose(ours(x), logits, atol=1e-5)
     pt.save_adapter(ours, tmp_path / "ours")
     assert read_adapter(tmp_path / "ours")[0]["image_size"] == [32, 48]
+    base = ["--backbone", names["hf"], "--image-size", "32,48"]
+    assert (
+        main(["adapters", "import", str(tmp_path / "peft"), *base, "--out", str(tmp_path / "imported")]) == 0
+    )
+    assert read_adapter(tmp_path / "imported")[0]["image_size"] == [32, 48]
+    assert main(["adapters", "verify", str(tmp_path / "imported"), *base]) == 0
+    capsys.readouterr()
+    for size in ("48,32", "32"):
+        assert main(["adapters", "verify", str(tmp_path / "imported"), "--image-size", size]) == 2
+        assert "which has (32, 48); leave it out" in capsys.readouterr().err
 
 
 def trained(name: str) -> tuple[pt.Backbone, Tensor, Tensor]:

@@ -60,7 +60,7 @@ class Adapters:
         if self.num_classes is not None:
             check_whole("num_classes", self.num_classes, 2)
         if self.image_size is not None:
-            checked_size("image_size", self.image_size)
+            object.__setattr__(self, "image_size", checked_size("image_size", self.image_size))
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}")
 
@@ -165,7 +165,12 @@ class Adapters:
 
         kind = self._source() or detect(path)
         if kind == "paretune":
-            return load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
+            model = load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
+            if self.image_size not in (None, model.image_size):
+                raise ValueError(
+                    f"image_size={self.image_size} is not that of {path}, which has {model.image_size}; leave it out"
+                )
+            return model
         if self.backbone is None:
             raise ValueError(
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "
