@@ -21,6 +21,7 @@ _MISTYPED = re.compile(
 )
 _WORDS = {
     "int": "a whole number",
+    "paretune._sizes.Sides": "height and width as in 32,48",
     "float": "a finite number",
     "bool": "true or false",
     "NoneType": "null",

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from paretune._random import borrowed_randomness
+from paretune._sizes import ImageSize, checked_size, pair
 from paretune.bases import check_base, check_values, heads, unwrapped
-from paretune.sites import Site, find_sites
+from paretune.sites import Site, find_sites, laid_out
 from paretune.weights_files import StateDict
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class Backbone(nn.Module):
             module names whose *output* (the first of several) is a branch, or :class:`~paretune.sites.Site` objects. None
             finds them by the structure of the known families (``docs/support.md`` lists them). One blank image shows how
             the branches are laid out.
-        image_size: height and width in pixels the model is used at; None reads it off the model's configuration, and is
-            224 where there is none. Images are square.
+        image_size: in pixels, the side of the square images that the model is used at, or (height, width) of others; None
+            reads it off the model's configuration, and is 224 where there is none.
         channel_order: which channel of the images the network takes first, second, …: (2, 1, 0) for a network of BGR. None
             is their own order, which is that of ``mean`` and ``std`` in any case.
         architecture: the name that adapter files record and compare; taken from timm or transformers when None.
@@ -58,7 +59,8 @@ class Backbone(nn.Module):
 
     Raises:
         ValueError: ``head`` names no layer, or the network has two; ``std`` is not above 0, a pattern in ``sites`` matches
-            nothing, or the module is no classifier that has gradients, such as one that is quantised.
+            nothing, the module takes no images of the height and width, or it is no classifier that has gradients, such as
+            one that is quantised.
     """
 
     mean: Tensor
@@ -72,7 +74,7 @@ class Backbone(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         head: str | None = None,
         sites: Sequence[str | Site] | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         channel_order: Sequence[int] | None = None,
         architecture: str | None = None,
         source: str | None = None,
@@ -85,7 +87,7 @@ class Backbone(nn.Module):
                 f"channel_order must hold each of the {len(mean)} channels once, as (2, 1, 0) does; got {channel_order}"
             )
         if image_size is not None:
-            check_image_size("image_size", image_size)
+            image_size = checked_size("image_size", image_size)
         check_base(module := unwrapped(module))
         self.module = module
         device = next((parameter.device for parameter in module.parameters()), None)
@@ -95,14 +97,14 @@ class Backbone(nn.Module):
         order = tuple(range(len(mean))) if channel_order is None else tuple(channel_order)
         self.channel_order = None if order == tuple(range(len(mean))) else order
         recorded = recorded_size(module)
-        if image_size is None and recorded is not None:
-            check_image_size("the model's own image_size", recorded)
-        self.image_size = image_size or recorded or 224
+        self.image_size = image_size or checked_size("the model's own image_size", recorded or 224)
         self.head = find_head(module, head)
         self._head_is_open = True
         for size in (self.image_size, recorded):
-            if self._head_is_open and isinstance(size, int):
+            if self._head_is_open and isinstance(size, int | tuple):
                 self._check_head(self._example(size))
+        if isinstance(self.image_size, tuple) and not self.mean.is_meta:
+            self._check_size()
         self.architecture = architecture or architecture_of(module)
         self.source = source
         self.published = (
@@ -187,11 +189,22 @@ class Backbone(nn.Module):
         """Digest of the architecture and of every weight and buffer outside the head."""
         return fingerprint(self.architecture, tensor_digests(self.module.state_dict(), self.head))
 
-    def _example(self, size: int | None = None) -> Tensor:
+    def _example(self, size: ImageSize | None = None) -> Tensor:
         """A blank image as the network takes it."""
-        size = size or self.image_size
-        shape = (1, self.mean.shape[1], size, size)
+        shape = (1, self.mean.shape[1], *pair(size or self.image_size))
         return torch.zeros(shape, dtype=dtype_of(self.module), device=self.mean.device)
+
+    def _check_size(self) -> None:
+        """Raise ValueError if the network fails on a blank image; many take squares only."""
+        try:
+            with torch.random.fork_rng():
+                laid_out(self.module, (), self._example())
+        except Exception as error:  # whatever a model raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise ValueError(
+                f"{type(self.module).__name__} takes no images of img_size={self.image_size}, (height, width); choose "
+                f"another, such as a square ({reason})"
+            ) from error
 
     def _check_head(self, example: Tensor) -> None:
         """Raise ValueError if the head does not make the logits alone."""
@@ -308,21 +321,11 @@ def written(values: Tensor) -> list[float]:
     return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
 
-def check_image_size(name: str, size: Any) -> None:
-    """Raise ValueError unless ``size`` is a whole number of pixels."""
-    if isinstance(size, list | tuple):
-        raise ValueError(
-            f"{name} must be one number, the height and the width of square images in pixels; got {size}"
-        )
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"{name} must be a whole number of pixels, at least 1; got {size!r}")
-
-
 def load_backbone(
     name: str,
     *,
     num_classes: int,
-    img_size: int | None = None,
+    img_size: ImageSize | None = None,
     pretrained: bool = True,
     weights: StateDict | str | Path | None = None,
     weights_key: str | None = None,
@@ -335,7 +338,7 @@ def load_backbone(
     Args:
         name: ``"timm:NAME"``, ``"hf:NAME_OR_DIRECTORY"``, ``"efficientnet-lite0"`` or ``"dinov2-small"``.
         num_classes: number of classes of the task, at least 2.
-        img_size: height and width in pixels, of square images; the model's own when None.
+        img_size: in pixels, the side of square images, or (height, width) where the model takes others; its own when None.
         pretrained: load the published weights; False leaves random weights.
         weights: a state dict, or the path of a ``.safetensors`` or ``.pth`` file, for this architecture. Nothing is
             downloaded then. A head of another size in it is left out. Prefixes such as ``module.`` are understood, and a
@@ -345,8 +348,9 @@ def load_backbone(
         seed: seeds the weights that are not loaded (the head, at least); the global random state is untouched.
 
     Raises:
-        ValueError: the name is unknown, the weights do not fit the architecture or cannot be had, or the processor of a
-            transformers model does what no mean, std and order of channels can express.
+        ValueError: the name is unknown, the weights do not fit the architecture or cannot be had, the model takes no images
+            of ``img_size``, or the processor of a transformers model does what no mean, std and order of channels can
+            express.
         ImportError: the package that ships the weights is missing; the message has the install line.
     """
     from paretune import loading
@@ -354,7 +358,7 @@ def load_backbone(
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if img_size is not None:
-        check_image_size("img_size", img_size)
+        img_size = checked_size("img_size", img_size)
     if weights_key is not None and weights is None:
         raise ValueError(f"weights_key={weights_key!r} chooses in a checkpoint: give one with weights=")
     wanted = loading.Wanted(num_classes, img_size, pretrained, weights, weights_key)
@@ -403,16 +407,14 @@ def architecture_of(module: nn.Module) -> str:
 
 
 def recorded_size(module: nn.Module) -> Any:
-    """Side in pixels of the images that a model of timm or transformers is made for; a pair if they are not square."""
+    """Size in pixels of the images that a model of timm or transformers is made for."""
     config = getattr(module, "config", None)
     recorded: Any = getattr(module, "pretrained_cfg", None) or {}
     size: Any = getattr(getattr(module, "patch_embed", None), "img_size", None)
     size = size or getattr(config, "image_size", None)
     size = size or getattr(getattr(config, "vision_config", None), "image_size", None)
     size = size or tuple(recorded.get("input_size") or ())[-2:] or None
-    if isinstance(size, tuple | list):
-        return size[0] if len(set(size)) == 1 else tuple(size)
-    return size
+    return tuple(size) if isinstance(size, list) else size
 
 
 def inside(key: str, prefix: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
 from paretune._options import bounded, check_config, in_words, spelt
+from paretune._sizes import Sides
 from paretune._values import from_dict, parse
 from paretune.commands import COMMANDS
 from paretune.config import Seeds, Strategies
@@ -90,6 +91,7 @@ def build_parser() -> Any:
     if not hasattr(get_loader("yaml"), "_bounded"):
         set_loader("yaml", bounded(get_loader("yaml")), (yaml.YAMLError,))
     register_type(Strategy, serializer=repr, deserializer=strategy, fail_already_registered=False)
+    register_type(Sides, serializer=list, deserializer=Sides.read, fail_already_registered=False)
     for several in (Strategies, Seeds):
         register_type(
             several,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+from paretune._sizes import ImageSize, Sides, checked_size
 from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
 from paretune.attacks import PGD, THREATS, Threat
 from paretune.backbones import Backbone, load_backbone
@@ -77,8 +78,8 @@ class TaskConfig:
         backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
         weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        img_size: height and width of the images in pixels. null takes the model's own, but sizes that suit a CPU for
-            the two offline backbones: 24 for efficientnet-lite0, 28 for dinov2-small.
+        img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, but sizes
+            that suit a CPU for the two offline backbones: 24 for efficientnet-lite0, 28 for dinov2-small.
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like.
         limit: use this many images only, over all splits; null uses all.
@@ -99,7 +100,7 @@ class TaskConfig:
     backbone: str = "efficientnet-lite0"
     weights: str | None = None
     weights_key: str | None = None
-    img_size: int | None = None
+    img_size: ImageSize | Sides | None = None
     data: str = "digits"
     data_root: str | None = None
     limit: int | None = 1000
@@ -118,14 +119,10 @@ class TaskConfig:
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
             check_whole(name, getattr(self, name), least)
-        for name in ("img_size", "limit"):
-            if getattr(self, name) is not None:
-                check_whole(
-                    name,
-                    getattr(self, name),
-                    1,
-                    hint="; null leaves it to the model" if name == "img_size" else "",
-                )
+        if self.img_size is not None:
+            object.__setattr__(self, "img_size", checked_size("img_size", self.img_size))
+        if self.limit is not None:
+            check_whole("limit", self.limit, 1)
         check_whole("split_seed", self.split_seed, 0, LAST_SEED)
         if not 0 < self.epochs <= MOST:
             raise ValueError(f"epochs must be above 0 and at most {MOST}, got {self.epochs}")
@@ -189,7 +186,7 @@ class TaskConfig:
         return max(1, round(self.epochs * (len(data.train) // self.batch_size)))
 
     @property
-    def _size(self) -> int | None:
+    def _size(self) -> ImageSize | None:
         """None for the backbone's own."""
         return CPU_SIZES.get(self.backbone) if self.img_size is None else self.img_size
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from paretune._sizes import ImageSize, checked_size
 from paretune.data_pixels import Reader
 from paretune.data_sources import SOURCES, Source, digest, read_folder, read_huggingface, stored_source
 from paretune.data_splits import ROLES, SPLITS, split_rows
@@ -91,7 +92,7 @@ class ImageData:
         select: Examples to choose checkpoints and points of a frontier by.
         report: Examples to measure what was chosen. The official test set where there is one.
         classes: Name of each class; labels index them.
-        image_size: Height and width of the images in pixels.
+        image_size: In pixels, the side of square images, or (height, width) of others.
         loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
             absolute. None for tensors.
         fingerprint: Digest of the three splits.
@@ -102,7 +103,7 @@ class ImageData:
     select: ImageSplit
     report: ImageSplit
     classes: tuple[str, ...]
-    image_size: int
+    image_size: ImageSize
     loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
     fingerprint: str = field(init=False)
 
@@ -123,7 +124,7 @@ class ImageData:
         name: str = "tensors",
         *,
         seed: int = 0,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         limit: int | None = None,
         splits: tuple[float, float, float] = SPLITS,
     ) -> "ImageData":
@@ -140,7 +141,7 @@ class ImageData:
             classes: Name of each class; the numbers where it is left out.
             name: What the data set is called in results.
             seed: As in :func:`load_data`, and so are the arguments after it.
-            img_size: Height and width to bring the images to, in pixels.
+            img_size: In pixels, what to bring the images to: the side of squares, or (height, width).
             limit: Number of examples to keep over all splits.
             splits: Shares of train, select and report.
 
@@ -173,7 +174,7 @@ class ImageData:
 def load_data(
     name_or_path: str | Path,
     *,
-    img_size: int | None = None,
+    img_size: ImageSize | None = None,
     seed: int = 0,
     limit: int | None = None,
     splits: tuple[float, float, float] = SPLITS,
@@ -198,9 +199,9 @@ def load_data(
         name_or_path: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"hf:NAME"`` (through
             the package ``datasets``), or a folder that holds one folder of images per class, or ``train`` and
             ``val`` and/or ``test`` folders of that kind. Files are decoded when a batch asks for them.
-        img_size: Height and width in pixels. Images are scaled (bicubic, antialiased) until their shorter
-            side fits, and the centre is cut out. The default keeps the size of the images, which must then be
-            square and equal.
+        img_size: In pixels, the side of square images, or (height, width). Images are scaled (bicubic,
+            antialiased) until they just cover it, and the centre is cut out. The default keeps the size of the
+            images, which must then be equal.
         seed: Decides which examples go where, for all that the source leaves open; not negative.
         limit: Number of examples to keep over all splits, in proportion to ``splits`` and to the classes. It
             takes examples away and moves none to another split.
@@ -237,7 +238,7 @@ def load_data(
     made = _split(source, source.classes, img_size=img_size, seed=seed, limit=limit, splits=splits)
     loaded_with = {
         "name_or_path": name,
-        "img_size": made.image_size,
+        "img_size": list(made.image_size) if isinstance(made.image_size, tuple) else made.image_size,
         "seed": int(seed),
         "limit": None if limit is None else int(limit),
         "splits": [float(share) for share in splits],
@@ -306,14 +307,14 @@ def _split(
     source: Source,
     names: tuple[str, ...] | None,
     *,
-    img_size: int | None,
+    img_size: ImageSize | None,
     seed: int,
     limit: int | None,
     splits: tuple[float, float, float],
 ) -> ImageData:
     _check_number("seed", seed, least=0)
     if img_size is not None:
-        _check_number("img_size", img_size, least=1)
+        img_size = checked_size("img_size", img_size)
     if limit is not None:
         _check_number("limit", limit, least=1)
     if len(splits) != 3 or not all(share > 0 for share in splits) or not math.isclose(sum(splits), 1):
@@ -327,14 +328,7 @@ def _split(
         limit=limit,
         shares=splits,
     )
-    size = img_size
-    if size is None:
-        height, width = source.pixels.shape_of(int(rows["train"][0]))
-        if height != width:
-            raise ValueError(
-                f"images of {source.name!r} are {height}x{width}; pass img_size= to make them square"
-            )
-        size = height
+    size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
     made = {}
     for role in ROLES:
         ids = torch.from_numpy(rows[role])

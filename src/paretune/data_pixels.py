@@ -1,5 +1,6 @@
-"""Images on their way to a model: kept in memory or read from files, handed out square and in [0, 1]."""
+"""Images on their way to a model: kept in memory or read from files, handed out in one size and in [0, 1]."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paretune._sizes import ImageSize, pair
+
 # Resized images are kept in memory up to this many bytes a split; beyond, each fetch resizes its own batch.
 # That takes 70 ms for 64 colour images from 32 to 224 pixels on one core, little beside an attack on them.
 _RESIZED_BYTES = 1 << 30
 
-# From positions within a split, int64 (batch,), to float32 images in [0, 1] of shape (batch, 3, size, size).
+# From positions within a split, int64 (batch,), to float32 images in [0, 1] of shape (batch, 3, height, width).
 # Readers are partials of functions that can be imported, so that a data loader can send them to its workers.
 Reader = Callable[[Tensor], Tensor]
 
@@ -25,23 +28,24 @@ class Pixels(Protocol):
     def shape_of(self, row: int) -> tuple[int, int]:
         """Height and width of one image as it is stored."""
 
-    def reader(self, rows: Tensor, size: int, *, resize: bool) -> Reader:
-        """Read ``rows`` (int64) as ``size`` x ``size``; without ``resize`` other sizes are refused."""
+    def reader(self, rows: Tensor, size: ImageSize, *, resize: bool) -> Reader:
+        """Read ``rows`` (int64) at ``size``; without ``resize`` other sizes are refused."""
 
 
-def fit(images: Tensor, size: int) -> Tensor:
-    """Scale the shorter side to ``size`` and cut out the centre: (..., h, w) in [0, 1] to (..., size, size).
+def fit(images: Tensor, size: ImageSize) -> Tensor:
+    """Scale until ``size`` is just covered and cut out the centre: (..., h, w) in [0, 1] to (..., height, width).
 
     Bicubic with antialiasing, as the offline backbones were trained; its overshoot is clamped into [0, 1].
     """
     height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+    rows, columns = pair(size)
+    if (height, width) == (rows, columns):
         return images
-    scale = size / min(height, width)
-    shape = [max(size, round(height * scale)), max(size, round(width * scale))]
+    scale = max(rows / height, columns / width)
+    shape = [max(rows, round(height * scale)), max(columns, round(width * scale))]
     images = F.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    return images[..., top : top + size, left : left + size]
+    top, left = (shape[0] - rows) // 2, (shape[1] - columns) // 2
+    return images[..., top : top + rows, left : left + columns]
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -60,19 +64,19 @@ class StoredPixels:
         height, width = self.images.shape[-2:]
         return int(height), int(width)
 
-    def reader(self, rows: Tensor, size: int, *, resize: bool) -> Reader:
+    def reader(self, rows: Tensor, size: ImageSize, *, resize: bool) -> Reader:
         """A reader of a copy of ``rows``: bytes stay bytes until they are resized, grey stays one channel."""
         images = self.images[rows]
         count, channels = images.shape[:2]
-        if self.shape_of(0) != (size, size) and 4 * count * channels * size**2 <= _RESIZED_BYTES:
-            resized = torch.empty(count, channels, size, size)
+        if self.shape_of(0) != pair(size) and 4 * count * channels * math.prod(pair(size)) <= _RESIZED_BYTES:
+            resized = torch.empty(count, channels, *pair(size))
             for start in range(0, count, 256):  # in chunks, so that no second copy in floats is needed
                 resized[start : start + 256] = fit(_unit(images[start : start + 256]), size)
             images = resized
         return partial(_read_stored, images, size)
 
 
-def _read_stored(images: Tensor, size: int, rows: Tensor) -> Tensor:
+def _read_stored(images: Tensor, size: ImageSize, rows: Tensor) -> Tensor:
     batch = fit(_unit(images[rows]), size)
     return batch.repeat(1, 3, 1, 1) if batch.shape[1] == 1 else batch
 
@@ -96,7 +100,7 @@ class LazyPixels:
         with self._opened(row) as image:
             return int(image.height), int(image.width)
 
-    def reader(self, rows: Tensor, size: int, *, resize: bool) -> Reader:
+    def reader(self, rows: Tensor, size: ImageSize, *, resize: bool) -> Reader:
         """A reader that opens the files of ``rows`` each time."""
         if self.cheap_to_open:
             for row in rows.tolist():
@@ -104,8 +108,8 @@ class LazyPixels:
                     self._check(image, row, size, resize)
         return partial(self._read, rows, size, resize)
 
-    def _read(self, rows: Tensor, size: int, resize: bool, positions: Tensor) -> Tensor:
-        images = torch.empty(len(positions), 3, size, size)
+    def _read(self, rows: Tensor, size: ImageSize, resize: bool, positions: Tensor) -> Tensor:
+        images = torch.empty(len(positions), 3, *pair(size))
         for out, row in zip(images, rows[positions].tolist(), strict=True):
             with self._opened(row) as image:
                 self._check(image, row, size, resize)
@@ -131,14 +135,15 @@ class LazyPixels:
     def _unreadable(self, row: int, error: Exception) -> ValueError:
         return ValueError(f"cannot read the image {self.where(row)} ({error}); remove or replace it")
 
-    def _check(self, image: Any, row: int, size: int, resize: bool) -> None:
+    def _check(self, image: Any, row: int, size: ImageSize, resize: bool) -> None:
         if image.mode.startswith(("I", "F")):
             raise ValueError(
                 f"the image {self.where(row)} has more than 8 bits per channel (mode {image.mode!r}), so its "
                 "range of values is not known; convert it to 8 bits"
             )
-        if not resize and (image.height, image.width) != (size, size):
+        height, width = pair(size)
+        if not resize and (image.height, image.width) != (height, width):
             raise ValueError(
-                f"the image {self.where(row)} is {image.height}x{image.width}, another one {size}x{size}; "
+                f"the image {self.where(row)} is {image.height}x{image.width}, another one {height}x{width}; "
                 "pass img_size= to bring all to one size"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from paretune._sizes import ImageSize, checked_size, pair
 from paretune.backbones import Backbone, find_head, inside
 from paretune.processors import pixels_of
 from paretune.weights_files import Normalisation, StateDict, load_weights
@@ -18,7 +19,7 @@ class Wanted:
     """What a backbone is made with; see :func:`~paretune.load_backbone`."""
 
     num_classes: int
-    img_size: int | None
+    img_size: ImageSize | None
     pretrained: bool
     weights: StateDict | str | Path | None
     weights_key: str | None
@@ -85,19 +86,26 @@ def load_timm(
             architecture, pretrained=wanted.download, num_classes=wanted.num_classes, **arguments
         )
     except AssertionError as error:
-        raise ValueError(f"img_size={img_size} does not suit {name!r}: {error}") from None
-    except Exception as error:  # no network fails in many ways
+        raise _unsuitable(img_size, name, error) from None
+    except Exception as error:  # no network fails in many ways, and so does a model of squares
+        if not wanted.download and isinstance(img_size, tuple):
+            raise _unsuitable(img_size, name, error) from error
         if not wanted.download:
             raise
+        at = f" for img_size={img_size}" if isinstance(img_size, tuple) else ""
         raise ValueError(
-            f"the weights of {name!r} cannot be had ({_reason(error)}); without a network give a file: weights=PATH, on the "
-            "command line --weights PATH"
+            f"the weights of {name!r}{at} cannot be had ({_reason(error)}); without a network give a file: weights=PATH, on "
+            "the command line --weights PATH"
         ) from error
     settings = module.pretrained_cfg
-    size = img_size or settings["input_size"][-1]
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    patch = patch[0] if isinstance(patch, tuple | list) else patch
-    if patch is not None and size % patch:
+    size = img_size or checked_size(f"the input_size of {name!r}", settings["input_size"][-2:])
+    embedding: Any = getattr(module, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    overlap = (
+        getattr(getattr(embedding, "proj", None), "stride", patch) != patch
+    )  # as in PVT, of any image size
+    patch = 1 if patch is None or overlap else checked_size("patch_size", patch)
+    if any(side % step for side, step in zip(pair(size), pair(patch), strict=True)):
         raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")
     head = settings["classifier"]
     if not isinstance(head, str):
@@ -141,7 +149,8 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
                 trust_remote_code=False,
             )
         except Exception as error:  # no network, no file or a damaged one: each fails in many ways
-            raise ValueError(f"the weights of hf:{source} cannot be had ({_reason(error)})") from error
+            at = f" for img_size={size}" if isinstance(size, tuple) else ""
+            raise ValueError(f"the weights of hf:{source}{at} cannot be had ({_reason(error)})") from error
         head = find_head(module, None)
         loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
             info["missing_keys"]
@@ -149,7 +158,12 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         loose = {key for key in loose if not inside(key, head)}
         used = own
     else:
-        module = auto.from_config(config, dtype="float32")
+        try:
+            module = auto.from_config(config, dtype="float32")
+        except Exception as error:
+            if isinstance(size, tuple):
+                raise _unsuitable(size, f"hf:{source}", error) from error
+            raise
         head = find_head(module, None)
         used = wanted.load(module, head, own, f"hf:{source}")
     if used is not own and pixels.order != tuple(range(len(pixels.order))):
@@ -171,18 +185,20 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
     return backbone
 
 
-def _image_size(config: Any, source: str, img_size: int | None) -> int:
-    """Height and width that the model is used at: its own, or ``img_size`` where it has none."""
+def _image_size(config: Any, source: str, img_size: ImageSize | None) -> ImageSize:
+    """Size that the model is used at: its own, or ``img_size`` where it has none."""
     own = _of_vision(config, "image_size")
     if own is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
-        return int(img_size or config.pretrained_cfg["input_size"][-1])
-    if isinstance(own, list | tuple):
-        if len(set(own)) != 1:
-            raise ValueError(f"hf:{source} is built for images of {own} pixels; a Backbone takes square ones")
-        own = own[0]
+        own_size = config.pretrained_cfg["input_size"][-2:]
+        return img_size or checked_size(f"the input_size of hf:{source}", own_size)
+    own = None if own is None else checked_size(f"the image_size of hf:{source}", own)
     if img_size is not None and own is not None and own != img_size:
         raise ValueError(f"hf:{source} is built for image_size={own}; got img_size={img_size}")
-    return int(img_size or own or 224)
+    return img_size or own or 224
+
+
+def _unsuitable(size: ImageSize | None, name: str, error: Exception) -> ValueError:
+    return ValueError(f"img_size={size} does not suit {name!r}: {_reason(error)}")
 
 
 def _of_vision(config: Any, name: str) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
+from paretune._sizes import ImageSize, pair
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,10 @@ def laid_out(
     return sorted(found, key=lambda site: order.index(site.module)), wrong
 
 
-def blank_image(module: nn.Module, channels: int, size: int) -> Tensor:
-    """One image of zeros (1, channels, size, size) on the device and of the type of ``module``."""
+def blank_image(module: nn.Module, channels: int, size: ImageSize) -> Tensor:
+    """One image of zeros (1, channels, height, width) on the device and of the type of ``module``."""
     some = next(parameter for parameter in module.parameters() if parameter.is_floating_point())
-    return torch.zeros(1, channels, size, size, device=some.device, dtype=some.dtype)
+    return torch.zeros(1, channels, *pair(size), device=some.device, dtype=some.dtype)
 
 
 def candidates(module: nn.Module) -> str:
@@ -286,10 +287,11 @@ Runs = dict[str, list[tuple[Shape | None, Shape | None]]]
 
 
 class _Passes:
-    """What the modules ``names`` do on one image, and on one of twice its side if that is asked for."""
+    """What the modules ``names`` do on one image, and on one of twice its sides if that is asked for."""
 
     def __init__(self, module: nn.Module, names: Iterable[str], example: Tensor) -> None:
         self._module, self._names, self._example = module, sorted(names), example
+        self.sides = example.shape[-2:]  # height and width
         self.first = self._run(example)
         self._second: Runs | None = None
 
@@ -380,7 +382,7 @@ def _described(module: nn.Module, name: str, passes: _Passes) -> Site:
         raise ValueError(f"sites: the output of {name!r} must be a tensor of three or four axes; got {got}")
     if len(output) == 3:
         return Site(name, "output", "mlp", output[-1], -1)
-    axes = [axis for axis in (1, -1) if output[axis] != output[2]]  # the image is square
+    axes = [axis for axis, sides in ((1, output[2:]), (-1, output[1:3])) if _alike(sides, passes.sides)]
     layer = _last(module.get_submodule(name), nn.Linear | nn.Conv2d | nn.modules.batchnorm._BatchNorm)
     if len(axes) != 1 and layer is not None and layer.weight is not None:
         axes = _image_axes(output, layer.weight.shape[0])
@@ -394,3 +396,10 @@ def _described(module: nn.Module, name: str, passes: _Passes) -> Site:
         )
     axis: Literal[-1, 1] = 1 if axes[0] == 1 else -1
     return Site(name, "output", "conv" if axis == 1 else "mlp", output[axis], axis)
+
+
+def _alike(sides: Shape, image: Shape) -> bool:
+    """Whether two axes are as long as height and width of an image that was made smaller, both by one factor."""
+    (height, width), (rows, columns) = image, sides
+    rounding = 0 if height == width else height + width  # each side may have been rounded by one
+    return abs(rows * width - columns * height) <= rounding

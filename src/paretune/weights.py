@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from paretune._files import regular
+from paretune._sizes import ImageSize, checked_size, pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ OFFLINE: dict[str, OfflineWeights] = {
 }
 
 
-def offline_weights(name: str, *, img_size: int | None = None) -> dict[str, Tensor]:
+def offline_weights(name: str, *, img_size: ImageSize | None = None) -> dict[str, Tensor]:
     """Read the weights of a backbone from an installed package.
 
     Example:
@@ -94,9 +95,9 @@ def offline_weights(name: str, *, img_size: int | None = None) -> dict[str, Tens
 
     Args:
         name: ``"efficientnet-lite0"`` (with its ImageNet classifier) or ``"dinov2-small"`` (no classifier).
-        img_size: Height and width in pixels of the images the model will see. DINOv2 has one position
-            embedding per patch of 14 pixels; its 37x37 grid is resampled as timm does for its own checkpoints
-            (bicubic, antialiased). The default is the size of the file, 518. EfficientNet takes any size.
+        img_size: In pixels, the side of the square images the model will see, or (height, width). DINOv2 has one
+            position embedding per patch of 14 pixels; its 37x37 grid is resampled as timm does for its own
+            checkpoints (bicubic, antialiased). The default is the size of the file, 518. EfficientNet takes any size.
 
     Returns:
         A state dict on the CPU in timm's naming. It loads strictly into ``timm.create_model`` with the
@@ -114,15 +115,16 @@ def offline_weights(name: str, *, img_size: int | None = None) -> dict[str, Tens
     record = OFFLINE[name]
     patch = record.patch_size
     img_size = record.image_size if img_size is None else img_size
-    if img_size < 1 or img_size % patch:
-        near = max(1, round(img_size / patch)) * patch
+    sides = pair(img_size)
+    if any(side < 1 or side % patch for side in sides):
+        near = checked_size("img_size", [max(1, round(side / patch)) * patch for side in sides])
         raise ValueError(
             f"img_size={img_size} must be a positive multiple of {patch} for {name!r}; try {near}"
         )
     content = _pinned_content(name, record)
     if record.file.endswith(".onnx"):
         expected = _expected_shapes(record, img_size=img_size)
-        state = _dinov2(_initializers(content, record), grid=img_size // patch)
+        state = _dinov2(_initializers(content, record), grid=[side // patch for side in sides])
     else:
         expected = _expected_shapes(record)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -159,7 +161,7 @@ def _pinned_content(name: str, record: OfflineWeights) -> bytes:
     return content
 
 
-def _expected_shapes(record: OfflineWeights, **options: int) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(record: OfflineWeights, **options: ImageSize) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the timm model's tensors, without allocating or drawing any."""
     import timm
 
@@ -205,7 +207,7 @@ def _initializers(content: bytes, record: OfflineWeights) -> dict[str, Tensor]:
     return tensors
 
 
-def _dinov2(tensors: Mapping[str, Tensor], *, grid: int) -> dict[str, Tensor]:
+def _dinov2(tensors: Mapping[str, Tensor], *, grid: list[int]) -> dict[str, Tensor]:
     """Translate the names of Hugging Face's ``Dinov2Model`` into timm's and join what timm keeps joined."""
     from timm.layers import resample_abs_pos_embed
 
@@ -214,7 +216,7 @@ def _dinov2(tensors: Mapping[str, Tensor], *, grid: int) -> dict[str, Tensor]:
     embeddings = "backbone.embeddings"
     state = {
         "cls_token": tensors[f"{embeddings}.cls_token"],
-        "pos_embed": resample_abs_pos_embed(position, [grid, grid], num_prefix_tokens=1),
+        "pos_embed": resample_abs_pos_embed(position, grid, num_prefix_tokens=1),
         "patch_embed.proj.weight": tensors[f"{embeddings}.patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": tensors[f"{embeddings}.patch_embeddings.projection.bias"],
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from paretune._sizes import ImageSize, Sides, checked_size
 from paretune._values import check_whole
 from paretune.commands._loading import adapter_directory, load_adapted
 from paretune.commands._printing import shortened
@@ -26,7 +27,8 @@ class Adapters:
         out: what to write: import and export to peft, timm or hf a directory, otherwise a file.
         format: export: the library to write for. Otherwise the library that wrote the adapter, if not found out.
         num_classes: number of classes, if the adapter holds no head.
-        image_size: height and width in pixels; that of the adapter, or the backbone's own, when null.
+        image_size: side of square images in pixels, or height and width as in 32,48; that of the adapter, or the backbone's
+            own, when null.
         alpha: loralib: lora_alpha, which its files do not hold.
         enable_lora: loralib: that argument of MergedLinear, such as [true, false, true].
         to: push: user/repo.
@@ -45,7 +47,7 @@ class Adapters:
     out: str | None = None
     format: Literal["paretune", "peft", "adapters", "loralib", "timm", "hf", "onnx"] | None = None
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: ImageSize | Sides | None = None
     alpha: float | None = None
     enable_lora: list[bool] | None = None
     to: str | None = None
@@ -55,9 +57,10 @@ class Adapters:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("num_classes", 2), ("image_size", 1)):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least)
+        if self.num_classes is not None:
+            check_whole("num_classes", self.num_classes, 2)
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked_size("image_size", self.image_size))
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}")
 
@@ -162,7 +165,12 @@ class Adapters:
 
         kind = self._source() or detect(path)
         if kind == "paretune":
-            return load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
+            model = load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
+            if self.image_size not in (None, model.image_size):
+                raise ValueError(
+                    f"image_size={self.image_size} is not that of {path}, which has {model.image_size}; leave it out"
+                )
+            return model
         if self.backbone is None:
             raise ValueError(
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from paretune._names import attack_text, epsilon_text, threat_text
+from paretune._sizes import checked_size
 
 CARD = "README.md"
 PLACEHOLDER = "hf:USER/REPO"  # in the card, until the adapter has a place on the hub
@@ -114,7 +115,8 @@ def _title(config: Mapping[str, Any]) -> str:
 def _loading(config: Mapping[str, Any]) -> str:
     base, preprocessing = config["base"], config.get("preprocessing") or {}
     source = base.get("source")
-    size = f", img_size={int(preprocessing['image_size'])}" if preprocessing.get("image_size") else ""
+    recorded = preprocessing.get("image_size")
+    size = f", img_size={checked_size('image_size', recorded)}" if recorded else ""
     model = (
         f"paretune.load_backbone({_line(source)!r}, num_classes={int(config['num_classes'])}{size})"
         if source

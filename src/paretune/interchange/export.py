@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paretune._files import write_atomically, write_json
 from paretune._random import borrowed_randomness
+from paretune._sizes import checked_size, pair
 from paretune.backbones import Backbone, dtype_of, logits_of, network_of, written
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
@@ -115,8 +116,8 @@ def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: li
     settings = {
         key: value for key, value in dict(recorded).items() if value is not None and key != "state_dict"
     }
-    size = anatomy.image_size or settings["input_size"][-1]
-    settings |= {"input_size": [anatomy.channels, size, size], "num_classes": module.num_classes}
+    size = anatomy.image_size or checked_size("input_size", settings["input_size"][-2:])
+    settings |= {"input_size": [anatomy.channels, *pair(size)], "num_classes": module.num_classes}
     if isinstance(model, Backbone):
         settings |= {
             "mean": written(model.mean),
@@ -152,7 +153,7 @@ def _write_transformers(
     module.save_pretrained(directory)
     if isinstance(model, Backbone):
         transformers.ViTImageProcessor(
-            size={"height": model.image_size, "width": model.image_size},
+            size=dict(zip(("height", "width"), pair(model.image_size), strict=True)),
             image_mean=written(model.mean),
             image_std=written(model.std),
         ).save_pretrained(directory)
@@ -211,7 +212,7 @@ def _write_onnx(
         )
     size = anatomy.image_size or 224
     dtype = dtype_of(model)
-    example = torch.rand(2, anatomy.channels, size, size, dtype=dtype)
+    example = torch.rand(2, anatomy.channels, *pair(size), dtype=dtype)
     with torch.no_grad():
         program: Any = torch.onnx.export(
             _Logits(model).eval(),

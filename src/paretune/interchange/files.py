@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._files import save_tensors, write_json, write_text
+from paretune._sizes import checked_size
 from paretune._values import from_dict
 from paretune.backbones import (
     Backbone,
@@ -246,7 +247,8 @@ def _check_description(config: Mapping[str, Any], directory: Path) -> None:
     base = config["base"]
     wrong = [name for name, kind in kinds.items() if not isinstance(config[name], kind)]
     wrong += [name for name in ("preprocessing", "peft") if not isinstance(config.get(name), dict | None)]
-    wrong += [name for name in ("image_size", "channels") if not isinstance(config.get(name), int | None)]
+    wrong += [] if isinstance(config.get("channels"), int | None) else ["channels"]
+    wrong += [] if _is_size(config.get("image_size")) else ["image_size"]
     if not wrong and not (
         isinstance(base.get("architecture"), str) and isinstance(base.get("tensors"), dict)
     ):
@@ -264,7 +266,15 @@ def _says_pixels(said: Mapping[str, Any]) -> bool:
     order = said.get("channel_order") or []
     lists = [said.get("mean", []), said.get("std", []), order] if said else []
     numbers = all(isinstance(each, list) and all(type(one) in (int, float) for one in each) for each in lists)
-    return numbers and (not said or {"mean", "std"} <= set(said))
+    return numbers and _is_size(said.get("image_size")) and (not said or {"mean", "std"} <= set(said))
+
+
+def _is_size(said: Any) -> bool:
+    """Whether it is the size of images, or None."""
+    try:
+        return said is None or bool(checked_size("image_size", said))
+    except ValueError:
+        return False
 
 
 def _task(config: Mapping[str, Any]) -> Task:
@@ -282,7 +292,9 @@ def _planned(config: Mapping[str, Any], directory: Path) -> tuple[Strategy, Anat
         sites = tuple(Site(**site) for site in config["sites"])
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{directory / CONFIG} is damaged: {error}") from error
-    return strategy, Anatomy(config["head"], sites, config.get("image_size"), config.get("channels") or 3)
+    size = config.get("image_size")
+    size = None if size is None else checked_size("image_size", size)
+    return strategy, Anatomy(config["head"], sites, size, config.get("channels") or 3)
 
 
 def _in_terms_of_peft(module: nn.Module, adaptation: Adaptation) -> tuple[PeftFiles | None, str]:

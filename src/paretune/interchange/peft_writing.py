@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from paretune._sizes import pair
 from paretune.backbones import inside
 from paretune.interchange.patterns import fold
 from paretune.interchange.peft_directory import PeftFiles
@@ -301,7 +302,7 @@ def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> l
     for name, wrapper in wrappers.items():
         trial.set_submodule(name, wrapper)
     some = next(trial.parameters())
-    size = (1, anatomy.channels, anatomy.image_size, anatomy.image_size)
+    size = (1, anatomy.channels, *pair(anatomy.image_size))
     try:
         with torch.no_grad():
             trial(torch.zeros(size, device=some.device, dtype=some.dtype))

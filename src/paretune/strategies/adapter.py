@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paretune._sizes import pair
 from paretune.sites import Site, blank_image, candidates, laid_out
 from paretune.strategies.base import Anatomy, Strategy
 from paretune.strategies.stream import Reader, check_reads
@@ -160,8 +161,9 @@ def tried_sites(
     try:
         found, wrong = laid_out(module, sites, blank_image(module, anatomy.channels, size), beside=beside)
     except Exception as error:  # whatever a model raises
+        height, width = pair(size)
         raise ValueError(
-            f"{name}: {type(module).__name__} fails on a blank image of {size} × {size} pixels, by which places for "
+            f"{name}: {type(module).__name__} fails on a blank image of {height} × {width} pixels, by which places for "
             f"bottlenecks are tried ({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
         ) from error
     for place, reason in wrong.items():

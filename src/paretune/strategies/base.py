@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from paretune._sizes import ImageSize
 from paretune._values import Value
 from paretune.sites import Site
 from paretune.strategies.selection import EVERYWHERE, Selection, check_where
@@ -24,13 +25,13 @@ class Anatomy:
     Args:
         head: dotted name of the classifier.
         sites: ends of the residual branches.
-        image_size: height and width in pixels; None if unknown.
+        image_size: in pixels, the side of a square, or (height, width); None if unknown.
         channels: of an image.
     """
 
     head: str
     sites: tuple[Site, ...]
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     channels: int = 3
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._modes import modes_kept
+from paretune._sizes import ImageSize, pair
 from paretune.sites import Site, blank_image, candidates
 from paretune.strategies.base import Anatomy, Inserted, Strategy
 from paretune.strategies.selection import blocks
@@ -72,7 +73,7 @@ class VisualPrompt(Strategy):
         return names
 
     def _pad(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
-        if anatomy.image_size is None or 2 * self.size >= anatomy.image_size:
+        if anatomy.image_size is None or 2 * self.size >= min(pair(anatomy.image_size)):
             raise ValueError(
                 f"VisualPrompt: size={self.size} must leave some of the image of {anatomy.image_size} pixels; give a "
                 "smaller size, or wrap the model: Backbone(module, image_size=...)"
@@ -138,10 +139,11 @@ class PromptBorder(Inserted):
 
     NAME = "prompt"
 
-    def __init__(self, channels: int, image_size: int, size: int) -> None:
+    def __init__(self, channels: int, image_size: ImageSize, size: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.zeros(2, channels, size, image_size))
-        self.columns = nn.Parameter(torch.zeros(2, channels, image_size - 2 * size, size))
+        height, width = pair(image_size)
+        self.rows = nn.Parameter(torch.zeros(2, channels, size, width))
+        self.columns = nn.Parameter(torch.zeros(2, channels, height - 2 * size, size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Prompted images (batch, channels, height, width).
@@ -149,12 +151,13 @@ class PromptBorder(Inserted):
         Raises:
             ValueError: they have another size than the border was made for.
         """
-        side = self.rows.shape[-1]
-        if images.shape[-2:] != (side, side):
+        size, width = self.rows.shape[-2:]
+        height = self.columns.shape[-2] + 2 * size
+        if images.shape[-2:] != (height, width):
             raise ValueError(
-                f"the prompt is for images of {side} × {side} pixels; got {tuple(images.shape[-2:])}"
+                f"the prompt is for images of {height} × {width} pixels; got {tuple(images.shape[-2:])}"
             )
-        inside = self.rows.new_zeros(*self.columns.shape[1:3], side - 2 * self.columns.shape[-1])
+        inside = self.rows.new_zeros(*self.columns.shape[1:3], width - 2 * size)
         middle = torch.cat([self.columns[0], inside, self.columns[1]], dim=-1)
         return images + torch.cat([self.rows[0], middle, self.rows[1]], dim=-2).to(images.dtype)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paretune._sizes import pair
 from paretune.backbones import logits_of
 from paretune.strategies.base import Anatomy
 
@@ -116,7 +117,7 @@ def random_images(module: nn.Module, anatomy: Anatomy) -> Tensor | None:
     if anatomy.image_size is None or some.is_meta:
         return None
     draw = torch.Generator().manual_seed(0)
-    shape = (2, anatomy.channels, anatomy.image_size, anatomy.image_size)
+    shape = (2, anatomy.channels, *pair(anatomy.image_size))
     return torch.rand(shape, generator=draw, dtype=torch.float64).to(some.device)
 
 
