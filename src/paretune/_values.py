@@ -159,10 +159,10 @@ def parse_number(name: str, text: str) -> float:
         ) from None
 
 
-def check_whole(name: str, value: Any, least: int, most: int = MOST) -> None:
+def check_whole(name: str, value: Any, least: int, most: int = MOST, hint: str = "") -> None:
     """Raise ValueError unless the argument ``name`` is a whole number from ``least`` to ``most``."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}")
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}{hint}")
 
 
 @contextlib.contextmanager
