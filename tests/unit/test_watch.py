@@ -346,6 +346,11 @@ def test_wrong_arguments_are_named(server, tmp_path) -> None:
     ):
         pass
     with (
+        pytest.raises(ValueError, match="every must be a finite number above 0"),
+        watching(tmp_path, every=float("inf")),
+    ):
+        pass
+    with (
         pytest.raises(ValueError, match=r"port must be in \[0, 65535\], got 70000"),
         watching(tmp_path, port=70000),
     ):
