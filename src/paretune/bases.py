@@ -1,10 +1,12 @@
 """Which modules can be the base of a Backbone: wrappers are taken off, and what cannot be trained or attacked is refused."""
 
 from collections.abc import Callable, Iterator
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from paretune._modes import modes_kept
 
@@ -34,11 +36,27 @@ def check_base(module: nn.Module) -> None:
 
     Raises:
         TypeError: it is no module.
-        ValueError: it is quantised, an object detector, or has a compiled part.
+        ValueError: it is quantised, an object detector, a TorchScript program, takes more than images, has a compiled part,
+            or tensors without a shape, or some without values.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"this {kind} is a TorchScript program, whose layers cannot change; give the module it was made of"
+        )
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    lazy = next((name for name, tensor in tensors if is_lazy(tensor)), None)
+    if lazy:
+        raise ValueError(f"{lazy} of this {kind} has no shape yet; run the model on one image first")
+    if len({tensor.is_meta for _, tensor in tensors}) > 1:
+        check_values(module)
+    beside = [name for name, each in signature(module.forward).parameters.items() if _is_required(each)][1:]
+    if beside:
+        raise ValueError(
+            f"this {kind} takes {', '.join(beside)} beside images; wrap it in a module that takes images alone"
+        )
     quantised = next(_quantised(module), None)
     if quantised:
         raise ValueError(
@@ -56,6 +74,13 @@ def check_base(module: nn.Module) -> None:
                 f"the part {name!r} of this {kind} is wrapped by torch.compile or DataParallel, which renames its tensors; "
                 "give the plain model, and compile the Backbone afterwards"
             )
+
+
+def _is_required(argument: Parameter) -> bool:
+    return argument.default is argument.empty and argument.kind not in (
+        argument.VAR_POSITIONAL,
+        argument.VAR_KEYWORD,
+    )
 
 
 def _quantised(module: nn.Module) -> Iterator[str]:

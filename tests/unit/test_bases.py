@@ -1,6 +1,7 @@
 """What can be the base of a Backbone: one head, floating-point values, logits; in any precision, at one size."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -438,3 +439,40 @@ def test_a_model_for_images_that_are_not_square_is_not_taken_for_one_of_squares(
     model = _vit(image_size=[32, 48])
     with pytest.raises(ValueError, match=r"the model's own image_size must be one number.*\(32, 48\)"):
         pt.Backbone(model)
+
+
+def test_a_model_that_takes_more_than_images_is_refused() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12, 4)
+
+        def forward(
+            self, images: torch.Tensor, age: torch.Tensor, *, place: torch.Tensor, name: str = ""
+        ) -> torch.Tensor:
+            logits: torch.Tensor = self.head(images.flatten(1)) + age + place
+            return logits
+
+    with pytest.raises(ValueError, match="this Two takes age, place beside images"):
+        pt.Backbone(Two(), image_size=2)
+
+
+def test_a_model_of_which_a_part_has_no_values_or_no_shape_is_refused() -> None:
+    part: Any = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Linear(8, 4))
+    part[1].to("meta")
+    with pytest.raises(ValueError, match=r"1\.weight of this Sequential is on the meta device"):
+        pt.Backbone(part, image_size=2)
+    with warnings.catch_warnings(action="ignore"):
+        lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=r"1\.weight of this Sequential has no shape yet"):
+        pt.Backbone(lazy, image_size=2)
+    lazy(torch.zeros(1, 3, 2, 2))
+    assert pt.Backbone(lazy, image_size=2).num_classes == 4
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
+def test_a_torchscript_program_is_refused() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    for program in (torch.jit.script(module), torch.jit.trace(module, torch.zeros(1, 3, 2, 2))):
+        with pytest.raises(ValueError, match="is a TorchScript program"):
+            pt.Backbone(program, image_size=2)
