@@ -101,7 +101,7 @@ class Backbone(nn.Module):
         self.head = find_head(module, head)
         self._head_is_open = True
         for size in (self.image_size, recorded):
-            if self._head_is_open and isinstance(size, int | tuple):
+            if self._head_is_open and (isinstance(size, int) or (isinstance(size, tuple) and len(size) == 2)):
                 self._check_head(self._example(size))
         if isinstance(self.image_size, tuple) and not self.mean.is_meta:
             self._check_size()

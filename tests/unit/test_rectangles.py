@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -472,3 +473,16 @@ def test_the_commands_keep_the_sides(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert main(["adapters", "export", run, "--format", "timm", "--out", str(tmp_path / "exported")]) == 0
     exported = json.loads((tmp_path / "exported/config.json").read_text())
     assert exported["pretrained_cfg"]["input_size"] == [3, 24, 32]
+
+
+def test_a_model_that_records_no_size_of_an_image_is_used_at_the_one_given() -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4), nn.Linear(4, 4))
+    for recorded in ([4, 32, 32], {"height": 32}, "32"):
+        module.config = SimpleNamespace(image_size=recorded)  # type: ignore[assignment]
+        assert pt.Backbone(module, image_size=SIZE).image_size == SIZE
+        with pytest.raises(ValueError, match="the model's own image_size must be a whole number"):
+            pt.Backbone(module)
+    module.config = SimpleNamespace(image_size=[32, 48])  # type: ignore[assignment]
+    assert pt.Backbone(module).image_size == SIZE
+    assert pt.Backbone(module, image_size=(48, 32)).image_size == (48, 32)
+    assert pt.Backbone(module, image_size=64).image_size == 64
