@@ -1,7 +1,7 @@
 """CSV that a spreadsheet shows as it is: a text that it would run as a formula gets an apostrophe, and loses it again.
 
-A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break may be a formula, and names come from files
-that anybody may have written: https://owasp.org/www-community/attacks/CSV_Injection. Numbers stay as they are.
+A cell that begins with ``=``, ``+``, ``-``, ``@`` (also in full width), a tab or a line break may be a formula, and names come
+from files that anybody may have written: https://owasp.org/www-community/attacks/CSV_Injection. Numbers stay as they are.
 """
 
 import csv
@@ -10,9 +10,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-_FORMULA = re.compile(
-    r"'*[=+\-@\t\r\n]"
-)  # with apostrophes before it, so that taking one away is the inverse
+# With apostrophes before it, so that taking one away is the inverse; the wide forms are for East Asian spreadsheets.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def csv_text(table: pd.DataFrame) -> str:

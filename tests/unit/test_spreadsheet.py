@@ -20,6 +20,10 @@ NAMES = (
     "\t=1+1",
     "\r=1+1",
     "\n=1+1",
+    "\uff1dSUM(A1)",  # full width, which East Asian spreadsheets run too
+    "\uff0b1+cmd|x",
+    "\uff0d1+cmd|x",
+    "\uff20SUM(A1)",
     "'=already",
     "plain, with a comma",
     "'quoted'",
@@ -32,7 +36,9 @@ def cells(path: Path) -> list[list[str]]:
 
 
 def runs_as_a_formula(cell: str) -> bool:
-    return cell[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and re.fullmatch(r"[-+0-9.e ]+", cell) is None
+    return (
+        cell[:1] in tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") and re.fullmatch(r"[-+0-9.e ]+", cell) is None
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

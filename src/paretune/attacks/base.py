@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from paretune._values import Value
+from paretune._values import MOST, Value, shown
 from paretune.attacks.engine import AttackCopy, attack_copy
 from paretune.attacks.inputs import (
     check_classes,
@@ -88,12 +88,13 @@ class Attack(Value, ABC):
         """
 
     def check_counts(self, *names: str) -> None:
-        """Raise ValueError for a field that must be a whole number of at least 1 and is not."""
+        """Raise ValueError for a field that must be a whole number from 1 to MOST and is not."""
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
                 raise ValueError(
-                    f"{type(self).__name__}: {name} must be a whole number of at least 1, got {value!r}"
+                    f"{type(self).__name__}: {name} must be a whole number of at least 1, got {shown(value)}; "
+                    f"at most {MOST}"
                 )
 
 

@@ -438,6 +438,10 @@ def test_a_model_that_returns_nan_is_not_fooled_but_broken() -> None:
     ("fields", "message"),
     [
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        (
+            {"steps": 10**12},
+            "steps must be a whole number of at least 1, got 1000000000000; at most 1000000000",
+        ),
         ({"steps": 2.5}, "steps must be a whole number of at least 1, got 2.5"),
         ({"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
         ({"step_size": 0}, "step_size must be a finite number above 0, or None, got 0"),
