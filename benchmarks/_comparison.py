@@ -24,7 +24,7 @@ def measure(name: str, *options: str) -> None:
         )
         seconds = time.perf_counter() - started
         print(done.stdout)
-        from paretune.stats import compare
+        from paretune.frontiers.comparing import compare
 
         runs = Path(directory) / "paretune-runs"
         (condition,) = compare(runs).conditions

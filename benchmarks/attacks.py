@@ -37,8 +37,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
 from _record import Recorder, Work, in_turns
-from paretune.attacks import AutoAttack, Linf, attack_copy, steps
-from paretune.attacks.twin import Twin
+from paretune.attacks import AutoAttack, Linf, attack_copy
+from paretune.attacks.copy import steps
+from paretune.attacks.copy.twin import Twin
 
 HERE = Path(__file__).parent
 THREAT = Linf(4 / 255)

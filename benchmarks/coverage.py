@@ -40,18 +40,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from paretune._bootstrap import (
+from paretune.frontiers.bootstrap import (
     Units,
     acceleration,
     basic_interval,
     bca_interval,
     resample_counts,
 )
-from paretune._cells import Cell, Samples, chosen_front, spaced_subsets
-from paretune._resampling import Resampled, resample_strategies
-from paretune.deciding import decide
-from paretune.inference import tell_apart
-from paretune.pareto import area, ordered_area
+from paretune.frontiers.cells import Cell, Samples, chosen_front, spaced_subsets
+from paretune.frontiers.deciding import decide
+from paretune.frontiers.inference import tell_apart
+from paretune.frontiers.pareto import area, ordered_area
+from paretune.frontiers.resampling import Resampled, resample_strategies
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]

@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from _record import append, machine
-from paretune.pareto import area, frontier
-from paretune.pareto3d import frontier_mask_3d, volume
-from paretune.results import RunWriter
+from paretune.frontiers.pareto import area, frontier
+from paretune.frontiers.pareto3d import frontier_mask_3d, volume
+from paretune.runs.store import RunWriter
 
 HERE = Path(__file__).parent
 STRATEGIES, CHECKPOINTS, EXAMPLES, EXAMPLES_SELECT, RESAMPLES = 7, 100, 10_000, 2_500, 10_000
 
 COMPARE = """
 import resource, sys, time
-from paretune.stats import compare
+from paretune.frontiers.comparing import compare
 started, spent = time.perf_counter(), time.process_time()
 compare(sys.argv[1], resamples=int(sys.argv[2]))
 print(time.perf_counter() - started, time.process_time() - spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

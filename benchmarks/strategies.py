@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 import paretune as pt
 from _record import Recorder, Work, in_turns
-from paretune.sites import Site
+from paretune.backbones.sites import Site
 from paretune.strategies import Strategy
 from paretune.strategies.compacter import Compacter, CompacterAdapter
 from paretune.strategies.phm import PHM, new_rule
@@ -45,7 +45,7 @@ LAYERS = r".*blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"  # what pt.L
 STRATEGIES: dict[str, Strategy] = {
     "LinearProbe": pt.LinearProbe(),
     "BitFit": pt.BitFit(),
-    "NormTune": pt.NormTune(),
+    "NormTune": pt.strategies.NormTune(),
     "LoRA": pt.LoRA(rank=8, targets=("linear",)),
     "IA3": pt.IA3(targets=("k", "v", "hidden")),
     "Compacter": pt.Compacter(),
@@ -308,7 +308,7 @@ def switching(record: Rows, quick: bool) -> None:
     """Named adapters on one network; a mixed batch beside peft's, and beside the same batch under one adapter."""
     images, rounds = (4, 1) if quick else (8, 3)
     backbone = vit()
-    adapters = pt.Adapters(backbone)
+    adapters = pt.interchange.AdapterSet(backbone)
     lora = STRATEGIES["LoRA"]
     for number in range(4):
         adapters.add(f"lora{number}", lora, seed=number)

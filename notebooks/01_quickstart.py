@@ -79,7 +79,7 @@ for strategy in (pt.BitFit(), pt.LoRA(rank=8)):
 
 # %%
 figure, ax = plt.subplots(figsize=(6, 4))
-pt.plot_frontiers(runs, ax=ax)
+pt.report.plot_frontiers(runs, ax=ax)
 
 # %%
 (condition,) = pt.compare(runs).conditions
@@ -98,7 +98,7 @@ size = sum(file.stat().st_size for file in (runs / "adapter").iterdir())
 print(f"{size / 1e6:.1f} MB")
 
 stock = timm.create_model("tf_efficientnet_lite0", num_classes=10)
-weights = pt.offline_weights("efficientnet-lite0")
+weights = pt.backbones.offline_weights("efficientnet-lite0")
 stock.load_state_dict({k: v for k, v in weights.items() if "classifier" not in k}, strict=False)
 pt.load_adapter(stock, runs / "adapter")
 with torch.no_grad():

@@ -120,7 +120,7 @@ attacks = {
     "FGSM": FGSM(threat),
     "PGD-10": pt.PGD(threat, steps=10),
     "PGD-40": pt.PGD(threat, steps=40),
-    "APGD-40": pt.APGD(threat, steps=40),
+    "APGD-40": pt.attacks.APGD(threat, steps=40),
     "Square, 100 queries": Square(threat, queries=100),
     "AutoAttack, short": pt.AutoAttack(threat, steps=40, targets=2, queries=50),
 }

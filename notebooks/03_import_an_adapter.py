@@ -91,7 +91,7 @@ normalised = (images - model.mean) / model.std  # what the network inside sees, 
 # %%
 def base():
     plain = timm.create_model("tf_efficientnet_lite0", num_classes=10)
-    weights = pt.offline_weights("efficientnet-lite0")
+    weights = pt.backbones.offline_weights("efficientnet-lite0")
     plain.load_state_dict({k: v for k, v in weights.items() if "classifier" not in k}, strict=False)
     return plain
 

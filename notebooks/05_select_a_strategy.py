@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 
 import paretune as pt
-from paretune.config import CompareConfig, Seeds, Strategies
 from paretune.report.drawing import styles
-from paretune.sweep import sweep
+from paretune.sweep.config import CompareConfig, Seeds, Strategies
+from paretune.sweep.grid import sweep
 
 place = Path(os.environ.get("PARETUNE_OUT") or tempfile.mkdtemp())  # runs that are there are not repeated
 
@@ -100,7 +100,7 @@ print(*advice.would_change, sep="\n")
 # %%
 looks = styles(each.strategy for each in condition.areas)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=(1.5, 1), layout="constrained")
-pt.plot_frontiers(runs, ax=left)
+pt.report.plot_frontiers(runs, ax=left)
 least = min(each.low for each in condition.areas)
 for rank, each in enumerate(condition.areas):
     colour = looks[each.strategy].colour
@@ -203,5 +203,5 @@ for pair in analysis.across.pairs:
 # ```
 
 # %%
-page = pt.write_analysis(analysis, place / "analysis", title="Somebody's table")
+page = pt.report.write_analysis(analysis, place / "analysis", title="Somebody's table")
 print(f"{page.name}: {page.stat().st_size / 1e6:.2f} MB")

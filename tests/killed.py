@@ -20,8 +20,8 @@ import torch
 
 torch.set_num_threads(1)
 
-import paretune.training  # noqa: E402, F401  # once, here, instead of in every child
-from paretune.results import load_runs  # noqa: E402
+import paretune.training.loop  # noqa: E402, F401  # once, here, instead of in every child
+from paretune.runs.store import load_runs  # noqa: E402
 from tests import tiny  # noqa: E402  # after the thread count
 
 tiny.data()

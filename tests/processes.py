@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import paretune as pt
-from paretune import training
+from paretune.training import loop
 from tests import tiny
 
 
@@ -34,13 +34,13 @@ if __name__ == "__main__":
     directory, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
     for name, lr in (("learning", 5e-3), ("standing", 1e-12)):
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))
-        tiny.run(directory / name, model=model, optimizer=pt.AdamW(lr))
+        tiny.run(directory / name, model=model, optimizer=pt.training.AdamW(lr))
         torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
-    guard = training.check_finite
-    training.check_finite = stop_at_6  # on all processes alike
+    guard = loop.check_finite
+    loop.check_finite = stop_at_6  # on all processes alike
     with contextlib.suppress(LookupError):
         tiny.run(directory / "stopped")
-    training.check_finite = guard
+    loop.check_finite = guard
     assert not (directory / "stopped/DONE").exists()
     if rank == "0":  # the others read it no sooner than this one has opened it
         for name in ("bits", "log.jsonl"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.results import RunWriter
+from paretune.runs.store import RunWriter
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def test_the_examples_run(tmp_path, monkeypatch) -> None:
 
 
 def test_every_command_shown_is_understood(tmp_path, monkeypatch, capsys) -> None:
-    from paretune.cli import build_parser
+    from paretune.commands.cli import build_parser
 
     monkeypatch.chdir(tmp_path)
     shell = "\n".join(re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL))
@@ -33,7 +33,7 @@ def test_every_command_shown_is_understood(tmp_path, monkeypatch, capsys) -> Non
     for command in commands:
         import shlex
 
-        from paretune._options import spelt
+        from paretune.commands.options import spelt
 
         arguments = spelt(shlex.split(command))
         if "--print_config" in arguments:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import paretune as pt
-from paretune.results import Run
+from paretune.runs.store import Run
 
 
 def network() -> nn.Module:
@@ -40,7 +40,7 @@ def backbone(strategy: Any, seed: int = 0) -> pt.Backbone:
     return pt.adapt(made, strategy, seed=seed)
 
 
-def data(limit: int = 300) -> pt.ImageData:
+def data(limit: int = 300) -> pt.data.ImageData:
     """Digits at their own size."""
     return pt.load_data("digits", img_size=8, limit=limit)
 
@@ -52,7 +52,7 @@ def run(out: Path, strategy: Any = None, **changes: Any) -> Run:
         "out": out,
         "steps": 10,
         "eval_every": 4,
-        "optimizer": pt.AdamW(5e-3),
+        "optimizer": pt.training.AdamW(5e-3),
         "attacks": [pt.PGD(pt.Linf(4 / 255), steps=3)],
         "progress": False,
     }

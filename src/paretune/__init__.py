@@ -1,6 +1,11 @@
 """Robust, parameter-efficient fine-tuning of vision models, and the robustness-accuracy frontier of each strategy.
 
-Names load on first use, so that ``import paretune`` is quick and never touches a GPU.
+The folders follow the flow: images (:mod:`~paretune.data`), a pretrained model (:mod:`~paretune.backbones`), what is trained
+of it (:mod:`~paretune.strategies`), against which attack (:mod:`~paretune.attacks`), the loop (:mod:`~paretune.training`),
+what it reaches (:mod:`~paretune.evaluation`, :mod:`~paretune.runs`), which strategy is best (:mod:`~paretune.frontiers`,
+:mod:`~paretune.report`), and files that travel (:mod:`~paretune.interchange`). What most work needs is here by its name.
+
+Names and folders load on first use, so that ``import paretune`` is quick and never touches a GPU.
 """
 
 import importlib
@@ -8,27 +13,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "analysis": ("analyze",),
-    "attacks": ("APGD", "AutoAttack", "L1", "L2", "Linf", "PGD", "attack_copy"),
+_NAMES = {
+    "data": ("load_data",),
     "backbones": ("Backbone", "load_backbone"),
-    "data": ("ImageData", "load_data"),
-    "evaluation": ("evaluate",),
-    "interchange": ("import_adapter", "load_adapter", "save_adapter", "save_merged"),
-    "interchange.card_notes": ("update_card",),
-    "interchange.export": ("export_model",),
-    "interchange.hub": ("push_to_hub",),
-    "multi": ("Adapters",),
-    "objectives": ("AdversarialTraining", "Natural"),
-    "optimizers": ("AdamW",),
-    "pareto": ("area", "frontier"),
-    "report": ("plot_frontiers", "write_report"),
-    "report.analysis_page": ("write_analysis",),
-    "results": ("load_points", "load_runs"),
-    "schedules": ("EpsilonSchedule",),
-    "sinks": ("MLflow", "TensorBoard", "Trackio", "WandB"),
-    "sites": ("Site",),
-    "stats": ("compare", "recommend"),
     "strategies": (
         "Adapter",
         "BitFit",
@@ -37,7 +24,6 @@ _HOMES = {
         "IA3",
         "LinearProbe",
         "LoRA",
-        "NormTune",
         "Peft",
         "VisualPrompt",
         "adapt",
@@ -45,21 +31,29 @@ _HOMES = {
         "remove_adapter",
         "trainable_parameters",
     ),
-    "training": ("train",),
-    "weights": ("offline_weights",),
+    "attacks": ("AutoAttack", "L2", "Linf", "PGD"),
+    "training": ("AdversarialTraining", "EpsilonSchedule", "train"),
+    "evaluation": ("evaluate",),
+    "runs": ("load_points",),
+    "frontiers": ("analyze", "area", "compare", "recommend"),
+    "report": ("write_report",),
+    "interchange": ("export_model", "import_adapter", "load_adapter", "save_adapter"),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME = {name: folder for folder, names in _NAMES.items() for name in names}
+_FOLDERS = (*_NAMES, "kernels", "sweep", "watch", "selftest", "commands")
 
-__all__ = sorted([*_HOME_OF, "__version__"])
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f"paretune.{_HOME_OF[name]}"), name)
+    if name in _FOLDERS:
+        return importlib.import_module(f"paretune.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"paretune.{_HOME[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'paretune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_FOLDERS])

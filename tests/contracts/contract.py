@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import paretune as pt
 from paretune.attacks import attack_copy
 from paretune.strategies import Strategy
-from paretune.strategies.base import base_parameters
+from paretune.strategies.mechanics.base import base_parameters
 from tests.contracts.backbones import images
 
 

@@ -24,7 +24,7 @@ MATRIX: dict[str, Strategy | Callable[[pt.Backbone], Strategy]] = {
     "LinearProbe": pt.LinearProbe(),
     "Last two blocks": pt.FullFineTune(where="last:2"),
     "BitFit": pt.BitFit(),
-    "NormTune": pt.NormTune(),
+    "NormTune": pt.strategies.NormTune(),
     "LoRA": pt.LoRA(rank=2),
     "LoRA of q and v": pt.LoRA(rank=2, targets=("q", "v")),
     "IA3": pt.IA3(),

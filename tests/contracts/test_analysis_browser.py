@@ -43,7 +43,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, (groups, tasks, seeds) in made.items():
         analysis = pt.analyze(table(groups, tasks, seeds), task="task", seed="seed")
-        pt.write_analysis(analysis, root / name, title=HOSTILE if name == "hostile" else None)
+        pt.report.write_analysis(analysis, root / name, title=HOSTILE if name == "hostile" else None)
     return root
 
 
@@ -71,7 +71,8 @@ def test_every_group_is_in_the_pictures_and_the_table(browser: Any, pages: Path)
     marks = opened.marks("chosen")
     rows = table(["A", "B", "C"], ["digits"], 3)
     fronts = [
-        pt.frontier(own[["clean", "robust"]].to_numpy()) for _, own in rows.groupby(["strategy", "seed"])
+        pt.frontiers.frontier(own[["clean", "robust"]].to_numpy())
+        for _, own in rows.groupby(["strategy", "seed"])
     ]
     assert marks.count() == sum(map(len, fronts))
     marks.last.hover(force=True)

@@ -173,7 +173,7 @@ def test_an_adapter_of_peft_has_its_logits(name: str, targets: Any, tmp_path: Pa
     ("name", "strategy", "reason"),
     [
         ("encoder", pt.LoRA(rank=2), "never calls 'encoder.layers.0.linear1'"),
-        ("encoder", pt.NormTune(), "fails when its layers are wrapped"),
+        ("encoder", pt.strategies.NormTune(), "fails when its layers are wrapped"),
         ("pooler", pt.LoRA(rank=2, targets=("q", "v")), "in_proj_weight and out_proj"),
         ("pooler", pt.LoRA(rank=2, targets="o"), "never calls 'attn.out_proj'"),
         (
@@ -226,7 +226,7 @@ def test_loralib_has_no_attention(tmp_path: Path) -> None:
 
 def test_named_adapters_combine() -> None:
     base, x = make_attention("encoder"), images(32)
-    adapters = pt.Adapters(copy.deepcopy(base))
+    adapters = pt.interchange.AdapterSet(copy.deepcopy(base))
     expected = {}
     for name, strategy in (("one", pt.LoRA(rank=2)), ("two", pt.IA3(targets=("k", "v")))):
         adapters.add(name, strategy)

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import paretune as pt
-from paretune._spreadsheet import original
+from paretune.frontiers.tables.spreadsheet import original
 from tests.contracts.test_report_browser import Opened, browser
-from tests.unit.test_spreadsheet import NAMES, runs_as_a_formula
+from tests.unit.frontiers.tables.test_spreadsheet import NAMES, runs_as_a_formula
 
 __all__ = ["browser"]  # a fixture
 pytestmark = pytest.mark.browser
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 def test_the_numbers_behind_a_picture_are_saved_without_formulas(browser: Any, tmp_path: Path) -> None:
     names = [name for name in NAMES if not name[0].isspace()]
     frame = pd.DataFrame({"strategy": names, "clean": 0.9, "robust": 0.4, "seed": "-1"})
-    pt.write_analysis(pt.analyze(frame, seed="seed"), tmp_path / "out")
+    pt.report.write_analysis(pt.analyze(frame, seed="seed"), tmp_path / "out")
     opened = Opened(browser, tmp_path / "out" / "report.html")
     behind = opened.page.locator("#frontier-0 ~ .behind")
     behind.locator("summary").press("Enter")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import paretune as pt
 from paretune.attacks import NFGSM, AutoAttack, Linf, masking_findings
-from paretune.data import ImageSplit
-from paretune.guards import TrainingDiverged
+from paretune.data.images import ImageSplit
+from paretune.training.guards import TrainingDiverged
 from tests import tiny
 from tests.contracts.test_attacks import SMALL
 
@@ -183,7 +183,9 @@ def test_a_model_without_tensors_is_measured() -> None:
     assert pt.evaluate(Halves(), split(images, labels)).clean.all()
 
 
-@pytest.mark.parametrize("objective", [pt.Natural(), pt.AdversarialTraining(pt.PGD(Linf(0.01), steps=1))])
+@pytest.mark.parametrize(
+    "objective", [pt.training.Natural(), pt.AdversarialTraining(pt.PGD(Linf(0.01), steps=1))]
+)
 @pytest.mark.parametrize(
     ("tail", "error", "message"),
     [
@@ -203,7 +205,7 @@ def test_training_refuses_logits_that_name_no_class(
 
 def test_weights_that_become_nan_in_the_last_step_end_training_as_diverged(tmp_path: Any) -> None:
     @dataclass(frozen=True)
-    class Spoiling(pt.AdamW):
+    class Spoiling(pt.training.AdamW):
         def build(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, lr=math.inf)
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from paretune.frontiers.comparing import compare
 from paretune.report import page as page_module
 from paretune.report import write_report
 from paretune.report.drawing import as_points
-from paretune.results import load_runs
-from paretune.stats import compare
+from paretune.runs.store import load_runs
 from tests.synthetic import STRATEGIES, Strategy, write_run, write_runs
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -157,7 +157,7 @@ D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
     ("strategy", "count"),
     [
         (pt.BitFit(), 102_912),
-        (pt.NormTune(), (2 * DEPTH + 1) * 2 * D),
+        (pt.strategies.NormTune(), (2 * DEPTH + 1) * 2 * D),
         (pt.LoRA(rank=8, targets=("q", "v")), 294_912),
         (pt.LoRA(rank=8, targets=("q", "k", "v")), 442_368),
         (pt.LoRA(rank=8, targets=("q", "k", "v", "fc1", "fc2")), 1_179_648),

@@ -24,13 +24,13 @@ STRATEGIES = [
     pt.FullFineTune(bn="adapt"),
     pt.LinearProbe(bn="adapt"),
     pt.BitFit(),
-    pt.NormTune(),
+    pt.strategies.NormTune(),
     pt.LoRA(rank=2),
     pt.IA3(targets=("[ac]", "stem")),
     pt.LoRA(rank=2) + pt.BitFit(),
     pt.LoRA(rank=2, targets="[ab]") + pt.LoRA(rank=1) + pt.IA3(targets="[a]"),
     pt.Compacter(n=2, reduction=2),
-    pt.Adapter() + pt.NormTune(),
+    pt.Adapter() + pt.strategies.NormTune(),
 ]
 
 
@@ -46,7 +46,7 @@ def test_the_contract_holds_and_the_tie_comes_back(tie: str, strategy: Strategy,
         merged = pt.merge_adapter(copy.deepcopy(model))
         assert sharing(merged) == sharing(base)
         torch.testing.assert_close(logits(merged, images(16)), after)
-        file = load_file(pt.save_merged(model, tmp_path / "merged.safetensors"))
+        file = load_file(pt.interchange.save_merged(model, tmp_path / "merged.safetensors"))
         for plain in (copy.deepcopy(base), untied(base)):
             plain.module.load_state_dict(file)
             torch.testing.assert_close(logits(plain, images(16)), after)
@@ -74,7 +74,7 @@ def test_a_tensor_is_meant_by_any_of_its_names(where: str) -> None:
 )
 def test_named_adapters_take_turns_and_combine(tie: str, other: Strategy) -> None:
     base, x = make_tied(tie), images(16)
-    adapters = pt.Adapters(copy.deepcopy(base))
+    adapters = pt.interchange.AdapterSet(copy.deepcopy(base))
     net: Any = adapters.model.module
     expected, weights = {}, []
     for seed, (name, strategy) in enumerate((("one", pt.LoRA(rank=2)), ("two", other))):
@@ -240,7 +240,7 @@ def test_an_exported_model_of_transformers_has_the_tensors_under_each_name(tmp_p
 @pytest.mark.parametrize("where", ["b", "b.weight", "norm_b", "other.inner"])
 @pytest.mark.parametrize(
     "strategy",
-    [pt.FullFineTune, pt.LoRA, pt.BitFit, pt.NormTune, pt.Adapter],
+    [pt.FullFineTune, pt.LoRA, pt.BitFit, pt.strategies.NormTune, pt.Adapter],
     ids=lambda s: s.__name__,
 )
 def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
@@ -251,7 +251,7 @@ def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
         net.other = nn.ModuleDict({"inner": net.a})
 
     first = {"norm_b": "norm_a", "b.weight": "a.weight"}.get(where, "a")
-    means = {"norm_b": (pt.FullFineTune, pt.BitFit, pt.NormTune), "b.weight": (pt.FullFineTune,)}
+    means = {"norm_b": (pt.FullFineTune, pt.BitFit, pt.strategies.NormTune), "b.weight": (pt.FullFineTune,)}
     every = (pt.FullFineTune, pt.LoRA, pt.BitFit, pt.Adapter)
     if strategy not in means.get(where, every):
         with pytest.raises(ValueError, match=r"where="):
@@ -260,7 +260,9 @@ def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
     model, named = (pt.adapt(make_tied(ties), strategy(where=each)) for each in (where, first))
     trained = pt.trainable_parameters(model, head=False).keys()
     assert trained == pt.trainable_parameters(named, head=False).keys() != set()
-    together = pt.adapt(make_tied(ties), strategy(where=(where, "bn_a" if strategy is pt.NormTune else "c")))
+    together = pt.adapt(
+        make_tied(ties), strategy(where=(where, "bn_a" if strategy is pt.strategies.NormTune else "c"))
+    )
     assert trained <= pt.trainable_parameters(together, head=False).keys()
     perturb(model)
     pt.save_adapter(model, tmp_path / "adapter")
@@ -288,7 +290,7 @@ def test_a_tensor_whose_numbers_share_memory_can_stay_but_not_change(name: str, 
     base = make_tied("head")  # whose weights are not added to in place
     expanded(base.module)
     before = logits(base, images(16))
-    for strategy in (pt.FullFineTune(), pt.BitFit() + pt.NormTune() + pt.LoRA(rank=2)):
+    for strategy in (pt.FullFineTune(), pt.BitFit() + pt.strategies.NormTune() + pt.LoRA(rank=2)):
         with pytest.raises(ValueError, match=f"{name} is expanded"):
             pt.adapt(base, strategy)
     assert torch.equal(logits(base, images(16)), before)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paretune.results import RunWriter
+from paretune.runs.store import RunWriter
 from paretune.watch import reporting, watching
 from tests.contracts.test_report_browser import HOSTILE, chromium
 from tests.synthetic import STRATEGIES, Strategy, write_run

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from paretune.kernels.comparing import DTYPES
 from paretune.kernels.launch import START_PROGRAM, step_program
+from paretune.selftest.comparing import DTYPES
 from tests.kernels.simulator import Simulator, require_tools
 
 

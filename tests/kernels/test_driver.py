@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from paretune.kernels import nvrtc
-from paretune.kernels.comparing import DTYPES
 from paretune.kernels.launch import START_PROGRAM, step_program
+from paretune.selftest.comparing import DTYPES
 from tests.kernels.simulator import build_pretended_driver, require_tools
 
 

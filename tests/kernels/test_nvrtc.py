@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from paretune.kernels import nvrtc
-from paretune.kernels.comparing import NORMS
 from paretune.kernels.launch import START_PROGRAM, Launch, step_program
-from paretune.selftest import ARCHITECTURES
+from paretune.selftest.checks import ARCHITECTURES
+from paretune.selftest.comparing import NORMS
 from tests.kernels.simulator import Simulator, require_tools, simulated_start, simulated_step
 
 HALF = step_program(torch.bfloat16, torch.bfloat16, normalise=True)

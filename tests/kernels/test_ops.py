@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from paretune import kernels
 from paretune.kernels import ops, pgd_step, random_start
-from paretune.kernels.comparing import NORMS
 from paretune.kernels.reference import Norm
+from paretune.selftest.comparing import NORMS
 
 
 def arguments(**changes: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from paretune.attacks.threats import L2, Linf
 from paretune.kernels import pgd_step, random_start, reference
-from paretune.kernels.comparing import NORMS
 from paretune.kernels.reference import Norm
-from paretune.selftest import PHILOX_ANSWERS
+from paretune.selftest.checks import PHILOX_ANSWERS
+from paretune.selftest.comparing import NORMS
 
 
 def batch(seed: int = 0, shape: tuple[int, ...] = (3, 3, 7, 5)) -> tuple[torch.Tensor, ...]:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from paretune import selftest as module
-from paretune.cli import main
-from paretune.kernels.comparing import Check
-from paretune.selftest import report, selftest
+from paretune.commands.cli import main
+from paretune.selftest import checks as module
+from paretune.selftest.checks import report, selftest
+from paretune.selftest.comparing import Check
 from tests.kernels.simulator import require_tools
 
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.kernels import launch, pgd_step, reference
-from paretune.kernels.comparing import (
+from paretune.kernels.reference import Norm
+from paretune.selftest.checks import PHILOX_ANSWERS
+from paretune.selftest.comparing import (
     NORMS,
     SHAPES,
     Check,
@@ -19,8 +21,6 @@ from paretune.kernels.comparing import (
     step_checks,
     within_rule,
 )
-from paretune.kernels.reference import Norm
-from paretune.selftest import PHILOX_ANSWERS
 from tests.kernels.simulator import Simulator, simulated_start, simulated_step
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from paretune.kernels import launch
-from paretune.kernels.comparing import start_checks, step_checks
+from paretune.selftest.comparing import start_checks, step_checks
 from tests.kernels.simulator import simulated_start, simulated_step
 
 torch.cuda.init = lambda: None

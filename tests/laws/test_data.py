@@ -6,8 +6,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from paretune.data import ImageData, load_data
-from paretune.data_splits import ROLES, Rows, apportion, pools_of, split_rows
+from paretune.data.images import ImageData, load_data
+from paretune.data.splits import ROLES, Rows, apportion, pools_of, split_rows
 
 ROLE_SHARES = (0.6, 0.15, 0.25)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paretune.indicators import (
+from paretune.frontiers.indicators import (
     attainment,
     attainment_surface,
     contributions,
@@ -15,8 +15,8 @@ from paretune.indicators import (
     hull_area,
     weighted_area,
 )
-from paretune.pareto import area, frontier
-from paretune.pareto3d import frontier_mask_3d, volume
+from paretune.frontiers.pareto import area, frontier
+from paretune.frontiers.pareto3d import frontier_mask_3d, volume
 
 # A grid with few values makes ties; floats make the rest.
 ACCURACY = st.one_of(st.integers(0, 8).map(lambda n: n / 8), st.floats(0, 1))

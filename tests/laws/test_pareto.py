@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paretune.pareto import area, frontier, frontier_mask, ordered_area
+from paretune.frontiers.pareto import area, frontier, frontier_mask, ordered_area
 
 # A grid with few values makes ties; floats make the rest.
 ACCURACY = st.one_of(st.integers(0, 8).map(lambda n: n / 8), st.floats(0, 1))

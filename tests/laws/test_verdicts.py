@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paretune import analysis
-from paretune._resampling import Resampled
-from paretune.across import AcrossTasks, across_areas
-from paretune.deciding import Decision
-from paretune.ranking import GroupArea, TaskRanking
-from paretune.report.pair_specs import _cells
+from paretune.frontiers.across import AcrossTasks, across_areas
+from paretune.frontiers.comparing import _differences
+from paretune.frontiers.deciding import Decision
+from paretune.frontiers.resampling import Resampled
+from paretune.frontiers.tables import analysis
+from paretune.frontiers.tables.ranking import GroupArea, TaskRanking
+from paretune.frontiers.verdict import AreaEstimate, Condition, with_p_best
+from paretune.report.specs.pairs import _cells
 from paretune.report.tables import pair_table
-from paretune.stats import _differences
-from paretune.verdict import AreaEstimate, Condition, with_p_best
 
 SHARED: dict[str, Any] = {"task": "t", "attack": "PGD()", "threat": "Linf", "epsilon": 0.01}
 RESAMPLES = 120

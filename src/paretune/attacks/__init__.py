@@ -3,13 +3,13 @@
 from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack import AutoAttack
 from paretune.attacks.base import Attack
-from paretune.attacks.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.precision import Precision
 from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus
 from paretune.attacks.fab import FAB
 from paretune.attacks.fgsm import FGSM, NFGSM
 from paretune.attacks.masking import masking_findings
 from paretune.attacks.pgd import PGD
-from paretune.attacks.precision import Precision
 from paretune.attacks.square import Square
 from paretune.attacks.threats import L1, L2, THREATS, Linf, Threat
 

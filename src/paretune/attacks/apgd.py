@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from paretune.attacks.active import ActiveSet, take
 from paretune.attacks.base import Batch, Oracle, SearchAttack, attacking
-from paretune.attacks.engine import AttackCopy
+from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.losses import dlr, nearest_classes, targeted_dlr
 from paretune.attacks.threats import L1, Threat, per_example
 

@@ -11,14 +11,14 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from paretune._state import PROBED, claimed
 from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack_state import Journal, digest
 from paretune.attacks.base import Attack, SearchAttack, attacking
-from paretune.attacks.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.engine import AttackCopy, attack_copy
 from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus, Ensemble
 from paretune.attacks.fab import FAB
 from paretune.attacks.square import Square
+from paretune.attacks.state import PROBED, claimed
 from paretune.attacks.threats import L1
 
 Version = Literal["standard", "plus", "rand", "standard-3", "standard-2", "plus-3", "plus-2", "rand-2"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paretune._state import keep, reading
-from paretune.attacks.precision import Precision
+from paretune.attacks.copy.precision import Precision
+from paretune.attacks.state import keep, reading
 from paretune.attacks.threats import Threat
 
 
@@ -46,7 +46,7 @@ class Journal:
     """The outcomes of a run.
 
     Args:
-        path: a directory that is :func:`~paretune._state.claimed`.
+        path: a directory that is :func:`~paretune.attacks.state.claimed`.
     """
 
     def __init__(self, path: str | Path) -> None:

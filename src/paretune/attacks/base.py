@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune._values import MOST, Value, shown
-from paretune.attacks.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.engine import AttackCopy, attack_copy
 from paretune.attacks.inputs import (
     check_classes,
     check_images,

@@ -265,7 +265,7 @@ def _shown(
     elif callable(progress):
         yield progress
     else:
-        from paretune.progress import bars
+        from paretune.runs.progress import bars
 
         with bars() as shown:
             task = shown.add_task("AutoAttack", total=None, note="")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune.attacks.base import Attack, Call, attacking
-from paretune.attacks.engine import AttackCopy
+from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.threats import Linf
 
 

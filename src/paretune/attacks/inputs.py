@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from paretune._random import borrowed_randomness
-from paretune.backbones import check_scores
+from paretune.backbones.backbone import check_scores
+from paretune.backbones.random import borrowed_randomness
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 

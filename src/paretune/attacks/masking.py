@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune.attacks.base import Batch, Oracle, attacking
-from paretune.attacks.engine import AttackCopy
+from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.pgd import PGD
 from paretune.attacks.square import Square
 from paretune.attacks.streams import Streams

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from paretune.attacks.active import ActiveSet, take
 from paretune.attacks.base import Attack, Call, attacking
-from paretune.attacks.engine import AttackCopy
+from paretune.attacks.copy.engine import AttackCopy
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune.commands._printing import print_table
 
 if TYPE_CHECKING:
-    from paretune.results import Run
-    from paretune.verdict import Condition
+    from paretune.frontiers.verdict import Condition
+    from paretune.runs.store import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Judging:
         Raises:
             ValueError: no strategy of a task is within the limits.
         """
-        from paretune.stats import compare, labelled_points
+        from paretune.frontiers.comparing import compare, labelled_points
 
         if self.max_trainable is None and self.max_seconds is None:
             return runs

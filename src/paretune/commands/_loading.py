@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paretune._values import told
 
 if TYPE_CHECKING:
-    from paretune.backbones import Backbone
+    from paretune.backbones.backbone import Backbone
 
 
 def adapter_directory(path: str) -> Path:
@@ -23,8 +23,9 @@ def load_adapted(
     path: str, backbone: str | None, weights: str | None, weights_key: str | None = None
 ) -> tuple["Backbone", dict[str, Any]]:
     """The backbone that an adapter names, with the adapter on it, and what the adapter says of itself."""
-    from paretune.backbones import load_backbone
-    from paretune.interchange.files import load_adapter, read_adapter
+    from paretune.backbones.loading import load_backbone
+    from paretune.interchange.files import read_adapter
+    from paretune.interchange.loading import load_adapter
 
     directory = adapter_directory(path)
     config, _ = read_adapter(directory)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paretune.results import Run
+    from paretune.runs.store import Run
 
 LONGEST = 1000  # letters of a text
 MOST = 100  # entries of a list
@@ -12,7 +12,7 @@ MOST = 100  # entries of a list
 
 def print_findings(run: "Run") -> None:
     """What training noticed, a line each."""
-    from paretune._rows import read_json
+    from paretune.runs.rows import read_json
 
     for finding in read_json(run.path / "DONE").get("findings", ()):
         print(f"{run.path.name}, step {finding['step']}: {finding['finding']}")

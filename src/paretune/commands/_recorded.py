@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune._values import told
 
 if TYPE_CHECKING:
-    from paretune.backbones import Backbone
-    from paretune.data import ImageData
+    from paretune.backbones.backbone import Backbone
+    from paretune.data.images import ImageData
 
 
 def load_recorded(
@@ -40,7 +40,7 @@ def load_recorded(
             on some of the images that would be measured.
         FileNotFoundError: what the adapter was trained on is not where it was.
     """
-    from paretune.data import check_same_classes, load_data
+    from paretune.data.images import check_same_classes, load_data
 
     notes = _mapping(_mapping(config.get("notes")).get("data"))
     recorded = _mapping(notes.get("loaded_with"))

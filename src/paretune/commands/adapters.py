@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from paretune._sizes import ImageSize, Sides, checked_size
 from paretune._values import check_whole
 from paretune.commands._loading import adapter_directory, load_adapted
 from paretune.commands._printing import shortened
+from paretune.data.sizes import ImageSize, Sides, checked_size
 
 if TYPE_CHECKING:
-    from paretune.backbones import Backbone
+    from paretune.backbones.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Adapters:
 
     def _load(self, path: Path) -> "Backbone":
         """The backbone with the adapter on it."""
-        from paretune.backbones import load_backbone
+        from paretune.backbones.loading import load_backbone
         from paretune.interchange import detect, import_adapter
 
         kind = self._source() or detect(path)
@@ -190,14 +190,14 @@ class Adapters:
 
 def _foreign(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The description and the tensors of another library's adapter, under its own names."""
-    from paretune.interchange import adapters_format
-    from paretune.interchange.peft_reading import read_files
+    from paretune.interchange.adapters import reading
+    from paretune.interchange.peft.reading import read_files
     from paretune.interchange.reading import read_checkpoint, read_tensors
 
     if kind == "peft":
         return read_files(path)
     if kind == "adapters":
-        found = adapters_format.read(path)
+        found = reading.read(path)
         return dict(found.config), {
             **found.tensors,
             **{f"head.{name}": value for name, value in found.head.items()},

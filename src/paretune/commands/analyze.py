@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from paretune.commands._printing import print_table
 
 if TYPE_CHECKING:
-    from paretune.ranking import TaskRanking
+    from paretune.frontiers.tables.ranking import TaskRanking
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Analyze:
 
     def __call__(self) -> None:
         """Table, words, files."""
-        from paretune.analysis import analyze
+        from paretune.frontiers.tables.analysis import analyze
         from paretune.report.analysis_page import write_analysis
 
         select = None if self.select is None else _pair("select", self.select)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from paretune.commands._judging import Judging, print_condition
 from paretune.commands._printing import print_findings
-from paretune.config import CompareConfig
+from paretune.sweep.config import CompareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,12 @@ class Compare(Judging, CompareConfig):
 
     def __call__(self) -> None:
         """Sweep, table, report."""
-        from paretune._alone import alone
+        from paretune.frontiers.comparing import compare
+        from paretune.frontiers.verdict import threat_text
         from paretune.report import write_report
-        from paretune.sinks import read_sinks
-        from paretune.stats import compare
-        from paretune.sweep import sweep
-        from paretune.verdict import threat_text
+        from paretune.runs.lock import alone
+        from paretune.runs.sinks import read_sinks
+        from paretune.sweep.grid import sweep
 
         sinks = read_sinks(self.sinks)
         runs = sweep(self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks)

@@ -67,7 +67,7 @@ class Evaluate:
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
-        from paretune.evaluation import evaluate
+        from paretune.evaluation.correctness import evaluate
 
         attacks: list[Attack]
         if self.attacks is not None:

@@ -20,7 +20,7 @@ class Info:
 
         import torch
 
-        from paretune.weights import OFFLINE
+        from paretune.backbones.offline import OFFLINE
 
         def versioned(name: str) -> str:
             try:

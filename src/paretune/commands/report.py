@@ -30,10 +30,10 @@ class Report(Judging):
 
     def __call__(self) -> None:
         """Judge, write, say where."""
+        from paretune.frontiers.comparing import compare, of_task
+        from paretune.frontiers.verdict import condition_names
         from paretune.report import write_report
-        from paretune.results import load_runs
-        from paretune.stats import compare, of_task
-        from paretune.verdict import condition_names
+        from paretune.runs.store import load_runs
 
         judged = self.within(of_task(load_runs(self.runs), self.task))
         conditions = compare(judged, **self.options).conditions

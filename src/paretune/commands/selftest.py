@@ -17,7 +17,7 @@ class Selftest:
 
     def __call__(self) -> None:
         """Run the checks and print one line each."""
-        from paretune.selftest import report, selftest
+        from paretune.selftest.checks import report, selftest
 
         checks = selftest(gpu=self.gpu)
         print(report(checks))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from paretune.commands._printing import cell, print_findings, print_table
-from paretune.config import RunConfig
+from paretune.sweep.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Train(RunConfig):
         """Train and print the points."""
         from accelerate import PartialState
 
-        from paretune.sinks import read_sinks
+        from paretune.runs.sinks import read_sinks
 
         run = self.run(self.out, resume=self.resume, sinks=read_sinks(self.sinks))
         if not PartialState().is_main_process:

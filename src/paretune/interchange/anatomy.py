@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from paretune.backbones import Backbone
-from paretune.strategies.adapting import adaptation_of
-from paretune.strategies.base import Anatomy
+from paretune.backbones.backbone import Backbone
+from paretune.strategies.mechanics.adapting import adaptation_of
+from paretune.strategies.mechanics.base import Anatomy
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:

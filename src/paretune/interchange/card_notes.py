@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paretune._files import write_json, write_text
 from paretune.interchange.cards import CARD, call_on, card
 from paretune.interchange.files import CONFIG, read_adapter
+from paretune.runs.disk import write_json, write_text
 
 if TYPE_CHECKING:
-    from paretune.results import Run
+    from paretune.runs.store import Run
 
 
 def update_card(
@@ -53,8 +53,8 @@ def update_card(
 
 
 def _areas_of(config: Mapping[str, Any], runs: Any) -> list[dict[str, Any]]:
-    from paretune.results import as_runs
-    from paretune.stats import compare, labelled_points
+    from paretune.frontiers.comparing import compare, labelled_points
+    from paretune.runs.store import as_runs
 
     loaded = as_runs(runs)
     points = labelled_points(loaded)

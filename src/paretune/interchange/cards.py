@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from paretune._names import attack_text, epsilon_text, threat_text
-from paretune._sizes import checked_size
+from paretune.data.sizes import checked_size
+from paretune.runs.naming import attack_text, epsilon_text, threat_text
 
 CARD = "README.md"
 PLACEHOLDER = "hf:USER/REPO"  # in the card, until the adapter has a place on the hub

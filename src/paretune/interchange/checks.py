@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from paretune.backbones import (
+from paretune.backbones.backbone import (
     Backbone,
     architecture_of,
     digest,

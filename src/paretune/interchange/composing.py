@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones import inside
+from paretune.backbones.backbone import inside
 from paretune.interchange.patterns import fold
 from paretune.strategies import BitFit, FullFineTune, LinearProbe, LoRA, NormTune, Strategy, Union
 from paretune.strategies.bitfit import is_bias

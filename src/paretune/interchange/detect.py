@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-from paretune.interchange import adapters_format
+from paretune.interchange.adapters import reading
 from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
 
 Format = Literal["paretune", "peft", "adapters", "loralib"]
@@ -43,7 +43,7 @@ def _of_directory(path: Path) -> Format:
         )
     if "peft_type" in read_json(member(path, "adapter_config.json")):
         return "peft"
-    if adapters_format.recognise(path):
+    if reading.recognise(path):
         return "adapters"
     raise ValueError(
         f"{path / 'adapter_config.json'} is neither of peft (it has no peft_type) nor of adapters"

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from paretune._files import naming, sync_directory
+from paretune.runs.disk import naming, sync_directory
 
 
 def write_directory(directory: str | Path, mark: str, write: Callable[[Path], None]) -> Path:

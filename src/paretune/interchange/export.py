@@ -10,15 +10,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from paretune._files import write_atomically, write_json
-from paretune._random import borrowed_randomness
-from paretune._sizes import checked_size, pair
-from paretune.backbones import Backbone, dtype_of, logits_of, network_of, written
+from paretune.backbones.backbone import Backbone, dtype_of, logits_of, network_of, written
+from paretune.backbones.random import borrowed_randomness
+from paretune.data.sizes import checked_size, pair
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
-from paretune.strategies.adapting import adaptation_of, merge_adapter
-from paretune.strategies.base import Anatomy
-from paretune.strategies.wrapped import TOLERANCE, random_images, relative_distance
+from paretune.runs.disk import write_atomically, write_json
+from paretune.strategies.mechanics.adapting import adaptation_of, merge_adapter
+from paretune.strategies.mechanics.base import Anatomy
+from paretune.strategies.mechanics.wrapped import TOLERANCE, random_images, relative_distance
 
 ExportFormat = Literal["timm", "hf", "onnx"]
 LARGEST_ONNX = 2**31  # bytes; protobuf measures messages in a signed 32-bit integer

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune._files import save_tensors, write_json, write_text
-from paretune._sizes import checked_size
 from paretune._values import from_dict
-from paretune.backbones import (
+from paretune.backbones.backbone import (
     Backbone,
     Task,
     architecture_of,
@@ -31,6 +29,8 @@ from paretune.backbones import (
     tensor_digests,
     written,
 )
+from paretune.backbones.sites import Site
+from paretune.data.sizes import checked_size
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
 from paretune.interchange.checks import (
@@ -42,23 +42,23 @@ from paretune.interchange.checks import (
     describe_tensors,
 )
 from paretune.interchange.directory import write_directory
-from paretune.interchange.peft_directory import PeftFiles
-from paretune.interchange.peft_writing import peft_files
+from paretune.interchange.peft.directory import PeftFiles
+from paretune.interchange.peft.writing import peft_files
 from paretune.interchange.placing import place, restore_stored, stored_name, stored_tensors_full_names
 from paretune.interchange.reading import member, read_json, read_tensors
-from paretune.sites import Site
+from paretune.runs.disk import save_tensors, write_json, write_text
 from paretune.strategies import STRATEGIES
-from paretune.strategies.adapting import (
+from paretune.strategies.mechanics.adapting import (
     Adaptation,
     adaptation_of,
     base_state,
     merge_adapter,
     require_adaptation,
 )
-from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Strategy
 
 __all__ = [
-    "load_adapter",
+    "load_own",
     "read_adapter",
     "restore_stored",
     "save_adapter",
@@ -145,33 +145,8 @@ def save_peft(model: nn.Module, directory: str | Path) -> Path:
     return write_directory(directory, PEFT_CONFIG, write)
 
 
-def load_adapter(model: nn.Module, directory: str | Path, *, check_base: bool = True) -> nn.Module:
-    """Put a saved adapter into an existing model, in place; returns the same object, in evaluation mode.
-
-    ``model`` may be a Backbone or the plain timm or transformers model (or any module) that was inside it. Everything is
-    checked before the model changes: on an error it is as before. The numbers stay as they were saved: a model of a type
-    that does not hold them (bfloat16, for one trained in float32) is refused; load first, and cast the model then.
-
-    Args:
-        model: same architecture, base weights and number of classes as the adapter was trained on.
-        directory: written by :func:`save_adapter`; or by peft or the adapters library, see :func:`import_adapter`. Or a
-            repository on the hub that has such files, "hf:user/repo" or "hf:user/repo@revision".
-        check_base: compare the digests of the base's tensors, and what the Backbone does to pixels; False loads onto other
-            weights of the same shapes.
-
-    Raises:
-        FileNotFoundError: the directory is no adapter.
-        ValueError: a file is damaged, or the model differs; the message names what.
-    """
-    if isinstance(directory, str) and directory.startswith("hf:"):
-        from paretune.interchange.hub import fetch
-
-        directory = fetch(directory)
-    directory = Path(directory)
-    if not (directory / CONFIG).exists() and (directory / PEFT_CONFIG).exists():
-        from paretune.interchange.importing import import_adapter
-
-        return import_adapter(model, directory)
+def load_own(model: nn.Module, directory: Path, *, check_base: bool = True) -> nn.Module:
+    """What :func:`paretune.load_adapter` does with a directory that :func:`save_adapter` wrote."""
     config, tensors = read_adapter(directory)
     strategy, anatomy = _planned(config, directory)
     module = network_of(model)

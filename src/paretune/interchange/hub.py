@@ -14,6 +14,7 @@ from typing import Any
 
 import paretune
 from paretune.interchange.cards import CARD, PLACEHOLDER
+from paretune.interchange.files import read_adapter
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,6 @@ def push_to_hub(
         OSError: the hub cannot be reached, or refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    from paretune.interchange.files import read_adapter
 
     if not _REFERENCE.fullmatch(PREFIX + repo_id) or "@" in repo_id:
         raise ValueError(f"repo_id must be user/repo, got {repo_id!r}")

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from paretune.backbones import digest, network_of
+from paretune.backbones.backbone import digest, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.composing import Imported
 from paretune.interchange.detect import FORMATS, detect
-from paretune.interchange.files import load_adapter
-from paretune.interchange.loralib_format import read_loralib
-from paretune.interchange.peft_reading import read_peft
-from paretune.interchange.peft_writing import never_called, wrapped_by_peft
+from paretune.interchange.files import load_own
+from paretune.interchange.loralib.reading import read_loralib
+from paretune.interchange.peft.reading import read_peft
+from paretune.interchange.peft.writing import never_called, wrapped_by_peft
 from paretune.interchange.placing import place, stored_name, tried
-from paretune.strategies.adapting import require_bare
-from paretune.strategies.base import Anatomy
-from paretune.strategies.wrapped import names_in_peft
+from paretune.strategies.mechanics.adapting import require_bare
+from paretune.strategies.mechanics.base import Anatomy
+from paretune.strategies.mechanics.wrapped import names_in_peft
 
 
 def import_adapter(
@@ -52,11 +52,11 @@ def import_adapter(
     if kind != "loralib" and (alpha is not None or enable_lora is not None):
         raise ValueError(f"alpha and enable_lora are for files of loralib; {path} is of {kind}")
     if kind == "paretune":
-        return load_adapter(model, path)
+        return load_own(model, path)
     if kind == "adapters":
-        from paretune.interchange import adapters_format
+        from paretune.interchange.adapters import reading
 
-        return adapters_format.load(model, path)
+        return reading.load(model, path)
     module = network_of(model)
     require_bare(module)
     anatomy = anatomy_of(model)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paretune.interchange.peft_directory import PeftFiles
+from paretune.interchange.peft.directory import PeftFiles
 from paretune.interchange.placing import stored_name
-from paretune.strategies.roles import Rows
+from paretune.strategies.mechanics.roles import Rows
 
 
 def describe(files: PeftFiles, stored: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paretune.backbones import Backbone, Task, inside, network_of, note_task
+from paretune.backbones.backbone import Backbone, Task, inside, network_of, note_task
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import held
 from paretune.interchange.sharing import check_apart
-from paretune.strategies.adapting import (
+from paretune.strategies.mechanics.adapting import (
     Adaptation,
     batchnorm_buffers,
     install,
@@ -22,8 +22,8 @@ from paretune.strategies.adapting import (
     require_bare,
     restore,
 )
-from paretune.strategies.base import Anatomy, Strategy, base_parameters
-from paretune.strategies.wrapped import names_in_peft, random_images
+from paretune.strategies.mechanics.base import Anatomy, Strategy, base_parameters
+from paretune.strategies.mechanics.wrapped import names_in_peft, random_images
 
 LARGEST = 64 * 2**20  # bytes that any tensor may have, in the smallest of models
 # A factor of a delta is stored as `blocks.0.attn.qkv.lora_A`, without the path that parametrization gives it.

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from paretune._files import regular
+from paretune.runs.disk import regular
 
 # Descriptions of models of many thousand tensors stay below this.
 LARGEST_JSON = 64 * 2**20

@@ -4,8 +4,8 @@ from collections import Counter
 
 from torch import Tensor, nn
 
-from paretune.strategies.adapting import Adaptation
-from paretune.strategies.base import Delta, holders, plain_tensor
+from paretune.strategies.mechanics.adapting import Adaptation
+from paretune.strategies.mechanics.base import Delta, holders, plain_tensor
 
 
 def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from paretune._files import regular, write_atomically
+from paretune.runs.disk import regular, write_atomically
 
 SOURCE = Path(__file__).with_name("pgd_step.cu")
 # NVRTC takes a generic lambda inside a kernel for host code unless device code is the default.

@@ -8,18 +8,18 @@ from string import Template
 import numpy as np
 import pandas as pd
 
-from paretune import _files
-from paretune._spreadsheet import csv_text
-from paretune.ranking import Analysis, TaskRanking
+from paretune.frontiers.tables.ranking import Analysis, TaskRanking
+from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.report.analysis_tables import area_table, difference_table, task_table
-from paretune.report.area_specs import forest_spec
 from paretune.report.drawing import COLOURS, TEXT_COLOURS, Drawing, Style, as_points, draw, styles
 from paretune.report.figures import describe
 from paretune.report.marks import legend, symbol
 from paretune.report.overview import Small, across_html, small_multiples
 from paretune.report.sections import Part, plural
 from paretune.report.shell import assemble, csv_link, text_of
-from paretune.report.specs import ON_PAGE, Spec, frontier_spec
+from paretune.report.specs.areas import forest_spec
+from paretune.report.specs.frontier import ON_PAGE, Spec, frontier_spec
+from paretune.runs import disk
 
 _POINTS = 3000  # drawn on one page, all tasks together
 _FEWEST = 80  # drawn of a task, if it has them
@@ -50,8 +50,8 @@ def write_analysis(
         ImportError: vl-convert is not installed; areas.csv is written all the same.
     """
     path = Path(out) / "report.html"
-    _files.write_text(path.with_name("areas.csv"), csv_text(analysis.to_frame()))
-    _files.write_text(path, _page(analysis, title or "Robustness and accuracy"))
+    disk.write_text(path.with_name("areas.csv"), csv_text(analysis.to_frame()))
+    disk.write_text(path, _page(analysis, title or "Robustness and accuracy"))
     return path
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from html import escape
 
-from paretune.deciding import listed
-from paretune.ranking import TaskRanking
+from paretune.frontiers.deciding import listed
+from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
 from paretune.report.tables import p_text, standing, table

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paretune.pareto import frontier, frontier_mask
+from paretune.frontiers.comparing import labelled_points
+from paretune.frontiers.pareto import frontier, frontier_mask
 from paretune.report.labels import Range, place_labels
 from paretune.report.runs import run_names, run_settings
-from paretune.results import Run, as_runs
-from paretune.stats import labelled_points
+from paretune.runs.store import Run, as_runs
 
 # Okabe & Ito's palette for all forms of colour vision (https://jfly.uni-koeln.de/color/), without its yellow, which
 # is too light for lines on white. Shapes change with every name, so colour is never the only difference.
@@ -179,7 +179,7 @@ def _stairs(chosen: pd.DataFrame, label: str) -> pd.DataFrame:
     """From the left edge down to the axis at the right; averaging over seeds keeps the area under them.
 
     ``low`` and ``high`` are the attainment surfaces of all seeds and of any; see
-    :func:`paretune.indicators.attainment_surface`.
+    :func:`paretune.frontiers.indicators.attainment_surface`.
     """
     cleans, by_seed = _fronts(chosen)
     across = np.concatenate([[0.0], cleans[::-1], cleans[:1]])

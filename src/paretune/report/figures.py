@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from paretune.report import specs
+from paretune.frontiers.verdict import condition_names
 from paretune.report.drawing import Style, as_points, draw, styles
-from paretune.results import Run
-from paretune.verdict import condition_names
+from paretune.report.specs import frontier
+from paretune.runs.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,24 +188,24 @@ def converter() -> Any:
     return vl_convert
 
 
-def _static_spec(points: pd.DataFrame, width: int, title: str | None) -> specs.Spec:
+def _static_spec(points: pd.DataFrame, width: int, title: str | None) -> frontier.Spec:
     looks = styles(points["label"])
     plots = []
     for name, rows in split(points):
         drawing = draw(rows, size=(width, 430))
-        plot = specs.frontier_spec(drawing, looks, specs.ON_WHITE, description=describe(rows, looks))
+        plot = frontier.frontier_spec(drawing, looks, frontier.ON_WHITE, description=describe(rows, looks))
         plots.append({**plot, "width": width, "title": name or None})
     plots = [_painted(plot) for plot in plots]
     padding = {"left": 16, "right": 20, "top": 16, "bottom": 16}
     if len(plots) == 1:
         plots[0]["title"] = title if title is not None else plots[0]["title"]
-        return {**plots[0], "config": specs.ON_WHITE.config(), "padding": padding}
+        return {**plots[0], "config": frontier.ON_WHITE.config(), "padding": padding}
     # Data sets and layers of a concatenated plot share their names, so each plot carries its own without names.
-    combined: specs.Spec = {"concat": [_inline(plot) for plot in plots], "columns": 2, "spacing": 36}
-    return {**combined, "title": title, "config": specs.ON_WHITE.config(), "padding": padding}
+    combined: frontier.Spec = {"concat": [_inline(plot) for plot in plots], "columns": 2, "spacing": 36}
+    return {**combined, "title": title, "config": frontier.ON_WHITE.config(), "padding": padding}
 
 
-def _painted(plot: specs.Spec) -> specs.Spec:
+def _painted(plot: frontier.Spec) -> frontier.Spec:
     """The opacity of strokes and fills instead of marks.
 
     The renderer paints each mark that has an opacity of its own on a layer as large as the picture.
@@ -219,7 +219,7 @@ def _painted(plot: specs.Spec) -> specs.Spec:
     return {**plot, "layer": layers}
 
 
-def _inline(plot: specs.Spec) -> specs.Spec:
+def _inline(plot: frontier.Spec) -> frontier.Spec:
     layers = []
     for layer in plot["layer"]:
         nameless = {key: value for key, value in layer.items() if key != "name"}

@@ -87,7 +87,7 @@
   const csv = (rows, columns) => {
     // A text that a spreadsheet would run as a formula gets an apostrophe.
     const harmless = (value) => {
-      const formula = /^'*[=+\-@\t\r\n]/.test(value) && !/^[+-]?[\d.]+(e[+-]?\d+)?( [+-]?[\d.]+(e[+-]?\d+)?)*$/.test(value);
+      const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) && !/^[+-]?[\d.]+(e[+-]?\d+)?( [+-]?[\d.]+(e[+-]?\d+)?)*$/.test(value);
       return formula ? `'${value}` : value;
     };
     const quoted = (value) => {

@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from paretune import _files
-from paretune._spreadsheet import csv_text
-from paretune.budget import BudgetCurve, budget_curves
+from paretune.frontiers.budget import BudgetCurve, budget_curves
+from paretune.frontiers.comparing import compare
+from paretune.frontiers.tables.spreadsheet import csv_text
+from paretune.frontiers.verdict import Comparison
 from paretune.report.drawing import as_points, draw, styles
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
 from paretune.report.overview import overview_section
@@ -20,9 +21,8 @@ from paretune.report.robustness import RobustnessCurve, robustness_curves
 from paretune.report.sections import Part, condition_section, epsilon_section, plural
 from paretune.report.shell import assemble, csv_link, text_of
 from paretune.report.tables import run_table
-from paretune.results import Run, as_runs
-from paretune.stats import compare
-from paretune.verdict import Comparison
+from paretune.runs import disk
+from paretune.runs.store import Run, as_runs
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def write_report(
     frontiers, areas and pairs, in light and dark. Runs may be unfinished; the page then says so.
 
     Args:
-        runs: a directory, runs from :func:`paretune.load_runs`, or several of either.
+        runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
         path: of the page; its directory is made if needed.
         title: the page's heading.
         **options: those of :func:`paretune.compare`, such as ``reference``, ``level``, ``min_clean`` and ``margin``.
@@ -58,13 +58,13 @@ def write_report(
     path = Path(path)
     loaded = as_runs(runs)
     comparison = compare(loaded, **options)
-    _files.write_text(path, _page(loaded, comparison, title))
-    _files.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
+    disk.write_text(path, _page(loaded, comparison, title))
+    disk.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
     # Encoding takes about a second a million pixels, so many conditions share the pixels of one.
     png = frontier_png(loaded, title=title, scale=2 / math.sqrt(len(comparison.conditions)))
     for suffix, content in ((".png", png), (".pdf", frontier_pdf(loaded, title=title))):
-        _files.write_atomically(path.with_suffix(suffix), _writer(content))
-    _files.write_text(path.with_name("areas.csv"), _csv(comparison))
+        disk.write_atomically(path.with_suffix(suffix), _writer(content))
+    disk.write_text(path.with_name("areas.csv"), _csv(comparison))
     log.info("wrote %s", path)
     return path
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from paretune.results import Run
+from paretune.runs.store import Run
 
 # What other columns tell, and what says nothing to a reader.
 _TOLD = ("schema", "task", "seed", "strategy", "strategy_config", "strategy_fields", "weights", "data")

@@ -7,19 +7,19 @@ from string import Template
 
 import pandas as pd
 
-from paretune.budget import BudgetCurve
-from paretune.report.area_specs import forest_spec
-from paretune.report.cost_specs import cost_spec
-from paretune.report.curve_specs import budget_spec, epsilon_spec
+from paretune.frontiers.budget import BudgetCurve
+from paretune.frontiers.verdict import Condition, attack_text, threat_text
 from paretune.report.drawing import Drawing, Style
 from paretune.report.figures import describe
 from paretune.report.marks import legend, symbol
-from paretune.report.pair_specs import matrix_spec
 from paretune.report.robustness import RobustnessCurve
 from paretune.report.shell import text_of
-from paretune.report.specs import ON_PAGE, Spec, frontier_spec
+from paretune.report.specs.areas import forest_spec
+from paretune.report.specs.costs import cost_spec
+from paretune.report.specs.curves import budget_spec, epsilon_spec
+from paretune.report.specs.frontier import ON_PAGE, Spec, frontier_spec
+from paretune.report.specs.pairs import matrix_spec
 from paretune.report.tables import area_table, pair_table, table
-from paretune.verdict import Condition, attack_text, threat_text
 
 _CERTAINTY = {
     "clear": "every other strategy is told apart",

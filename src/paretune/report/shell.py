@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from paretune.report.figures import converter
 from paretune.report.packing import packed
-from paretune.report.specs import ON_PAGE, Spec
+from paretune.report.specs.frontier import ON_PAGE, Spec
 
 
 def assemble(*, title: str, summary: str, body: str, plots: Mapping[str, Spec]) -> str:

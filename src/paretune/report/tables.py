@@ -5,12 +5,12 @@ from html import escape
 
 import pandas as pd
 
-from paretune.deciding import Decision
+from paretune.frontiers.deciding import Decision
+from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
 from paretune.report.runs import run_names, run_settings
-from paretune.results import Run
-from paretune.verdict import Condition
+from paretune.runs.store import Run
 
 
 def area_table(condition: Condition, looks: dict[str, Style]) -> str:

@@ -1,7 +1,12 @@
 """Strategies, and putting one on a model or taking it off again."""
 
 from paretune.strategies.adapter import Adapter
-from paretune.strategies.adapting import (
+from paretune.strategies.bitfit import BitFit
+from paretune.strategies.compacter import Compacter
+from paretune.strategies.full import FullFineTune
+from paretune.strategies.ia3 import IA3
+from paretune.strategies.lora import LoRA
+from paretune.strategies.mechanics.adapting import (
     Adaptation,
     adapt,
     adaptation_of,
@@ -9,17 +14,11 @@ from paretune.strategies.adapting import (
     remove_adapter,
     trainable_parameters,
 )
-from paretune.strategies.base import Strategy
-from paretune.strategies.bitfit import BitFit
-from paretune.strategies.compacter import Compacter
-from paretune.strategies.full import FullFineTune
-from paretune.strategies.ia3 import IA3
-from paretune.strategies.lora import LoRA
+from paretune.strategies.mechanics.base import Strategy, Union
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.peft import Peft
 from paretune.strategies.probe import LinearProbe
 from paretune.strategies.prompt import VisualPrompt
-from paretune.strategies.union import Union
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "FullFineTune": FullFineTune,

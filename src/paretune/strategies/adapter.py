@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune._sizes import pair
-from paretune.sites import Site, blank_image, candidates, laid_out
-from paretune.strategies.base import Anatomy, Strategy
-from paretune.strategies.stream import Reader, check_reads
+from paretune.backbones.sites import Site, blank_image, candidates, laid_out
+from paretune.data.sizes import pair
+from paretune.strategies.mechanics.base import Anatomy, Strategy
+from paretune.strategies.mechanics.stream import Reader, check_reads
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -148,7 +148,7 @@ def chosen_sites(strategy: Strategy, module: nn.Module, anatomy: Anatomy, *, att
 def tried_sites(
     strategy: Strategy, module: nn.Module, anatomy: Anatomy, sites: list[Site], *, beside: bool = False
 ) -> list[Site]:
-    """``sites`` in the layout in which one blank image passes them; see :func:`~paretune.sites.laid_out`.
+    """``sites`` in the layout in which one blank image passes them; see :func:`~paretune.backbones.sites.laid_out`.
 
     A model without values, or whose image size is unknown, is not tried.
 

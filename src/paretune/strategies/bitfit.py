@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from paretune.backbones import inside
-from paretune.strategies.base import Anatomy, Strategy, base_parameters
+from paretune.backbones.backbone import inside
+from paretune.strategies.mechanics.base import Anatomy, Strategy, base_parameters
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from paretune._values import FrozenDict
-from paretune.backbones import inside
-from paretune.sites import Site
-from paretune.strategies.base import Anatomy, Inserted, Strategy
+from paretune.backbones.backbone import inside
+from paretune.backbones.sites import Site
+from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy
+from paretune.strategies.mechanics.stream import StreamTap
 from paretune.strategies.prompt import PromptEnd, PromptTokens
-from paretune.strategies.stream import StreamTap
 
 Edge = Literal["input", "output"]
 
 
 @dataclass(frozen=True)
 class Combination(Strategy):
-    """What stands on a model while named adapters are combined; made by :meth:`paretune.Adapters.activate`.
+    """What stands on a model while named adapters are combined; made by :meth:`paretune.interchange.AdapterSet.activate`.
 
     Args:
         weights: of each adapter by its name.

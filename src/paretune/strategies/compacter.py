@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paretune.sites import Site
+from paretune.backbones.sites import Site
 from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites, tried_sites
-from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Strategy
+from paretune.strategies.mechanics.stream import Reader, check_reads
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.phm import PHM, bottleneck, new_rule
-from paretune.strategies.stream import Reader, check_reads
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Compacter(Strategy):
         reads: what ``down`` is applied to: ``"branch"``, ``"stream"`` or ``"sum"``, as for :class:`~paretune.Adapter`. The
             Compacter++ of the adapters library reads the sum.
         shared_rule: one rule A for the whole model; False gives each projection its own.
-        train_norms: train the norms in ``where`` too, as the authors do (:class:`~paretune.NormTune`).
+        train_norms: train the norms in ``where`` too, as the authors do (:class:`~paretune.strategies.NormTune`).
     """
 
     _: KW_ONLY

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from paretune.strategies.base import Anatomy, Strategy, base_parameters
+from paretune.strategies.mechanics.base import Anatomy, Strategy, base_parameters
 
 
 @dataclass(frozen=True)

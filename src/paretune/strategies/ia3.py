@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
-from paretune.strategies.frozen import frozen_linear
-from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import FUSED, ROLES, Rows, match_layer, matrices, own_name
+from paretune.backbones.sites import candidates
+from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
+from paretune.strategies.mechanics.frozen import frozen_linear
+from paretune.strategies.mechanics.keeping import KeptDelta
+from paretune.strategies.mechanics.roles import FUSED, ROLES, Rows, match_layer, matrices, own_name
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from paretune._modes import modes_kept
-from paretune._random import borrowed_randomness
-from paretune.backbones import logits_of
-from paretune.sites import blank_image
-from paretune.strategies.base import Anatomy, Inserted
+from paretune.backbones.backbone import logits_of
+from paretune.backbones.modes import modes_kept
+from paretune.backbones.random import borrowed_randomness
+from paretune.backbones.sites import blank_image
+from paretune.strategies.mechanics.base import Anatomy, Inserted
 
 
 def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from paretune.sites import candidates
-from paretune.strategies.base import Anatomy, Strategy, holders, parameter_names
-from paretune.strategies.frozen import frozen_linear
-from paretune.strategies.keeping import KeptDelta
-from paretune.strategies.roles import ROLES, Matrix, Rows, match_layer, matrices, named
+from paretune.backbones.sites import candidates
+from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names
+from paretune.strategies.mechanics.frozen import frozen_linear
+from paretune.strategies.mechanics.keeping import KeptDelta
+from paretune.strategies.mechanics.roles import ROLES, Matrix, Rows, match_layer, matrices, named
 
 Pattern = tuple[tuple[str, float], ...]
 

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from paretune._values import FrozenDict
-from paretune.backbones import logits_of
-from paretune.strategies.base import Anatomy, Strategy
-from paretune.strategies.patterns import Pattern, require_plain, selector
-from paretune.strategies.wrapped import (
+from paretune.backbones.backbone import logits_of
+from paretune.strategies.mechanics.base import Anatomy, Strategy
+from paretune.strategies.mechanics.patterns import Pattern, require_plain, selector
+from paretune.strategies.mechanics.wrapped import (
     TOLERANCE,
     keep_as_buffers,
     names_in_peft,

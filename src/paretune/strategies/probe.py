@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from paretune.strategies.base import Anatomy, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Strategy
 
 
 @dataclass(frozen=True)

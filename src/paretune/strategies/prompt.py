@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paretune._modes import modes_kept
-from paretune._sizes import ImageSize, pair
-from paretune.sites import Site, blank_image, candidates
-from paretune.strategies.base import Anatomy, Inserted, Strategy
-from paretune.strategies.selection import blocks
+from paretune.backbones.modes import modes_kept
+from paretune.backbones.sites import Site, blank_image, candidates
+from paretune.data.sizes import ImageSize, pair
+from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy
+from paretune.strategies.mechanics.selection import blocks
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from paretune._lines import Tail
-from paretune._rows import (
+from paretune.runs.lines import Tail
+from paretune.runs.rows import (
     Stated,
     check_log,
     check_none_lost,
@@ -20,7 +20,7 @@ from paretune._rows import (
     read_stated,
     run_key,
 )
-from paretune.results import find_runs
+from paretune.runs.store import find_runs
 
 _SWEEP = "sweep.json"
 _SAMPLES = 40  # looks at a run over which its speed is measured

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from paretune.results import Run, find_runs, load_runs
+from paretune.runs.store import Run, find_runs, load_runs
 
 log = logging.getLogger(__name__)
 

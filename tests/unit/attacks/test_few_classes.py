@@ -27,7 +27,7 @@ from paretune.attacks import (
     attack_copy,
     masking_findings,
 )
-from paretune.data import ImageSplit
+from paretune.data.images import ImageSplit
 from tests.contracts.test_attacks import SMALL
 from tests.unit.attacks.victims import Linear, right
 
@@ -134,8 +134,8 @@ def test_a_run_says_which_variant_measured_it(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     run = pt.train(
         pt.adapt(pt.Backbone(network, image_size=4), pt.FullFineTune()),
-        pt.ImageData.from_tensors(images, labels, ["dark", "bright"]),
-        pt.Natural(),
+        pt.data.ImageData.from_tensors(images, labels, ["dark", "bright"]),
+        pt.training.Natural(),
         out=tmp_path,
         steps=2,
         attacks=[AutoAttack(Linf(0.05), steps=2, queries=2)],

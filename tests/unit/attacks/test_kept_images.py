@@ -12,7 +12,7 @@ import paretune as pt
 from paretune.attacks import L1, L2, AutoAttack, Linf, Threat
 from paretune.attacks.autoattack_state import Journal, Outcome
 from tests.unit.attacks.test_autoattack import problem, same
-from tests.unit.test_evaluation_state import PGD, split
+from tests.unit.evaluation.test_evaluation_state import PGD, split
 
 THREATS = [Linf(0.05), L2(0.3), L1(2.0)]
 

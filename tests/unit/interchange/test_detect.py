@@ -17,7 +17,7 @@ import paretune as pt
 from paretune.interchange import detect, import_adapter
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
-from tests.unit.interchange.test_peft import by_peft
+from tests.unit.interchange.peft.test_peft import by_peft
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/adapters"
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of timm's LayerNorm

@@ -16,13 +16,13 @@ import transformers
 from torch import Tensor, nn
 
 import paretune as pt
-from paretune.interchange import adapters_format
+from paretune.interchange.adapters import reading
 from paretune.interchange.export import export_model
 from paretune.strategies import Strategy
 from tests.contracts.backbones import make
 from tests.contracts.contract import perturb
+from tests.unit.interchange.adapters.test_reading import FIXTURES, timm_twin
 from tests.unit.interchange.rounding import rounding_bound
-from tests.unit.interchange.test_adapters_format import FIXTURES, timm_twin
 
 CLASSES = ["zero", "one", "two", "three", "four"]
 
@@ -134,7 +134,7 @@ def test_onnx_runtime_computes_the_same(name: str, strategy: Strategy, tmp_path:
 def test_an_adapter_of_another_library_becomes_an_onnx_graph(name: str, tmp_path: Path) -> None:
     """With the normalisation inside or outside; Compacter++, which reads the residual stream, is a part of the graph."""
     backbone = pt.Backbone(timm_twin().float(), image_size=16)
-    adapters_format.load(backbone, FIXTURES / name)
+    reading.load(backbone, FIXTURES / name)
     x = images(16, 3)
     expected, bound = logits(backbone, x), rounding_bound(backbone, x)
     inside = export_model(backbone, tmp_path / "inside.onnx", "onnx", classes=CLASSES)

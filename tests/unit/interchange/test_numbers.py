@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import paretune as pt
-from paretune.checkpoints import load_checkpoint, save_checkpoint
 from paretune.interchange import import_adapter, read_adapter
 from paretune.interchange.checks import describe_tensors
+from paretune.training.checkpoints import load_checkpoint, save_checkpoint
 from tests import tiny
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
@@ -126,7 +126,7 @@ def test_a_damaged_or_exchanged_tensor_is_refused_by_name(
         read_adapter(directory)
     model = make(ARCHITECTURES[kind])
     with pytest.raises(ValueError, match="is damaged"):
-        pt.Adapters(model).add("a", directory)
+        pt.interchange.AdapterSet(model).add("a", directory)
 
 
 @pytest.mark.parametrize(

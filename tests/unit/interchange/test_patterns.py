@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import save_file
 
 import paretune as pt
-from paretune.cli import main
+from paretune.commands.cli import main
 from paretune.interchange import save_peft
-from paretune.strategies.patterns import Pattern, require_plain
+from paretune.strategies.mechanics.patterns import Pattern, require_plain
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
 

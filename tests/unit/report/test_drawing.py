@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.indicators import attainment_surface
-from paretune.pareto import area
+from paretune.frontiers.indicators import attainment_surface
+from paretune.frontiers.pareto import area
 from paretune.report.drawing import Drawing, as_points, draw, styles
 from paretune.report.labels import overlap, shorten
-from paretune.results import load_points, load_runs
+from paretune.runs.store import load_points, load_runs
 
 ACCURACY = st.integers(0, 20).map(lambda n: n / 20)
 TABLE = st.lists(

@@ -14,7 +14,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from paretune.report import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
-from paretune.results import load_points
+from paretune.runs.store import load_points
 
 mpl.use("Agg")
 

@@ -11,15 +11,15 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from paretune.across import across_tasks
+from paretune.frontiers.across import across_tasks
+from paretune.frontiers.comparing import compare
 from paretune.report import page as page_module
 from paretune.report import report_html, write_report
 from paretune.report.drawing import styles
 from paretune.report.overview import across_html
 from paretune.report.shell import text_of
 from paretune.report.tables import duration, pair_table
-from paretune.results import load_points, load_runs
-from paretune.stats import compare
+from paretune.runs.store import load_points, load_runs
 from tests.synthetic import STRATEGIES, Strategy, write_run, write_runs
 from tests.unit.report.reading import Page
 

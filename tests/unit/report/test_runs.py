@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from paretune.report.runs import run_names, run_settings
-from paretune.results import load_runs
+from paretune.runs.store import load_runs
 from tests.synthetic import STRATEGIES, write_run
 
 

@@ -6,10 +6,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from paretune.report.area_specs import forest_spec
 from paretune.report.drawing import styles
 from paretune.report.shell import assemble, csv_link
-from paretune.report.specs import ON_PAGE
+from paretune.report.specs.areas import forest_spec
+from paretune.report.specs.frontier import ON_PAGE
 from tests.unit.report.reading import Page
 
 HOSTILE = "</script><img src=x onerror=alert(2)>\"'&${title}\u2028"

@@ -12,7 +12,7 @@ import paretune as pt
 from paretune.attacks import attack_copy
 from paretune.strategies.ia3 import IA3Delta
 from paretune.strategies.lora import LoRADelta
-from paretune.strategies.roles import Rows, match_layer
+from paretune.strategies.mechanics.roles import Rows, match_layer
 from tests.contracts.backbones import images, make
 from tests.contracts.contract import check, logits, perturb
 
@@ -258,7 +258,7 @@ def test_an_adapter_computes_its_equation(style: str) -> None:
 
 
 def test_a_depthwise_adapter_mixes_neighbouring_pixels_only() -> None:
-    from paretune.sites import Site
+    from paretune.backbones.sites import Site
     from paretune.strategies.adapter import Bottleneck
 
     adapter = Bottleneck(Site("", "output", "conv", 6, 1), 3, 3, "gelu", 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paretune.sites import Site
+from paretune.backbones.sites import Site
 from paretune.strategies.adapter import ACTIVATIONS
 from paretune.strategies.compacter import Compacter, CompacterAdapter
 from paretune.strategies.phm import PHM, bottleneck, new_rule

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import paretune as pt
-from paretune.strategies.base import Inserted
+from paretune.strategies.mechanics.base import Inserted
 from tests.contracts import contract
 
 
@@ -93,7 +93,7 @@ def test_adapters_around_a_sequence_blend(tmp_path: Path) -> None:
         contract.perturb(adapted)
         pt.save_adapter(adapted, tmp_path / str(number))
         alone = contract.logits(adapted, x)
-    together = pt.Adapters(base)
+    together = pt.interchange.AdapterSet(base)
     for number in (1, 2):
         together.add(str(number), tmp_path / str(number))
     together.activate({"1": 0.0, "2": 1.0})

@@ -201,7 +201,7 @@ def test_what_can_be_adapted_is_saved_and_loaded_here_and_in_peft(
     pt.load_adapter(fresh, directory)
     assert torch.equal(logits(fresh, images(160)), expected)
     again = pt.save_adapter(fresh, tmp_path / "again")
-    adapters = pt.Adapters(copy.deepcopy(base))
+    adapters = pt.interchange.AdapterSet(copy.deepcopy(base))
     adapters.add("one", directory)
     adapters.add("other", pt.LoRA(rank=2))
     adapters.activate("other")

@@ -11,7 +11,7 @@ from tests.contracts.backbones import make
 
 EXAMPLES = [
     pt.LoRA(rank=4) + pt.BitFit(),
-    pt.LoRA(rank=4, where="attention") + pt.Adapter(where=("mlp",)) + pt.NormTune(),
+    pt.LoRA(rank=4, where="attention") + pt.Adapter(where=("mlp",)) + pt.strategies.NormTune(),
     pt.LoRA(bn="adapt", rank_pattern={"a.*": 2}) + pt.BitFit(bn="adapt"),
     pt.Peft({"peft_type": "LOHA", "r": 4, "target_modules": ["qkv", "fc1"]}),
     pt.FullFineTune(where="last:2"),
@@ -28,7 +28,10 @@ def test_a_strategy_reads_back_from_its_text_and_from_json(strategy: Strategy) -
 
 def test_a_union_prints_as_the_sum_that_makes_it() -> None:
     assert repr(pt.LoRA(rank=4) + pt.BitFit()) == "LoRA(rank=4) + BitFit()"
-    assert parse_many("lora + bitfit, norm_tune", STRATEGIES) == (pt.LoRA() + pt.BitFit(), pt.NormTune())
+    assert parse_many("lora + bitfit, norm_tune", STRATEGIES) == (
+        pt.LoRA() + pt.BitFit(),
+        pt.strategies.NormTune(),
+    )
 
 
 def test_a_union_trains_what_its_parts_train() -> None:

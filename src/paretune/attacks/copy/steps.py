@@ -1,0 +1,230 @@
+"""k steps of projected gradient ascent: k forward and backward passes, and as little else as there can be.
+
+For Linf and L2 the gradient is taken at the input of the network, behind the normalisation and the cast, so that all
+that follows it (step, projection, normalisation, cast) is one kernel on CUDA and a few passes elsewhere. The image, its
+perturbation and the loss stay in float32.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from paretune.attacks.copy.twin import Twin
+from paretune.attacks.inputs import check_logits
+from paretune.attacks.threats import L2, Linf, Threat
+from paretune.kernels import pgd_step, reference
+
+logger = logging.getLogger(__name__)
+
+Fused = Literal["auto", "cuda", "torch"]
+
+NORMS: dict[type[Threat], Literal["Linf", "L2"]] = {Linf: "Linf", L2: "L2"}  # those of the fused step
+
+MOST_SHAPES = 4  # of batches that are compiled, because compiling one takes as long as hundreds of steps
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """What the steps of one run share.
+
+    Args:
+        threat: norm and radius.
+        images: the clean images, float32.
+        goals: (batch,) int64, the classes to leave, or to reach if ``targeted``.
+        step_size: in pixel units; a tensor where it may change between replays of a graph.
+        epsilon: radius, likewise; the threat's.
+        targeted: lower the cross-entropy to ``goals`` instead.
+        fused: the implementation of the step; see :func:`~paretune.attacks.attack_copy`.
+    """
+
+    threat: Threat
+    images: Tensor
+    goals: Tensor
+    step_size: float | Tensor
+    epsilon: float | Tensor
+    targeted: bool
+    fused: Fused
+
+    def __call__(self, twin: Twin, images_adv: Tensor, steps: int) -> Tensor:
+        """``images_adv`` after ``steps`` steps.
+
+        Raises:
+            ValueError: the model has too few classes, no gradient, or one that is not finite.
+        """
+        images_adv, finite = self.climb(twin, images_adv, steps, int(self.goals.max()))
+        check_finite(finite)
+        return images_adv
+
+    def climb(
+        self, twin: Twin, images_adv: Tensor, steps: int, highest_class: int = 0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The steps, without a look at any value: the images, and for each gradient whether it is finite."""
+        behind_entry = type(self.threat) in NORMS and images_adv.device.type in ("cpu", "cuda")
+        bounds = self.bounds() if behind_entry else ()
+        entered = twin.enter(images_adv) if behind_entry else images_adv
+        finite = []
+        for _ in range(steps):
+            leaf = (entered if behind_entry else images_adv).detach().requires_grad_()
+            logits = twin.logits(leaf if behind_entry else twin.enter(leaf))
+            check_logits(logits, len(leaf), highest_class)
+            loss = loss_of(logits, self.goals, self.targeted)
+            gradient = input_gradient(loss, leaf)
+            finite.append(is_finite(gradient, loss))
+            if not behind_entry:
+                moved = self.threat.step(images_adv.detach(), gradient, float(self.step_size))
+                images_adv = self.threat.project(moved, self.images)
+            elif self._uses_kernel:
+                images_adv, entered = self._kernel(twin, gradient, images_adv)
+            else:
+                images_adv = tail(twin, self.images, gradient, images_adv, bounds, self.step_size)
+                entered = twin.enter(images_adv)
+        return images_adv, finite
+
+    def bounds(self) -> tuple[Tensor, ...]:
+        """Lowest and highest value of each pixel for Linf, which stay the same for all steps; the radius for L2."""
+        if isinstance(self.threat, Linf):
+            return reference.linf_box(self.images, self.epsilon)
+        return (torch.as_tensor(self.epsilon, device=self.images.device),)
+
+    @property
+    def _uses_kernel(self) -> bool:
+        return self.fused == "cuda" or (self.fused == "auto" and self.images.device.type == "cuda")
+
+    def _kernel(self, twin: Twin, gradient: Tensor, images_adv: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = twin.normalisation or (None, None)
+        return pgd_step(
+            gradient,
+            self.images,
+            images_adv,
+            norm=NORMS[type(self.threat)],
+            step_size=self.step_size,
+            epsilon=self.epsilon,
+            mean=mean,
+            std=std,
+            out_dtype=twin.dtype,
+            fused=self.fused,
+        )
+
+
+@dataclass(eq=False)
+class CompiledSteps:
+    """The steps of an :class:`Ascent` on ``twin``, each of them one compiled graph.
+
+    The twin's tensors are inputs of the graph, so refreshing them compiles nothing again; so are the step size and the
+    bounds, which follow an epsilon schedule. Each new shape of a batch is compiled, up to four; others run as they are.
+    """
+
+    twin: Twin
+    _classes: dict[torch.Size, int] = field(default_factory=dict)  # of each shape that is compiled
+    _step: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, ascent: Ascent, images_adv: Tensor, steps: int) -> Tensor:
+        """As :meth:`Ascent.__call__`."""
+        if type(ascent.threat) not in NORMS or not self._admit(ascent, images_adv):
+            return ascent(self.twin, images_adv, steps)
+        blank = torch.empty(len(images_adv), self._classes[images_adv.shape], device="meta")
+        check_logits(blank, len(images_adv), int(ascent.goals.max()))
+        if self._step is None:
+            self._step = torch.compile(self._one_step, fullgraph=True, dynamic=False)
+        step_size = torch.as_tensor(ascent.step_size, device=images_adv.device)
+        bounds, finite = ascent.bounds(), []
+        with torch.no_grad():
+            images_adv = images_adv.detach()
+            for _ in range(steps):
+                images_adv, flag = self._step(
+                    ascent.images, images_adv, ascent.goals, bounds, step_size, ascent.targeted
+                )
+                finite.append(flag)
+        check_finite(finite)
+        return images_adv
+
+    def _admit(self, ascent: Ascent, images_adv: Tensor) -> bool:
+        """Whether batches of this shape are compiled. The first is looked at here, where errors can be told."""
+        if images_adv.shape in self._classes:
+            return True
+        if len(self._classes) == MOST_SHAPES:
+            logger.info("attack copy: batches of shape %s are not compiled", tuple(images_adv.shape))
+            return False
+        leaf = self.twin.enter(images_adv[:1]).detach().requires_grad_()
+        logits = self.twin.logits(leaf)
+        check_logits(logits, 1, 0)
+        input_gradient(logits.sum(), leaf)
+        self._classes[images_adv.shape] = logits.shape[1]
+        return True
+
+    def _one_step(
+        self,
+        images: Tensor,
+        images_adv: Tensor,
+        goals: Tensor,
+        bounds: tuple[Tensor, ...],
+        step_size: Tensor,
+        targeted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        def loss(entered: Tensor) -> Tensor:
+            return loss_of(self.twin.logits(entered), goals, targeted)
+
+        gradient: Any
+        gradient, value = torch.func.grad_and_value(loss)(self.twin.enter(images_adv))
+        return tail(self.twin, images, gradient, images_adv, bounds, step_size), is_finite(gradient, value)
+
+
+def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Gradient of ``loss`` with respect to ``leaf``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "the model has no gradient with respect to its images: something inside it is not "
+            "differentiable or detaches (argmax, rounding, .detach(), torch.no_grad)"
+        )
+    return gradient
+
+
+def loss_of(logits: Tensor, goals: Tensor, targeted: bool) -> Tensor:
+    """What the steps raise: summed, so that the gradient of an image does not depend on the size of its batch."""
+    loss = F.cross_entropy(logits, goals, reduction="sum")
+    return -loss if targeted else loss
+
+
+def tail(
+    twin: Twin,
+    images: Tensor,
+    gradient: Tensor,
+    images_adv: Tensor,
+    bounds: tuple[Tensor, ...],
+    step_size: float | Tensor,
+) -> Tensor:
+    """The next adversarial images: within a box (two bounds, Linf), or within a radius (one bound, L2)."""
+    images_adv = images_adv.detach()
+    if len(bounds) == 2:
+        return reference.linf_move(gradient, images_adv, *bounds, step_size)
+    std = twin.normalisation[1] if twin.normalisation else None
+    return reference.l2_step(gradient, images, images_adv, step_size, bounds[0], std)
+
+
+def is_finite(gradient: Tensor, loss: Tensor) -> Tensor:
+    """Whether no entry is NaN or infinite, and the loss is a number, as a tensor, so that nothing waits for it.
+
+    The loss too: where NaN comes from masking, its gradient is zero.
+    """
+    low, high = torch.aminmax(gradient)  # one pass, and NaN passes through it
+    return low.isfinite() & high.isfinite() & ~loss.detach().isnan()
+
+
+def check_finite(finite: list[Tensor]) -> None:
+    """Raise ValueError if one of the flags is False; called once for all steps, because a look waits for the device."""
+    if not torch.stack(finite).all():
+        raise ValueError(
+            "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
+        )

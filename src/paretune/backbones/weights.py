@@ -1,0 +1,395 @@
+"""State dicts as training scripts leave them: in containers, under prefixes, behind a normalisation layer, averaged.
+
+What a file holds is loaded or refused, never left out without a word: of several state dicts the averaged one (EMA) is
+taken, as timm does, and the log says so.
+"""
+
+import argparse
+import logging
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paretune.runs.disk import regular
+
+log = logging.getLogger(__name__)
+
+StateDict = Mapping[str, Tensor]
+
+# Names of the averaged and of the plain weights in a checkpoint, the first that is there first; the order of timm.
+AVERAGED = (
+    "state_dict_ema",
+    "model_ema",
+    "model_ema_state_dict",
+    "ema_state_dict",
+    "ema_model",
+    "params_ema",
+    "ema",
+)
+PLAIN = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+)
+# What other names say that weights are averaged; which of them to take is not guessed.
+_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])")
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "basic_net", "timm_model")
+# Last parts of the names of a normalisation layer's tensors.
+MEANS = ("mean", "mu", "new_mean", "means", "_mean", "image_mean")
+STDS = ("std", "sigma", "new_std", "sd", "stds", "_std", "image_std")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The mean and the standard deviation of a normalisation layer that was trained in front of the network."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def for_channels(self, count: int, origin: str) -> "Normalisation":
+        """The same for each of ``count`` channels, where one number stood for all."""
+        if len(self.mean) not in (1, count):
+            raise ValueError(
+                f"the normalisation layer in the weights for {origin} has {len(self.mean)} channels, its images have {count}"
+            )
+        repeats = count // len(self.mean)
+        log.info("weights: images are normalised as in the file: mean=%s, std=%s", self.mean, self.std)
+        return Normalisation(self.mean * repeats, self.std * repeats)
+
+
+def load_weights(
+    module: nn.Module, weights: StateDict | str | Path, head: str, *, key: str | None = None
+) -> Normalisation | None:
+    """Load a state dict or a ``.safetensors`` / ``.pth`` file into ``module``; a head of another size stays fresh.
+
+    Args:
+        module: the network, without normalisation.
+        weights: a state dict, a checkpoint that contains one, or the path of a file.
+        head: dotted name of the classifier.
+        key: which state dict of a checkpoint, or which part of its names, such as ``"model"``; None takes the averaged
+            weights (EMA) where there are some.
+
+    Returns:
+        The normalisation layer of the file, if it has one.
+
+    Raises:
+        ValueError: the file is damaged or holds something else; or names of missing, unexpected or misshapen tensors
+            outside the head.
+    """
+    origin = "the state dict given as weights"
+    if not isinstance(weights, Mapping):
+        origin = str(weights)
+        weights = _read(Path(weights))
+    expected = module.state_dict()
+    parts = {name.split(".")[0] for name in expected}
+    found, normalisation = _without_normalisation(
+        _unprefixed(_chosen(weights, key, origin, parts), parts, origin), expected, origin
+    )
+    # timm's families know how to rename old keys and resample position embeddings to the image size.
+    adjust = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if adjust:
+        try:
+            found = dict(adjust(found, module))
+        except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
+            raise ValueError(f"{origin} does not fit {type(module).__name__}: {error}") from error
+    for name in [name for name in found if _inside(name, head)]:
+        if name not in expected or found[name].shape != expected[name].shape:
+            del found[name]
+    wanted = {name for name in expected if not _inside(name, head)}
+    problems = [f"missing {name}" for name in sorted(wanted - set(found))]
+    problems += [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(wanted & set(found))
+        if found[name].shape != expected[name].shape
+    ]
+    problems += [
+        f"{name} holds {str(found[name].dtype).removeprefix('torch.')}, no plain floating-point numbers"
+        for name in sorted(set(expected) & set(found))
+        if expected[name].is_floating_point() and found[name].dtype not in _FLOATS
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"{origin} does not fit {type(module).__name__}: {'; '.join(problems[:4])}{more}")
+    module.load_state_dict(found, strict=False)
+    return normalisation
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What the file holds; only tensors and plain values are read."""
+    if path.is_dir():
+        held = sorted(
+            file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")
+        )
+        raise ValueError(
+            f"weights must be a state dict or an existing file; got the directory {str(path)!r}"
+            + (f", which holds {', '.join(held[:3])}" if held else "")
+        )
+    try:
+        regular(path)
+    except (OSError, ValueError) as error:
+        told = "" if isinstance(error, OSError) else ", a pipe or a device"
+        raise ValueError(
+            f"weights must be a state dict or an existing file; got {str(path)!r}{told}"
+        ) from None
+    with open(path, "rb") as file:
+        start = file.read(9)
+    try:
+        if start[8:] == b"{":  # behind the length of its header
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # Opened, because torch would go by the ending of its name.
+        with torch.serialization.safe_globals(_harmless()), open(path, "rb") as file:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file, anything may be raised
+        raise ValueError(f"{path} {_why_unreadable(path, start, error)}") from None
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dict (tensors by name)")
+    return loaded
+
+
+def _harmless() -> list[Any]:
+    """What training scripts keep beside the weights: their arguments, paths among them, and scores as numbers of numpy."""
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *kinds,
+        (pathlib.PurePosixPath, "pathlib.PosixPath"),
+        (pathlib.PureWindowsPath, "pathlib.WindowsPath"),
+        *((scalar, f"numpy.{at}.multiarray.scalar") for at in ("core", "_core")),
+    ]
+
+
+def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
+    if not start:
+        return "is an empty file"
+    try:
+        with torch.serialization.safe_globals(_harmless()), open(path, "rb") as file:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # it is no checkpoint at all
+        foreign = []
+    if foreign:
+        return (
+            f"holds Python objects ({', '.join(sorted(foreign)[:3])}), not only tensors, and reading them could run code; "
+            "make it again with torch.save(model.state_dict(), path)"
+        )
+    if "TorchScript" in str(error):
+        return "is a TorchScript program, no state dict; make one with torch.save(model.state_dict(), path)"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:200]
+    return f"is damaged or no file of weights (.safetensors, or made by torch.save): {reason}"
+
+
+def _is_state(value: Any) -> bool:
+    """Whether ``value`` holds tensors, and no state dict beside them."""
+    if not isinstance(value, Mapping) or _choices(value):
+        return False
+    return any(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _chosen(
+    found: Mapping[str, Any], key: str | None, origin: str, parts: set[str], at: str = ""
+) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: the one that ``key`` names, else the averaged one, else the plain one.
+
+    Args:
+        found: a checkpoint or a state dict.
+        key: a name in it, several with dots between them, or the first part of the names of the wanted tensors.
+        origin: for messages.
+        parts: first parts of the names of the network's own tensors.
+        at: where in the checkpoint ``found`` is, with a dot at its end; for messages.
+    """
+    groups = _groups(found) if _is_state(found) else dict(found)
+    choices = sorted({*AVERAGED, *PLAIN, *WRAPPERS} & {*groups}) if _is_state(found) else _choices(found)
+    if key is not None:
+        first, _, rest = (key, "", "") if isinstance(groups.get(key), Mapping) else key.partition(".")
+        if not isinstance(groups.get(first), Mapping):
+            raise ValueError(
+                f"weights_key={key!r} names no weights in {origin}; it has {', '.join(choices) or 'no names'}"
+            )
+        return _chosen(groups[first], rest or None, origin, parts, f"{at}{first}.")
+    for name in AVERAGED:
+        value = None if name in parts else groups.get(name)
+        if value is None or (name == "ema" and isinstance(value, bool | int | float)):  # a flag, or a decay
+            continue
+        others = [choice for choice in choices if choice != name]
+        if not isinstance(value, Mapping) or not any(_states(value)):
+            raise ValueError(
+                f"{origin} keeps averaged weights under {name!r} in a form that is not understood ({_kind(value)}); "
+                f"choose others with weights_key: {', '.join(others) or 'there are none'}"
+            )
+        instead = f"; weights_key={others[0]!r} takes others" if others else ""
+        log.info("weights: the averaged ones, %r of %s%s", name, origin, instead)
+        return _chosen(value, None, origin, parts, f"{at}{name}.")
+    unknown = [name for name in _averages(groups) if name.split(".")[0] not in parts]
+    if unknown:
+        raise ValueError(
+            f"{origin} seems to keep averaged weights under {at + unknown[0]!r}, a name that is not known; say with "
+            f"weights_key which to take: {', '.join(at + name for name in dict.fromkeys((unknown[0], *choices)))[:200]}"
+        )
+    if _is_state(found):
+        return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    for name in PLAIN:
+        if isinstance(found.get(name), Mapping) and any(_states(found[name])):
+            log.info("weights: %r of %s", name, origin)
+            return _chosen(found[name], None, origin, parts, f"{at}{name}.")
+    listed = (
+        f"choose with weights_key: {', '.join(at + choice for choice in choices)}"
+        if choices
+        else f"it has {', '.join(map(str, found))}"
+    )
+    raise ValueError(f"{origin} holds no state dict (tensors by name) under a usual name; {listed[:200]}")
+
+
+def _states(value: Any) -> Iterator[Any]:
+    """The state dicts in ``value``, itself included."""
+    if _is_state(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _states(inner)
+
+
+def _choices(found: Mapping[str, Any]) -> list[str]:
+    """Names of the state dicts in a checkpoint."""
+    return sorted(
+        str(name)
+        for name, value in found.items()
+        if any(_states(value)) and not str(name).startswith("optim")
+    )
+
+
+def _averages(found: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Names, with dots between their levels, of the state dicts in a checkpoint whose name says that they are averaged."""
+    for name, value in found.items():
+        if not any(_states(value)) or str(name).startswith("optim"):
+            continue
+        words = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
+        if _AVERAGE.search(words):
+            yield f"{within}{name}"
+        elif not _is_state(value):
+            yield from _averages(value, f"{within}{name}.")
+
+
+def _groups(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Models that lie side by side in one state dict, by the first part of their names; each with the normalisation."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in found.items():
+        first, _, rest = str(name).partition(".")
+        if rest:
+            groups.setdefault(first, {})[rest] = value
+    shared = {name: value for name, value in found.items() if _is_normalisation(str(name))}
+    return {
+        first: {
+            **{name: value for name, value in shared.items() if not name.startswith(f"{first}.")},
+            **inside,
+        }
+        for first, inside in groups.items()
+    }
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (
+        f" of {', '.join(map(str, value))}"[:80] if isinstance(value, Mapping) else ""
+    )
+
+
+def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[str, Tensor]:
+    """``found`` without the prefixes of wrappers, and without what lies beside the wrapped model, such as a criterion."""
+    wrappers = {*WRAPPERS} - parts
+    firsts = (next((piece for piece in name.split(".") if piece not in wrappers), "") for name in found)
+    numbered = {piece for piece in firsts if piece.isdigit()} - parts
+    if len(numbered) <= 2:  # nn.Sequential(normalisation, network)
+        wrappers |= set(sorted(numbered, key=int)[-1:])
+    short, depths = {}, {}
+    for name in found:
+        pieces = name.split(".")
+        depths[name] = next(
+            i for i, piece in enumerate(pieces) if piece not in wrappers or i == len(pieces) - 1
+        )
+        short[name] = ".".join(pieces[depths[name] :])
+    deepest = max(depths.values(), default=0)
+    result: dict[str, Tensor] = {}
+    beside = []
+    for name, tensor in found.items():
+        first = short[name].split(".")[0]
+        known = first in parts or first.isdigit() or _is_normalisation(name)
+        if depths[name] < deepest and not known:
+            beside.append(name)
+        elif short[name] in result and not torch.equal(result[short[name]], tensor):
+            raise ValueError(
+                f"{origin} holds {short[name]} twice, under other prefixes; choose one with weights_key"
+            )
+        else:
+            result[short[name]] = tensor
+    if beside:
+        shown = ", ".join(beside[:4]) + (f" and {len(beside) - 4} more" if len(beside) > 4 else "")
+        log.warning("weights: left out, as they lie beside the model in %s: %s", origin, shown)
+    return result
+
+
+def _is_normalisation(name: str) -> bool:
+    return any(_ends_as(name, ends) for ends in (MEANS, STDS))
+
+
+def _ends_as(name: str, ends: tuple[str, ...]) -> bool:
+    """Whether the last part of a name is one of ``ends``, or ends so behind another word than running: ``pixel_mean``."""
+    last = name.split(".")[-1]
+    return last in ends or (
+        last.endswith(tuple(f"_{end}" for end in ends)) and not last.startswith("running")
+    )
+
+
+def _without_normalisation(
+    found: dict[str, Tensor], expected: StateDict, origin: str
+) -> tuple[dict[str, Tensor], Normalisation | None]:
+    """``found`` without the tensors of a normalisation layer, and what they say."""
+    layer = {
+        name: tensor for name, tensor in found.items() if _is_normalisation(name) and name not in expected
+    }
+    if not layer:
+        return found, None
+    values = [
+        [tensor.double().flatten() for name, tensor in layer.items() if _ends_as(name, names)]
+        for names in (MEANS, STDS)
+    ]
+    rest = {name: tensor for name, tensor in found.items() if name not in layer}
+    if not all(values) or any(not torch.equal(each, several[0]) for several in values for each in several):
+        raise ValueError(
+            f"{origin} has {', '.join(layer)}, which is no single mean and std of a normalisation layer"
+        )
+    (mean, *_), (std, *_) = values
+    if (
+        len(mean) != len(std)
+        or not mean.isfinite().all()
+        or not (std > 0).all()
+        or mean.abs().max() > 1
+        or std.max() > 1
+    ):
+        raise ValueError(
+            f"{origin} was trained behind a normalisation layer ({', '.join(layer)}) with mean={mean.tolist()} and "
+            f"std={std.tolist()}, which are not those of images in [0, 1]; take its tensors out, and give the mean and std: "
+            "Backbone(module, mean=, std=)"
+        )
+    return rest, Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")

@@ -1,0 +1,369 @@
+"""Labelled images in three disjoint splits: one to train on, one to choose by, one to report.
+
+A frontier whose points were chosen on the images that measure it looks better than it is. Training, choice
+and measurement therefore never share an example, and which example goes where follows from the data set and
+the arguments alone. Images leave this module as float32 in [0, 1] of shape (batch, 3, height, width).
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from paretune.data.pixels import Reader
+from paretune.data.sizes import ImageSize, checked_size
+from paretune.data.sources import SOURCES, Source, digest, read_folder, read_huggingface, stored_source
+from paretune.data.splits import ROLES, SPLITS, split_rows
+
+
+class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
+    """One of the three splits: images and labels by index, in a fixed random order.
+
+    It is indexed by batch, so a loader without collation does one fetch for each list of indices:
+    ``DataLoader(split, sampler=[[0, 5, 2], [1, 4, 3]], batch_size=None)``.
+
+    Attributes:
+        labels: Class of each example, int64, shape (examples,).
+        ids: Identity of each example in the whole data set, whatever the seed, the limit and the image size;
+            int64, shape (examples,).
+        fingerprint: Digest of data set, image size, ids and labels. Results with the same fingerprint are
+            about the same images in the same order. Of a folder, names and sizes of the files stand for their
+            content; of a Hugging Face data set, its name, sizes and labels.
+        classes: Name of each class, which labels index; None where nobody named them.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        ids: Tensor,
+        read: Reader,
+        fingerprint: str,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        self.labels = labels
+        self.ids = ids
+        self.fingerprint = fingerprint
+        self.classes = classes
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSplit({len(self)} examples, {self.fingerprint[:12]})"
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, 3, height, width), float32 in [0, 1], and labels (batch,); an int has no batch axis.
+
+        Raises:
+            IndexError: An index lies outside of the split.
+            TypeError: ``index`` is not made of integers or booleans.
+        """
+        rows = self._rows(index)
+        images, labels = self._read(rows.reshape(-1)), self.labels[rows]
+        return (images[0], labels) if rows.ndim == 0 else (images, labels)
+
+    def _rows(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
+        if isinstance(index, slice):
+            return torch.tensor(range(len(self))[index], dtype=torch.int64)
+        wanted = torch.as_tensor(index).cpu()
+        if wanted.numel() == 0:
+            return torch.empty(0, dtype=torch.int64)
+        mask = wanted.dtype == torch.bool and wanted.ndim == 1
+        if wanted.ndim > 1 or not (mask or _holds_integers(wanted)):
+            raise TypeError(f"index must be an int, a slice, or a list or 1-D tensor of ints; got {index!r}")
+        return torch.arange(len(self))[wanted if mask else wanted.to(torch.int64)]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in three disjoint splits; made by :func:`load_data` or :meth:`from_tensors`.
+
+    Attributes:
+        name: What the data set is called in results.
+        train: Examples to train on.
+        select: Examples to choose checkpoints and points of a frontier by.
+        report: Examples to measure what was chosen. The official test set where there is one.
+        classes: Name of each class; labels index them.
+        image_size: In pixels, the side of square images, or (height, width) of others.
+        loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
+            absolute. None for tensors.
+        fingerprint: Digest of the three splits.
+    """
+
+    name: str
+    train: ImageSplit
+    select: ImageSplit
+    report: ImageSplit
+    classes: tuple[str, ...]
+    image_size: ImageSize
+    loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        splits = (self.train, self.select, self.report)
+        object.__setattr__(self, "fingerprint", digest(*(split.fingerprint for split in splits)))
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{role}={len(getattr(self, role))}" for role in ROLES)
+        return f"ImageData({self.name!r}, classes={len(self.classes)}, image_size={self.image_size}, {sizes})"
+
+    @classmethod
+    def from_tensors(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        classes: Sequence[str] | None = None,
+        name: str = "tensors",
+        *,
+        seed: int = 0,
+        img_size: ImageSize | None = None,
+        limit: int | None = None,
+        splits: tuple[float, float, float] = SPLITS,
+    ) -> "ImageData":
+        """Split images that are already in memory; they are copied.
+
+        Example:
+            >>> images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 3
+            >>> ImageData.from_tensors(images, labels, classes=["cat", "dog", "owl"])
+            ImageData('tensors', classes=3, image_size=8, train=18, select=3, report=9)
+
+        Args:
+            images: Shape (examples, 1 or 3, height, width); floats in [0, 1], or uint8 in [0, 255].
+            labels: Integers from 0 to classes - 1, shape (examples,).
+            classes: Name of each class; the numbers where it is left out.
+            name: What the data set is called in results.
+            seed: As in :func:`load_data`, and so are the arguments after it.
+            img_size: In pixels, what to bring the images to: the side of squares, or (height, width).
+            limit: Number of examples to keep over all splits.
+            splits: Shares of train, select and report.
+
+        Raises:
+            ValueError: Images or labels break a rule above, a class is empty, or as in :func:`load_data`.
+        """
+        images, labels = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
+        names = None if classes is None else tuple(classes)
+        _check_images(images)
+        if labels.ndim != 1 or not _holds_integers(labels):
+            got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise ValueError(f"labels must be integers of shape (examples,); got {got}")
+        if len(labels) != len(images):
+            raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
+        if classes is None:
+            largest = int(labels.max())
+            if largest >= len(labels):
+                raise ValueError(
+                    f"labels must count from 0 without gaps; {len(labels)} of them reach {largest}"
+                )
+            classes = [str(number) for number in range(largest + 1)]
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"classes must have different names; got {list(classes)}")
+        if images.dtype != torch.uint8:
+            images = images.to(torch.float32)
+        source = stored_source(name, classes, {"train": (images, labels)})
+        return _split(source, names, img_size=img_size, seed=seed, limit=limit, splits=splits)
+
+
+def load_data(
+    name_or_path: str | Path,
+    *,
+    img_size: ImageSize | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    splits: tuple[float, float, float] = SPLITS,
+    root: str | Path | None = None,
+    download: bool = False,
+) -> ImageData:
+    """Load a data set by name or from a folder, and split it.
+
+    Example:
+        >>> data = load_data("digits", img_size=32)
+        >>> data
+        ImageData('digits', classes=10, image_size=32, train=1078, select=269, report=450)
+        >>> images, labels = data.report[:16]
+        >>> images.shape, labels.dtype
+        (torch.Size([16, 3, 32, 32]), torch.int64)
+
+    An official test set becomes the report split, whatever the seed, and only the rest is split; likewise an
+    official validation set is the select split, or the report split where no test set was published. Splits
+    are stratified: each holds its share of every class to within one example, and at least one.
+
+    Args:
+        name_or_path: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"hf:NAME"`` (through
+            the package ``datasets``), or a folder that holds one folder of images per class, or ``train`` and
+            ``val`` and/or ``test`` folders of that kind. Files are decoded when a batch asks for them.
+        img_size: In pixels, the side of square images, or (height, width). Images are scaled (bicubic,
+            antialiased) until they just cover it, and the centre is cut out. The default keeps the size of the
+            images, which must then be equal.
+        seed: Decides which examples go where, for all that the source leaves open; not negative.
+        limit: Number of examples to keep over all splits, in proportion to ``splits`` and to the classes. It
+            takes examples away and moves none to another split.
+        splits: Shares of train, select and report, which sum to 1. Beside an official test set, train and
+            select share the rest in proportion.
+        root: The torchvision folder with Fashion-MNIST or CIFAR. The default is ``data``; Fashion-MNIST is
+            sought in the place of the Debian package ``dataset-fashion-mnist`` first.
+        download: Let torchvision download Fashion-MNIST or CIFAR into ``root``.
+
+    Raises:
+        ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its
+            splits, or an image cannot be read.
+        FileNotFoundError: The data set or the folder is not on this machine.
+        ImportError: ``"hf:NAME"`` without the package ``datasets``.
+    """
+    name = str(name_or_path)
+    root = None if root is None else Path(root)
+    if isinstance(name_or_path, str) and name in SOURCES:
+        source = SOURCES[name](root, download)
+    elif isinstance(name_or_path, str) and name.startswith("hf:"):
+        source = read_huggingface(name.removeprefix("hf:"))
+    elif name and Path(name).is_dir():
+        source = read_folder(Path(name))
+        name = str(Path(name).resolve())
+    elif isinstance(name_or_path, Path) or len(Path(name).parts) > 1:
+        raise FileNotFoundError(f"name_or_path={name!r} is not a folder")
+    else:
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), SOURCES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"name_or_path={name!r} is no known data set and no folder; {hint}"
+            f"Choices: {', '.join(SOURCES)}, hf:NAME, or a folder of class folders"
+        )
+    made = _split(source, source.classes, img_size=img_size, seed=seed, limit=limit, splits=splits)
+    loaded_with = {
+        "name_or_path": name,
+        "img_size": list(made.image_size) if isinstance(made.image_size, tuple) else made.image_size,
+        "seed": int(seed),
+        "limit": None if limit is None else int(limit),
+        "splits": [float(share) for share in splits],
+        "root": None if root is None else str(root.resolve()),
+    }
+    return replace(made, loaded_with=loaded_with)
+
+
+def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence[str] | None) -> None:
+    """Refuse data whose labels number other classes than the logits of a model.
+
+    Args:
+        logits: how many the model has.
+        known: names of the classes that they stand for, where known.
+        named: names of the classes of the data, where known.
+
+    Raises:
+        ValueError: the data has another number of classes, or other names, or the same in another order.
+    """
+    if named is None:
+        return
+    if len(named) != logits:
+        raise ValueError(f"the model has {logits} logits, the data {len(named)} classes ({_some(named)})")
+    if known is None or len(known) != logits or list(known) == list(named):
+        return
+    label = next(label for label in range(logits) if known[label] != named[label])
+    raise ValueError(
+        f"the model and the data have other classes: label {label} is {known[label]!r} for the model and {named[label]!r} "
+        f"in the data. The model's are {_some(known)}; the data's are {_some(named)}. Use data of the model's classes; "
+        "where only names differ, rename them, or set model.classes = None"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:10])) + (", …" if len(names) > 10 else "")
+
+
+def _holds_integers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            "images must have shape (examples, channels, height, width) with 1 or 3 channels and no empty "
+            f"axis; got {tuple(images.shape)}"
+        )
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be floats in [0, 1] or uint8 in [0, 255]; got {images.dtype}. Convert them with "
+            ".to(torch.uint8) if they are bytes"
+        )
+    good = ((images >= 0) & (images <= 1)).flatten(1).all(1)  # false for NaN too
+    if not good.all():
+        first = int(good.to(torch.uint8).argmin())
+        low, high = images[first].min().item(), images[first].max().item()
+        raise ValueError(
+            f"images must lie in [0, 1]; example {first} has values from {low:g} to {high:g}, the first of "
+            f"{int((~good).sum())} that do not. Divide bytes by 255, undo normalisation, replace NaN"
+        )
+
+
+def _split(
+    source: Source,
+    names: tuple[str, ...] | None,
+    *,
+    img_size: ImageSize | None,
+    seed: int,
+    limit: int | None,
+    splits: tuple[float, float, float],
+) -> ImageData:
+    _check_number("seed", seed, least=0)
+    if img_size is not None:
+        img_size = checked_size("img_size", img_size)
+    if limit is not None:
+        _check_number("limit", limit, least=1)
+    if len(splits) != 3 or not all(share > 0 for share in splits) or not math.isclose(sum(splits), 1):
+        raise ValueError(f"splits must be three positive shares that sum to 1; got {splits}")
+    _check_labels(source)
+    rows = split_rows(
+        source.labels.numpy(),
+        source.pools,
+        num_classes=len(source.classes),
+        seed=seed,
+        limit=limit,
+        shares=splits,
+    )
+    size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
+    made = {}
+    for role in ROLES:
+        ids = torch.from_numpy(rows[role])
+        labels = source.labels[ids]
+        fingerprint = digest(source.content, f"image_size={size}", ids, labels)
+        read = source.pixels.reader(ids, size, resize=img_size is not None)
+        made[role] = ImageSplit(labels, ids, read, fingerprint, names)
+    return ImageData(source.name, made["train"], made["select"], made["report"], source.classes, size)
+
+
+def _check_number(name: str, value: int, *, least: int) -> None:
+    try:
+        valid = operator.index(value) >= least
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+
+
+def _check_labels(source: Source) -> None:
+    labels, classes = source.labels, source.classes
+    outside = (labels < 0) | (labels >= len(classes))
+    if outside.any():
+        first = int(outside.to(torch.uint8).argmax())
+        raise ValueError(
+            f"labels must lie between 0 and {len(classes) - 1} for {len(classes)} classes; "
+            f"example {first} has {int(labels[first])}"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"{source.name!r} has only one class ({', '.join(classes)}); a classifier needs two")
+    for pool, roles in source.pools:
+        counts = torch.bincount(labels[pool.start : pool.stop], minlength=len(classes))
+        label = int(counts.argmin())
+        if counts[label] < len(roles):
+            raise ValueError(
+                f"class {classes[label]!r} (label {label}) of {source.name!r} has {int(counts[label])} "
+                f"examples for {' and '.join(roles)}, which need one each; add some or leave the class out"
+            )

@@ -1,0 +1,302 @@
+"""Clean and robust correctness of a model, example by example."""
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
+from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
+from paretune.attacks.state import PROBED, claimed, keep, reading
+from paretune.backbones.backbone import answer, task_of
+from paretune.backbones.bases import check_values
+from paretune.backbones.modes import evaluation_mode
+from paretune.data.images import ImageSplit, check_same_classes
+from paretune.runs.progress import bars
+
+PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
+
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Which examples a model gets right.
+
+    Args:
+        clean: (examples,) booleans, right on the clean image.
+        robust: for each attack (examples,) booleans, right on the clean and on the attacked image.
+        split: fingerprint of the examples.
+        classes: number of the model's logits; 0 where no example was measured here.
+    """
+
+    clean: Bits
+    robust: dict[Attack, Bits]
+    split: str
+    classes: int = 0
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Fraction right on clean images."""
+        return float(self.clean.mean())
+
+    def robust_accuracy(self, attack: Attack) -> float:
+        """Fraction right on clean and attacked images; an upper bound on the true one."""
+        return float(self.robust[attack].mean())
+
+    def ran(self, attack: Attack) -> str:
+        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.AutoAttack.on`."""
+        return repr(attack.on(self.classes) if self.classes else attack)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per attack: attack, in the variant that ran, threat, epsilon, clean, robust, examples."""
+        return pd.DataFrame(
+            [
+                {
+                    "attack": self.ran(attack),
+                    "threat": type(attack.threat).__name__,
+                    "epsilon": attack.threat.epsilon,
+                    "clean": self.clean_accuracy,
+                    "robust": self.robust_accuracy(attack),
+                    "examples": len(self.clean),
+                }
+                for attack in self.robust
+            ],
+            columns=["attack", "threat", "epsilon", "clean", "robust", "examples"],
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    data: ImageSplit,
+    attacks: Sequence[Attack] = (),
+    *,
+    epsilons: Sequence[float] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    victim: AttackCopy | None = None,
+    progress: bool = False,
+    state: str | Path | None = None,
+) -> Scores:
+    """Measure ``model`` on every example of ``data``: clean, and under each attack.
+
+    The attack searches on a copy made for speed; every answer that counts is given by ``model`` itself, in evaluation
+    mode. The model is left as it was. Several threads may evaluate one model at once, but not while another trains it.
+
+    Args:
+        model: a classifier of images in [0, 1].
+        data: for example ``load_data("digits").report``. Its labels must mean what the logits of the model mean: where the
+            names of both are known, as they are of an adapter and of a data set, other names are refused.
+        attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
+        epsilons: evaluate each attack at each of these instead of at its own.
+        batch_size: images at once.
+        seed: seeds the attacks; the same seed gives the same bits. AutoAttack draws for each image as it does in
+            :meth:`~paretune.attacks.AutoAttack.run` on the whole of ``data``, whatever the batch size and the shard.
+        shard: (rank, world): only every world-th batch from rank on; the other bits are False, so that the bits of
+            all ranks add up.
+        victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
+            ``attack_copy(model, precision="auto")`` does, or to evaluate often.
+        progress: show a bar with the time left on the terminal.
+        state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
+            call, and its bits are those of an uninterrupted one.
+
+    Raises:
+        TypeError: something in ``attacks`` is not an attack.
+        ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
+            infinite largest logit, or something else than two or more logits an image, the labels among them; the model
+            and ``data`` have other classes; two attacks are the same, or one leaves its ball by design; or ``state``
+            belongs to another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is open.
+        BlockingIOError: another process is at work in ``state``.
+    """
+    if len(data) == 0:
+        raise ValueError("data has no examples")
+    check_values(model)
+    if epsilons is not None:
+        attacks = [attack.with_epsilon(epsilon) for attack in attacks for epsilon in epsilons]
+    if len(set(attacks)) < len(attacks):
+        raise ValueError(f"two attacks are the same: {', '.join(map(repr, attacks))}")
+    for attack in attacks:
+        if not isinstance(attack, Attack):
+            raise TypeError(f"attacks must hold attacks such as PGD(Linf(4/255)), got {attack!r}")
+        if not attack.in_ball:
+            raise ValueError(
+                f"{attack!r} leaves its ball by design: train with it, and evaluate with PGD or AutoAttack"
+            )
+    if state is not None and victim is not None and victim.precision == "auto":
+        raise ValueError(
+            "a continued evaluation could choose another precision than the first; make the victim with "
+            "precision='fp32' or 'bf16', or leave out state"
+        )
+    bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
+    if victim is None and attacks:
+        victim = attack_copy(model)
+    rank, world = shard
+    batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
+    together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
+    portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
+    run = _Run(model, victim, attacks, data, batch_size, seed)
+    with evaluation_mode(model), contextlib.ExitStack() as held:
+        kept = None
+        if state is not None:
+            held.enter_context(claimed(state, run.plan(shard), run.probe()))
+            kept = _Kept(Path(state))
+        shown = held.enter_context(bars(enabled=progress))
+        work = max(1, len(attacks))
+        task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
+        done = 0
+        for number, places in enumerate(portions):
+
+            def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
+                shown.update(task, completed=done + attacks * size, note=note)
+
+            found = kept.read(number, (1 + len(attacks), len(places))) if kept else None
+            if found is None:
+                found = run.measure(places, kept.scratch(number) if kept else None, show)
+                if kept:
+                    kept.write(number, found)
+            bits[:, places.numpy()] = found
+            done += work * len(places)
+            shown.update(task, completed=done)
+    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint, run.classes)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One evaluation; what it holds are arguments of :func:`evaluate`, and the number of logits that the model gave."""
+
+    model: nn.Module
+    victim: AttackCopy | None
+    attacks: Sequence[Attack]
+    data: ImageSplit
+    batch_size: int
+    seed: int
+    classes: int = 0
+
+    def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
+        """Bits (1 + attacks, places) of the examples at ``places``: clean, and under each attack.
+
+        Args:
+            places: numbers of the examples.
+            scratch: where AutoAttack keeps what it has done of them; None for nowhere.
+            show: called with the number of attacks that are done, fractions included, and what to say of the next.
+        """
+        images, labels = self._take(places)
+        clean = self._right(images, labels)
+        for attack in self.attacks:
+            attack.on(self.classes)  # raises before anything is attacked
+        found = [clean]
+        for index, attack in enumerate(self.attacks):
+            survived = torch.zeros_like(clean)
+            show(index, repr(attack))
+            # An example that is wrong when clean is not robust; only the others are attacked.
+            if isinstance(attack, AutoAttack):
+                rows = clean.nonzero().flatten()
+                if len(rows):
+                    attacked = attack(
+                        self._victim,
+                        images[rows],
+                        labels[rows],
+                        seed=self.seed,
+                        batch_size=self.batch_size,
+                        progress=lambda status, index=index: show(
+                            index + status.passes / status.total, f"AutoAttack  {status}"
+                        ),
+                        state=scratch and scratch / str(index),
+                        places=places[rows.cpu()],
+                    )
+                    survived[rows] = self._right(attacked, labels[rows])
+            else:
+                for batch in torch.split(torch.arange(len(places)), self.batch_size):
+                    rows = batch.to(clean.device)[clean[batch]]
+                    if len(rows):
+                        seed = self.seed * 1_000_003 + int(places[batch[0]])
+                        attacked = attack(self._victim, images[rows], labels[rows], seed=seed)
+                        survived[rows] = self._right(attacked, labels[rows])
+                    show(index + (int(batch[-1]) + 1) / len(places), repr(attack))
+            found.append(survived)
+        bits: Bits = torch.stack(found).cpu().numpy()
+        return bits
+
+    def plan(self, shard: tuple[int, int]) -> dict[str, Any]:
+        """What identifies the run beside its model."""
+        return {
+            "attacks": [attack.to_dict() for attack in self.attacks],
+            "precision": self.victim.precision if self.victim else "",
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shard": list(shard),
+            "data": self.data.fingerprint,
+        }
+
+    def probe(self) -> Tensor:
+        """Logits (some, classes) that recognise the model."""
+        images, labels = self._take(torch.arange(min(PROBED, len(self.data))))
+        return self._logits(images, labels).float().cpu()
+
+    @property
+    def _victim(self) -> AttackCopy:
+        assert self.victim is not None  # made where there are attacks
+        return self.victim
+
+    def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0))
+        images, labels = (part.to(first.device) for part in self.data[places])
+        check_images(images, first.device)
+        return images, check_classes("labels", labels, images)
+
+    def _right(self, images: Tensor, labels: Tensor) -> Tensor:
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
+        return torch.cat([predicted(self._logits(*part)) for part in zip(*parts, strict=True)]) == labels
+
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = answer(self.model, images)
+        check_logits(logits, len(images), int(labels.max()))
+        if not self.classes:
+            check_same_classes(logits.shape[1], task_of(self.model).classes, self.data.classes)
+        self.classes = logits.shape[1]
+        return logits
+
+
+class _Kept:
+    """What an evaluation has finished, on disk: the bits of each portion, and meanwhile the state of each AutoAttack."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, portion: int, shape: tuple[int, int]) -> Bits | None:
+        """What :meth:`write` got, else None.
+
+        Raises:
+            ValueError: the file is damaged; the message says how to go on.
+        """
+        file = self._file(portion)
+        if not file.exists():
+            return None
+        with reading(file) as (tensors, _):
+            bits: Bits = tensors["bits"].numpy()
+            if bits.dtype != bool or bits.shape != shape or (bits[1:] & ~bits[0]).any():
+                raise ValueError(f"bits of shape {bits.shape} are not clean ones and robust ones of {shape}")
+            return bits
+
+    def write(self, portion: int, bits: Bits) -> None:
+        """Keep the bits of a portion, and forget what led to them."""
+        keep(self._file(portion), {"bits": torch.from_numpy(bits)}, {})
+        shutil.rmtree(self.scratch(portion), ignore_errors=True)
+
+    def scratch(self, portion: int) -> Path:
+        """A directory for the attacks on a portion."""
+        return self._path / f"{portion:06d}"
+
+    def _file(self, portion: int) -> Path:
+        return self._path / f"{portion:06d}.safetensors"

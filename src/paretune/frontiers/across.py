@@ -1,0 +1,392 @@
+"""Several tasks: does one strategy win in general, and which wins where.
+
+Tasks are the sample now. The mean difference of two strategies over tasks has Student's t over its tasks as interval
+and test, Holm-adjusted over the pairs: it is about tasks like these, and a few of them are enough where they agree. As
+the areas of all tasks have one unit, a share of what a perfect model reaches, their differences can be averaged; mean
+ranks stand beside them, as recommended by Demšar, "Statistical comparisons of classifiers over multiple data sets"
+(JMLR 2006, https://jmlr.org/papers/v7/demsar06a.html), whose signed-rank tests cannot tell anything apart below six
+tasks. Repeats, or the examples of runs, say besides how sure the mean difference is on these very tasks.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+from scipy.stats import rankdata
+
+from paretune.frontiers.deciding import SAME, Certainty, Decision, decide, gap_text
+from paretune.frontiers.inference import holm
+from paretune.frontiers.power import needed_seeds, needed_tasks
+from paretune.frontiers.repeats import Spread, pooled
+from paretune.frontiers.verdict import Comparison, Condition
+
+if TYPE_CHECKING:
+    from paretune.frontiers.tables.ranking import TaskRanking
+
+_SAID = 2  # pairs of which the verdict has the numbers
+_GENERAL = " on tasks in general"
+_POWER = 0.8  # chance to find a difference, with the tasks or repeats that would settle it
+
+
+@dataclass(frozen=True)
+class TaskWinner:
+    """The best strategy of one task."""
+
+    task: str
+    strategy: str  # the largest area
+    area: float
+    certainty: str  # as in paretune.frontiers.verdict.Recommendation
+    tied: tuple[str, ...]  # with it, itself included
+    sharing: tuple[str, ...]  # those whose area is the same, itself included
+
+    @classmethod
+    def of(cls, outcome: "Condition | TaskRanking") -> Self:
+        """That of one task."""
+        best = outcome.best
+        sharing = tuple(each.strategy for each in outcome.areas if best.area - each.area < SAME)
+        return cls(outcome.task, best.strategy, best.area, outcome.certainty, outcome.tied, sharing)
+
+
+@dataclass(frozen=True)
+class PairAcrossTasks:
+    """Two strategies over all tasks; the first has the larger mean area."""
+
+    strategy_a: str
+    strategy_b: str
+    wins: int  # tasks where a has the larger area by more than the margin
+    losses: int
+    median_difference: float  # of areas, a - b
+    mean_difference: float
+    low: (
+        float | None
+    )  # the interval of this pair alone, for tasks like these; None where these tasks are copies
+    high: float | None
+    p_value: float | None  # Student's t over tasks, two-sided, Holm-adjusted
+    here: tuple[float, float] | None  # the interval for these very tasks; None where a task has no interval
+    tasks_needed: (
+        int | None
+    )  # to tell the two apart, with a chance of 80 %; None if unknown, or a thousand do not suffice
+    repeats_needed: int | None  # of each strategy, to tell them apart on these tasks; None if unknown
+
+
+@dataclass(frozen=True)
+class AcrossTasks:
+    """All tasks under one attack and epsilon; ``ranked`` is sorted by mean area, the largest first."""
+
+    attack: str  # this, the threat and the epsilon are empty for tables that do not name them
+    threat: str
+    epsilon: float
+    tasks: tuple[str, ...]
+    ranked: tuple[str, ...]  # strategies that every task has
+    mean_areas: tuple[float, ...]
+    mean_ranks: tuple[float, ...]  # 1 is best; ties share
+    left_out: tuple[str, ...]  # strategies that some task lacks
+    pairs: tuple[PairAcrossTasks, ...]
+    winners: tuple[TaskWinner, ...]
+    level: float
+    margin: float
+
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests over tasks decide, on ``ranked``; everything that is said follows from it."""
+        place = {name: number for number, name in enumerate(self.ranked)}
+        p_values = np.full((len(place), len(place)), np.nan)
+        for pair in self.pairs:
+            if pair.p_value is not None:
+                p_values[place[pair.strategy_a], place[pair.strategy_b]] = pair.p_value
+        return decide(self.mean_areas, p_values, level=self.level, margin=self.margin)
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The largest mean area, and all that are not told to be behind another by the margin or more."""
+        return tuple(name for name, one in zip(self.ranked, self.decision.tied, strict=True) if one)
+
+    @property
+    def certainty(self) -> Certainty | Literal["unknown"]:
+        """What the tasks decide: as for a recommendation, or ``unknown`` where they are copies of one another."""
+        first = self._to_best()
+        if any(pair.p_value is None and pair.strategy_b in self.tied for pair in first):
+            return "unknown"
+        within = all(
+            pair.low is not None
+            and pair.high is not None
+            and -self.margin <= pair.low
+            and pair.high <= self.margin
+            for pair in first
+        )
+        return self.decision.certainty(equivalent=within and self.mean_areas[0] > 0)
+
+    @property
+    def verdict(self) -> str:
+        """What the tasks allow to say."""
+        count, certainty = len(self.tasks), self.certainty
+        parts = [
+            f"{self.ranked[0]} has the largest mean area, {self.mean_areas[0]:.3f} over {count} tasks "
+            f"(mean rank {self.mean_ranks[0]:.2f})"
+        ]
+        if certainty == "alone":
+            return (
+                f"{self.ranked[0]} has a mean area of {self.mean_areas[0]:.3f} over {count} tasks; there is no other "
+                "strategy that every task has."
+            )
+        if certainty == "unknown":
+            parts.append("these tasks are too alike to say how certain this is")
+        parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
+        if certainty == "clear":
+            parts.append(f"every other strategy is told apart from it{_GENERAL}")
+        elif certainty == "equivalent" and self.margin:
+            parts.append(f"all differ by less than {self.margin:g} for practical purposes")
+        elif certainty == "cannot tell":
+            parts.append(f"these tasks do not tell which strategy is best{_GENERAL}")
+        parts += self.decision.behind_others(self.ranked)
+        winners = {name for winner in self.winners for name in winner.sharing}
+        parts.append(
+            f"the largest area is {next(iter(winners))}'s in every task"
+            if len(winners) == 1
+            else f"{len(winners)} strategies have the largest area of some task"
+        )
+        like = [pair for pair in self._to_best() if pair.strategy_b in self.tied] or self._to_best()[:1]
+        return " ".join([f"{'; '.join(parts)}.", *(self._pair(pair) for pair in like[:_SAID])])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The winners as a table, one row for each task."""
+        return pd.DataFrame(
+            {
+                "task": [winner.task for winner in self.winners],
+                "strategy": [winner.strategy for winner in self.winners],
+                "area": [winner.area for winner in self.winners],
+                "certainty": [winner.certainty for winner in self.winners],
+                "tied": [", ".join(winner.tied) for winner in self.winners],
+            }
+        )
+
+    def _to_best(self) -> list[PairAcrossTasks]:
+        return [pair for pair in self.pairs if pair.strategy_a == self.ranked[0]]
+
+    def _pair(self, pair: PairAcrossTasks) -> str:
+        """The pooled estimate of a pair, and what more would settle it."""
+        here = (
+            ""
+            if pair.here is None
+            else f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
+        )
+        adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
+        lead = f"{pair.strategy_a} is ahead of {pair.strategy_b} by {gap_text(pair.mean_difference)}"
+        if pair.low is None or pair.high is None or pair.p_value is None:
+            return f"{lead} on each of these tasks: copies of one task say nothing of others."
+        said = (
+            f"{pair.strategy_a} and {pair.strategy_b} have the same mean area"
+            if pair.mean_difference < SAME
+            else f"{lead} on average"
+        )
+        said += (
+            f" ({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
+            f"p {_p_text(pair.p_value)}{adjusted})"
+        )
+        place = self.ranked.index(pair.strategy_b)
+        effect = max(pair.mean_difference, self.margin)
+        if self.decision.told[0, place] or effect < SAME:
+            return f"{said}."
+        if pair.tasks_needed is not None and pair.tasks_needed <= len(self.tasks):
+            return (
+                f"{said}; a true difference of {gap_text(effect)} would have been told by these tasks with a chance of "
+                f"{_POWER:.0%}: if there is one, it is smaller."
+            )
+        settle = (
+            "no number of such tasks would settle it"
+            if pair.tasks_needed is None
+            else f"about {pair.tasks_needed} such tasks would settle it in general"
+        )
+        if pair.here is not None and pair.here[0] <= 0 and pair.repeats_needed is not None:
+            settle += f", about {pair.repeats_needed} repeats on these tasks"
+        return (
+            f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {gap_text(effect)}."
+        )
+
+
+def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
+    """The strategies over all tasks that share an attack and an epsilon; one entry for each of these.
+
+    Args:
+        comparison: from :func:`paretune.compare`; conditions of a single task are left out.
+
+    Raises:
+        ValueError: no attack and epsilon has two tasks, or no strategy is in all of its tasks.
+    """
+    grouped: dict[tuple[str, float, str], list[Condition]] = {}
+    for condition in comparison.conditions:
+        grouped.setdefault((condition.threat, condition.epsilon, condition.attack), []).append(condition)
+    several = [conditions for conditions in grouped.values() if len(conditions) > 1]
+    if not several:
+        raise ValueError(
+            "across_tasks needs at least two tasks under one attack and epsilon; got "
+            + "; ".join(f"{c.task}: {c.attack}" for c in comparison.conditions)
+        )
+    return tuple(_across(conditions) for conditions in several)
+
+
+def across_areas(
+    tables: Mapping[str, Mapping[str, float]],
+    *,
+    margin: float,
+    level: float,
+    winners: Iterable[TaskWinner],
+    spreads: Mapping[str, Mapping[tuple[str, str], Spread]] | None = None,
+    repeats: int | None = None,
+    attack: str = "",
+    threat: str = "",
+    epsilon: float = 0.0,
+) -> AcrossTasks:
+    """The strategies over all tasks, from their areas.
+
+    Args:
+        tables: the area of each strategy, for each task.
+        margin: areas closer than this are equal for practical purposes, and no win.
+        level: of the tests, in (0, 1).
+        winners: one for each task.
+        spreads: for each task, how sure the difference of two strategies is.
+        repeats: of each strategy, the fewest, where spreads come from these.
+        attack: what the tasks share.
+        threat: likewise.
+        epsilon: likewise.
+
+    Raises:
+        ValueError: no strategy is in all tasks.
+    """
+    everywhere = sorted(set.intersection(*(set(table) for table in tables.values())))
+    if not everywhere:
+        raise ValueError(
+            "no strategy is in all tasks: "
+            + "; ".join(f"{task} has {', '.join(table)}" for task, table in tables.items())
+        )
+    areas = np.array(
+        [[table[name] for name in everywhere] for table in tables.values()]
+    )  # (tasks, strategies)
+    means = areas.mean(axis=0)
+    ranks = rankdata(-areas.round(12), axis=1).mean(axis=0)
+    order = np.lexsort((ranks, -means.round(12)))
+    ranked = [everywhere[i] for i in order]
+    return AcrossTasks(
+        attack=attack,
+        threat=threat,
+        epsilon=epsilon,
+        tasks=tuple(tables),
+        ranked=tuple(ranked),
+        mean_areas=tuple(float(means[i]) for i in order),
+        mean_ranks=tuple(float(ranks[i]) for i in order),
+        left_out=tuple(sorted(set.union(*(set(table) for table in tables.values())) - {*everywhere})),
+        pairs=_pairs(
+            areas[:, order],
+            ranked,
+            [(spreads or {}).get(task, {}) for task in tables],
+            repeats,
+            level,
+            margin,
+        ),
+        winners=tuple(winners),
+        level=level,
+        margin=margin,
+    )
+
+
+def _across(conditions: list[Condition]) -> AcrossTasks:
+    first = conditions[0]
+    return across_areas(
+        {c.task: {each.strategy: each.area for each in c.areas} for c in conditions},
+        margin=first.margin,
+        level=first.level,
+        winners=map(TaskWinner.of, conditions),
+        spreads={
+            c.task: {
+                (d.strategy_a, d.strategy_b): found
+                for d in c.differences
+                if (found := c.spread(d)) is not None
+            }
+            for c in conditions
+        },
+        attack=first.attack,
+        threat=first.threat,
+        epsilon=first.epsilon,
+    )
+
+
+def _pairs(
+    areas: NDArray[np.float64],
+    names: Sequence[str],
+    spreads: Sequence[Mapping[tuple[str, str], Spread]],
+    repeats: int | None,
+    level: float,
+    margin: float,
+) -> tuple[PairAcrossTasks, ...]:
+    """All pairs of ``names``; areas of shape ``(tasks, names)``, by falling mean."""
+    count = len(areas)
+    first, second = np.triu_indices(len(names), 1)
+    gaps = areas[:, first] - areas[:, second]
+    means, deviations = gaps.mean(axis=0), gaps.std(axis=0, ddof=1)
+    here = [_here(spreads, a, b) for a, b in combinations(names, 2)]
+    # Tasks that agree better than their own errors allow do so by chance.
+    least = np.array([0.0 if each is None else each.error * np.sqrt(count) for each in here])
+    deviations = np.maximum(np.where(deviations < SAME, 0.0, deviations), least)
+    errors = deviations / np.sqrt(count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(np.abs(means) < SAME, 0.0, np.abs(means) / errors)
+    raw = np.minimum(1.0, 2 * stdtr(count - 1, -statistic))
+    copies = (errors == 0) & (statistic > 0)  # no two tasks give one difference to the last digit
+    adjusted = iter(holm(raw[~copies].tolist()))
+    half = stdtrit(count - 1, (1 + level) / 2) * errors
+    alpha = (1 - level) / max(1, len(raw))
+    made = []
+    for place, (a, b) in enumerate(combinations(names, 2)):
+        mean = float(means[place])
+        effect = max(mean, margin, SAME)
+        own, seeds = here[place], None
+        if own is not None and repeats is not None:
+            seeds = needed_seeds(
+                effect, seeds=repeats, v_examples=0.0, v_seeds=own.error**2, alpha=alpha, power=_POWER
+            )
+        made.append(
+            PairAcrossTasks(
+                a,
+                b,
+                int((gaps[:, place] > margin).sum()),
+                int((gaps[:, place] < -margin).sum()),
+                float(np.median(gaps[:, place])),
+                mean,
+                None if copies[place] else mean - float(half[place]),
+                None if copies[place] else mean + float(half[place]),
+                None if copies[place] else next(adjusted),
+                None if own is None else own.interval(level),
+                None
+                if copies[place]
+                else needed_tasks(effect, spread=float(deviations[place]), alpha=alpha, power=_POWER),
+                seeds,
+            )
+        )
+    return tuple(made)
+
+
+def _here(spreads: Sequence[Mapping[tuple[str, str], Spread]], a: str, b: str) -> Spread | None:
+    """How sure the mean difference ``a - b`` is on these tasks; None if that of one task is not known."""
+    found = []
+    for of_task in spreads:
+        if (a, b) in of_task:
+            found.append(of_task[a, b])
+        elif (b, a) in of_task:
+            found.append(of_task[b, a].turned)
+        else:
+            return None
+    return pooled(found)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _p_text(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "below 0.001"

@@ -1,0 +1,184 @@
+"""Would more search change the order? The expected area against the number of evaluated points.
+
+A strategy that was evaluated at K points could have been evaluated at fewer. Averaged over all ways to draw k of
+its K points, choosing the frontier among the k on the select split and measuring it on the report split, the
+area is a curve over k: a strategy may win with ten points and lose with a hundred. It is the expected validation
+performance of Dodge et al., "Show your work" (EMNLP 2019, https://doi.org/10.18653/v1/D19-1224) for frontiers,
+and drawn without replacement.
+
+The average over subsets is exact. The staircase through a subset is a sum over its successive points, and two
+points are successive on the frontier of a subset if it holds both and none of the n points that dominate their
+common corner. Of the subsets of size k, a share C(K - 2 - n, k - 2) / C(K, k) does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln, ndtri
+
+from paretune.frontiers.bootstrap import Units
+from paretune.frontiers.comparing import labelled_points
+from paretune.frontiers.pareto import Reference, checked_accuracies, checked_reference
+from paretune.runs.store import Run, as_runs
+
+Floats = NDArray[np.float64]
+
+BUDGETS = 40  # at most, evenly spread over the logarithm
+
+
+@dataclass(frozen=True)
+class BudgetCurve:
+    """The expected area of one strategy against the points evaluated, averaged over its training seeds."""
+
+    task: str
+    attack: str
+    threat: str
+    epsilon: float
+    strategy: str
+    points: tuple[int, ...]  # evaluated per seed, rising; the last is all that the poorest seed has
+    areas: tuple[float, ...]
+    low: tuple[float, ...]  # pointwise intervals over the report examples, the points and seeds as they are
+    high: tuple[float, ...]
+
+
+def budget_curves(
+    runs: str | Path | Run | Iterable[Run | str | Path],
+    *,
+    reference: Reference = (0.0, 0.0),
+    level: float = 0.95,
+) -> tuple[BudgetCurve, ...]:
+    """One curve for each strategy, under each task, attack and epsilon.
+
+    Args:
+        runs: as in :func:`paretune.compare`.
+        reference: (clean, robust) where areas start.
+        level: of the intervals, in (0, 1).
+
+    Raises:
+        FileNotFoundError: there are no runs. ValueError: no run has points, or an argument is out of range.
+    """
+    reference = checked_reference(reference)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
+    loaded = as_runs(runs)
+    points = labelled_points(loaded)
+    curves = []
+    for keys, rows in points.groupby(["task", "threat", "epsilon", "attack", "label"], sort=True):
+        task, threat, epsilon, attack, label = keys
+        by_seed = [group for _, group in rows.groupby("seed")]
+        budgets = _budgets(min(len(group) for group in by_seed))
+        areas = np.zeros(len(budgets))
+        influence = np.zeros((len(budgets), int(rows["examples"].iloc[0])))
+        for group in by_seed:
+            select = group[["clean_select", "robust_select"]].to_numpy(dtype=float)
+            report = group[["clean", "robust"]].to_numpy(dtype=float)
+            expected, by_clean, by_robust = _expected(select, report, budgets, reference)
+            bits = [loaded[row["run_index"]].bits(row) for _, row in group.iterrows()]
+            units = Units.of(influence.shape[1])
+            for slopes, name, column in ((by_clean, "clean", 0), (by_robust, "robust", 1)):
+                right = units.right(np.stack([each[f"report/{name}"] for each in bits]))
+                influence += (slopes @ right - (slopes @ report[:, column])[:, None]) / len(by_seed)
+            areas += expected / len(by_seed)
+        half = ndtri((1 + level) / 2) * np.sqrt((influence**2).mean(axis=1) / influence.shape[1])
+        shared: dict[str, Any] = {"task": str(task), "attack": str(attack), "threat": str(threat)}
+        curves.append(
+            BudgetCurve(
+                **shared,
+                epsilon=float(epsilon),  # type: ignore[arg-type]  # pandas types keys of groups as Scalar
+                strategy=str(label),
+                points=tuple(int(k) for k in budgets),
+                areas=tuple(areas.tolist()),
+                low=tuple(np.maximum(0.0, areas - half).tolist()),
+                high=tuple(np.minimum(1.0, areas + half).tolist()),
+            )
+        )
+    return tuple(curves)
+
+
+def expected_area(
+    select: tuple[ArrayLike, ArrayLike],
+    report: tuple[ArrayLike, ArrayLike],
+    budgets: ArrayLike,
+    reference: Reference = (0.0, 0.0),
+) -> Floats:
+    """The expected area of the frontier chosen among ``k`` of the points, for each ``k``.
+
+    Args:
+        select: clean and robust accuracies that choose, each in [0, 1], shape ``(points,)``.
+        report: clean and robust accuracies that measure, in the same order.
+        budgets: numbers of points, each from 1 to all.
+        reference: (clean, robust) where areas start.
+
+    Returns:
+        Shape of ``budgets``.
+
+    Raises:
+        ValueError: a value is not a finite number in [0, 1] (the row is named), or a budget is out of range.
+
+    >>> one, other = [0.9, 0.6], [0.2, 0.5]
+    >>> expected_area((one, other), (one, other), [1, 2]).round(3).tolist()  # (0.18 + 0.3) / 2, then both
+    [0.24, 0.36]
+    """
+    columns = checked_accuracies(
+        select_clean=select[0], select_robust=select[1], report_clean=report[0], report_robust=report[1]
+    )
+    sizes = np.asarray(budgets)
+    if sizes.ndim != 1 or not ((sizes >= 1) & (sizes <= len(columns[0])) & (sizes == np.floor(sizes))).all():
+        raise ValueError(
+            f"budgets must be whole numbers from 1 to {len(columns[0])}, the points; got {sizes.tolist()}"
+        )
+    both = np.column_stack(columns)
+    areas, _, _ = _expected(both[:, :2], both[:, 2:], sizes.astype(int), checked_reference(reference))
+    return areas
+
+
+def _expected(
+    select: Floats, report: Floats, budgets: NDArray[np.intp], reference: Reference
+) -> tuple[Floats, Floats, Floats]:
+    """Expected areas, and their derivatives by the report's accuracies, shape ``(budgets, points)`` each."""
+    total = len(select)
+    eligible = np.flatnonzero((select > reference).all(axis=1))
+    order = eligible[np.lexsort((-select[eligible, 1], -select[eligible, 0]))]
+    height = select[order, 1]
+    across, up = report[order, 0] - reference[0], report[order, 1] - reference[1]
+    place = np.arange(len(order))
+    # (i, l): whether l, coming before j in the order, keeps i from being the one before j on the frontier.
+    hides = (height[None] > height[:, None]) | (
+        (height[None] == height[:, None]) & (place[None] < place[:, None])
+    )
+    hidden = np.hstack([np.zeros((len(order), 1), dtype=int), np.cumsum(hides, axis=1)])[:, :-1]  # (i, j)
+    rises = (height[None] > height[:, None]) & (place[None] > place[:, None])
+    areas = np.zeros(len(budgets))
+    by_clean, by_robust = np.zeros((2, len(budgets), total))
+    for row, k in enumerate(budgets.tolist()):
+        first = _share(total, k, place, 1)
+        follow = np.where(rises, _share(total, k, hidden, 2), 0.0)  # (i, j): i and then j
+        step = first * up + follow.T @ (-up) + up * follow.sum(axis=0)  # expected rise at j
+        areas[row] = float(across @ step)
+        by_clean[row, order] = step
+        by_robust[row, order] = across * (first + follow.sum(axis=0)) - follow @ across
+    scale = (1 - reference[0]) * (1 - reference[1])
+    return areas / scale, by_clean / scale, by_robust / scale
+
+
+def _share(total: int, k: int, absent: NDArray[Any], present: int) -> Floats:
+    """Of the subsets of ``k`` of ``total``, the share with ``present`` given members and ``absent`` others not."""
+    rest, drawn = total - present - absent, k - present
+    if drawn < 0:
+        return np.zeros(np.shape(absent))
+    possible = rest >= drawn
+    rest = np.where(possible, rest, drawn)
+    logarithm = _log_choose(rest, drawn) - _log_choose(np.array(total), k)
+    return np.where(possible, np.exp(logarithm), 0.0)
+
+
+def _log_choose(n: NDArray[Any], k: int) -> Floats:
+    return np.asarray(gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0))
+
+
+def _budgets(most: int) -> NDArray[np.intp]:
+    return np.unique(np.rint(np.geomspace(1, most, BUDGETS)).astype(int))

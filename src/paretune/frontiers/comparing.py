@@ -1,0 +1,357 @@
+"""Which strategy has the best frontier, how sure that is, and what it costs.
+
+For each (task, attack, epsilon):
+
+1. The checkpoints of a frontier are *chosen* by their accuracies on the select split, and the area under
+   their staircase is *measured* on the report split, in the order of the choice. Choosing and measuring on
+   one split takes a maximum over noise, which inflates areas, the more so the more points there are.
+2. Every strategy gets the same budget: K points from each of R runs per seed, the least that any has. Of a
+   longer run K evenly spaced points are used, those that evaluating it K times would have given; of more runs,
+   the area is the average over the choices of R.
+3. The areas of a strategy's training seeds are averaged.
+4. Intervals are bootstrap intervals over the report examples, with the same resamples for all strategies, so
+   that differences are paired, and over the select examples, which might have chosen another front. From five
+   seeds on they cover the luck of training too. p-values are adjusted over all pairs, by the step-down method of
+   :func:`paretune.frontiers.inference.tell_apart`.
+5. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+   :mod:`paretune.frontiers.deciding`.
+
+What an interval is about is the area that this budget and this way of choosing give on average.
+``benchmarks/coverage.py`` measures, on simulated training curves with a known truth, how often it holds it: from
+60 examples on, or 100 groups of them, in 93 to 97 of 100 cases at 95 % (BCa to 98). In at most 5 of 100 comparisons
+any of the strategies that are equal are told apart, and in at least 97 the set of those that may be best holds a best
+one. With fewer than five seeds that is true of the trained models at hand, not of training them again. Outside, the
+notes of a :class:`Condition` say so.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from paretune.frontiers.bootstrap import (
+    Floats,
+    Units,
+    acceleration,
+    basic_interval,
+    bca_interval,
+)
+from paretune.frontiers.cells import Samples, TrainedCell, load_cell
+from paretune.frontiers.inference import shares_around, tell_apart
+from paretune.frontiers.notes import check_same_examples, notes
+from paretune.frontiers.pareto import Reference, checked_reference, floored_reference, frontier_mask
+from paretune.frontiers.resampling import Resampled, resample_strategies
+from paretune.frontiers.verdict import (
+    AreaEstimate,
+    Comparison,
+    Condition,
+    Difference,
+    Recommendation,
+    with_p_best,
+)
+from paretune.runs.store import Run, as_runs
+
+Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
+
+
+def compare(
+    runs: str | Path | Run | Iterable[Run | str | Path],
+    *,
+    reference: Reference = (0.0, 0.0),
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    margin: float = 0.005,
+    min_clean: float = 0.0,
+    min_robust: float = 0.0,
+    interval: Literal["basic", "bca"] = "basic",
+    groups: Mapping[str, Groups] | None = None,
+) -> Comparison:
+    """Compare the frontiers of all strategies among ``runs``, for each task, attack and epsilon on its own.
+
+    A strategy is told from another by its configuration, and by the backbone where a task has several. Its
+    runs of one training seed, with other learning rates say, are points of one frontier.
+
+    Args:
+        runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
+        reference: (clean, robust) where areas start; fix it before looking. (0, 0), or (chance, 0).
+        level: of the intervals and tests, in (0, 1).
+        resamples: of the report examples, at least 100.
+        seed: of the resampling; the same seed gives the same numbers, whatever else is compared.
+        margin: areas closer than this, in [0, 1), are equal for practical purposes in the recommendation.
+        min_clean: the least clean accuracy that you would deploy, in [0, 1): areas are partial, see
+            :func:`paretune.area`.
+        min_robust: the least robust accuracy that you would deploy, in [0, 1).
+        interval: of areas: "basic", or "bca" (bias-corrected and accelerated). Those of differences are symmetric, as
+            their tests are.
+        groups: for tasks whose examples are not independent (several images of one patient, frames of one
+            video, one image in several corruptions): task -> (a label for each report example, a label for
+            each select example). Groups are then resampled instead of examples.
+
+    Raises:
+        FileNotFoundError: there are no runs. ValueError: no run has points, runs of one task were measured on
+        different examples, or an argument is out of range.
+    """
+    options: dict[str, Any] = {
+        "reference": checked_reference(reference),
+        "level": level,
+        "resamples": resamples,
+        "seed": seed,
+        "margin": margin,
+        "min_clean": min_clean,
+        "min_robust": min_robust,
+        "interval": interval,
+    }
+    floored_reference(reference, min_clean, min_robust)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100 for an interval to mean something; got {resamples}")
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin must lie in [0, 1), as a difference of areas; got {margin}")
+    if interval not in ("basic", "bca"):
+        raise ValueError(f"interval must be 'basic' or 'bca'; got {interval!r}")
+    loaded = as_runs(runs)
+    points = labelled_points(loaded)
+    if strange := sorted({*(groups or {})} - {*points["task"]}):
+        raise ValueError(f"groups names the tasks {strange}, but the runs have {sorted({*points['task']})}")
+    conditions = []
+    for (task, *_), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
+        check_same_examples(rows, loaded)
+        conditions.append(_compare_one(rows, loaded, options, (groups or {}).get(str(task))))
+    return Comparison(tuple(conditions))
+
+
+def recommend(
+    runs: str | Path | Run | Iterable[Run | str | Path],
+    *,
+    task: str | None = None,
+    max_trainable: int | None = None,
+    max_seconds: float | None = None,
+    **options: Any,
+) -> tuple[Recommendation, ...]:
+    """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
+
+    It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
+    from the largest area or come within ``margin`` of it. What the data do not decide is said:
+    :attr:`Recommendation.certainty`.
+
+    Args:
+        runs: as in :func:`compare`.
+        task: only this one; ``None`` for all.
+        max_trainable: leave out strategies with more trainable parameters.
+        max_seconds: leave out strategies that trained longer, in seconds for one seed.
+        **options: those of :func:`compare`, such as ``min_clean`` and ``margin``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
+        limits.
+    """
+    loaded = of_task(as_runs(runs), task)
+    conditions = compare(loaded, **options).conditions
+    return tuple(
+        condition.within(max_trainable=max_trainable, max_seconds=max_seconds).recommendation
+        for condition in conditions
+    )
+
+
+def of_task(runs: list[Run], task: str | None) -> list[Run]:
+    """The runs of one task; all for ``None``.
+
+    Raises:
+        ValueError: no run has this task; the nearest is named.
+    """
+    if task is None:
+        return runs
+    tasks = sorted({str(run.config["task"]) for run in runs})
+    if task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there are no runs of task {task!r}; {hint}Tasks: {', '.join(tasks)}")
+    return [run for run in runs if run.config["task"] == task]
+
+
+def labelled_points(runs: list[Run]) -> pd.DataFrame:
+    """All points with ``label``, a short name that tells strategies apart, ``run_index`` and ``chosen``.
+
+    The label is the display name while that is unique in the task, else the configuration. ``chosen`` marks
+    the points on the frontier of the select split, among those of one label, seed and condition.
+
+    Raises:
+        ValueError: no run has points.
+    """
+    tables = [
+        run.points.assign(run_index=index, backbone=_text(run.config.get("backbone")))
+        for index, run in enumerate(runs)
+        if len(run.points)
+    ]
+    if not tables:
+        raise ValueError(f"none of the {len(runs)} runs has a point yet; wait for the first evaluation")
+    points = pd.concat(tables, ignore_index=True)
+    configs = points.groupby(["task", "strategy"])["config"].transform("nunique")
+    backbones = points.groupby("task")["backbone"].transform("nunique")
+    label = points["strategy"].where(configs == 1, points["config"])
+    points["label"] = label.where(backbones == 1, label + " on " + points["backbone"])
+    chosen = np.zeros(len(points), dtype=bool)
+    for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
+        group = points.iloc[rows]
+        chosen[rows] = frontier_mask(group["clean_select"], group["robust_select"])
+    return points.assign(chosen=chosen)
+
+
+def _compare_one(
+    rows: pd.DataFrame, runs: list[Run], options: dict[str, Any], groups: Groups | None
+) -> Condition:
+    reference = floored_reference(options["reference"], options["min_clean"], options["min_robust"])
+    level, resamples, seed = options["level"], options["resamples"], options["seed"]
+    by_cell = [group for _, group in rows.groupby(["label", "seed"], sort=True)]
+    budget = (
+        int(rows.groupby("run_index").size().min()),
+        min(int(group["run_index"].nunique()) for group in by_cell),
+    )
+    samples = _samples(rows, groups, seed)
+    cells: dict[str, list[TrainedCell]] = {}
+    for group in by_cell:
+        cell = load_cell(group, runs, budget, reference, samples, seed)
+        cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
+    of_label = {label: [trained.cell for trained in cells[label]] for label in cells}
+    made, seeds_resampled = resample_strategies(of_label, samples, reference, resamples, seed, level)
+
+    ranked = sorted(cells, key=lambda label: (-made[label].area, label))
+    shared: dict[str, Any] = {name: str(rows[name].iloc[0]) for name in ("task", "attack", "threat")}
+    shared["epsilon"] = float(rows["epsilon"].iloc[0])
+    areas = []
+    for label in ranked:
+        each, trained = made[label], cells[label]
+        low, high = _interval(each.area, each.all, each.influence, options)
+        areas.append(
+            AreaEstimate(
+                **shared,
+                strategy=label,
+                area=each.area,
+                low=min(each.area, max(0.0, low)),
+                high=max(each.area, min(1.0, high)),
+                optimistic=float(np.mean([one.optimistic for one in trained])),
+                k=budget[0],
+                seeds=tuple(one.seed for one in trained),
+                per_seed=each.per_seed,
+                trainable_parameters=int(rows.loc[rows["label"] == label, "trainable_parameters"].max()),
+                train_seconds=float(np.mean([one.train_seconds for one in trained])),
+                best_clean=float(np.mean([one.best_clean for one in trained])),
+                best_robust=float(np.mean([one.best_robust for one in trained])),
+                p_best=1.0,
+            )
+        )
+    differences = _differences(ranked, made, shared, options)
+    return Condition(
+        **shared,
+        areas=with_p_best(areas, differences),
+        differences=tuple(differences),
+        k=budget[0],
+        runs_per_seed=budget[1],
+        examples=int(rows["examples"].iloc[0]),
+        examples_select=int(rows["examples_select"].iloc[0]),
+        groups=len(samples.report) if groups is not None else None,
+        seeds_resampled=seeds_resampled,
+        notes=tuple(
+            notes(
+                rows,
+                runs,
+                budget,
+                len(differences),
+                level,
+                resamples,
+                (len(samples.report), len(samples.select)),
+                groups is not None,
+            )
+        ),
+        **{
+            name: options[name]
+            for name in ("reference", "min_clean", "min_robust", "level", "interval", "resamples", "margin")
+        },
+    )
+
+
+def _differences(
+    ranked: list[str], made: dict[str, Resampled], shared: dict[str, Any], options: dict[str, Any]
+) -> list[Difference]:
+    tested = tell_apart(
+        np.array([made[label].area for label in ranked]),
+        np.stack([made[label].all for label in ranked]),
+        options["level"],
+    )
+    differences = []
+    for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
+        a, b = made[a_name], made[b_name]
+        gap = a.area - b.area
+        behind, equivalent, ahead = shares_around(gap, a.all - b.all, options["margin"])
+        errors = (a.seed_error, b.seed_error)
+        differences.append(
+            Difference(
+                **shared,
+                strategy_a=a_name,
+                strategy_b=b_name,
+                difference=gap,
+                low=gap - float(half),
+                high=gap + float(half),
+                p_value=float(adjusted),
+                p_unadjusted=float(alone),
+                margin=options["margin"],
+                ahead=ahead,
+                equivalent=equivalent,
+                behind=behind,
+                error_examples=float(np.sqrt(np.var(a.report - b.report) + np.var(a.choice - b.choice))),
+                error_seeds=None if None in errors else math.hypot(*(e for e in errors if e is not None)),
+            )
+        )
+    return differences
+
+
+def _interval(
+    estimate: float, resampled: Floats, influence: Floats, options: dict[str, Any]
+) -> tuple[float, float]:
+    if options["interval"] == "basic":
+        return basic_interval(estimate, resampled, options["level"])
+    return bca_interval(estimate, resampled, options["level"], acceleration(influence))
+
+
+def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:
+    sizes = {"report": int(rows["examples"].iloc[0]), "select": int(rows["examples_select"].iloc[0])}
+    task = rows["task"].iloc[0]
+    if rows["examples_select"].nunique() > 1:
+        raise ValueError(
+            f"runs of task {task!r} chose on different numbers of examples: "
+            f"{sorted({*rows['examples_select'].tolist()})}. Use one split"
+        )
+    for split, size in sizes.items():
+        if size < 2:
+            raise ValueError(f"task {task!r} has {size} {split} example; nothing can be resampled below two")
+    if groups is None:
+        return Samples.of(Units.of(sizes["report"]), Units.of(sizes["select"]), seed)
+    units = []
+    for (split, size), labels in zip(sizes.items(), groups, strict=True):
+        if np.shape(labels) != (size,):
+            raise ValueError(
+                f"groups of task {task!r}: the {split} split has {size} examples, so its groups must have "
+                f"the shape ({size},); got {np.shape(labels)}"
+            )
+        units.append(Units.of(size, labels))
+        if len(units[-1]) < 2:
+            raise ValueError(
+                f"groups of task {task!r}: the {split} split has one group; at least two are needed"
+            )
+    return Samples.of(units[0], units[1], seed)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+__all__ = ["AreaEstimate", "Comparison", "Condition", "Difference", "Recommendation", "compare", "recommend"]

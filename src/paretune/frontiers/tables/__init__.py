@@ -1,0 +1,1 @@
+"""Anybody's table of results: its columns, its areas and ranks, and spreadsheets in and out."""

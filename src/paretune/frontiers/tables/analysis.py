@@ -1,0 +1,310 @@
+"""Any results: areas of somebody's table of accuracies, with as much certainty as the table allows.
+
+Each (task, group, seed) is one frontier. A group's area is the mean over its seeds. Every frontier of a task counts
+with the same number of points K, the least that any has, as more points make a larger area by themselves: of a
+frontier with more points, K evenly spaced rows. Where rows are in the order of training, these are what evaluating it K
+times would have given; where they are in no order, K of them by chance. A file sorted by accuracy would be neither.
+
+A table of accuracies says less than runs do. Which test examples were right is not in it, so intervals come from
+repeats only (three seeds or more) and are about the luck of training, not of the test examples. Unless it has
+accuracies of a select split as well, frontiers are chosen by the accuracies that measure them, and areas are
+optimistic. A table from :func:`paretune.load_points` leads back to its runs: then the areas, intervals and tests are
+those of :func:`paretune.compare`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from paretune.frontiers.across import AcrossTasks, TaskWinner, across_areas
+from paretune.frontiers.cells import chosen_front, spaced_subsets
+from paretune.frontiers.deciding import SAME, gap_text, listed
+from paretune.frontiers.inference import Floats, holm
+from paretune.frontiers.pareto import Reference, floored_reference, ordered_area
+from paretune.frontiers.power import needed_seeds
+from paretune.frontiers.repeats import LEAST_REPEATS, gap, spread
+from paretune.frontiers.tables.columns import Names, Table, tidy
+from paretune.frontiers.tables.own_runs import compare_own
+from paretune.frontiers.tables.ranking import Analysis, GroupArea, GroupDifference, TaskRanking
+
+_NO_RUNS = (
+    "The table is of runs, but they are not here as it has them, or its groups are not their strategies: areas come "
+    "from its accuracies alone."
+)
+
+
+def analyze(
+    table: pd.DataFrame | str | Path,
+    *,
+    group: Names = "strategy",
+    clean: str = "clean",
+    robust: str = "robust",
+    task: Names | None = None,
+    seed: str | None = None,
+    select: tuple[str, str] | None = None,
+    reference: Reference = (0.0, 0.0),
+    min_clean: float = 0.0,
+    min_robust: float = 0.0,
+    percent: bool = False,
+    equal_budgets: bool = True,
+    level: float = 0.95,
+    margin: float = 0.005,
+) -> Analysis:
+    """Areas, ranks, and what can be said of their certainty, from any table of clean and robust accuracies.
+
+    Args:
+        table: a DataFrame, or a .csv, .tsv or .parquet file; one row is one evaluated model.
+        group: the column of what is compared, or several columns that together name it; a string may hold several
+            with commas between them.
+        clean: the column of clean accuracies, in [0, 1].
+        robust: the column of robust accuracies under one attack, in [0, 1].
+        task: the column or columns whose values are analysed apart: data set, attack, epsilon.
+        seed: the column that tells repeats of one training apart. From three on there are intervals.
+        select: two columns, the clean and the robust accuracies on other examples, which then choose the frontiers.
+        reference: (clean, robust) where areas start; fix it before looking. (0, 0), or (chance, 0).
+        min_clean: the least clean accuracy that you would deploy, in [0, 1): areas are partial.
+        min_robust: the least robust accuracy that you would deploy, in [0, 1).
+        percent: accuracies are percentages. Everything else stays a fraction.
+        equal_budgets: count K points of every frontier, evenly spaced in the order of the rows; false counts all, and
+            areas favour groups with more.
+        level: of intervals and tests, in (0, 1).
+        margin: areas closer than this, in [0, 1), are equal for practical purposes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: it is Parquet, and pyarrow is not installed.
+        ValueError: a column is missing, a cell is empty or not an accuracy (its row is named), or an argument is out
+            of range.
+
+    >>> table = pd.DataFrame({"strategy": ["A", "A", "B"], "clean": [0.9, 0.7, 0.8], "robust": [0.1, 0.4, 0.3]})
+    >>> [(each.group, round(each.area, 3)) for each in analyze(table).areas]  # one point of each, the last
+    [('A', 0.28), ('B', 0.24)]
+    """
+    start = floored_reference(reference, min_clean, min_robust)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin must lie in [0, 1), as a difference of areas; got {margin}")
+    cells = Table.read(table)
+    points = tidy(
+        cells, group=group, clean=clean, robust=robust, task=task, seed=seed, select=select, percent=percent
+    )
+    own = None
+    if equal_budgets:
+        options = {"reference": reference, "min_clean": min_clean, "min_robust": min_robust}
+        own = compare_own(cells.frame, points, **options, level=level, margin=margin)
+    if own is not None:
+        tasks = own
+    else:
+        tasks = tuple(
+            _rank(str(name), rows, start, equal_budgets, level, margin)
+            for name, rows in points.groupby("task", sort=True)
+        )
+        if equal_budgets and {"path", "bits"} <= {*cells.frame.columns}:
+            tasks = tuple(dataclasses.replace(each, notes=(*each.notes, _NO_RUNS)) for each in tasks)
+    return Analysis(tasks, _across(tasks, level, margin), start, points)
+
+
+def _rank(
+    task: str, rows: pd.DataFrame, reference: Reference, equal_budgets: bool, level: float, margin: float
+) -> TaskRanking:
+    report = rows[["clean", "robust"]].to_numpy(dtype=float)
+    select = (
+        rows[["clean_select", "robust_select"]].to_numpy(dtype=float) if "clean_select" in rows else report
+    )
+    indices: dict[Any, Any] = {**rows.groupby(["group", "seed"]).indices}
+    fronts = {(str(group), str(seed)): np.asarray(front) for (group, seed), front in indices.items()}
+    sizes = {key: len(front) for key, front in fronts.items()}
+    k = min(sizes.values())
+    areas: dict[str, dict[str, float]] = {}
+    for (group, seed), front in sorted(fronts.items()):
+        used = k if equal_budgets else len(front)
+        areas.setdefault(group, {})[seed] = _area(select[front], report[front], used, reference)
+    made = []
+    for group, of_seed in areas.items():
+        values = np.array([*of_seed.values()])
+        found = spread(values)
+        low, high = (None, None) if found is None else found.interval(level)
+        own_sizes = [sizes[group, seed] for seed in of_seed]
+        made.append(
+            GroupArea(
+                task=task,
+                group=group,
+                area=float(values.mean()),
+                low=None if low is None else max(0.0, low),
+                high=None if high is None else min(1.0, high),
+                k=k if equal_budgets else min(own_sizes),
+                points=(min(own_sizes), max(own_sizes)),
+                seeds=tuple(of_seed),
+                per_seed=tuple(of_seed.values()),
+            )
+        )
+    made.sort(key=lambda each: (-each.area, each.group))
+    differences = _differences([(each.group, each.area) for each in made], areas, level)
+    tested = any(d.p_value is not None for d in differences)
+    made_notes = [
+        *_notes(rows, sizes, made, equal_budgets, reference),
+        *_constant(made, differences),
+        *_settling(made, differences, level, margin),
+    ]
+    return TaskRanking(
+        task=task,
+        areas=tuple(made),
+        differences=tuple(differences),
+        k=k,
+        equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
+        covers=_covers(made, tested),
+        notes=tuple(made_notes),
+        level=level,
+        margin=margin,
+    )
+
+
+def _area(select: Floats, report: Floats, k: int, reference: Reference) -> float:
+    """The area of one frontier from ``k`` evenly spaced of its points; shapes ``(points, 2)``."""
+    (used,) = spaced_subsets(np.zeros(len(report)), k, 1, 0)
+    front = report[used][chosen_front(select[used], reference)]
+    return float(ordered_area(front[:, 0], front[:, 1], reference))
+
+
+def _differences(
+    ranked: list[tuple[str, float]], areas: dict[str, dict[str, float]], level: float
+) -> list[GroupDifference]:
+    pairs = [(*pair, gap(areas[pair[0][0]], areas[pair[1][0]])) for pair in combinations(ranked, 2)]
+    adjusted = iter(holm([found.p_value for *_, found in pairs if found is not None]))
+    differences = []
+    for (a, area_a), (b, area_b), found in pairs:
+        low, high = (None, None) if found is None else found.interval(level)
+        p_value = None if found is None else next(adjusted)
+        if found is None and _repeated_alike(areas[a], areas[b]):
+            low, high, p_value = 0.0, 0.0, 1.0
+        differences.append(GroupDifference(a, b, area_a - area_b, low, high, p_value, found))
+    return differences
+
+
+def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
+    """Whether two groups have repeats, and equal areas in each: they are the same, whatever the luck of training."""
+    repeats = spread(np.array([*a.values()])) is not None and a.keys() == b.keys()
+    return repeats and all(abs(a[name] - b[name]) < SAME for name in a)
+
+
+def _covers(areas: list[GroupArea], tested: bool) -> str:
+    if not tested and all(each.low is None for each in areas):
+        return (
+            f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed and with "
+            "areas that are not all equal, or runs that hold which examples were right."
+        )
+    paired = len({frozenset(each.seeds) for each in areas}) == 1
+    return (
+        f"Intervals{' and tests' if tested else ''} are Student's t over repeats"
+        + (", paired by seed" if paired and tested else "")
+        + ": they cover the luck of training, not of the test examples, which the repeats share."
+    )
+
+
+def _notes(
+    rows: pd.DataFrame,
+    sizes: dict[tuple[str, str], int],
+    areas: list[GroupArea],
+    equal_budgets: bool,
+    reference: Reference,
+) -> Iterator[str]:
+    """What a reader should know before believing the numbers."""
+    if "clean_select" not in rows:
+        yield (
+            "The accuracies that measure the frontiers also chose them, so areas are optimistic, the more so the more "
+            "points there are and the fewer test examples. Accuracies on other examples can choose: name them with "
+            "select."
+        )
+    least, most = min(sizes.values()), max(sizes.values())
+    if least < most:
+        (group, seed) = min(sizes, key=lambda key: sizes[key])
+        who = f"{group}, {seed}" if seed else group
+        yield f"Frontiers have {least} ({who}) to {most:,} points; " + (
+            f"{least} evenly spaced ones of each are used, in the order of the rows."
+            if equal_budgets
+            else "areas are of unequal budgets, and more points make a larger area by themselves."
+        )
+    repeats = {len(each.seeds) for each in areas}
+    if len(repeats) > 1:
+        yield f"Groups have between {min(repeats)} and {max(repeats)} repeats."
+    copied = [each.group for each in areas if len(each.seeds) >= LEAST_REPEATS and each.low is None]
+    if copied:
+        yield f"The repeats of {listed(copied)} have equal areas: copies say nothing of the luck of training."
+    nothing = [each.group for each in areas if each.area == 0]
+    if nothing:
+        yield (
+            f"No point of {listed(nothing)} is above the reference ({reference[0]:g}, {reference[1]:g}) in both "
+            "accuracies."
+        )
+    best_robust = rows.groupby("group")["robust"].max()
+    tiny = best_robust[(best_robust > 0) & (best_robust <= 0.01)]
+    if best_robust.max() > 0.01 and len(tiny):
+        yield (
+            f"No robust accuracy of {listed([str(name) for name in tiny.index])} is above 1 %; are they in the unit of the "
+            "others?"
+        )
+    if (swapped := float((rows["robust"] > rows["clean"]).mean())) > 0.5:
+        yield (
+            f"Robust accuracy is above clean accuracy in {swapped:.0%} of the rows, which an attack cannot achieve; "
+            "are the columns swapped, or in different units?"
+        )
+
+
+def _constant(areas: list[GroupArea], differences: list[GroupDifference]) -> Iterator[str]:
+    """Those that are behind the best by one and the same amount in each of the repeats that have a spread."""
+    best = areas[0]
+    alike = {each.group for each in areas if each.low is not None and {*each.seeds} == {*best.seeds}}
+    found = [
+        d.group_b
+        for d in differences
+        if d.group_a == best.group and d.p_value is None and {d.group_a, d.group_b} <= alike
+    ]
+    if found:
+        yield (
+            f"{best.group} is ahead of {listed(found)} by the same amount in each repeat, to the last digit: such repeats "
+            "say nothing of how certain that is."
+        )
+
+
+def _settling(
+    areas: list[GroupArea], differences: list[GroupDifference], level: float, margin: float
+) -> Iterator[str]:
+    """How many repeats would tell the nearest group that is not told apart from the best."""
+    repeats = {each.group: len(each.seeds) for each in areas}
+    tested = sum(d.p_value is not None for d in differences)
+    for d in differences:
+        if d.group_a != areas[0].group or d.spread is None or d.p_value is None or d.p_value < 1 - level:
+            continue
+        effect = max(d.difference, margin, SAME)
+        there = min(repeats[d.group_a], repeats[d.group_b])
+        needed = needed_seeds(
+            effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=(1 - level) / tested
+        )
+        if needed is not None and needed > there:
+            yield (
+                f"About {needed} repeats, instead of {there}, would tell {d.group_b} from {d.group_a} with a chance of 80% "
+                f"if the true difference is {gap_text(effect)}."
+            )
+        return
+
+
+def _across(tasks: tuple[TaskRanking, ...], level: float, margin: float) -> AcrossTasks | None:
+    tables = {task.task: {each.group: each.area for each in task.areas} for task in tasks}
+    if len(tables) < 2 or not set.intersection(*(set(table) for table in tables.values())):
+        return None
+    winners = map(TaskWinner.of, tasks)
+    spreads = {
+        task.task: {(d.group_a, d.group_b): d.spread for d in task.differences if d.spread is not None}
+        for task in tasks
+    }
+    repeats = min(len(each.seeds) for task in tasks for each in task.areas)
+    return across_areas(tables, margin=margin, level=level, winners=winners, spreads=spreads, repeats=repeats)
+
+
+__all__ = ["Analysis", "analyze"]

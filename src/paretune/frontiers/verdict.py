@@ -1,0 +1,422 @@
+"""The outcome of a comparison: numbers with their uncertainty, and the sentences they allow."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from paretune.frontiers.deciding import SAME, Certainty, Decision, Floats, best_p_values, decide, gap_text
+from paretune.frontiers.pareto import Reference, floored_reference
+from paretune.frontiers.power import Needed, needed_examples, needed_seeds
+from paretune.frontiers.repeats import Spread
+from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
+
+
+@dataclass(frozen=True)
+class AreaEstimate:
+    """The area under one strategy's frontier, for one task, attack and epsilon."""
+
+    task: str
+    attack: str
+    threat: str
+    epsilon: float
+    strategy: str
+    area: float  # chosen on select, measured on report, averaged over seeds
+    low: float
+    high: float
+    optimistic: float  # what choosing and measuring on the report split would have said
+    k: int  # points per run
+    seeds: tuple[int, ...]
+    per_seed: tuple[float, ...]  # areas
+    trainable_parameters: int
+    train_seconds: float  # of one seed, mean
+    best_clean: float  # report accuracy of the checkpoint with the best one on select, mean over seeds
+    best_robust: float
+    p_best: (
+        float  # with which others are ahead by the margin or more: below 1 - level, it is not among the best
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """area(strategy_a) - area(strategy_b), paired over examples."""
+
+    task: str
+    attack: str
+    threat: str
+    epsilon: float
+    strategy_a: str
+    strategy_b: str
+    difference: float
+    low: float  # the interval of this pair alone
+    high: float
+    p_value: float  # adjusted over all pairs of the condition
+    p_unadjusted: float  # of this pair alone
+    margin: float  # areas closer than this are equal for practical purposes
+    ahead: float  # how plausible it is that a is ahead of b by more than the margin, in [0, 1]; see
+    equivalent: float  # paretune.frontiers.inference.shares_around; that the two are within the margin;
+    behind: float  # that a is behind b by more than the margin
+    error_examples: float  # standard error from the report and the select examples
+    error_seeds: float | None  # from the luck of training; None where a strategy has one seed
+
+    @property
+    def practically(self) -> Literal["ahead", "behind", "equivalent", "undecided"]:
+        """Where the whole interval lies to the region of practical equivalence, from -margin to margin.
+
+        Two one-sided tests: Schuirmann (J. Pharmacokinetics and Biopharmaceutics 1987).
+        """
+        if self.low > self.margin:
+            return "ahead"
+        if self.high < -self.margin:
+            return "behind"
+        return "equivalent" if -self.margin <= self.low and self.high <= self.margin else "undecided"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The strategy to use, why, and what would change it.
+
+    ``certainty`` says what the data decide:
+
+    - ``clear``: every other strategy is told apart from the largest area, and behind it by the margin or more.
+    - ``tie``: some strategies are told apart, but several may be best, or are less than the margin behind; the
+      cheapest of these is recommended.
+    - ``equivalent``: the intervals of all differences to the largest area lie within the margin; the cheapest is
+      recommended.
+    - ``cannot tell``: no two are told apart; the cheapest is named, but the data are no reason for it.
+    - ``alone``: there is nothing to compare with.
+    """
+
+    task: str
+    attack: str
+    threat: str
+    epsilon: float
+    strategy: str
+    reason: str
+    tied: tuple[str, ...]  # may be best, the largest area first; the recommended one is the cheapest of these
+    would_change: tuple[str, ...]
+    certainty: Certainty
+    area: float  # of the recommended strategy
+    low: float
+    high: float
+    runners_up: tuple[str, ...]  # of the tied, those not told apart from the largest area
+    confidence_set: tuple[str, ...]  # the tied: they hold the largest true area, with the level as confidence
+    needed: tuple[Needed, ...]  # what would tell the tied from the largest area
+
+    def __str__(self) -> str:
+        start = (
+            f"Cannot tell; cheapest: {self.strategy}" if self.certainty == "cannot tell" else self.strategy
+        )
+        return f"{start}. {self.reason}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All strategies under one attack and epsilon of one task; ``areas`` are sorted best first."""
+
+    task: str
+    attack: str
+    threat: str
+    epsilon: float
+    areas: tuple[AreaEstimate, ...]
+    differences: tuple[Difference, ...]
+    k: int  # points of each run that are used
+    runs_per_seed: int  # of each strategy that are used
+    examples: int  # report split
+    examples_select: int
+    groups: int | None  # of report examples, which are resampled; None where the examples are
+    seeds_resampled: bool
+    notes: tuple[str, ...]
+    reference: Reference
+    min_clean: float  # floors of a partial area; 0 for none
+    min_robust: float
+    level: float
+    interval: str  # "basic" or "bca"
+    resamples: int
+    margin: float
+
+    @property
+    def best(self) -> AreaEstimate:
+        """The largest area."""
+        return self.areas[0]
+
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests decide, on ``areas``; everything that is said follows from it."""
+        p_values = _p_values(self.areas, self.differences)
+        return decide([each.area for each in self.areas], p_values, level=self.level, margin=self.margin)
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The largest area, and all that are not told to be behind another by ``margin`` or more."""
+        return tuple(each.strategy for each, one in zip(self.areas, self.decision.tied, strict=True) if one)
+
+    @property
+    def confidence_set(self) -> tuple[str, ...]:
+        """The strategies among which the largest true area is, with ``level`` as confidence: the tied."""
+        return self.tied
+
+    @property
+    def indistinguishable(self) -> tuple[str, ...]:
+        """Of the tied, those that are not told apart from the largest area at ``level``."""
+        told, tied = self.decision.told[0], self.decision.tied
+        return tuple(
+            each.strategy for each, out, one in zip(self.areas, told, tied, strict=True) if one and not out
+        )[1:]
+
+    @property
+    def recommended(self) -> AreaEstimate:
+        """The cheapest of the tied, by trainable parameters and then training time."""
+        tied = [estimate for estimate in self.areas if estimate.strategy in self.tied]
+        return min(tied, key=lambda estimate: (estimate.trainable_parameters, estimate.train_seconds))
+
+    @property
+    def certainty(self) -> Certainty:
+        """What the data decide; see :class:`Recommendation`."""
+        within = all(d.practically == "equivalent" for d in self._to_best())
+        return self.decision.certainty(equivalent=within and self.best.area > 0)
+
+    def within(self, *, max_trainable: int | None = None, max_seconds: float | None = None) -> "Condition":
+        """The strategies that a budget allows; p-values stay adjusted over all pairs.
+
+        Args:
+            max_trainable: trainable parameters, at most.
+            max_seconds: training time of one seed, at most, in seconds.
+
+        Raises:
+            ValueError: no strategy is within the limits.
+        """
+        allowed = [
+            each
+            for each in self.areas
+            if (max_trainable is None or each.trainable_parameters <= max_trainable)
+            and (max_seconds is None or each.train_seconds <= max_seconds)
+        ]
+        if not allowed:
+            smallest = min(each.trainable_parameters for each in self.areas)
+            fastest = min(each.train_seconds for each in self.areas)
+            raise ValueError(
+                f"no strategy of task {self.task!r} has max_trainable={max_trainable} and "
+                f"max_seconds={max_seconds}: the smallest trains {smallest:,} parameters, the fastest takes "
+                f"{fastest:.0f} s"
+            )
+        names = {each.strategy for each in allowed}
+        pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
+        return dataclasses.replace(self, areas=with_p_best(allowed, pairs), differences=pairs)
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say."""
+        best, cheapest, certainty = self.best, self.recommended, self.certainty
+        names = [each.strategy for each in self.areas]
+        floors = "".join(
+            f" above {name} {floor:g}"
+            for name, floor in (("clean", self.min_clean), ("robust", self.min_robust))
+            if floor
+        )
+        what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
+        parts = [
+            f"{best.strategy} has {what} {best.area:.3f} ({100 * self.level:g}% interval "
+            f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
+            f"{_count(len(best.seeds), 'training seed')})",
+            *self.decision.clauses(names, self.margin),
+        ]
+        if best.area <= 0:
+            start = floored_reference(self.reference, self.min_clean, self.min_robust)
+            parts.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
+        if certainty == "alone":
+            parts.append("there is no other strategy to compare it with")
+        elif certainty == "clear":
+            parts.append("every other strategy is told apart from it")
+        else:
+            if certainty == "cannot tell":
+                parts.append("these data do not tell which strategy is best")
+            elif certainty == "equivalent" and self.margin:
+                parts.append(f"all differ by less than {self.margin:g} for practical purposes")
+            parameters = _count(cheapest.trainable_parameters, "trainable parameter")
+            parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
+        parts += self.decision.behind_others(names)
+        examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
+        covered = f"Intervals cover the sampling of {examples}"
+        if self.seeds_resampled:
+            return f"{'; '.join(parts)}. {covered}, the choice of checkpoints and the luck of training."
+        uncovered = "not the luck of training (fewer than five seeds)"
+        return f"{'; '.join(parts)}. {covered} and the choice of checkpoints, {uncovered}."
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The decision with its evidence."""
+        identity = (self.task, self.attack, self.threat, self.epsilon)
+        return Recommendation(
+            *identity,
+            strategy=self.recommended.strategy,
+            reason=self.verdict,
+            tied=self.tied,
+            would_change=tuple(self._would_change()),
+            certainty=self.certainty,
+            area=self.recommended.area,
+            low=self.recommended.low,
+            high=self.recommended.high,
+            runners_up=self.indistinguishable,
+            confidence_set=self.confidence_set,
+            needed=self.needed(),
+        )
+
+    def needed(self, power: float = 0.8) -> tuple[Needed, ...]:
+        """What would tell each strategy that is not told apart from the largest area; see :mod:`paretune.frontiers.power`.
+
+        The level is divided by the number of pairs, which is at least as strict as the adjustment.
+
+        Args:
+            power: chance to find the difference, in (0, 1).
+        """
+        alpha = (1 - self.level) / max(1, len(self.differences))
+        made = []
+        for d in self._to_best():
+            effect = max(d.difference, self.margin)
+            if d.strategy_b not in self.indistinguishable or effect < SAME:
+                continue
+            v_examples, v_seeds = d.error_examples**2, None if d.error_seeds is None else d.error_seeds**2
+            counted = v_seeds if v_seeds is not None and self.seeds_resampled else 0.0
+            seeds = min(
+                len(each.seeds) for each in self.areas if each.strategy in (d.strategy_a, d.strategy_b)
+            )
+            made.append(
+                Needed(
+                    d.strategy_a,
+                    d.strategy_b,
+                    effect,
+                    power,
+                    needed_examples(
+                        effect,
+                        examples=self.examples,
+                        v_examples=v_examples,
+                        v_seeds=counted,
+                        alpha=alpha,
+                        power=power,
+                    ),
+                    None
+                    if v_seeds is None
+                    else needed_seeds(
+                        effect, seeds=seeds, v_examples=v_examples, v_seeds=v_seeds, alpha=alpha, power=power
+                    ),
+                )
+            )
+        return tuple(made)
+
+    def spread(self, d: Difference) -> Spread | None:
+        """The standard error of one of its differences, with what the intervals cover; None for no error at all."""
+        units = (self.examples if self.groups is None else self.groups) - 1
+        parts = [(d.error_examples**2, units)]
+        if self.seeds_resampled and d.error_seeds is not None:
+            parts.append((d.error_seeds**2, min(len(each.seeds) for each in self.areas) - 1))
+        variance = sum(part for part, _ in parts)
+        if variance == 0:
+            return None
+        freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+        return Spread(d.difference, math.sqrt(variance), freedom)
+
+    def _to_best(self) -> list[Difference]:
+        return [d for d in self.differences if d.strategy_a == self.best.strategy]
+
+    def _would_change(self) -> list[str]:
+        changes = []
+        for need in self.needed():
+            pair = f"tell {need.strategy_b} from {need.strategy_a} with a chance of {need.power:.0%}"
+            truth = f"if the true difference is {gap_text(need.effect)}"
+            if need.examples is None:
+                changes.append(f"No number of examples would {pair} {truth}: the luck of training hides it.")
+            elif need.examples <= self.examples:  # the margin is wider than what was observed
+                changes.append(
+                    f"A true difference of {gap_text(need.effect)} between {need.strategy_a} and {need.strategy_b} would "
+                    f"have been told by these examples with a chance of {need.power:.0%}: if there is one, it is smaller."
+                )
+                continue
+            else:
+                changes.append(
+                    f"About {_rounded(need.examples)} report examples, instead of {self.examples:,}, and select "
+                    f"examples in proportion, would {pair} {truth}."
+                )
+            if need.seeds is not None and self.seeds_resampled:
+                changes.append(f"So would about {need.seeds} training seeds of each.")
+        changes += [
+            f"A margin below {d.difference:.4f}, instead of {self.margin:g}, would put {d.strategy_a} before "
+            f"{d.strategy_b}."
+            for d in self._to_best()
+            if d.strategy_b in self.tied and d.strategy_b not in self.indistinguishable
+        ]
+        if not self.seeds_resampled:
+            changes.append("Five or more training seeds per strategy would cover the luck of training too.")
+        return changes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One :class:`Condition` for each task, attack and epsilon."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def areas(self) -> tuple[AreaEstimate, ...]:
+        """Those of all conditions; within each, best first."""
+        return tuple(estimate for condition in self.conditions for estimate in condition.areas)
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """All pairs of all conditions."""
+        return tuple(difference for condition in self.conditions for difference in condition.differences)
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say, one line for each condition, named if there are several."""
+        if len(self.conditions) == 1:
+            return self.conditions[0].verdict
+        names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in self.conditions])
+        return "\n".join(f"{name}: {c.verdict}" for name, c in zip(names, self.conditions, strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The areas as a table, one row for each estimate."""
+        return pd.DataFrame([dataclasses.asdict(estimate) for estimate in self.areas])
+
+
+def _rounded(number: int) -> str:
+    return f"{float(f'{number:.1e}'):,.0f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def with_p_best(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> tuple[AreaEstimate, ...]:
+    """The estimates, the largest first, with the p-value that says whether each is among the best of them."""
+    margin = differences[0].margin if differences else 0.0
+    found = best_p_values([each.area for each in areas], _p_values(areas, differences), margin=margin)
+    return tuple(dataclasses.replace(each, p_best=float(p)) for each, p in zip(areas, found, strict=True))
+
+
+def _p_values(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> Floats:
+    """Of pairs (i, j) of ``areas``; NaN where there is no test."""
+    place = {each.strategy: number for number, each in enumerate(areas)}
+    p_values = np.full((len(areas), len(areas)), np.nan)
+    for d in differences:
+        p_values[place[d.strategy_a], place[d.strategy_b]] = d.p_value
+    return p_values
+
+
+__all__ = [
+    "AreaEstimate",
+    "Certainty",
+    "Comparison",
+    "Condition",
+    "Difference",
+    "Recommendation",
+    "attack_text",
+    "condition_names",
+    "epsilon_text",
+    "threat_text",
+]

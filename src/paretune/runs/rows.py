@@ -1,0 +1,342 @@
+"""The files of a run directory: what a row and its bits must look like, and how they are read."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from paretune.runs.disk import regular
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
+OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"
+ROW_FIELDS: dict[str, type] = {
+    "schema": int,
+    "run": str,  # key of the run
+    "task": str,
+    "strategy": str,  # display name, "LoRA"
+    "config": str,  # the call that makes the strategy, "LoRA(rank=4)"
+    "seed": int,
+    "step": int,
+    "epoch": float,
+    "attack": str,
+    "threat": str,
+    "epsilon": float,  # fraction of the pixel range
+    "clean": float,  # accuracies are fractions; these two on the report split …
+    "robust": float,
+    "clean_select": float,  # … and these on the select split
+    "robust_select": float,
+    "examples": int,
+    "examples_select": int,
+    "report_id": str,  # fingerprints: which examples the accuracies are about
+    "select_id": str,
+    "bits": str,  # file inside the run directory
+    "bits_key": str,
+    "trainable_parameters": int,
+    "train_seconds": float,
+    "cpu_seconds": float,
+    "peak_memory_bytes": int,
+    "precision": str,
+    "versions": dict,
+}
+_LARGEST = 2**63 - 1  # of whole numbers in a table
+_ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
+SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
+
+Bits = dict[str, NDArray[np.bool_]]
+Row = Mapping[str, Any]
+
+
+def run_key(config: Mapping[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of ``config`` as canonical JSON: sorted, no spaces."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; NaN, Infinity and numbers beyond what a float holds are refused, as JSON has none.
+
+    Raises:
+        ValueError: the file holds something else; it is named.
+    """
+    content = regular(path).read_bytes()
+    try:
+        value = json.loads(content, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON that anybody wrote: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"numbers must be finite; got {text[:20]}")
+    return number
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in ``path``."""
+    file = path / "config.json"
+    try:
+        config = read_json(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{file} is missing; copy run directories whole, or remove this one"
+        ) from None
+    if config.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{file} has schema {config.get('schema')!r}; this library reads {SCHEMA}. "
+            "Upgrade paretune, or point to a run directory"
+        )
+    return config
+
+
+class Stated(NamedTuple):
+    """How many rows a run has at least, by DONE or by the checkpoint of an unfinished run."""
+
+    file: Path
+    step: float  # the rows up to this one are counted
+    points: int
+    log: Any = None  # of a finished run: lines and SHA-256 of log.jsonl; None of one without
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is to come."""
+        return self.file.name == "DONE"
+
+
+def read_stated(path: Path, key: str) -> Stated | None:
+    """What the run says of its rows, None if nothing yet. Read it before the rows: a run under way adds to both."""
+    try:
+        file = path / "DONE"
+        said = read_json(file)
+        step, points, whose, log = math.inf, said.get("points"), said.get("run"), said.get("log")
+    except FileNotFoundError:
+        file = path / CHECKPOINT
+        try:
+            with safe_open(regular(file), framework="numpy") as opened:
+                said = json.loads((opened.metadata() or {})["progress"])
+            step, points, whose, log = said["step"], said.get("points", 0), key, None
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {file} is damaged ({error}); delete it to train this run from its start"
+            ) from None
+    except ValueError as error:
+        raise ValueError(f"{error}; {OTHERWISE}") from None
+    if not isinstance(points, int) or not isinstance(step, int | float) or whose != key:
+        raise ValueError(f"{file} is damaged or of another run: {json.dumps(said)[:200]}; {OTHERWISE}")
+    return Stated(file, step, points, log)
+
+
+def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
+    """Raise ValueError if there are fewer rows of these ``steps`` than ``stated``."""
+    if stated is None:
+        return
+    found = sum(step <= stated.step for step in steps)
+    if found < stated.points:
+        upto = "" if stated.done else f" up to step {stated.step}"
+        raise ValueError(
+            f"{path / 'points.jsonl'} has {found} rows{upto}, but {stated.file.name} says that there are "
+            f"{stated.points}: rows were lost. The file must be whole: {OTHERWISE}"
+        )
+
+
+def describe_log(path: Path) -> dict[str, Any] | None:
+    """What DONE says of log.jsonl: how many lines it has, and their SHA-256; None where there is none."""
+    try:
+        content = regular(path / "log.jsonl").read_bytes()
+    except FileNotFoundError:
+        return None
+    return {"lines": content.count(b"\n"), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_log(path: Path, stated: Stated | None) -> None:
+    """Raise ValueError if log.jsonl of a finished run is not what ``stated`` says of it."""
+    if stated is None or stated.log is None:
+        return
+    found = describe_log(path)
+    if found != stated.log:
+        lines = found["lines"] if found else 0
+        said = stated.log.get("lines") if isinstance(stated.log, dict) else None
+        what = f"has {lines} lines, but DONE says that there are {said}"
+        if lines == said:
+            what = f"has the {lines} lines that DONE says, but not those that were written"
+        raise ValueError(f"{path / 'log.jsonl'} {what}. The file must be whole: {OTHERWISE}")
+
+
+def implied(config: Mapping[str, Any], step: Any) -> dict[str, Any]:
+    """The fields of a row that follow from the configuration of its run and from its step."""
+    fields = {
+        "schema": SCHEMA,
+        "run": run_key(config),
+        "task": config.get("task"),
+        "strategy": config.get("strategy"),
+        "config": config.get("strategy_config"),
+        "seed": config.get("seed"),
+    }
+    return fields | ({"bits": f"bits/step-{step:06d}.safetensors"} if isinstance(step, int) else {})
+
+
+def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Line numbers and rows of points.jsonl, checked."""
+    file = path / "points.jsonl"
+    if not file.exists():
+        return []
+    *lines, torn = regular(file).read_bytes().split(b"\n")
+    if torn:
+        log.info("%s: the last line is unfinished and was left out", file)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    key = run_key(config)
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not JSON ({error}). The file is damaged: {OTHERWISE}") from None
+        check_row(row, where, key)
+        for field, value in implied(config, row["step"]).items():
+            if row[field] != value:
+                raise ValueError(
+                    f"{where} says {field} = {row[field]!r}, but its run makes that {value!r}. It is damaged: {OTHERWISE}"
+                )
+        if identity(row) in seen:
+            first = seen[identity(row)]
+            same = line == lines[first - 1]
+            raise ValueError(
+                f"{where} repeats the point of line {first}; "
+                + ("remove one of the two lines" if same else f"the file is damaged: {OTHERWISE}")
+            )
+        seen[identity(row)] = number
+        rows.append((number, row))
+    return rows
+
+
+def check_row(row: Any, where: str, key: str) -> None:
+    """Raise ValueError unless ``row`` is a point of the run that ``key`` identifies."""
+    if not isinstance(row, dict) or (missing := [field for field in ROW_FIELDS if field not in row]):
+        raise ValueError(f"{where} lacks {', '.join(missing) if isinstance(row, dict) else 'all fields'}")
+    if row["schema"] != SCHEMA:
+        raise ValueError(
+            f"{where} has schema {row['schema']!r}; this library reads {SCHEMA}. Upgrade paretune"
+        )
+    for field, kind in ROW_FIELDS.items():
+        value = row[field]
+        if not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):
+            raise ValueError(f"{where} (step {row['step']}): {field} must be {kind.__name__}; got {value!r}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"{where}: {field} has more digits than any {field} can have")
+        if isinstance(value, int | float) and field != "seed" and not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"{where} (step {row['step']}): {field} must be finite and not negative; got {value}"
+            )
+    for field in _ACCURACIES:
+        if row[field] > 1:
+            raise ValueError(
+                f"{where} (step {row['step']}): {field} is a fraction in [0, 1]; got {row[field]}"
+            )
+    if row["epsilon"] == 0 or (row["threat"] == "Linf" and row["epsilon"] > 1):
+        raise ValueError(
+            f"{where}: epsilon is a fraction of the pixel range, 8/255 and not 8; got {row['epsilon']}"
+        )
+    if row["run"] != key:
+        raise ValueError(
+            f"{where} belongs to run {row['run']}, but config.json makes {key}: files of two runs mixed"
+        )
+
+
+def identity(row: Row) -> tuple[Any, ...]:
+    """What no two rows of a run have in common."""
+    return row["step"], row["attack"], row["epsilon"]
+
+
+def check_bits(row: Row, bits: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Bits have the sizes and the means that the row states, and robust implies clean."""
+    for split, suffix, examples, _ in SPLITS:
+        vectors = {}
+        for name, key in (("clean", f"{split}/clean"), ("robust", f"{split}/{row['bits_key']}")):
+            if key not in bits:
+                raise ValueError(f"bits lacks {key!r}; got {', '.join(bits)}")
+            vector = vectors[name] = np.asarray(bits[key])
+            if vector.dtype != bool or vector.shape != (row[examples],) or vector.size == 0:
+                raise ValueError(
+                    f"bits[{key!r}] must be a boolean vector of {examples} = {row[examples]} > 0 values; "
+                    f"got {vector.dtype}, shape {vector.shape}"
+                )
+            if abs(vector.mean() - row[name + suffix]) > 1e-6:
+                raise ValueError(
+                    f"{name + suffix} is {row[name + suffix]}, but {key} has the mean {vector.mean()}"
+                )
+        if (vectors["robust"] & ~vectors["clean"]).any():
+            raise ValueError(
+                f"{split}/{row['bits_key']} is true where {split}/clean is not; robust implies clean"
+            )
+
+
+def load_packed(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    """Bits of a file, eight examples a byte, and what it says of them."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; copy run directories whole")
+    try:
+        with safe_open(regular(path), framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def pack(tensors: Mapping[str, NDArray[np.uint8]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of byte vectors.
+
+    The safetensors library orders metadata at random; with the order fixed, a run that is repeated or resumed
+    gives the same bytes. Format: https://huggingface.co/docs/safetensors/index#format
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in sorted(tensors):
+        start, end = end, end + tensors[name].size
+        header[name] = {"dtype": "U8", "shape": [tensors[name].size], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return (
+        len(text).to_bytes(8, "little") + text + b"".join(tensors[name].tobytes() for name in sorted(tensors))
+    )
+
+
+def differences(stored: Any, given: Any, name: str = "") -> str:
+    """The fields that differ, by dotted name: ``seed: 0 there, 1 here``."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        keys = sorted({*stored, *given})
+        parts = [
+            differences(stored.get(key, _ABSENT), given.get(key, _ABSENT), f"{name}.{key}" if name else key)
+            for key in keys
+            if key not in stored
+            or key not in given
+            or run_key({"": stored[key]}) != run_key({"": given[key]})
+        ]
+        return "; ".join(parts)
+    return f"{name}: {stored!r} there, {given!r} here"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()

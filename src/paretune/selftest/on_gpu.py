@@ -1,0 +1,154 @@
+"""Checks and timing that need a CUDA device: large batches, CUDA graphs, torch.compile, and how long it all takes."""
+
+import math
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paretune.attacks import L2, AttackCopy, Linf, attack_copy
+from paretune.attacks.copy import captured
+from paretune.kernels import pgd_step, random_start
+from paretune.kernels.reference import Norm
+from paretune.selftest.comparing import NORMS, Check, Outcome, Step, run_check
+
+_ROUNDING = 2.0**-22  # L2 is not bit for bit: four roundings at 1
+
+
+def gpu_checks(device: torch.device) -> Iterator[Check]:
+    """What :mod:`~paretune.selftest.comparing` leaves out."""
+    properties = torch.cuda.get_device_properties(device)
+    yield Check(
+        "GPU",
+        None,
+        f"{properties.name}, sm_{properties.major}{properties.minor}, {properties.multi_processor_count} processors, "
+        f"{properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
+    )
+    for norm in NORMS:
+        yield run_check(f"{norm} step, more than 2^31 numbers", _large, device, norm)
+        torch.cuda.empty_cache()
+        yield run_check(f"{norm} CUDA graph of 10 steps", _graph, device, norm)
+        yield run_check(f"{norm} under torch.compile", _compiled, device, norm)
+    for shape in ((128, 3, 32, 32), (64, 3, 224, 224), (256, 3, 224, 224)):
+        for norm in NORMS:
+            yield run_check(f"{norm} time {shape}", _time, device, norm, shape)
+
+
+def _large(device: torch.device, norm: Norm) -> Outcome:
+    """The last image of the batch is where 32-bit offsets would have wrapped around."""
+    shape = (17, 2**27 + 3)
+    needed = 4 * 6 * math.prod(shape)
+    free, _ = torch.cuda.mem_get_info(device)
+    if free < needed:
+        return None, f"left out: needs {needed / 2**30:.0f} GiB of free memory, has {free / 2**30:.0f}"
+    images = torch.full(shape, 0.5, device=device)
+    gradient = torch.linspace(-1, 1, len(images), device=device).view(-1, 1).expand(shape).contiguous()
+    chosen: dict[str, Any] = {"norm": norm, "step_size": 0.25, "epsilon": 0.125}
+    moved, _ = pgd_step(gradient, images, images, **chosen, fused="cuda")
+    del gradient
+    wanted, _ = pgd_step(
+        torch.ones(1, shape[1], device=device), images[-1:], images[-1:], **chosen, fused="torch"
+    )
+    return (moved[-1:] - wanted).abs().max().item() <= _ROUNDING, "the last image is right"
+
+
+def _graph(device: torch.device, norm: Norm) -> Outcome:
+    """Recorded steps of an attack against the same steps without a graph, over all that may change between replays.
+
+    Bit for bit: the amounts are the same numbers in float32 and in float64.
+    """
+    threat = Linf(2.0**-5) if norm == "Linf" else L2(0.5)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(6)).to(device)
+    goals = torch.arange(4, device=device)
+    linear = nn.Linear(3 * 8 * 8, 10).to(device)
+    network = nn.Sequential(nn.Flatten(), linear)
+    plain, graph = (attack_copy(network, cuda_graph=each) for each in (False, True))
+
+    def climb(victim: AttackCopy, batch: Tensor, factor: float) -> Tensor:
+        now = threat.with_epsilon(factor * threat.epsilon)
+        return victim.ascend(now, batch, batch, goals, step_size=now.epsilon / 4, steps=10)
+
+    def same(batch: Tensor, factor: float = 1.0) -> bool:
+        return torch.equal(climb(graph, batch, factor), climb(plain, batch, factor))
+
+    kept = climb(graph, images, 1.0)
+    copy = kept.clone()
+    outcomes = {
+        "same as without": same(images),
+        "another batch": same(1 - images),
+        "another epsilon": same(images, 0.5),
+        "earlier result kept": torch.equal(kept, copy),
+    }
+    with torch.no_grad():
+        linear.weight.neg_()
+    for victim in (plain, graph):
+        victim.refresh()
+    outcomes["other weights"] = same(images)
+    seed = torch.tensor(1, device=device)
+    start = partial(random_start, images, threat.epsilon, seed, norm=norm)
+    replay, started = captured.record_graph(start, start, device)
+    seed.fill_(2)
+    replay()
+    outcomes["another seed"] = torch.equal(started, start())
+    wrong = [name for name, good in outcomes.items() if not good]
+    return not wrong, ", ".join(wrong or outcomes)
+
+
+def _compiled(device: torch.device, norm: Norm) -> Outcome:
+    images = torch.rand(2, 3, 16, 16, device=device)
+    gradient = torch.randn_like(images)
+    amount = torch.tensor(0.5, device=device)
+    step = partial(pgd_step, norm=norm, step_size=amount, epsilon=amount)
+    compiled = torch.compile(step, fullgraph=True)
+    error = (compiled(gradient, images, images)[0] - step(gradient, images, images)[0]).abs().max().item()
+    return error <= _ROUNDING, f"differs by {error:.1e}"
+
+
+def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
+    """The whole tail of a step, bfloat16 gradient to bfloat16 input, against eager and compiled PyTorch."""
+    images = torch.rand(shape, device=device)
+    gradient = torch.randn(shape, device=device).bfloat16()
+    mean, std = torch.full((3,), 0.5, device=device), torch.full((3,), 0.25, device=device)
+    amount = torch.tensor(0.5, device=device)
+    step = partial(
+        pgd_step,
+        norm=norm,
+        step_size=amount,
+        epsilon=amount,
+        mean=mean,
+        std=std,
+        out_dtype=torch.bfloat16,
+    )
+    plain: Step = partial(step, fused="torch")
+    contenders: dict[str, Step] = {
+        "kernel": partial(step, fused="cuda"),
+        "eager": plain,
+        "compiled": torch.compile(plain, fullgraph=True, dynamic=False),
+    }
+    seconds = _interleaved(contenders, gradient, images)
+    # What one pass must move: 2 bytes of gradient and 4 + 4 of images in, 4 + 2 out.
+    rate = 16 * images.numel() / seconds["kernel"] / 1e9
+    times = ", ".join(f"{name} {1e6 * each:.1f} µs" for name, each in seconds.items())
+    return None, f"{times}; {rate:.0f} GB/s of the 16 bytes a number that one pass moves"
+
+
+def _interleaved(
+    contenders: dict[str, Step], gradient: Tensor, images: Tensor, rounds: int = 20
+) -> dict[str, float]:
+    """Median seconds a call; the contenders take turns, so that clocks and heat are shared."""
+    calls, warm_up = 10, 3
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + warm_up):
+        for name, step in contenders.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begin.record()
+            for _ in range(calls):
+                step(gradient, images, images)
+            end.record()
+            torch.cuda.synchronize()
+            if turn >= warm_up:
+                times[name].append(begin.elapsed_time(end) / 1000 / calls)
+    return {name: statistics.median(each) for name, each in times.items()}

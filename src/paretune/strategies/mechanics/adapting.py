@@ -1,0 +1,276 @@
+"""Putting a strategy on a model in place, and taking it off: merged into the weights, or gone without a trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paretune.backbones.backbone import Backbone, Task, inside, network_of, note_task, task_of
+from paretune.backbones.modes import modes_kept
+from paretune.backbones.random import borrowed_randomness
+from paretune.backbones.sites import Site
+from paretune.strategies.inserted import check_undisturbed
+from paretune.strategies.mechanics.base import Anatomy, Delta, Inserted, Strategy, base_parameters
+from paretune.strategies.mechanics.left_alone import log_left_alone
+from paretune.strategies.mechanics.tied import check_head, check_memory
+from paretune.strategies.mechanics.wrapped import check_merge, unwrap, wrapped_layers
+
+_ATTRIBUTE = "_paretune_adaptation"
+
+
+@dataclass
+class Adaptation:
+    """What an adapted model remembers: enough to save the adapter and to give the base back bit for bit.
+
+    Args:
+        strategy: what was put on.
+        anatomy: what the strategy was told about the model.
+        trained: names of the trainable parameters, head included.
+        base: the values before adapting of everything that changes in place, under the base's names.
+        base_names: names in the adapted model's state dict of the base's tensors, with the names they had; of a tied tensor,
+            the first one.
+        tied: the other names of tied tensors in the base's state dict, with the first one.
+        required_grad: which parameters were trainable before.
+        task: what the model was trained for before.
+    """
+
+    strategy: Strategy
+    anatomy: Anatomy
+    trained: tuple[str, ...]
+    base: dict[str, Tensor]
+    base_names: dict[str, str]
+    tied: dict[str, str]
+    required_grad: dict[str, bool]
+    task: Task
+
+    @property
+    def head(self) -> str:
+        """Dotted name of the classifier."""
+        return self.anatomy.head
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where modules may have been inserted."""
+        return self.anatomy.sites
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Adaptation":
+        """The record is only read, so copies of a model share it and its values of the base."""
+        return self
+
+
+def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
+    """Put ``strategy`` on ``backbone`` in place and return the same object.
+
+    The head and the strategy's parameters become trainable, everything else is frozen. The logits do not change, except by
+    prompt tokens (:class:`~paretune.VisualPrompt`), which take part in the attention from the start.
+
+    Args:
+        backbone: from :func:`~paretune.load_backbone` or :class:`~paretune.Backbone`.
+        strategy: for example ``LoRA(rank=8)``.
+        seed: seeds the new parameters; the global random state is untouched.
+
+    Raises:
+        TypeError: ``backbone`` is not a Backbone.
+        ValueError: it is adapted already, or the strategy does not fit it. The model is unchanged then.
+    """
+    if not isinstance(backbone, Backbone):
+        raise TypeError(
+            f"adapt needs a Backbone, got {type(backbone).__name__}; wrap it: Backbone(module, mean=, std=, head=)"
+        )
+    with borrowed_randomness():
+        torch.manual_seed(seed)
+        anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
+        require_bare(backbone)
+        strategy.try_on(backbone.module, anatomy)
+        install(backbone.module, strategy, anatomy)
+    backbone.frozen_batchnorm = strategy.bn == "frozen"
+    log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)
+    return backbone.train(backbone.training)
+
+
+def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
+    """Put ``strategy`` on a plain ``module``; on an error the module is as before."""
+    require_bare(module)
+    check_head(module, anatomy.head)
+    before = dict(module.named_parameters())
+    required_grad = {name: parameter.requires_grad for name, parameter in before.items()}
+    state = module.state_dict(keep_vars=True)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():  # a strategy may try its gradients
+            chosen = set(strategy.install(module, anatomy))
+        check_undisturbed(module, anatomy)
+        # A tied parameter has several names, of which any may be chosen; the first is the one that counts.
+        train = {
+            id(parameter)
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if name in chosen or inside(name, anatomy.head)
+        }
+        parameters = dict(module.named_parameters())
+        trained = tuple(name for name, parameter in parameters.items() if id(parameter) in train)
+        first: dict[int, str] = {}
+        tied = {
+            name: first[id(tensor)]
+            for name, tensor in state.items()
+            if first.setdefault(id(tensor), name) != name
+        }
+        base_names = {
+            name: first[id(tensor)]
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if id(tensor) in first
+        }
+        base = {
+            name: parameter.detach().clone() for name, parameter in before.items() if id(parameter) in train
+        }
+        if strategy.bn == "adapt":
+            buffers = batchnorm_buffers(module)
+            base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
+        changing = _changed_in_place(module, strategy)
+        check_memory(module, {*train, *map(id, changing)}, base_parameters(module))
+    except BaseException:
+        uninstall(module)
+        for name, parameter in before.items():
+            parameter.requires_grad_(required_grad[name])
+        raise
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    task = task_of(module)
+    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad, task)
+    module.__dict__[_ATTRIBUTE] = adaptation
+    return adaptation
+
+
+def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
+    """What merging or running statistics write to."""
+    lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
+    found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
+    found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
+    return found + (list(batchnorm_buffers(module).values()) if strategy.bn == "adapt" else [])
+
+
+def adaptation_of(model: nn.Module) -> Adaptation | None:
+    """The record of the strategy that ``model`` (a Backbone or a plain module) carries, if any."""
+    module = network_of(model)
+    found: Adaptation | None = module.__dict__.get(_ATTRIBUTE)
+    return found
+
+
+def forget_adaptation(module: nn.Module) -> Adaptation | None:
+    """Take away the record alone, and return it."""
+    record: Adaptation | None = module.__dict__.pop(_ATTRIBUTE, None)
+    return record
+
+
+def require_adaptation(model: nn.Module) -> Adaptation:
+    """As :func:`adaptation_of`, but a model without an adapter is an error."""
+    found = adaptation_of(model)
+    if found is None:
+        raise ValueError(f"this {type(model).__name__} carries no adapter; call adapt or load_adapter first")
+    return found
+
+
+def require_bare(model: nn.Module) -> None:
+    """Raise ValueError if ``model`` carries an adapter already."""
+    present = adaptation_of(model)
+    if present is not None:
+        raise ValueError(
+            f"the model already carries {present.strategy!r}; call remove_adapter or merge_adapter first"
+        )
+
+
+def trainable_parameters(model: nn.Module, *, head: bool = True) -> dict[str, nn.Parameter]:
+    """The parameters that an adapted model trains, by name; without the classifier if ``head`` is False."""
+    adaptation = require_adaptation(model)
+    module = network_of(model)
+    parameters = dict(module.named_parameters())
+    return {
+        name: parameters[name] for name in adaptation.trained if head or not inside(name, adaptation.head)
+    }
+
+
+def merge_adapter(model: nn.Module) -> nn.Module:
+    """Turn an adapted model into one with plain weights and the same logits, in place; returns the same object.
+
+    Raises:
+        ValueError: the model carries no adapter, or one that no weight can absorb (Compacter). The model is unchanged.
+    """
+    adaptation = require_adaptation(model)
+    if adaptation.strategy.why_not_mergeable:
+        name = type(adaptation.strategy).__name__
+        raise ValueError(
+            f"{name} cannot be merged: {adaptation.strategy.why_not_mergeable}; save it with save_adapter"
+        )
+    module = network_of(model)
+    if wrapped_layers(module):
+        check_merge(module, adaptation.anatomy)
+    uninstall(module, merge=True)
+    _forget(model, module, adaptation)
+    return model
+
+
+def remove_adapter(model: nn.Module) -> nn.Module:
+    """Give back the model as it was before :func:`adapt`, bit for bit, in place; returns the same object.
+
+    Raises:
+        ValueError: the model carries no adapter.
+    """
+    adaptation = require_adaptation(model)
+    module = network_of(model)
+    uninstall(module)
+    restore(module, adaptation.base)
+    note_task(module, adaptation.task)
+    _forget(model, module, adaptation)
+    return model
+
+
+def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy ``values`` into the parameters and buffers of these names."""
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+    # TinyViT and LeViT keep what they compute from parameters until training begins.
+    with modes_kept(module):
+        module.train()
+
+
+def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Running statistics of the batch norms, by name; those that several share under the first."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    own = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+    return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
+
+
+def base_state(module: nn.Module) -> dict[str, Tensor]:
+    """State dict of the model underneath: as it was before :func:`adapt`, in the base's own names."""
+    adaptation = adaptation_of(module)
+    if adaptation is None:
+        return dict(module.state_dict())
+    state = module.state_dict()
+    found = {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    return found | {name: found[first] for name, first in adaptation.tied.items()}
+
+
+def uninstall(module: nn.Module, *, merge: bool = False) -> None:
+    """Take off what strategies have added to ``module``, and leave the values of its own tensors as they are.
+
+    Args:
+        module: changed in place.
+        merge: let the weights take over what changes them first.
+    """
+    if merge:
+        Delta.merge(module)
+    for _, layer in Delta.carriers(module):
+        Delta.remove(layer)
+    Inserted.detach_all(module)
+    unwrap(module, merge=merge)
+
+
+def _forget(model: nn.Module, module: nn.Module, adaptation: Adaptation) -> None:
+    forget_adaptation(module)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(adaptation.required_grad[name])
+        parameter.grad = None
+    if isinstance(model, Backbone):
+        model.frozen_batchnorm = False

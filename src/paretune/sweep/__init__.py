@@ -1,0 +1,1 @@
+"""A grid of runs on one machine, and the configuration that names each."""

@@ -1,0 +1,229 @@
+"""A grid of runs on the processes of one machine."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import queue
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from logging.handlers import QueueHandler
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from paretune.runs import disk
+from paretune.runs.lock import alone
+from paretune.runs.progress import Status, bars
+from paretune.runs.rows import read_json
+from paretune.runs.sinks.base import Openable, backfill
+from paretune.runs.store import Run, load_runs
+from paretune.strategies import LinearProbe
+from paretune.sweep.config import RunConfig
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+log = logging.getLogger(__name__)
+
+
+def sweep(
+    configs: Sequence[RunConfig],
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    sinks: Sequence[Openable] = (),
+) -> list[Run]:
+    """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
+
+    Each worker is a process that uses its share of the cores. Which worker takes which run changes no result. What workers
+    log goes through the loggers of this process, lines that are alike once.
+
+    Args:
+        configs: what to run.
+        out: made if it does not exist.
+        workers: processes; None takes one a core (one in all if there is a GPU), never more than runs.
+        resume: go on with runs that were stopped; False starts them over.
+        progress: show bars on the terminal.
+        sinks: who else receives the rows of each run, see :func:`paretune.train`.
+
+    Returns:
+        One run a configuration, in the same order.
+
+    Raises:
+        ValueError: ``workers`` is below 1, or two configurations are the same.
+        RuntimeError: a worker ended abruptly.
+        Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
+    """
+    out = Path(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        workers = 1 if torch.cuda.is_available() else cores
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = min(workers, len(configs))
+    paths = [out / directory_name(config) for config in configs]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two of the configurations are the same")
+    if resume and all((path / "DONE").exists() for path in paths):
+        for path in paths:
+            backfill(path, sinks)
+        return [load_runs(path)[0] for path in paths]
+    for config in {dataclasses.replace(config, strategy=LinearProbe(), seed=0) for config in configs}:
+        config.check()  # a wrong name is an error here and now, not in every worker
+    with alone(out, patience=60):
+        announce(out, configs)
+    spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
+    messages: Queue[Any] = spawn.Queue()
+    threads = max(1, cores // workers)
+    with (
+        _shown(messages, [path.name for path in paths], enabled=progress),
+        ProcessPoolExecutor(
+            workers, mp_context=spawn, initializer=_start, initargs=(messages, threads, _levels())
+        ) as pool,
+    ):
+        futures = [
+            pool.submit(_run, config, path, resume, sinks)
+            for config, path in zip(configs, paths, strict=True)
+        ]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        for future in done:
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise RuntimeError(
+                    f"one of {workers} worker processes ended abruptly: it was killed, or the memory ran out. Give the same "
+                    "call again and the runs go on from their last evaluation points; fewer workers (workers=1, "
+                    "--workers 1) take less memory"
+                ) from None
+    return [load_runs(path)[0] for path in paths]
+
+
+def directory_name(config: RunConfig) -> str:
+    """``lora-rank-4-seed0-1a2b3c4d``: readable, and different for different configurations."""
+    text = json.dumps({**vars(config), "strategy": config.strategy.to_dict()}, sort_keys=True, default=repr)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
+    return f"{slug}-seed{config.seed}-{digest}"
+
+
+def announce(out: Path, configs: Sequence[RunConfig]) -> None:
+    """``sweep.json`` names the runs of all sweeps in ``out``, for those who watch: also runs that have not begun."""
+    file = out / "sweep.json"
+    try:
+        runs = dict(read_json(file)["runs"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # it serves those who watch alone
+        runs = {}
+    for config in configs:
+        runs[directory_name(config)] = {
+            "strategy": repr(config.strategy).removesuffix("()"),
+            "seed": config.seed,
+        }
+    disk.write_json(file, {"runs": runs})
+
+
+_messages: "Queue[Any] | None" = None
+
+
+def _levels() -> dict[str, int]:
+    """The levels that were set, of the root logger under the empty name."""
+    known = {"": logging.getLogger()} | logging.Logger.manager.loggerDict
+    return {
+        name: each.level for name, each in known.items() if isinstance(each, logging.Logger) and each.level
+    }
+
+
+def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None:
+    global _messages
+    _messages = messages
+    for each in (
+        logging.Logger.manager.loggerDict.values()
+    ):  # as a script that configures them on import has left them
+        if isinstance(each, logging.Logger):
+            each.handlers, each.propagate = [], True
+    logging.getLogger().handlers = [QueueHandler(messages)]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    torch.set_num_threads(threads)
+    # A sweep that is killed takes its workers along; the runs go on from their checkpoints next time.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    wait_for([sentinel])
+    os._exit(1)
+
+
+def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable]) -> None:
+    def report(status: Status) -> None:
+        if _messages is not None:
+            _messages.put((path.name, status))
+
+    config.run(path, resume=resume, progress=report, sinks=sinks)
+    if _messages is not None:
+        _messages.put((path.name, None))
+
+
+@contextlib.contextmanager
+def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> Iterator[None]:
+    """One bar for the whole sweep and one for each run under way; and what the workers log."""
+    stop = threading.Event()
+    display = bars()
+    display.disable = not enabled
+
+    def listen() -> None:
+        with display:
+            whole = display.add_task(f"{len(names)} runs", total=None, note="")
+            tasks: dict[str, Any] = {}
+            steps: dict[str, int] = {}
+            total = finished = 0
+            logged: set[tuple[str, int, str]] = set()
+            while not (stop.is_set() and messages.empty()):
+                try:
+                    message = messages.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if isinstance(message, logging.LogRecord):
+                    line = message.name, message.levelno, message.getMessage()
+                    if line not in logged:
+                        logging.getLogger(message.name).handle(message)
+                    logged.add(line)
+                    continue
+                name, status = message
+                if status is None:
+                    finished += 1
+                    steps[name] = total or steps.get(name, 0)
+                    if name in tasks:
+                        display.update(tasks[name], visible=False)
+                else:
+                    if name not in tasks:
+                        tasks[name] = display.add_task(name, total=status.total, note="")
+                    total, steps[name] = status.total, status.step
+                    display.update(tasks[name], completed=status.step)
+                    if status.clean is not None:
+                        display.update(tasks[name], note=str(status))
+                if total:
+                    display.update(whole, total=total * len(names), completed=sum(steps.values()))
+                display.update(whole, note=f"{finished} done")
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

@@ -1,0 +1,282 @@
+"""The command line, run as a user runs it but in this process."""
+
+import os
+
+import pandas as pd
+import pytest
+import timm
+import torch
+
+import paretune as pt
+from paretune.commands.cli import COMMANDS, main
+from paretune.sweep.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweep.grid import directory_name
+from tests.synthetic import write_runs
+
+# A full path through the command line in seconds: random weights, tiny images, few steps.
+SMALL = [
+    "--backbone",
+    "timm:test_resnet",
+    "--img-size",
+    "32",
+    "--limit",
+    "120",
+    "--epochs",
+    "1",
+    "--points",
+    "2",
+]
+SMALL += ["--eval-steps", "2", "--train-steps", "1", "--batch-size", "16"]
+
+
+@pytest.fixture
+def weights(tmp_path) -> str:
+    """Weights for timm's smallest ResNet, so that nothing is downloaded."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    return str(tmp_path / "w.pth")
+
+
+def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatch) -> None:
+    out = tmp_path / "runs"
+    arguments = ["compare", *SMALL, "--weights", weights, "--out", str(out), "--seeds", "0", "--workers", "1"]
+    arguments += ["--strategies", "bitfit,LoRA(rank=2)"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "LoRA(rank=2)" in first
+    assert "has the largest area" in first
+    assert "with 95 % confidence the largest true area is among: " in first
+    assert "needed: Five or more training seeds" in first
+    assert (out / "report.html").stat().st_size > 100_000
+    assert (out / "report.png").stat().st_size > 10_000
+    for picture in ("frontier_png", "frontier_pdf"):  # slow, and seen once
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    assert main(arguments) == 0  # finished runs are not repeated
+    assert capsys.readouterr().out == first
+
+    adapter = next(out.glob("lora*"))
+    assert main(["evaluate", str(adapter), "--weights", weights, "--limit", "120", "--steps", "2"]) == 0
+    assert "0.007843" in capsys.readouterr().out  # 2/255
+    attacks = "APGD(L2(0.5), steps=3), FGSM(Linf(1/255))"
+    options = ["--weights", weights, "--limit", "120", "--attacks", attacks, "--precision", "bf16"]
+    assert main(["evaluate", str(adapter), *options]) == 0
+    measured = capsys.readouterr().out
+    assert "APGD(L2(0.5), steps=3)" in measured
+    options += ["--state", str(tmp_path / "state")]
+    for _ in range(2):  # the second time it is read
+        assert main(["evaluate", str(adapter), *options]) == 0
+        assert capsys.readouterr().out == measured
+    assert main(["evaluate", str(adapter), *options, "--seed", "1"]) == 2
+    assert "is of another run: its seed is 0, now it is 1" in capsys.readouterr().err
+    assert main(["adapters", "show", str(adapter)]) == 0
+    assert "call: LoRA(rank=2)" in capsys.readouterr().out
+    assert main(["adapters", "verify", str(adapter), "--weights", weights]) == 0
+    assert (
+        main(
+            [
+                "adapters",
+                "merge",
+                str(adapter),
+                "--weights",
+                weights,
+                "--out",
+                str(tmp_path / "m.safetensors"),
+            ]
+        )
+        == 0
+    )
+    timm.create_model("test_resnet", num_classes=10, checkpoint_path=str(tmp_path / "m.safetensors"))
+    assert main(["adapters", "merge", str(adapter), "--weights", weights]) == 2
+    assert "merge needs --out" in capsys.readouterr().err
+    assert main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0
+    assert (tmp_path / "r.html").exists()
+
+
+def test_an_l1_threat_is_trained_and_measured(tmp_path, weights, capsys) -> None:
+    out = str(tmp_path / "run")
+    arguments = [
+        "train",
+        *SMALL,
+        "--weights",
+        weights,
+        "--strategy",
+        "bitfit",
+        "--norm",
+        "L1",
+        "--epsilon",
+        "2",
+    ]
+    assert main([*arguments, "--out", out]) == 0
+    assert "PGD(L1(2.0)" in capsys.readouterr().out
+    options = ["--weights", weights, "--limit", "120", "--steps", "2", "--norm", "L1", "--epsilons", "1,3"]
+    assert main(["evaluate", out, *options]) == 0
+    assert "PGD(L1(3.0)" in capsys.readouterr().out
+
+
+def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
+    """Limits, floors, level and task change what is printed and what the page says, alike."""
+    write_runs(tmp_path / "digits", points=3, seeds=(0,), examples=80, examples_select=60)
+    write_runs(tmp_path / "flowers", points=3, seeds=(0,), examples=80, examples_select=60, task="flowers")
+    drawn = []
+    monkeypatch.setattr(
+        "paretune.report.write_report", lambda runs, path, **o: drawn.append((len(runs), o)) or path
+    )
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "digits, L∞ ≤ 4/255" in told
+    assert "flowers, L∞ ≤ 4/255" in told
+    assert told.count("FullFineTune") >= 2
+    options = ["--task", "flowers", "--max-trainable", "400000", "--min-clean", "0.5", "--level", "0.9"]
+    assert main(["report", str(tmp_path), *options, "--interval", "bca", "--margin", "0.02"]) == 0
+    told = capsys.readouterr().out
+    assert "beyond the limits, and left out: FullFineTune()" in told
+    assert "90 % interval" in told
+    assert "above clean 0.5" in told
+    assert "with 90 % confidence the largest true area is among: " in told
+    assert "digits" not in told.replace(str(tmp_path), "")
+    shared = {"min_clean": 0.5, "min_robust": 0.0, "level": 0.9, "margin": 0.02, "interval": "bca"}
+    assert drawn[0][0] == 8
+    assert drawn[1] == (3, shared)
+    assert main(["report", str(tmp_path), "--max-trainable", "9"]) == 2
+    assert "no strategy of task 'digits' has max_trainable=9" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--task", "flower"]) == 2
+    assert "did you mean 'flowers'" in capsys.readouterr().err
+
+
+def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) -> None:
+    rows = ["method,set,run,acc,adv"]
+    for task in "ab":
+        for method, gain in (("x", 0), ("y", 7)):
+            for run in range(3):
+                rows += [f"{method},{task},{run},{90 - 10 * i},{20 + 9 * i + gain + run}" for i in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    columns = ["--group", "method", "--clean", "acc", "--robust", "adv", "--task", "set", "--seed", "run"]
+    out = tmp_path / "out"
+    assert main(["analyze", str(tmp_path / "t.csv"), *columns, "--percent", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "a: areas from (0, 0)" in told
+    # 0.9 * 0.27 + 0.8 * 0.09 + 0.7 * 0.09 = 0.378, and 0.009 more with each run; t(0.975, 2) * 0.009 / sqrt(3) = 0.022
+    assert "y has the largest area, 0.387 (95% interval 0.365 to 0.409; K = 3, 3 repeats)" in told
+    assert told.count("note: Intervals and tests are Student's t") == 1  # said once, of both tasks
+    assert "over all tasks: y has the largest mean area, 0.387 over 2 tasks (mean rank 1.00)" in told
+    assert "these tasks are too alike to say how certain this is" in told  # they are copies
+    areas = pd.read_csv(out / "areas.csv")
+    assert [*areas] == ["task", "group", "area", "low", "high", "k", "reference_clean", "reference_robust"]
+    assert [*areas["group"]] == ["y", "x", "y", "x"]
+    assert (out / "report.html").stat().st_size < 1_500_000
+    options = ["--percent", "--reference", "0.1,0", "--out", str(out), "--select", "acc2,adv2"]
+    assert main(["analyze", str(tmp_path / "t.csv"), *columns, *options]) == 2
+    assert "no column 'acc2'" in capsys.readouterr().err
+
+
+def test_train_writes_a_run_and_goes_on_with_it(tmp_path, weights, capsys) -> None:
+    arguments = [
+        "train",
+        *SMALL,
+        "--weights",
+        weights,
+        "--out",
+        str(tmp_path / "run"),
+        "--strategy",
+        "Compacter(n=2)",
+    ]
+    assert main(arguments) == 0
+    assert "adapter:" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert main([*arguments, "--seed", "5"]) == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_a_printed_configuration_reads_back(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(
+            [
+                "compare",
+                "--strategies",
+                "lora(rank=3)",
+                "--optimizer.lr",
+                "0.01",
+                "--seeds",
+                "3,4",
+                "--print-config",
+            ]
+        )
+    text = capsys.readouterr().out
+    assert "strategies: LoRA(rank=3)" in text
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", "--config", str(tmp_path / "c.yaml"), "--print-config"])
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--epsilon", "8"], "did you mean 8/255"),
+        (["compare", "--epsilon", "four"], "epsilon must be a number or a fraction"),
+        (["compare", "--strategies", "lorra"], "did you mean LoRA"),
+        (["compare", "--strategies", "lora,lora"], "each one once"),
+        (["compare", "--seeds", "a"], "seeds"),
+        (["compare", "--epochs", "many"], "epochs"),
+        (["compare", "--data", "digitz"], "digits"),
+        (["compare", "--backbone", "vit"], "name must be timm:NAME"),
+        (["compare", "--nonsense"], "nonsense"),
+        (["train", "--strategy", "LoRA(rank=0)"], "rank must be a whole number"),
+        (["train", "--schedule.start", "2"], "start=2"),
+        (["evaluate", "/no/such/adapter"], "is not an adapter"),
+        (["adapters", "eat", "x"], "eat"),
+        (["report", "/no/such/runs"], "/no/such/runs"),
+        (["compare", "--interval", "wald"], "interval"),
+        (["analyze", "none.csv"], "there is no file none.csv"),
+        (["analyze", "none.csv", "--reference", "0.1"], "reference must be two"),
+        (["analyze", "none.csv", "--reference", "a,b"], "reference must be two numbers"),
+        (["analyze", "none.csv", "--select", "val"], "select must be two"),
+        (["compre"], "compre"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, message: str, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("paretune: error: ")
+    assert message in error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_every_option_has_help(capsys) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        options = [line for line in text.splitlines() if line.startswith("  --") and "CONFIG" not in line]
+        flat = " ".join(text.split())
+        for line in options:
+            name = line.split()[0]
+            told = flat.split(f" {name} ", 2)[-1]
+            assert "(type:" in told or "print_config" in name, f"{command} {name}"
+            assert not told.split("(type:")[0].strip().startswith("("), f"{command} {name} has no help"
+
+
+def test_info_and_version(capsys) -> None:
+    assert main(["info"]) == 0
+    assert "torch" in capsys.readouterr().out
+    assert main([]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+
+def test_a_grid_is_every_strategy_with_every_seed_in_its_own_directory() -> None:
+    config = CompareConfig(strategies=Strategies((pt.BitFit(), pt.LoRA())), seeds=Seeds((0, 1, 2)))
+    runs = config.runs()
+    assert len(runs) == 6
+    assert len({directory_name(run) for run in runs}) == 6
+    assert directory_name(RunConfig(strategy=pt.LoRA(rank=4))).startswith("lora-rank-4-seed0-")
+    assert directory_name(RunConfig(epochs=1.0)) != directory_name(RunConfig(epochs=2.0))
+
+
+def test_reading_adapters_needs_no_backbone(tmp_path, capsys) -> None:
+    assert os.listdir(tmp_path) == []
+    assert main(["adapters", "show", str(tmp_path)]) == 2
+    assert "paretune.json" in capsys.readouterr().err

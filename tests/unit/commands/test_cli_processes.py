@@ -1,0 +1,130 @@
+"""Every command as a process of its own, with the arguments that it needs and no others."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import paretune as pt
+from paretune.commands import COMMANDS
+from paretune.commands.adapters import Adapters
+from paretune.interchange import save_peft
+from tests.synthetic import write_runs
+
+# What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, TABLE for a table.
+NEEDED = {
+    "report": "report RUNS",
+    "analyze": "analyze TABLE",
+    "info": "info",
+    "selftest": "selftest",
+    "adapters show": "adapters show DIR",
+    "adapters verify": "adapters verify DIR",
+    "adapters import": "adapters import PEFT --backbone efficientnet-lite0 --image-size 24 --out imported",
+    "adapters export": "adapters export DIR --format timm --out exported",
+    "adapters merge": "adapters merge DIR --out merged.safetensors",
+    "adapters push": "adapters push DIR --to user/repo --dry-run",
+}
+# Of full length where this is slow; `paretune compare` in full is the first thing that .ci/run does.
+SHORT = "--limit 120 --epochs 0.5 --batch-size 16 --points 1 --train-steps 1 --eval-steps 1"
+QUICK = {"train": f"train {SHORT}", "evaluate": "evaluate DIR --limit 60 --steps 1"}
+SLOW = {"train": "train", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
+SERVING = {"watch": "watch RUNS"}
+CASES = [
+    *(pytest.param(text, id=name) for name, text in NEEDED.items()),
+    *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
+    *(
+        pytest.param(text, id=name, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
+        for name, text in SLOW.items()
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The directories and files that stand for themselves above."""
+    root = tmp_path_factory.mktemp("written")
+    model = pt.load_backbone("efficientnet-lite0", num_classes=10, img_size=24)
+    pt.adapt(model, pt.LoRA(rank=2, targets=("*.conv_pw",)))  # which peft has too
+    data = pt.load_data("digits", img_size=24, limit=120)
+    attack = pt.PGD(pt.Linf(1 / 255), steps=1)
+    pt.train(model, data, pt.training.Natural(), out=root / "run", steps=1, attacks=[attack], progress=False)
+    save_peft(model, root / "peft")
+    write_runs(root / "runs", points=2, seeds=(0,), examples=60, examples_select=40)
+    rows = ["strategy,clean,robust", *(f"{name},{0.9 - i / 9},{i / 9}" for name in "ab" for i in range(3))]
+    (root / "table.csv").write_text("\n".join(rows))
+    return {
+        "DIR": str(root / "run"),
+        "PEFT": str(root / "peft"),
+        "RUNS": str(root / "runs"),
+        "TABLE": str(root / "table.csv"),
+    }
+
+
+def started(arguments: list[str], place: Path) -> subprocess.Popen[str]:
+    source = str(Path(pt.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "paretune", *arguments],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_command_and_action_is_tried_here() -> None:
+    tried = {text.split()[0] for text in (*NEEDED.values(), *SLOW.values(), *SERVING.values())}
+    assert tried == set(COMMANDS)
+    actions: Any = Adapters.__annotations__["action"]
+    assert {name.split()[1] for name in NEEDED if " " in name} == set(get_args(actions))
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_it_works_with_what_it_needs(text: str, written: dict[str, str], tmp_path: Path) -> None:
+    process = started([written.get(word, word) for word in text.split()], tmp_path)
+    told, complained = process.communicate()
+    assert process.returncode == 0, complained
+    assert told
+    assert "Traceback" not in complained
+    assert "error" not in complained
+
+
+@pytest.fixture
+def watching(written: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = started([written.get(word, word) for word in SERVING["watch"].split()], tmp_path)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_watch_serves_until_it_is_interrupted(watching: subprocess.Popen[str]) -> None:
+    assert watching.stdout is not None
+    assert "http://127.0.0.1:" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, complained = watching.communicate()
+    assert watching.returncode == 0
+    assert complained == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--epsilon", "-1/255"], "epsilon='-1/255'"),
+        (["train", "--epsilon", "9**9**9"], "an exponent may be at most 64"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    process = started(arguments, tmp_path)
+    told, complained = process.communicate()
+    assert process.returncode == 2
+    assert told == ""
+    assert complained.startswith("paretune: error: ")
+    assert message in complained
+    assert complained.count("\n") == 1
+    assert not list(tmp_path.iterdir())
