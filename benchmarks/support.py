@@ -12,6 +12,7 @@ import csv
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -19,14 +20,13 @@ sys.path.insert(0, str(HERE.parent))
 
 import torch  # noqa: E402
 from tests.contracts.backbones import EVERY, HUGGING_FACE, OTHERS, TIMM, make  # noqa: E402
-from tests.contracts.contract import check  # noqa: E402
-from tests.contracts.strategies import MATRIX, made_for  # noqa: E402
+from tests.contracts.contract import outcome  # noqa: E402
+from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows  # noqa: E402
 
 import paretune as pt  # noqa: E402
 from _record import machine  # noqa: E402
 from paretune.strategies import Strategy, trainable_parameters  # noqa: E402
 
-ROWS = HERE / "support.csv"
 PAGE = HERE.parent / "docs" / "support.md"
 COLUMNS = (
     "architecture",
@@ -49,49 +49,57 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--architectures", default=",".join(EVERY), help="names from tests/contracts/backbones.py"
+        "--strategies", type=among(MATRIX), default=[*MATRIX], help="names from tests/contracts/strategies.py"
     )
     options.add_argument(
-        "--strategies", default=",".join(MATRIX), help="names from tests/contracts/strategies.py"
+        "--architectures", type=among(EVERY), default=EVERY, help="names from tests/contracts/backbones.py"
     )
     options.add_argument(
         "--page", action="store_true", help="only write the page from the rows that there are"
     )
     chosen = options.parse_args()
     torch.set_num_threads(1)  # as the tests
-    rows = read_rows()
-    if not chosen.page:
-        about = machine("transformers", "peft")
-        for architecture in chosen.architectures.split(","):
-            base = make(architecture)
-            for name in chosen.strategies.split(","):
-                row = measure(architecture, base, name)
-                rows[architecture, name] = row | {key: str(about[key]) for key in COLUMNS[5:]}
-                print(f"{architecture:32} {name:18} {row['outcome']}")
-            rows = read_rows() | rows  # another run may have measured other pairs
+    about = machine("transformers", "peft")
+    for architecture in () if chosen.page else chosen.architectures:
+        base = make(architecture)
+        for name in chosen.strategies:
+            row = measure(architecture, base, name)
+            print(f"{architecture:32} {name:18} {row['outcome']} {row['reason']}", flush=True)
+            rows = read_rows()  # anew, because another run may measure other pairs
+            rows[architecture, name] = row | {key: str(about[key]) for key in COLUMNS[5:]}
             write_rows(rows)
-    broken = [key for key, row in rows.items() if row["outcome"] == "broken"]
+    rows = read_rows()
     PAGE.write_text(page(rows), encoding="utf-8")
+    broken = [key for key, row in rows.items() if row["outcome"] == "broken"]
     if broken:
         sys.exit(f"broken: {broken}")
 
 
+def among(known: Collection[str]) -> Callable[[str], list[str]]:
+    """A reader of some of the ``known`` names, separated by commas; case does not matter."""
+    names = {name.lower(): name for name in known}
+
+    def read(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name.lower() not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of: {', '.join(known)}")
+        return [names[name.lower()] for name in text.split(",")]
+
+    return read
+
+
 def measure(architecture: str, base: pt.Backbone, name: str) -> dict[str, str]:
     """One row: whether the contract holds, and the number of trained parameters without the head; or why it is refused."""
-    row = {"architecture": architecture, "strategy": name}
+    row = {"architecture": architecture, "strategy": name, "trained": ""}
     with tempfile.TemporaryDirectory() as directory:
         try:
             strategy = made_for(name, base)
-            check(base, strategy, Path(directory) / "adapter")
-        except ValueError as error:
-            return row | {"outcome": "refused", "trained": "", "reason": first_sentence(str(error))}
+            row["outcome"], row["reason"] = outcome(base, strategy, Path(directory) / "adapter")
         except Exception as error:
-            return row | {
-                "outcome": "broken",
-                "trained": "",
-                "reason": f"{type(error).__name__}: {first_sentence(str(error))}",
-            }
-    return row | {"outcome": "works", "trained": str(count(architecture, strategy)), "reason": ""}
+            row["outcome"], row["reason"] = "broken", f"{type(error).__name__}: {error}".split("\n")[0]
+    if row["outcome"] == "works":
+        row["trained"] = str(count(architecture, strategy))
+    return row
 
 
 def count(architecture: str, strategy: Strategy) -> int:
@@ -100,30 +108,20 @@ def count(architecture: str, strategy: Strategy) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model, head=False).values())
 
 
-def first_sentence(message: str) -> str:
-    """What is wrong, without the way out and the list of names."""
-    return message.split("; ")[0].replace("\n", " ")
-
-
-def read_rows() -> dict[tuple[str, str], dict[str, str]]:
-    """Those of the file, by architecture and strategy."""
-    if not ROWS.exists():
-        return {}
-    with ROWS.open(newline="", encoding="utf-8") as file:
-        return {(row["architecture"], row["strategy"]): row for row in csv.DictReader(file)}
-
-
 def write_rows(rows: dict[tuple[str, str], dict[str, str]]) -> None:
     """In the order of the architectures and strategies; pairs that are no longer among them are dropped."""
-    with ROWS.open("w", newline="", encoding="utf-8") as file:
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[a, s] for a in EVERY for s in MATRIX if (a, s) in rows)
 
 
 def page(rows: dict[tuple[str, str], dict[str, str]]) -> str:
-    """The table, with a note for each reason."""
+    """The table of the strategies that have rows, with a note for each reason."""
     notes: dict[str, int] = {}
+    measured = {strategy for _, strategy in rows}
+    columns = [name for name in MATRIX if name in measured]
+    unmeasured = [name for name in MATRIX if name not in measured]
 
     def cell(architecture: str, strategy: str) -> str:
         row = rows.get((architecture, strategy))
@@ -147,15 +145,19 @@ def page(rows: dict[tuple[str, str], dict[str, str]]) -> str:
         "is the smallest of its family, with random weights and small images: nothing here is about accuracy.",
         "",
     ]
+    if unmeasured:
+        lines += [f"Not measured: {', '.join(unmeasured)}.", ""]
+    if len(rows) < len(EVERY) * len(columns):
+        lines += ["?: not measured.", ""]
     for title, names in (
         ("timm", TIMM),
         ("transformers", HUGGING_FACE),
         ("torchvision (tv_), and the vision tower of CLIP", OTHERS),
     ):
-        lines += [f"## {title}", "", "| | " + " | ".join(MATRIX) + " |", "|---" * (len(MATRIX) + 1) + "|"]
+        lines += [f"## {title}", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for name in names:
             lines.append(
-                f"| {name.removeprefix('hf_')} | " + " | ".join(cell(name, s) for s in MATRIX) + " |"
+                f"| {name.removeprefix('hf_')} | " + " | ".join(cell(name, s) for s in columns) + " |"
             )
         lines.append("")
     lines += ["## Reasons", ""]
@@ -170,7 +172,7 @@ def page(rows: dict[tuple[str, str], dict[str, str]]) -> str:
     lines += ["", f"{works} of {len(rows)} pairs work. Measured with {'; '.join(versions)}.", ""]
     lines += ["## The strategies", ""]
     lines += [
-        f"- {name}: `{made_for(name, make('resnet18'))!r}`" for name in MATRIX if not callable(MATRIX[name])
+        f"- {name}: `{made_for(name, make('resnet18'))!r}`" for name in columns if not callable(MATRIX[name])
     ]
     lines += [
         "- Peft LoHa: `Peft({'peft_type': 'LOHA', 'r': 2, 'target_modules': ...})` on every Linear and Conv2d but the head",

@@ -14,11 +14,24 @@ from paretune.strategies.mechanics.base import base_parameters
 from tests.contracts.backbones import images
 
 
+class Refused(ValueError):
+    """A strategy does not take a model, which stays as it was; the message says why."""
+
+
+def outcome(base: pt.Backbone, strategy: Strategy, directory: Path) -> tuple[str, str]:
+    """``"works"``, or ``"refused"`` and the reason: what is wrong, without the way out and the list of names."""
+    try:
+        check(base, strategy, directory)
+    except Refused as error:
+        return "refused", str(error).split("; ")[0].replace("\n", " ")
+    return "works", ""
+
+
 def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
     """Run the whole contract of ``strategy`` on copies of ``base``, which stays as it is.
 
     Raises:
-        ValueError: the strategy refuses this model; the message says why.
+        Refused: the strategy refuses this model.
         AssertionError: a promise is broken.
     """
     x = images(base.image_size)
@@ -28,9 +41,9 @@ def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
     backbone = copy.deepcopy(base)
     try:
         assert pt.adapt(backbone, strategy) is backbone
-    except ValueError:
+    except ValueError as error:
         unchanged(backbone, state, flags)
-        raise
+        raise Refused(str(error)) from error
 
     # Adapting changes no logit, where the strategy says so.
     exact = not isinstance(strategy, pt.Peft)  # peft adds its difference to the output instead of the weight

@@ -1,11 +1,13 @@
 """The strategies that the contract runs over, each under the name it has in the table of support."""
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
 import paretune as pt
-from paretune.strategies import Strategy
+from paretune.strategies import STRATEGIES, Strategy, Union
 
 
 def _loha(backbone: pt.Backbone) -> Strategy:
@@ -18,29 +20,39 @@ def _loha(backbone: pt.Backbone) -> Strategy:
     return pt.Peft({"peft_type": "LOHA", "r": 2, "target_modules": names})
 
 
+# Of each kind its default, or what stands here: where that needs arguments, does not suit small images, or is not all of it.
 # A function where the strategy has to know the names of the model's layers.
-MATRIX: dict[str, Strategy | Callable[[pt.Backbone], Strategy]] = {
-    "FullFineTune": pt.FullFineTune(),
-    "LinearProbe": pt.LinearProbe(),
-    "Last two blocks": pt.FullFineTune(where="last:2"),
-    "BitFit": pt.BitFit(),
-    "NormTune": pt.strategies.NormTune(),
-    "LoRA": pt.LoRA(rank=2),
-    "LoRA of q and v": pt.LoRA(rank=2, targets=("q", "v")),
-    "IA3": pt.IA3(),
-    "Compacter": pt.Compacter(),
-    "Compacter++": pt.Compacter(placement="mlp"),
-    "Adapter": pt.Adapter(),
-    "Parallel adapter": pt.Adapter(style="parallel"),
-    "Depthwise adapter": pt.Adapter(kernel=3),
-    "Padding prompt": pt.VisualPrompt(size=4),
-    "Deep prompt": pt.VisualPrompt(kind="deep", size=3),
-    "LoRA + BitFit": pt.LoRA(rank=2) + pt.BitFit(),
-    "Peft LoHa": _loha,
+_VARIANTS: dict[type[Strategy], dict[str, Strategy | Callable[[pt.Backbone], Strategy]]] = {
+    pt.FullFineTune: {"FullFineTune": pt.FullFineTune(), "Last two blocks": pt.FullFineTune(where="last:2")},
+    pt.LoRA: {"LoRA": pt.LoRA(rank=2), "LoRA of q and v": pt.LoRA(rank=2, targets=("q", "v"))},
+    pt.Compacter: {"Compacter": pt.Compacter(), "Compacter++": pt.Compacter(placement="mlp")},
+    pt.Adapter: {
+        "Adapter": pt.Adapter(),
+        "Parallel adapter": pt.Adapter(style="parallel"),
+        "Depthwise adapter": pt.Adapter(kernel=3),
+    },
+    pt.VisualPrompt: {
+        "Padding prompt": pt.VisualPrompt(size=4),
+        "Deep prompt": pt.VisualPrompt(kind="deep", size=3),
+    },
+    Union: {"LoRA + BitFit": pt.LoRA(rank=2) + pt.BitFit()},
+    pt.Peft: {"Peft LoHa": _loha},
 }
+MATRIX = {
+    name: entry
+    for kind in STRATEGIES.values()
+    for name, entry in (_VARIANTS.get(kind) or {kind.__name__: kind()}).items()
+}
+TABLE = Path(__file__).parents[2] / "benchmarks" / "support.csv"
 
 
 def made_for(name: str, backbone: pt.Backbone) -> Strategy:
     """The strategy of this name for this backbone."""
     entry = MATRIX[name]
     return entry if isinstance(entry, Strategy) else entry(backbone)
+
+
+def read_rows() -> dict[tuple[str, str], dict[str, str]]:
+    """What has been measured, by architecture and strategy; a new strategy has no rows yet."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return {(row["architecture"], row["strategy"]): row for row in csv.DictReader(file)}

@@ -30,8 +30,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "Compacter": Compacter,
     "Adapter": Adapter,
     "VisualPrompt": VisualPrompt,
-    "Peft": Peft,
     "Union": Union,
+    "Peft": Peft,
 }
 
 __all__ = [
