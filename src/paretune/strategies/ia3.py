@@ -57,17 +57,14 @@ class IA3(Strategy):
             self._check_scale_matters(name, layer, rows, module)
             size = weight.shape[1] if rows is None else rows.of(weight.shape[0])
             scale = scales.setdefault(id(weight), nn.Parameter(weight.new_ones(size)))
-            for tensor, its_rows in _scaled_tensors(layer, layers[name].tensor, rows).items():
+            tensor = layers[name].tensor
+            scaled = {tensor: None} if rows is None else scaled_tensors(layer, tensor, rows)
+            for tensor, its_rows in scaled.items():
                 plain = plain_tensor(layer, tensor)
-                before = done.setdefault(id(plain), [])
-                if any(one is scale and of == its_rows for one, of in before):
+                if is_scaled(
+                    done.setdefault(id(plain), []), scale, its_rows, f"IA3: {name!r} shares its {tensor}"
+                ):
                     continue  # a tied tensor, of another layer
-                if any(one is scale or _overlap(its_rows, of) for one, of in before):
-                    raise ValueError(
-                        f"IA3: {name!r} shares its {tensor} with another layer, which is scaled in another way; leave one "
-                        "out with targets= or where=, or give each its own"
-                    )
-                before.append((scale, its_rows))
                 new.append(IA3Delta(scale, its_rows))
                 for holder, own in places[id(plain)]:
                     calls_linear = type(holder).forward is nn.Linear.forward
@@ -83,11 +80,11 @@ class IA3(Strategy):
             return
         parent = type(module.get_submodule(name.rpartition(".")[0])).__name__
         why = ""
-        if _is_standardised(layer) and not isinstance(getattr(layer, "gain", None), nn.Parameter):
+        if is_standardised(layer) and not isinstance(getattr(layer, "gain", None), nn.Parameter):
             why = f"{type(layer).__name__} standardises its weight"
         elif "XCA" in parent and len(rows.parts) == 3 and any(rows.parts[:2]):
             why = f"{parent} normalises each channel of the queries and keys"
-        elif self.bn == "adapt" and isinstance(layer, nn.Conv2d) and _has_batchnorm(module):
+        elif self.bn == "adapt" and isinstance(layer, nn.Conv2d) and has_batchnorm(module):
             why = "with bn='adapt' the batch norms normalise each channel while training"
         if why:
             raise ValueError(
@@ -156,27 +153,45 @@ def _cuts(conv: nn.Conv2d) -> bool:
     return all(size <= stride for size, stride in pairs) and any(stride > 1 for _, stride in pairs)
 
 
-def _has_batchnorm(module: nn.Module) -> bool:
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether a layer of ``module`` is a batch norm."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
-def _scaled_tensors(layer: nn.Module, weight: str, rows: Rows | None) -> dict[str, Rows | None]:
-    """What a scale of rows of ``weight`` (or, with None, of columns) multiplies in ``layer``, and which rows of it."""
-    if rows is None:
-        return {weight: None}
+def scaled_tensors(layer: nn.Module, weight: str, rows: Rows) -> dict[str, Rows]:
+    """What a scale of rows of ``weight`` multiplies in ``layer``, its bias included, and which rows of it."""
     bias = "bias" if weight == "weight" else "in_proj_bias"
     of_bias = rows
     if weight not in ("weight", "in_proj_weight"):  # of three weights with one bias
         of_bias = Rows(tuple(weight == f"{part}_proj_weight" for part in FUSED["in_proj_weight"]))
-    found: dict[str, Rows | None] = {"gain" if _is_standardised(layer) else weight: rows}
+    found = {"gain" if is_standardised(layer) else weight: rows}
     return found if getattr(layer, bias, None) is None else found | {bias: of_bias}
+
+
+def is_scaled(
+    before: list[tuple[nn.Parameter, Rows | None]], scale: nn.Parameter, rows: Rows | None, shared: str
+) -> bool:
+    """Whether ``scale`` has scaled these rows of a tensor already; if not, they are noted ``before`` the next.
+
+    Raises:
+        ValueError: another scale has; the message begins with what is ``shared``.
+    """
+    if any(one is scale and of == rows for one, of in before):
+        return True
+    if any(one is scale or _overlap(rows, of) for one, of in before):
+        raise ValueError(
+            f"{shared} with another layer, which is scaled in another way; leave one out with where=, or give each its own"
+        )
+    before.append((scale, rows))
+    return False
 
 
 def _overlap(rows: Rows | None, other: Rows | None) -> bool:
     return rows is None or other is None or any(a and b for a, b in zip(rows.parts, other.parts, strict=True))
 
 
-def _is_standardised(layer: nn.Module) -> bool:
+def is_standardised(layer: nn.Module) -> bool:
+    """Whether ``layer`` standardises its weight, which undoes any scale of it; its gain is then what can be scaled."""
     return re.search(r"Std|Standard", type(layer).__name__) is not None
 
 

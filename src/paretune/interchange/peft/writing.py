@@ -49,6 +49,10 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
     check_apart(module, adaptation, "peft")
     carriers = dict(Delta.carriers(module))
+    if any(
+        isinstance(part, Delta) and not isinstance(part, LoRADelta | IA3Delta) for part in module.modules()
+    ):
+        raise ValueError(f"peft has no tuner for {adaptation.strategy!r}")
     match tuners:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner)
