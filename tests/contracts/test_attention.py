@@ -13,7 +13,7 @@ from torch import nn
 
 import paretune as pt
 from paretune.interchange import save_loralib
-from paretune.strategies import Strategy
+from paretune.strategies import SSF, Strategy
 from tests.contracts.attention import ATTENTION, make_attention
 from tests.contracts.backbones import images
 from tests.contracts.contract import check, logits, perturb
@@ -24,6 +24,7 @@ STRATEGIES = [
     pt.LoRA(rank=2, targets="k", dropout=0.2),
     pt.IA3(targets=("k", "v")),
     pt.IA3(targets=("q", "v", "o")),
+    SSF(),
     pt.BitFit(),
     pt.FullFineTune(),
     pt.LoRA(rank=2, targets="v") + pt.LoRA(rank=1, targets="o") + pt.IA3(targets=("v",)) + pt.BitFit(),

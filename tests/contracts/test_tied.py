@@ -14,7 +14,7 @@ from torch import nn
 
 import paretune as pt
 from paretune.interchange import save_loralib, save_peft
-from paretune.strategies import Strategy
+from paretune.strategies import SSF, Strategy
 from tests.contracts.backbones import images, make
 from tests.contracts.contract import check, logits, perturb
 from tests.contracts.tied import TIES, make_tied, sharing, untied
@@ -27,6 +27,7 @@ STRATEGIES = [
     pt.strategies.NormTune(),
     pt.LoRA(rank=2),
     pt.IA3(targets=("[ac]", "stem")),
+    SSF(where="[ac]"),
     pt.LoRA(rank=2) + pt.BitFit(),
     pt.LoRA(rank=2, targets="[ab]") + pt.LoRA(rank=1) + pt.IA3(targets="[a]"),
     pt.Compacter(n=2, reduction=2),

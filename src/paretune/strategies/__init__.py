@@ -19,6 +19,7 @@ from paretune.strategies.normtune import NormTune
 from paretune.strategies.peft import Peft
 from paretune.strategies.probe import LinearProbe
 from paretune.strategies.prompt import VisualPrompt
+from paretune.strategies.ssf import SSF
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "FullFineTune": FullFineTune,
@@ -27,6 +28,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "NormTune": NormTune,
     "LoRA": LoRA,
     "IA3": IA3,
+    "SSF": SSF,
     "Compacter": Compacter,
     "Adapter": Adapter,
     "VisualPrompt": VisualPrompt,
@@ -36,6 +38,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 __all__ = [
     "IA3",
+    "SSF",
     "STRATEGIES",
     "Adaptation",
     "Adapter",

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paretune import Backbone, BitFit, Compacter, FullFineTune, LoRA, adapt, remove_adapter
 from paretune.attacks import APGD, FAB, FGSM, L2, PGD, Attack, AttackCopy, Linf, attack_copy
+from paretune.strategies import SSF
 
 
 @pytest.fixture(autouse=True)
@@ -690,7 +691,7 @@ def test_a_model_without_tensors_counts_as_on_the_cpu() -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    [LoRA(rank=2), Compacter(reduction=8, train_norms=True), BitFit(), FullFineTune(bn="adapt")],
+    [LoRA(rank=2), SSF(), Compacter(reduction=8, train_norms=True), BitFit(), FullFineTune(bn="adapt")],
     ids=repr,
 )
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
