@@ -1,11 +1,12 @@
 """Strategies, and putting one on a model or taking it off again."""
 
-from paretune.strategies.adapter import Adapter
-from paretune.strategies.bitfit import BitFit
-from paretune.strategies.compacter import Compacter
-from paretune.strategies.full import FullFineTune
-from paretune.strategies.ia3 import IA3
-from paretune.strategies.lora import LoRA
+# "as", because type checkers do not compute the __all__ below.
+from paretune.strategies.adapter import Adapter as Adapter
+from paretune.strategies.bitfit import BitFit as BitFit
+from paretune.strategies.compacter import Compacter as Compacter
+from paretune.strategies.full import FullFineTune as FullFineTune
+from paretune.strategies.ia3 import IA3 as IA3
+from paretune.strategies.lora import LoRA as LoRA
 from paretune.strategies.mechanics.adapting import (
     Adaptation,
     adapt,
@@ -14,12 +15,13 @@ from paretune.strategies.mechanics.adapting import (
     remove_adapter,
     trainable_parameters,
 )
-from paretune.strategies.mechanics.base import Strategy, Union
-from paretune.strategies.normtune import NormTune
-from paretune.strategies.peft import Peft
-from paretune.strategies.probe import LinearProbe
-from paretune.strategies.prompt import VisualPrompt
-from paretune.strategies.ssf import SSF
+from paretune.strategies.mechanics.base import Strategy
+from paretune.strategies.mechanics.base import Union as Union
+from paretune.strategies.normtune import NormTune as NormTune
+from paretune.strategies.peft import Peft as Peft
+from paretune.strategies.probe import LinearProbe as LinearProbe
+from paretune.strategies.prompt import VisualPrompt as VisualPrompt
+from paretune.strategies.ssf import SSF as SSF
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "FullFineTune": FullFineTune,
@@ -37,24 +39,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 __all__ = [
-    "IA3",
-    "SSF",
     "STRATEGIES",
     "Adaptation",
-    "Adapter",
-    "BitFit",
-    "Compacter",
-    "FullFineTune",
-    "LinearProbe",
-    "LoRA",
-    "NormTune",
-    "Peft",
     "Strategy",
-    "Union",
-    "VisualPrompt",
     "adapt",
     "adaptation_of",
     "merge_adapter",
     "remove_adapter",
     "trainable_parameters",
+    *STRATEGIES,
 ]
