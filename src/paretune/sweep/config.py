@@ -197,7 +197,7 @@ class RunConfig(TaskConfig):
     """One run: a task, a strategy and a seed.
 
     Args:
-        strategy: FullFineTune, LinearProbe, BitFit, LoRA or Compacter, with its options as in LoRA(rank=4).
+        strategy: a strategy by its name, such as BitFit, with its options as in LoRA(rank=4).
         seed: seeds the head, the strategy's parameters, the batches and the attacks.
     """
 
