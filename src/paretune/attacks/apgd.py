@@ -89,15 +89,21 @@ class APGD(SearchAttack):
             )
 
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`."""
         if self.keep == "best":
-            return super().__call__(model, images, labels, seed=seed)
-        with attacking(model, images, labels, seed) as call:
+            return super().__call__(model, images, labels, seed=seed, places=places)
+        with attacking(model, images, labels, seed, places) as call:
             if call.images.numel() == 0:
                 return call.images.clone()
-            start = self.threat.random_start(call.images, call.generator)
+            start = self.threat.random_start(call.images, call.streams)
             return _Run(self, call.oracle, self.threat, self.steps).last(call.images, call.labels, start)
 
     def search(self, oracle: Oracle, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -112,7 +118,7 @@ class APGD(SearchAttack):
             if not len(unsolved):
                 break
             part, towards = batch.take(unsolved), targets[unsolved, number // self.restarts]
-            start = part.streams.start(number, part.images, (wide[0][0] if wide else threat).random_start)
+            start = (wide[0][0] if wide else threat).random_start(part.images, part.streams, number)
             for larger, some in wide:
                 start = _Run(self, oracle, larger, some).highest(
                     part, towards, larger.project(start, part.images)

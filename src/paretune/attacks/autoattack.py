@@ -130,10 +130,17 @@ class AutoAttack(Attack):
         return stages
 
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0, **options: Any
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
         """The images of :meth:`run`, which takes ``options``; see :meth:`~paretune.attacks.base.Attack.__call__`."""
-        return self.run(model, images, labels, seed=seed, **options).images
+        return self.run(model, images, labels, seed=seed, places=places, **options).images
 
     def run(
         self,
@@ -175,25 +182,17 @@ class AutoAttack(Attack):
             # The first run may have chosen its precision by the clock; a continued one must not choose again.
             precision = Journal.precision(state)
             model = attack_copy(model) if precision is None else attack_copy(model, precision=precision)
-        with attacking(model, images, labels, seed) as call:
+        with attacking(model, images, labels, seed, places) as call:
             if call.images.numel() == 0:
                 nothing = torch.zeros_like(call.labels, dtype=torch.bool)
                 return AutoAttackResult(call.images.clone(), nothing, nothing, (), ())
-            if places is None:
-                places = torch.arange(len(call.images))
-            elif places.shape != call.labels.shape or places.is_floating_point():
-                raise ValueError(
-                    f"places must be {len(call.images)} whole numbers, one for each image, got {places.dtype} of "
-                    f"shape {tuple(places.shape)}"
-                )
             ensemble = Ensemble(
                 lambda classes: self.on(classes).stages(),
                 call.oracle,
                 call.images,
                 call.labels,
-                seed,
+                call.streams,
                 batch_size,
-                places,
             )
             noise = self.version != "rand"
             if state is None:
@@ -202,7 +201,7 @@ class AutoAttack(Attack):
                 "attack": self.to_dict(),
                 "seed": seed,
                 "batch_size": batch_size,
-                "images": digest(call.images, call.labels, places),
+                "images": digest(call.images, call.labels, call.streams.places),
             }
             with claimed(state, plan, ensemble.clean[:PROBED].cpu()):
                 return ensemble.run(Journal(state), progress, look_for_noise=noise)

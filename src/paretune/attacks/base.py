@@ -63,7 +63,13 @@ class Attack(Value, ABC):
 
     @abstractmethod
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Attack ``images``; the model, the arguments and the global random state stay as they are.
 
@@ -77,6 +83,9 @@ class Attack(Value, ABC):
             images: (batch, channels, height, width) in [0, 1], floating point; the batch may be empty.
             labels: true classes (batch,), integers.
             seed: seeds all randomness. The same seed gives the same result.
+            places: (batch,) whole numbers: where the images are in a larger set, of which these are a part; None for
+                0, 1, 2, … What an image draws depends on ``seed`` and on its place only, so neither the batch size nor
+                other images change its answer, up to the rounding of the model.
 
         Returns:
             Float32 images of the same shape, in [0, 1] and inside the ball.
@@ -130,18 +139,23 @@ class SearchAttack(Attack):
     """Base of the attacks that search until each image is misclassified, and leave it then."""
 
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Attack.__call__`; an image that is misclassified already comes back as it is."""
-        with attacking(model, images, labels, seed) as call:
+        with attacking(model, images, labels, seed, places) as call:
             images = call.images
             if images.numel() == 0:
                 return images.clone()
             clean = call.oracle.exact(images)
             result = images.clone()
-            streams = Streams(seed, torch.arange(len(images)))
             rows = (call.oracle.classes(clean) == call.labels).nonzero().flatten()
-            batch = Batch(images, call.labels, clean, streams).take(rows)
+            batch = Batch(images, call.labels, clean, call.streams).take(rows)
             self.check_victim(clean.shape[1])
             result[rows], _ = self.search(call.oracle, batch)
         return result
@@ -269,14 +283,14 @@ class Call:
         images: (batch, ...) float32, detached.
         labels: (batch,) int64.
         targets: (batch,) int64, or None.
-        generator: on the device of the images, seeded.
+        streams: the random numbers of each image.
     """
 
     oracle: Oracle
     images: Tensor
     labels: Tensor
     targets: Tensor | None
-    generator: torch.Generator
+    streams: Streams
 
 
 @contextlib.contextmanager
@@ -285,6 +299,7 @@ def attacking(
     images: Tensor,
     labels: Tensor,
     seed: int,
+    places: Tensor | None = None,
     targets: Tensor | None = None,
 ) -> Iterator[Call]:
     """Check what an attack was called with, and set up gradients, precision and randomness around it.
@@ -299,20 +314,30 @@ def attacking(
         classes["targets"] = check_classes("targets", targets, images)
     highest_class = max((int(part.max()) for part in classes.values() if len(part)), default=0)
     oracle = Oracle(victim, highest_class)
-    generator = torch.Generator(images.device).manual_seed(seed)
+    if places is None:
+        places = torch.arange(len(images))
+    elif places.shape != images.shape[:1] or places.is_floating_point():
+        raise ValueError(
+            f"places must be {len(images)} whole numbers, one for each image, got {places.dtype} of shape "
+            f"{tuple(places.shape)}"
+        )
+    streams = Streams(seed, places.cpu())
     with (
         victim.gate.using(),
         torch.inference_mode(False),
         torch.enable_grad(),
         # Also here, because the backward pass computes in the precision of where it is called.
         torch.autocast(images.device.type, enabled=False),
-        # The global random state belongs to all threads, so it is borrowed only where it is drawn from.
-        isolated_randomness(seed, images.device) if victim.draws(images) else contextlib.nullcontext(),
+        # The global random state belongs to all threads, so it is borrowed only where it is drawn from. By the first place,
+        # so that the batches of a set draw different numbers.
+        isolated_randomness(seed + int(places[:1].sum()), images.device)
+        if victim.draws(images)
+        else contextlib.nullcontext(),
     ):
         # Clones, because autograd keeps them, which it cannot if they were made in inference mode.
         classes = {name: part.clone() for name, part in classes.items()}
         try:
-            yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), generator)
+            yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), streams)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise

@@ -104,12 +104,10 @@ class Ensemble:
         oracle: Oracle,
         images: Tensor,
         labels: Tensor,
-        seed: int,
+        streams: Streams,
         batch_size: int,
-        places: Tensor,
     ) -> None:
-        self.oracle, self.seed, self.batch_size = oracle, seed, batch_size
-        self.places = places.cpu()
+        self.oracle, self.streams, self.batch_size = oracle, streams, batch_size
         self.images, self.labels = images, labels
         parts = torch.split(images, batch_size)
         self.clean = torch.cat([oracle.exact(part) for part in parts])  # (images, classes)
@@ -184,7 +182,7 @@ class Ensemble:
     def _batch(
         self, name: str, rows: Tensor, index: int, show: Callable[[AutoAttackStatus], None]
     ) -> Outcome:
-        oracle, streams = self.oracle, Streams(self.seed, self.places[rows.cpu()]).derive(name)
+        oracle, streams = self.oracle, self.streams.take(rows).derive(name)
         batch = Batch(self.images[rows], self.labels[rows], self.clean[rows], streams)
         before = oracle.forwards, oracle.backwards, oracle.zero_gradients, oracle.first_gradients
         started = time.perf_counter()

@@ -69,7 +69,7 @@ class FAB(SearchAttack):
                 break
             part, towards = batch.take(unsolved), targets[unsolved, number // self.restarts]
             first = number % self.restarts == 0
-            start = part.images if first else part.streams.start(number, part.images, half.random_start)
+            start = part.images if first else half.random_start(part.images, part.streams, number)
             lanes = _Lanes(part.images, part.labels, towards, start)
             unsolved = _Run(self, oracle).solve(lanes, unsolved, found)
         solved = torch.ones_like(batch.labels, dtype=torch.bool)

@@ -8,7 +8,6 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,15 +53,21 @@ class FGSM(Attack):
         return (1.25 if self.start == "random" else 1.0) * self.threat.epsilon
 
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`; makes one forward and backward pass."""
-        with attacking(model, images, labels, seed) as call:
+        with attacking(model, images, labels, seed, places) as call:
             if call.images.numel() == 0:
                 return call.images.clone()
             start = call.images.clone()
             if self.start == "random":
-                start = self.threat.random_start(call.images, call.generator)
+                start = self.threat.random_start(call.images, call.streams)
             moved = self.threat.step(start.detach(), _gradient(call, start), self.effective_step_size)
             return self.threat.project(moved, call.images)
 
@@ -105,16 +110,22 @@ class NFGSM(Attack):
         _check_step(self, self.step_size)
 
     def __call__(
-        self, model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`, but the result may lie outside the ball; makes one
         forward and backward pass."""
         epsilon = self.threat.epsilon
-        with attacking(model, images, labels, seed) as call:
+        with attacking(model, images, labels, seed, places) as call:
             if call.images.numel() == 0:
                 return call.images.clone()
-            uniform = torch.rand(call.images.shape, generator=call.generator, device=call.images.device)
-            start = call.images + self.noise * epsilon * (2 * uniform - 1)
+            # Uniform, as a random change in Linf is.
+            start = call.images + self.noise * call.streams.draw(0, call.images, self.threat.random_change)
             step_size = epsilon if self.step_size is None else self.step_size
             return self.threat.step(start.detach(), _gradient(call, start), step_size).clamp_(0, 1)
 

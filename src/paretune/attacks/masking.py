@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,6 @@ from paretune.attacks.base import Batch, Oracle, attacking
 from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.pgd import PGD
 from paretune.attacks.square import Square
-from paretune.attacks.streams import Streams
 from paretune.attacks.threats import Threat
 
 
@@ -146,7 +144,7 @@ def masking_findings(
         if not len(rows):
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
-        whole = Batch(call.images, call.labels, clean, Streams(seed, torch.arange(len(call.images))))
+        whole = Batch(call.images, call.labels, clean, call.streams)
         batch = whole.take(rows)
         points = batch.images.clone().requires_grad_()
         gradient = oracle.gradient(_losses(oracle.logits(points), batch.labels), points)

@@ -91,6 +91,7 @@ class PGD(Attack):
         labels: Tensor,
         *,
         seed: int = 0,
+        places: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`.
@@ -100,6 +101,7 @@ class PGD(Attack):
             images: (batch, channels, height, width) in [0, 1].
             labels: (batch,), integers.
             seed: seeds the random starts.
+            places: (batch,) whole numbers: where the images are in a larger set.
             targets: for ``targeted``, the wanted classes (batch,), integers.
         """
         if self.targeted != (targets is not None):
@@ -107,7 +109,7 @@ class PGD(Attack):
                 "needs targets=" if self.targeted else "does not take targets; use PGD(..., targeted=True)"
             )
             raise ValueError(f"PGD(targeted={self.targeted}) {wanted}")
-        with attacking(model, images, labels, seed, targets) as call:
+        with attacking(model, images, labels, seed, places, targets) as call:
             if call.images.numel() == 0:
                 return call.images.clone()
             run = _Run(self, call, call.labels if call.targets is None else call.targets)
@@ -133,18 +135,18 @@ class _Run:
     goals: Tensor  # labels, or targets
 
     def last(self) -> Tensor:
-        attack = self.attack
+        attack, everything = self.attack, torch.arange(len(self.goals), device=self.goals.device)
         if not attack.momentum:
             return self.call.oracle.victim.ascend(
                 attack.threat,
                 self.call.images,
-                self.start(),
+                self.start(everything),
                 self.goals,
                 step_size=attack.effective_step_size,
                 steps=attack.steps,
                 targeted=attack.targeted,
             )
-        lanes = self.lanes(self.start(), torch.arange(len(self.goals), device=self.goals.device))
+        lanes = self.lanes(self.start(everything), everything)
         for _ in range(self.attack.steps):
             images_adv = lanes.images_adv.requires_grad_()
             losses = self.losses(self.call.oracle.logits(images_adv), lanes.goals)
@@ -157,11 +159,10 @@ class _Run:
         clean = oracle.exact(images)
         highest = self.losses(clean, self.goals)
         unsolved = (~self.hits(clean, self.goals)).nonzero().flatten()
-        for _ in range(self.attack.restarts):
+        for run in range(self.attack.restarts):
             if not len(unsolved):
                 break
-            # Drawn for every image, so that an image's start does not depend on which others are solved.
-            lanes, active = self.lanes(self.start()[unsolved], unsolved), ActiveSet(unsolved)
+            lanes, active = self.lanes(self.start(unsolved, run), unsolved), ActiveSet(unsolved)
             for step in range(self.attack.steps + 1):
                 last = step == self.attack.steps
                 with torch.set_grad_enabled(not last):
@@ -194,11 +195,11 @@ class _Run:
         direction = torch.zeros_like(images) if self.attack.momentum else images.new_empty(len(rows), 0)
         return _Lanes(images, images_adv, self.goals[rows], direction)
 
-    def start(self) -> Tensor:
-        images = self.call.images
+    def start(self, rows: Tensor, run: int = 0) -> Tensor:
+        images = self.call.images[rows]
         if not self.attack.random_start:
-            return images.clone()
-        return self.attack.threat.random_start(images, self.call.generator)
+            return images
+        return self.attack.threat.random_start(images, self.call.streams.take(rows), run)
 
     def advance(self, lanes: _Lanes, gradient: Tensor) -> _Lanes:
         threat, direction = self.attack.threat, lanes.direction

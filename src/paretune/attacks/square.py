@@ -76,9 +76,9 @@ class Square(SearchAttack):
     ) -> Tensor:
         """One run; notes what it finds in ``found`` and ``smallest``, and returns the rows that stay unsolved."""
         active, generator = ActiveSet(rows), part.streams.shared(run)
-        points = part.streams.start(run, part.images, functools.partial(_first_point, self.threat))
+        points = part.streams.draw(run, part.images, functools.partial(_first_point, self.threat))
         margins = torch.full_like(part.clean[:, 0], torch.inf)
-        colours = part.streams.derive("colours").start(run, part.images, self._colours)
+        colours = part.streams.derive("colours").draw(run, part.images, self._colours)
         lanes = _Lanes(part.images, part.labels, points, margins, colours)
         proposed = points
         for query in range(self.queries + 1):

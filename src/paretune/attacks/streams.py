@@ -1,8 +1,7 @@
 """Random numbers that belong to an image.
 
-In an attack that stops early, what an image draws must not depend on which of its neighbours are solved, nor on
-how the set was cut into batches. So each image has its own stream, made from the seed of the call, the image's
-place in the set and the number of the run.
+What an image draws must not depend on which of its neighbours are solved, nor on how the set was cut into batches. So
+each image has its own stream, made from the seed of the call, the image's place in the set and the number of the run.
 """
 
 import hashlib
@@ -34,25 +33,25 @@ class Streams:
         """Streams for another purpose, independent of these."""
         return replace(self, seed=_mix(self.seed, name))
 
-    def start(
+    def draw(
         self,
         run: int,
         images: Tensor,
-        draw: Callable[[Tensor, torch.Generator], Tensor],
+        sample: Callable[[Tensor, torch.Generator], Tensor],
     ) -> Tensor:
-        """``draw(image, generator)`` for each image of the batch, from its own stream.
+        """``sample(image, generator)`` for each image of the batch, from its own stream.
 
         Args:
             run: number of the restart or target; each has its own numbers.
             images: (batch, ...).
-            draw: for example :meth:`~paretune.attacks.Threat.random_start`; takes a batch of one.
+            sample: for example :meth:`~paretune.attacks.Threat.random_change`; takes a batch of one.
         """
         if not len(images):
             return images.clone()
         generator = torch.Generator(images.device)
         return torch.cat(
             [
-                draw(images[row : row + 1], generator.manual_seed(_mix(self.seed, run, place)))
+                sample(images[row : row + 1], generator.manual_seed(_mix(self.seed, run, place)))
                 for row, place in enumerate(self.places.tolist())
             ]
         )

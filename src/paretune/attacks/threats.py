@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from paretune._values import Value
+from paretune.attacks.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,20 @@ class Threat(Value, ABC):
         """The same norm with another radius."""
         return replace(self, epsilon=epsilon)
 
+    def random_start(self, images: Tensor, streams: Streams, run: int = 0) -> Tensor:
+        """A random point of the ball around each image, moved into [0, 1].
+
+        Args:
+            images: (batch, ...) in [0, 1].
+            streams: the random numbers of each image.
+            run: number of the restart or target.
+        """
+        return self.project(images + streams.draw(run, images, self.random_change), images)
+
     @abstractmethod
-    def random_start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A random point of the ball around each image, moved into [0, 1]; all randomness is ``generator``'s."""
+    def random_change(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """A random change of each image, like ``images``; :meth:`project` brings it into the ball. All randomness is
+        ``generator``'s."""
 
     @abstractmethod
     def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
@@ -94,10 +106,10 @@ class Linf(Threat):
                 f"did you mean {self.epsilon:g}/255?"
             )
 
-    def random_start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def random_change(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform in the ball."""
         noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        return self.project(images + self.epsilon * (2 * noise - 1), images)
+        return self.epsilon * (2 * noise - 1)
 
     def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Along the sign of the gradient."""
@@ -125,7 +137,7 @@ class L2(Threat):
         ValueError: ``epsilon`` is not a finite number above 0.
     """
 
-    def random_start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def random_change(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform direction, at a radius that is uniform in [0, epsilon].
 
         Not uniform in the ball, whose volume lies at its surface: from there PGD finds less.
@@ -133,7 +145,7 @@ class L2(Threat):
         device, dtype = images.device, images.dtype
         direction = _unit(torch.randn(images.shape, generator=generator, device=device, dtype=dtype))
         u = torch.rand(len(images), generator=generator, device=device, dtype=dtype)
-        return self.project(images + per_example(self.epsilon * u, images) * direction, images)
+        return per_example(self.epsilon * u, images) * direction
 
     def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Along the gradient, which is scaled to unit length."""
@@ -172,10 +184,9 @@ class L1(Threat):
         ValueError: ``epsilon`` is not a finite number above 0.
     """
 
-    def random_start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Gaussian noise brought back by the projection: a point of the surface, with some pixels at their bounds."""
-        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        return self.project(images + noise, images)
+    def random_change(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Gaussian noise, which the projection brings to the surface, with some pixels at their bounds."""
+        return torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
 
     def step(self, images_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """The steepest step that stays in [0, 1]: the pixels with the largest slope first, each to its bound

@@ -100,8 +100,8 @@ def evaluate(
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
-        seed: seeds the attacks; the same seed gives the same bits. AutoAttack draws for each image as it does in
-            :meth:`~paretune.attacks.AutoAttack.run` on the whole of ``data``, whatever the batch size and the shard.
+        seed: seeds the attacks; the same seed gives the same bits. Attacks draw for each image as they do in one call on
+            the whole of ``data``, whatever the batch size and the shard.
         shard: (rank, world): only every world-th batch from rank on; the other bits are False, so that the bits of
             all ranks add up.
         victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
@@ -219,8 +219,13 @@ class _Run:
                 for batch in torch.split(torch.arange(len(places)), self.batch_size):
                     rows = batch.to(clean.device)[clean[batch]]
                     if len(rows):
-                        seed = self.seed * 1_000_003 + int(places[batch[0]])
-                        attacked = attack(self._victim, images[rows], labels[rows], seed=seed)
+                        attacked = attack(
+                            self._victim,
+                            images[rows],
+                            labels[rows],
+                            seed=self.seed,
+                            places=places[rows.cpu()],
+                        )
                         survived[rows] = self._right(attacked, labels[rows])
                     show(index + (int(batch[-1]) + 1) / len(places), repr(attack))
             found.append(survived)

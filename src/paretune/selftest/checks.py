@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from paretune.attacks.streams import Streams
 from paretune.attacks.threats import L2, Linf
 from paretune.kernels import nvrtc, ops, pgd_step, random_start, reference
 from paretune.kernels.launch import START_PROGRAM, step_program
@@ -98,7 +99,7 @@ def _threat(norm: Norm) -> Outcome:
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(4, 3, 9, 9, generator=generator)
     gradient = torch.randn(4, 3, 9, 9, generator=generator)
-    start = threat.random_start(images, generator)
+    start = threat.random_start(images, Streams(3, torch.arange(4)))
     amounts = {"step_size": threat.epsilon / 2, "epsilon": threat.epsilon}
     wanted = threat.project(threat.step(start, gradient, amounts["step_size"]), images)
     found, _ = pgd_step(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from paretune._values import from_dict, parse
 from paretune.attacks import ATTACKS, L1, L2, PGD, THREATS, AttackCopy, Linf, Threat, attack_copy
+from paretune.attacks.streams import Streams
 from tests.unit.attacks.victims import Counting, Liar, Linear, batch, exact_copy, from_logits, right
 
 CHOICES = {**ATTACKS, **THREATS}
@@ -224,8 +225,8 @@ def test_restarts_solve_what_any_of_their_starts_solves() -> None:
             )
 
     images, labels = torch.full((400, 1), 0.5), torch.zeros(400).long()
-    draw = torch.Generator().manual_seed(7)
-    starts = torch.cat([Linf(0.5).random_start(images, draw) for _ in range(3)], dim=1)
+    streams = Streams(7, torch.arange(400))
+    starts = torch.cat([Linf(0.5).random_start(images, streams, run) for run in range(3)], dim=1)
     found = PGD(Linf(0.5), steps=1, step_size=0.2, restarts=3)(Steps(), images, labels, seed=7)
     assert torch.equal(Steps()(found).argmax(1) == 1, (starts >= 0.5).any(dim=1))
 

@@ -5,6 +5,7 @@ import torch
 
 from paretune.attacks import L1, L2, Linf, Square, Threat
 from paretune.attacks.square import _bump, _propose
+from paretune.attacks.streams import Streams
 from tests.unit.attacks.test_apgd import Passes, passes
 from tests.unit.attacks.victims import Liar, Linear, batch, exact_copy, from_logits, right
 
@@ -45,7 +46,7 @@ def test_a_bump_has_norm_one_and_two_signs(threat: Threat, side: int) -> None:
 def test_proposals_stay_in_the_ball_and_change_little(threat: Threat) -> None:
     images = batch(5, side=12)[0]
     generator = torch.Generator().manual_seed(0)
-    points = threat.random_start(images, generator)
+    points = threat.random_start(images, Streams(0, torch.arange(5)))
     for _ in range(30):
         colour = torch.randint(2, (5, 3, 1, 1), generator=generator) * 2.0 - 1
         proposed = _propose(threat, images, points, colour, 3, generator)

@@ -4,7 +4,7 @@ from torch import Tensor
 from paretune.attacks.streams import Streams
 
 
-def draw(images: Tensor, generator: torch.Generator) -> Tensor:
+def uniform(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(images.shape, generator=generator)
 
 
@@ -16,24 +16,24 @@ IMAGES = torch.zeros(6, 2, 3)
 
 
 def test_what_an_image_draws_does_not_depend_on_its_batch() -> None:
-    together = streams().start(1, IMAGES, draw)
+    together = streams().draw(1, IMAGES, uniform)
     rows = torch.tensor([4, 0])
-    assert torch.equal(streams().take(rows).start(1, IMAGES[rows], draw), together[rows])
+    assert torch.equal(streams().take(rows).draw(1, IMAGES[rows], uniform), together[rows])
 
 
 def test_images_runs_seeds_and_purposes_draw_different_numbers() -> None:
-    first = streams().start(0, IMAGES, draw)
+    first = streams().draw(0, IMAGES, uniform)
     assert len(first.flatten(1).unique(dim=0)) == 6
-    assert not torch.equal(first, streams().start(1, IMAGES, draw))
-    assert not torch.equal(first, streams(seed=1).start(0, IMAGES, draw))
-    assert not torch.equal(first, streams().derive("fab").start(0, IMAGES, draw))
-    assert torch.equal(first, streams().start(0, IMAGES, draw))
+    assert not torch.equal(first, streams().draw(1, IMAGES, uniform))
+    assert not torch.equal(first, streams(seed=1).draw(0, IMAGES, uniform))
+    assert not torch.equal(first, streams().derive("fab").draw(0, IMAGES, uniform))
+    assert torch.equal(first, streams().draw(0, IMAGES, uniform))
 
 
 def test_neighbouring_seeds_and_places_are_unrelated() -> None:
-    many = torch.stack([streams(50, seed).start(0, torch.zeros(50, 40), draw) for seed in range(4)]).flatten(
-        0, 1
-    )
+    many = torch.stack(
+        [streams(50, seed).draw(0, torch.zeros(50, 40), uniform) for seed in range(4)]
+    ).flatten(0, 1)
     correlation = torch.corrcoef(many)
     off = correlation[~torch.eye(200, dtype=torch.bool)]
     # 40 numbers each: the standard error of a correlation is 1/sqrt(40), and the mean of 19,900 is near 0.
@@ -48,4 +48,4 @@ def test_the_shared_stream_is_the_same_for_every_batch() -> None:
 
 def test_no_images_draw_nothing() -> None:
     none = streams().take(torch.zeros(0, dtype=torch.int64))
-    assert none.start(0, IMAGES[:0], draw).shape == (0, 2, 3)
+    assert none.draw(0, IMAGES[:0], uniform).shape == (0, 2, 3)

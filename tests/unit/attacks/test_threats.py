@@ -6,6 +6,7 @@ from torch import Tensor
 
 from paretune._values import from_dict, parse
 from paretune.attacks import L1, L2, THREATS, Linf, Threat
+from paretune.attacks.streams import Streams
 
 HALF_ULP_OF_1 = 2.0**-24
 
@@ -50,7 +51,7 @@ def test_with_epsilon_keeps_the_norm() -> None:
 
 def test_linf_random_start_is_uniform_in_the_ball() -> None:
     x = torch.full((200, 1, 10, 10), 0.5)
-    noise = (Linf(0.1).random_start(x, torch.Generator().manual_seed(0)) - x) / 0.1
+    noise = (Linf(0.1).random_start(x, Streams(0, torch.arange(len(x)))) - x) / 0.1
     # A uniform variable on [-1, 1] has mean 0 and variance 1/3; 20,000 draws: standard errors 0.0041 and 0.0021.
     assert abs(float(noise.mean())) < 5 * 0.0041
     assert abs(float(noise.var()) - 1 / 3) < 5 * 0.0021
@@ -58,7 +59,7 @@ def test_linf_random_start_is_uniform_in_the_ball() -> None:
 
 def test_l2_random_start_has_a_uniform_radius_and_direction() -> None:
     x = torch.full((20_000, 1, 1, 3), 0.5)
-    change = (L2(0.4).random_start(x, torch.Generator().manual_seed(0)) - x).flatten(1) / 0.4
+    change = (L2(0.4).random_start(x, Streams(0, torch.arange(len(x)))) - x).flatten(1) / 0.4
     radius = change.norm(dim=1)
     # Uniform on [0, 1]: mean 1/2, variance 1/12; standard errors 0.0020 and 0.0005.
     assert abs(float(radius.mean()) - 1 / 2) < 5 * 0.0020
@@ -71,15 +72,15 @@ def test_l2_random_start_has_a_uniform_radius_and_direction() -> None:
 
 
 @pytest.mark.parametrize("threat", [Linf(0.3), L2(2.0), L1(8.0)], ids=repr)
-def test_random_start_depends_on_its_generator_only(threat: Threat) -> None:
+def test_random_start_depends_on_its_streams_only(threat: Threat) -> None:
     x = images(4, 3, 5, 5)
     state = torch.random.get_rng_state()
-    first = threat.random_start(x, torch.Generator().manual_seed(1))
+    first = threat.random_start(x, Streams(1, torch.arange(len(x))))
     torch.rand(1)
-    assert torch.equal(first, threat.random_start(x, torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, threat.random_start(x, torch.Generator().manual_seed(2)))
+    assert torch.equal(first, threat.random_start(x, Streams(1, torch.arange(len(x)))))
+    assert not torch.equal(first, threat.random_start(x, Streams(2, torch.arange(len(x)))))
     torch.random.set_rng_state(state)
-    threat.random_start(x, torch.Generator().manual_seed(1))
+    threat.random_start(x, Streams(1, torch.arange(len(x))))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -192,7 +193,7 @@ def test_l1_step_moves_the_steepest_pixels_to_their_bounds_first() -> None:
 
 def test_l1_random_start_lies_on_the_surface_of_the_ball() -> None:
     x = torch.full((50, 3, 8, 8), 0.5)
-    start = L1(5.0).random_start(x, torch.Generator().manual_seed(0))
+    start = L1(5.0).random_start(x, Streams(0, torch.arange(len(x))))
     torch.testing.assert_close(L1(5.0).distance(start, x), torch.full((50,), 5.0))
 
 
@@ -206,7 +207,7 @@ def test_distances() -> None:
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1), L1(0.1)], ids=repr)
 def test_an_empty_batch_passes_through(threat: Threat) -> None:
     empty = torch.zeros(0, 3, 4, 4)
-    assert threat.random_start(empty, torch.Generator()).shape == empty.shape
+    assert threat.random_start(empty, Streams(0, torch.arange(0))).shape == empty.shape
     assert threat.step(empty, empty, 0.1).shape == empty.shape
     assert threat.project(empty, empty).shape == empty.shape
     assert threat.distance(empty, empty).shape == (0,)
