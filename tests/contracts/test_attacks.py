@@ -28,6 +28,7 @@ from paretune.attacks import (
     Square,
     attack_copy,
 )
+from paretune.attacks.search import SearchAttack
 
 BALLS = [Linf(0.01), L2(0.3), L1(3.0)]
 SMALL: list[Attack] = [
@@ -51,7 +52,11 @@ SMALL: list[Attack] = [
     NFGSM(Linf(0.01)),
 ]
 # Attacks that stop at the first success, and so never give a wrong image up.
-SEARCHES = [attack for attack in SMALL if not attack.single_run and getattr(attack, "keep", "best") == "best"]
+SEARCHES = [
+    attack
+    for attack in SMALL
+    if isinstance(attack, SearchAttack | AutoAttack) and getattr(attack, "keep", "best") == "best"
+]
 every_attack = pytest.mark.parametrize("attack", SMALL, ids=repr)
 
 

@@ -8,16 +8,15 @@ whose number of pixels follows the best point so far.
 
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from paretune.attacks.active import ActiveSet, take
-from paretune.attacks.base import Batch, Oracle, SearchAttack, attacking
-from paretune.attacks.copy.engine import AttackCopy
+from paretune.attacks.base import Call, Oracle
 from paretune.attacks.losses import dlr, nearest_classes, targeted_dlr
+from paretune.attacks.search import Examples, Search, SearchAttack
 from paretune.attacks.threats import L1, Threat, per_example
 
 MOMENTUM = 0.75  # of algorithm 1, where it is alpha
@@ -88,46 +87,38 @@ class APGD(SearchAttack):
                 f"use {instead}, or FAB and Square"
             )
 
-    def __call__(
-        self,
-        model: nn.Module | AttackCopy,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`~paretune.attacks.base.Attack.__call__`."""
-        if self.keep == "best":
-            return super().__call__(model, images, labels, seed=seed, places=places)
-        with attacking(model, images, labels, seed, places) as call:
-            if call.images.numel() == 0:
-                return call.images.clone()
-            start = self.threat.random_start(call.images, call.streams)
-            return _Run(self, call.oracle, self.threat, self.steps).last(call.images, call.labels, start)
+    def for_training(self) -> Self:
+        """With ``keep="last"``; see :meth:`~paretune.attacks.base.Attack.for_training`."""
+        return replace(self, keep="last")
 
-    def search(self, oracle: Oracle, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.base.SearchAttack.search`; an unsolved image has its highest loss."""
-        targets = batch.labels[:, None]
+    def passes(self, classes: int) -> int:
+        """See :meth:`~paretune.attacks.base.Attack.passes`."""
+        targets = min(self.targets, classes - 1) if self.loss == "dlr-targeted" else 1
+        return 2 * self.steps * self.restarts * self.eot * targets
+
+    def perturb(self, call: Call) -> Tensor:
+        """See :meth:`~paretune.attacks.base.Attack.perturb`."""
+        if self.keep == "best":
+            return super().perturb(call)
+        start = self.threat.random_start(call.images, call.streams)
+        return _Run(self, call.oracle, self.threat, self.steps).last(call.images, call.goals, start)
+
+    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
+        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has its highest loss."""
+        targets = examples.labels[:, None]
         if self.loss == "dlr-targeted":
-            targets = nearest_classes(batch.clean, batch.labels, self.targets)
-        found = _Found(batch.images.clone(), torch.full_like(batch.clean[:, 0], -torch.inf))
-        unsolved = torch.arange(len(batch.images), device=batch.images.device)
+            targets = nearest_classes(examples.clean, examples.labels, self.targets)
+        search = Search(oracle, examples)
         *wide, (threat, steps) = self.phases()
-        for number in range(targets.shape[1] * self.restarts):
-            if not len(unsolved):
-                break
-            part, towards = batch.take(unsolved), targets[unsolved, number // self.restarts]
+        for number, part in search.runs(targets.shape[1] * self.restarts):
+            towards = targets[search.rows, number // self.restarts]
             start = (wide[0][0] if wide else threat).random_start(part.images, part.streams, number)
             for larger, some in wide:
                 start = _Run(self, oracle, larger, some).highest(
                     part, towards, larger.project(start, part.images)
                 )
-            run = _Run(self, oracle, threat, steps)
-            unsolved = run.solve(part, towards, threat.project(start, part.images), unsolved, found)
-        solved = torch.ones_like(batch.labels, dtype=torch.bool)
-        solved[unsolved] = False
-        return found.images, solved
+            _Run(self, oracle, threat, steps).solve(search, part, towards, threat.project(start, part.images))
+        return search.images, search.solved
 
     def phases(self) -> list[tuple[Threat, int]]:
         """The ball and the steps of each part of a run; only in the last one does a success count."""
@@ -136,14 +127,6 @@ class APGD(SearchAttack):
             return [(self.threat, self.steps)]
         larger = [self.threat.with_epsilon(factor * self.threat.epsilon) for factor in (3, 2)]
         return [*((threat, wide) for threat in larger), (self.threat, self.steps - 2 * wide)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What all runs of a call have found: changed in place."""
-
-    images: Tensor
-    highest: Tensor  # loss of the point kept for an unsolved image
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +166,7 @@ class _Run:
             lanes = self.move(self.remember(lanes, losses, gradient, tick), tick)
         return lanes.images_adv
 
-    def highest(self, part: Batch, targets: Tensor, start: Tensor) -> Tensor:
+    def highest(self, part: Examples, targets: Tensor, start: Tensor) -> Tensor:
         lanes = self.begin(part.images, part.labels, targets, start)
         for tick in range(self.steps):
             _, losses, gradient = self.look(lanes)
@@ -191,31 +174,22 @@ class _Run:
         _, losses, _ = self.look(lanes, final=True)
         return _where(losses > lanes.highest, lanes.images_adv, lanes.best)
 
-    def solve(self, part: Batch, targets: Tensor, start: Tensor, rows: Tensor, found: _Found) -> Tensor:
-        """Note what is solved in ``found``, whose entries ``rows`` the part is, and return the others' rows."""
-        lanes, active = self.begin(part.images, part.labels, targets, start), ActiveSet(rows)
+    def solve(self, search: Search, part: Examples, targets: Tensor, start: Tensor) -> None:
+        lanes = self.begin(part.images, part.labels, targets, start)
         for tick in range(self.steps + 1):
             final = tick == self.steps
             logits, losses, gradient = self.look(lanes, final=final)
-            solved = self.oracle.fooled(lanes.images_adv, logits, lanes.labels, active.searching)
-            found.images[active.rows[solved]] = lanes.images_adv[solved]
+            search.note(lanes.images_adv, logits)
             if final:
-                active.searching &= ~solved
                 higher = losses > lanes.highest
                 best = _where(higher, lanes.images_adv, lanes.best)
-                highest = torch.where(higher, losses, lanes.highest)
-                better = active.searching & (highest > found.highest[active.rows])
-                found.images[active.rows[better]] = best[better]
-                found.highest[active.rows[better]] = highest[better]
-                break
-            if (keep := active.retire(solved)) is not None:
-                if not len(keep):
-                    break
-                lanes, losses, gradient = take(lanes, keep), losses[keep], gradient[keep]
+                search.offer(best, torch.where(higher, losses, lanes.highest))
+            if final or not search.left:
+                return
+            lanes, losses, gradient = search.shrink(lanes, losses, gradient)
             if tick == 0:
                 self.oracle.count_zeros(gradient)
             lanes = self.move(self.remember(lanes, losses, gradient, tick), tick)
-        return active.rows[active.searching]
 
     def begin(self, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor) -> _Lanes:
         nothing, zeros = torch.zeros_like(images), torch.zeros(len(images), device=images.device)

@@ -6,20 +6,23 @@ left. The composition of each version is that of the reference, https://github.c
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack_state import Journal, digest
-from paretune.attacks.base import Attack, SearchAttack, attacking
+from paretune.attacks.base import Attack, Call, attacking
 from paretune.attacks.copy.engine import AttackCopy, attack_copy
 from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus, Ensemble
 from paretune.attacks.fab import FAB
+from paretune.attacks.search import SearchAttack
 from paretune.attacks.square import Square
 from paretune.attacks.state import PROBED, claimed
 from paretune.attacks.threats import L1
+
+BATCH = 128  # images at once
 
 Version = Literal["standard", "plus", "rand", "standard-3", "standard-2", "plus-3", "plus-2", "rand-2"]
 
@@ -80,6 +83,7 @@ class AutoAttack(Attack):
         ValueError: a field is out of range; or, when called, the version is the variant for another number of classes.
     """
 
+    portion: ClassVar[int] = 8  # so that a stage refills its batches with what the one before has left
     _: KW_ONLY
     version: Version = "standard"
     steps: int = 100
@@ -129,7 +133,11 @@ class AutoAttack(Attack):
         stages["square"] = Square(threat, queries=self.queries)
         return stages
 
-    def __call__(
+    def passes(self, classes: int) -> int:
+        """See :meth:`~paretune.attacks.base.Attack.passes`."""
+        return sum(attack.passes(classes) for attack in self.on(classes).stages().values())
+
+    def on_set(
         self,
         model: nn.Module | AttackCopy,
         images: Tensor,
@@ -137,10 +145,25 @@ class AutoAttack(Attack):
         *,
         seed: int = 0,
         places: Tensor | None = None,
-        **options: Any,
+        batch_size: int = BATCH,
+        state: Path | None = None,
+        progress: Callable[[float, str], None] = lambda _fraction, _note: None,
     ) -> Tensor:
-        """The images of :meth:`run`, which takes ``options``; see :meth:`~paretune.attacks.base.Attack.__call__`."""
-        return self.run(model, images, labels, seed=seed, places=places, **options).images
+        """The images of :meth:`run`; see :meth:`~paretune.attacks.base.Attack.on_set`."""
+        return self.run(
+            model,
+            images,
+            labels,
+            seed=seed,
+            batch_size=batch_size,
+            progress=lambda status: progress(status.passes / status.total, f"AutoAttack  {status}"),
+            state=state,
+            places=places,
+        ).images
+
+    def perturb(self, call: Call) -> Tensor:
+        """The images of :meth:`run` as it is by default."""
+        return self._ensemble(call, BATCH).run(None, look_for_noise=self.version != "rand").images
 
     def run(
         self,
@@ -149,7 +172,7 @@ class AutoAttack(Attack):
         labels: Tensor,
         *,
         seed: int = 0,
-        batch_size: int = 128,
+        batch_size: int = BATCH,
         progress: bool | Callable[[AutoAttackStatus], None] = False,
         state: str | Path | None = None,
         places: Tensor | None = None,
@@ -184,16 +207,9 @@ class AutoAttack(Attack):
             model = attack_copy(model) if precision is None else attack_copy(model, precision=precision)
         with attacking(model, images, labels, seed, places) as call:
             if call.images.numel() == 0:
-                nothing = torch.zeros_like(call.labels, dtype=torch.bool)
+                nothing = torch.zeros_like(call.goals, dtype=torch.bool)
                 return AutoAttackResult(call.images.clone(), nothing, nothing, (), ())
-            ensemble = Ensemble(
-                lambda classes: self.on(classes).stages(),
-                call.oracle,
-                call.images,
-                call.labels,
-                call.streams,
-                batch_size,
-            )
+            ensemble = self._ensemble(call, batch_size)
             noise = self.version != "rand"
             if state is None:
                 return ensemble.run(None, progress, look_for_noise=noise)
@@ -201,7 +217,10 @@ class AutoAttack(Attack):
                 "attack": self.to_dict(),
                 "seed": seed,
                 "batch_size": batch_size,
-                "images": digest(call.images, call.labels, call.streams.places),
+                "images": digest(call.images, call.goals, call.streams.places),
             }
             with claimed(state, plan, ensemble.clean[:PROBED].cpu()):
                 return ensemble.run(Journal(state), progress, look_for_noise=noise)
+
+    def _ensemble(self, call: Call, batch_size: int) -> Ensemble:
+        return Ensemble(lambda classes: self.on(classes).stages(), call, batch_size)

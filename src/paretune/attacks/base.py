@@ -4,6 +4,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -38,8 +39,8 @@ class Attack(Value, ABC):
     in_ball: ClassVar[bool] = True
     """Whether what the attack returns lies inside the ball; only then does it measure robustness."""
 
-    single_run: ClassVar[bool] = False
-    """Whether every image takes every step once, as training wants; attacks that can do both have ``keep``."""
+    portion: ClassVar[int] = 1
+    """How many batches of a set :meth:`on_set` is best given at once."""
 
     lengths: ClassVar[tuple[str, ...]] = ()
     """Fields in pixel units, which :meth:`with_epsilon` scales; None stays None."""
@@ -61,7 +62,6 @@ class Attack(Value, ABC):
         """The attack as it runs on a model with this many classes: itself, unless it has variants."""
         return self
 
-    @abstractmethod
     def __call__(
         self,
         model: nn.Module | AttackCopy,
@@ -95,6 +95,61 @@ class Attack(Value, ABC):
             ValueError: images or labels break the rules above, or the model returns NaN, an infinite largest logit or
                 something else than (batch, classes), has no gradient or has too few classes. Nothing is changed then.
         """
+        with attacking(model, images, labels, seed, places) as call:
+            return self.perturb(call) if call.images.numel() else call.images.clone()
+
+    def on_set(
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        places: Tensor | None = None,
+        batch_size: int = 128,
+        state: Path | None = None,
+        progress: Callable[[float, str], None] = lambda _fraction, _note: None,
+    ) -> Tensor:
+        """Attack a set batch by batch; each image's answer is that of one call on all.
+
+        Args:
+            model: see :meth:`__call__`, as for the other arguments.
+            images: (images, channels, height, width).
+            labels: (images,).
+            seed: of the call.
+            places: (images,).
+            batch_size: images at once.
+            state: a directory that a long attack keeps finished batches in, to continue there; others need none.
+            progress: called with the fraction that is done, and what is being done.
+        """
+        if places is None:
+            places = torch.arange(len(images))
+        batches = [torch.split(tensor, batch_size) for tensor in (images, labels, places)]
+        answers = []
+        for number, (some, right, where) in enumerate(zip(*batches, strict=True)):
+            progress(number / len(batches[0]), repr(self))
+            answers.append(self(model, some, right, seed=seed, places=where))
+        return torch.cat(answers)
+
+    def for_training(self) -> "Attack":
+        """The attack in the form to train with, in which every image takes every step of a single run.
+
+        Raises:
+            ValueError: there is none.
+        """
+        raise ValueError(f"{self!r} stops at the first success; train with PGD, APGD or FGSM")
+
+    @abstractmethod
+    def passes(self, classes: int) -> int:
+        """About how many forward and backward passes an image takes that is never solved.
+
+        Args:
+            classes: of the model.
+        """
+
+    @abstractmethod
+    def perturb(self, call: "Call") -> Tensor:
+        """The adversarial images of one call, like ``call.images``, which are not empty."""
 
     def check_counts(self, *names: str) -> None:
         """Raise ValueError for a field that must be a whole number from 1 to MOST and is not."""
@@ -105,72 +160,6 @@ class Attack(Value, ABC):
                     f"{type(self).__name__}: {name} must be a whole number of at least 1, got {shown(value)}; "
                     f"at most {MOST}"
                 )
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Images to attack, checked, in float32 and detached.
-
-    Args:
-        images: (batch, ...) in [0, 1].
-        labels: (batch,) int64.
-        clean: (batch, classes) logits of ``images``, computed in float32.
-        streams: the random numbers of each image.
-    """
-
-    images: Tensor
-    labels: Tensor
-    clean: Tensor
-    streams: Streams
-
-    def take(self, rows: Tensor) -> Self:
-        """Some of the images."""
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=self.labels[rows],
-            clean=self.clean[rows],
-            streams=self.streams.take(rows),
-        )
-
-
-@dataclass(frozen=True)
-class SearchAttack(Attack):
-    """Base of the attacks that search until each image is misclassified, and leave it then."""
-
-    def __call__(
-        self,
-        model: nn.Module | AttackCopy,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`Attack.__call__`; an image that is misclassified already comes back as it is."""
-        with attacking(model, images, labels, seed, places) as call:
-            images = call.images
-            if images.numel() == 0:
-                return images.clone()
-            clean = call.oracle.exact(images)
-            result = images.clone()
-            rows = (call.oracle.classes(clean) == call.labels).nonzero().flatten()
-            batch = Batch(images, call.labels, clean, call.streams).take(rows)
-            self.check_victim(clean.shape[1])
-            result[rows], _ = self.search(call.oracle, batch)
-        return result
-
-    def check_victim(self, classes: int) -> None:  # most attacks ask nothing of the victim
-        """Raise ValueError where the attack cannot work with this number of classes."""
-
-    @abstractmethod
-    def search(self, oracle: "Oracle", batch: Batch) -> tuple[Tensor, Tensor]:
-        """Look for adversarial images in a batch that is classified correctly; may be empty.
-
-        Returns:
-            Float32 images like ``batch.images``, inside the ball and [0, 1]; and (batch,) booleans: which of them
-            are verified to be misclassified. What the others are is up to the attack.
-        """
 
 
 class Oracle:
@@ -204,33 +193,29 @@ class Oracle:
         """(batch, classes) computed in float32, without a gradient."""
         return self._checked(self.victim.exact(images), len(images))
 
-    def fooled(self, images: Tensor, logits: Tensor, labels: Tensor, among: Tensor) -> Tensor:
-        """Mask of the images that are misclassified in float32.
-
-        Args:
-            images: (batch, ...).
-            logits: what the search saw for them; only what it claims is verified.
-            labels: (batch,).
-            among: (batch,) mask of the images that count.
-        """
-        return self.verified(images, labels, among & (self.classes(logits) != labels))
-
     def classes(self, logits: Tensor) -> Tensor:
         """(batch,) predicted classes; see :func:`~paretune.attacks.inputs.predicted`."""
         return predicted(logits)
 
-    def verified(self, images: Tensor, labels: Tensor, claimed: Tensor, *, targeted: bool = False) -> Tensor:
-        """The part of the mask ``claimed`` that float32 confirms.
+    def hits(
+        self, images: Tensor, logits: Tensor, goals: Tensor, among: Tensor, *, targeted: bool = False
+    ) -> Tensor:
+        """Mask of the images that are misclassified in float32, or classified as their goals if ``targeted``.
 
-        In float32 the claim is the proof, so nothing is computed then.
+        Args:
+            images: (batch, ...).
+            logits: what the search saw for them; only what it claims is verified. In float32 the claim is the proof.
+            goals: (batch,) the classes to leave, or to reach.
+            among: (batch,) mask of the images that count.
+            targeted: which of the two.
         """
+        claimed = among & ((self.classes(logits) == goals) == targeted)
         if self.victim.precision == "fp32":
             return claimed
         rows = claimed.nonzero().flatten()
         if not len(rows):
             return claimed
-        hit = self.classes(self.exact(images[rows])) == labels[rows]
-        return claimed.index_put((rows,), hit if targeted else ~hit)
+        return claimed.index_put((rows,), (self.classes(self.exact(images[rows])) == goals[rows]) == targeted)
 
     def gradient(self, losses: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
         """The gradient of each loss with respect to its image; like ``images``, which ``losses`` came from."""
@@ -281,15 +266,15 @@ class Call:
     Args:
         oracle: the victim.
         images: (batch, ...) float32, detached.
-        labels: (batch,) int64.
-        targets: (batch,) int64, or None.
+        goals: (batch,) int64: the classes to leave, or to reach if ``targeted``.
+        targeted: which of the two.
         streams: the random numbers of each image.
     """
 
     oracle: Oracle
     images: Tensor
-    labels: Tensor
-    targets: Tensor | None
+    goals: Tensor
+    targeted: bool
     streams: Streams
 
 
@@ -309,10 +294,11 @@ def attacking(
     """
     victim = attack_copy(model)
     check_images(images, victim.device)
-    classes = {"labels": check_classes("labels", labels, images)}
+    goals = classes = check_classes("labels", labels, images)
     if targets is not None:
-        classes["targets"] = check_classes("targets", targets, images)
-    highest_class = max((int(part.max()) for part in classes.values() if len(part)), default=0)
+        goals = check_classes("targets", targets, images)
+        classes = torch.cat([classes, goals])
+    highest_class = int(classes.max()) if len(classes) else 0
     oracle = Oracle(victim, highest_class)
     if places is None:
         places = torch.arange(len(images))
@@ -334,10 +320,9 @@ def attacking(
         if victim.draws(images)
         else contextlib.nullcontext(),
     ):
-        # Clones, because autograd keeps them, which it cannot if they were made in inference mode.
-        classes = {name: part.clone() for name, part in classes.items()}
+        # A clone, because autograd keeps it, which it cannot if it was made in inference mode.
         try:
-            yield Call(oracle, images.detach().float(), classes["labels"], classes.get("targets"), streams)
+            yield Call(oracle, images.detach().float(), goals.clone(), targets is not None, streams)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise

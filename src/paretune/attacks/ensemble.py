@@ -12,14 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack_state import Journal, Outcome
-from paretune.attacks.base import Batch, Oracle, SearchAttack
-from paretune.attacks.fab import FAB
+from paretune.attacks.base import Call
 from paretune.attacks.inputs import isolated_randomness
 from paretune.attacks.masking import black_box_wins, random_forward, zero_gradients
-from paretune.attacks.square import Square
-from paretune.attacks.streams import Streams
+from paretune.attacks.search import Examples, SearchAttack
 
 logger = logging.getLogger(__name__)
 
@@ -101,27 +98,25 @@ class Ensemble:
     def __init__(
         self,
         stages: Callable[[int], Mapping[str, SearchAttack]],  # by the number of classes
-        oracle: Oracle,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams,
+        call: Call,
         batch_size: int,
     ) -> None:
-        self.oracle, self.streams, self.batch_size = oracle, streams, batch_size
-        self.images, self.labels = images, labels
-        parts = torch.split(images, batch_size)
-        self.clean = torch.cat([oracle.exact(part) for part in parts])  # (images, classes)
+        self.oracle, self.streams, self.batch_size = call.oracle, call.streams, batch_size
+        self.images, self.labels = call.images, call.goals
+        parts = torch.split(self.images, batch_size)
+        self.clean = torch.cat([self.oracle.exact(part) for part in parts])  # (images, classes)
         self.stages = stages(self.clean.shape[1])
-        self.right = oracle.classes(self.clean) == labels
+        self.right = self.oracle.classes(self.clean) == self.labels
         self.robust = self.right.clone()
-        self.found = images.clone()
-        self.passes = {name: _passes(attack, self.clean.shape[1]) for name, attack in self.stages.items()}
+        self.found = self.images.clone()
+        classes = self.clean.shape[1]
+        self.passes = {name: attack.passes(classes) for name, attack in self.stages.items()}
         self.done = 0  # passes of finished batches, had nothing been solved in them
 
     def run(
         self,
         journal: Journal | None,
-        progress: bool | Callable[[AutoAttackStatus], None],
+        progress: bool | Callable[[AutoAttackStatus], None] = False,
         *,
         look_for_noise: bool,
     ) -> AutoAttackResult:
@@ -183,20 +178,20 @@ class Ensemble:
         self, name: str, rows: Tensor, index: int, show: Callable[[AutoAttackStatus], None]
     ) -> Outcome:
         oracle, streams = self.oracle, self.streams.take(rows).derive(name)
-        batch = Batch(self.images[rows], self.labels[rows], self.clean[rows], streams)
+        examples = Examples(self.images[rows], self.labels[rows], self.clean[rows], streams)
         before = oracle.forwards, oracle.backwards, oracle.zero_gradients, oracle.first_gradients
         started = time.perf_counter()
         oracle.on_pass = self._reporter(name, before[0] + before[1], len(rows), started, show)
         try:
             # Seeded anew for each batch, for models that draw numbers themselves.
             with isolated_randomness(streams.derive(f"batch {index}").seed, rows.device):
-                images, solved = self.stages[name].search(oracle, batch)
+                images, solved = self.stages[name].search(oracle, examples)
                 if oracle.victim.precision != "fp32":
                     # What the fast copy takes for robust may be solved all the same.
                     open_rows = (~solved).nonzero().flatten()
                     if len(open_rows):
                         predicted = oracle.classes(oracle.exact(images[open_rows]))
-                        solved[open_rows] = predicted != batch.labels[open_rows]
+                        solved[open_rows] = predicted != examples.labels[open_rows]
         finally:
             oracle.on_pass = lambda: None
         oracle.finish()
@@ -235,22 +230,6 @@ class Ensemble:
             )
 
         return report
-
-
-def _passes(attack: SearchAttack, classes: int) -> int:
-    """Forward and backward passes for an image that is never solved, about."""
-    match attack:
-        case APGD():
-            targets = min(attack.targets, classes - 1) if attack.loss == "dlr-targeted" else 1
-            return 2 * attack.steps * attack.restarts * attack.eot * targets
-        case FAB():
-            gradients = classes if attack.targets is None else 1
-            targets = 1 if attack.targets is None else min(attack.targets, classes - 1)
-            return (1 + gradients) * attack.steps * attack.restarts * targets
-        case Square():
-            return attack.queries * attack.restarts
-        case _:
-            raise TypeError(f"no stage of AutoAttack: {attack!r}")
 
 
 @contextlib.contextmanager

@@ -15,10 +15,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 from torch import Tensor
 
-from paretune.attacks.active import ActiveSet, take
-from paretune.attacks.base import Batch, Oracle, SearchAttack
+from paretune.attacks.base import Oracle
 from paretune.attacks.losses import nearest_classes
 from paretune.attacks.projections import onto_plane
+from paretune.attacks.search import Examples, Search, SearchAttack
 from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
 
 OVERSHOOT = 1.05  # eta of algorithm 1
@@ -55,89 +55,64 @@ class FAB(SearchAttack):
         if not isinstance(self.threat, Linf | L2 | L1):
             raise TypeError(f"FAB: threat must be Linf, L2 or L1, got {self.threat!r}")
 
-    def search(self, oracle: Oracle, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.base.SearchAttack.search`."""
-        found = batch.images.clone()
-        unsolved = torch.arange(len(found), device=found.device)
+    def passes(self, classes: int) -> int:
+        """See :meth:`~paretune.attacks.base.Attack.passes`."""
+        gradients = classes if self.targets is None else 1
+        targets = 1 if self.targets is None else min(self.targets, classes - 1)
+        return (1 + gradients) * self.steps * self.restarts * targets
+
+    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
+        """See :meth:`~paretune.attacks.search.SearchAttack.search`."""
         if self.targets is None:
-            targets = torch.full_like(batch.labels, -1)[:, None]
+            targets = torch.full_like(examples.labels, -1)[:, None]
         else:
-            targets = nearest_classes(batch.clean, batch.labels, self.targets)
-        half = self.threat.with_epsilon(self.threat.epsilon / 2)
-        for number in range(targets.shape[1] * self.restarts):
-            if not len(unsolved):
-                break
-            part, towards = batch.take(unsolved), targets[unsolved, number // self.restarts]
+            targets = nearest_classes(examples.clean, examples.labels, self.targets)
+        threat, half = self.threat, self.threat.with_epsilon(self.threat.epsilon / 2)
+        search = Search(oracle, examples)
+        for number, part in search.runs(targets.shape[1] * self.restarts):
             first = number % self.restarts == 0
             start = part.images if first else half.random_start(part.images, part.streams, number)
+            towards = targets[search.rows, number // self.restarts]
             lanes = _Lanes(part.images, part.labels, towards, start)
-            unsolved = _Run(self, oracle).solve(lanes, unsolved, found)
-        solved = torch.ones_like(batch.labels, dtype=torch.bool)
-        solved[unsolved] = False
-        return found, solved
+            for tick in range(self.steps + 1):
+                final = tick == self.steps
+                with torch.set_grad_enabled(not final):
+                    points = lanes.points.detach().requires_grad_(not final)
+                    logits = oracle.logits(points)
+                here = points.detach()
+                search.note(here, logits, among=threat.distance(here, lanes.images) <= threat.epsilon)
+                if final or not search.left:
+                    break
+                lead, normal = self._plane(oracle, lanes, points, logits)
+                lanes, lead, normal = search.shrink(lanes, lead, normal)
+                if tick == 0:
+                    oracle.count_zeros(normal)
+                lanes = self._move(lanes, lead, normal)
+        return search.images, search.solved
 
-
-@dataclass(frozen=True, eq=False)
-class _Lanes:
-    """What a run remembers of each image."""
-
-    images: Tensor
-    labels: Tensor
-    targets: Tensor  # -1: all classes
-    points: Tensor
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run from one start."""
-
-    attack: FAB
-    oracle: Oracle
-
-    def solve(self, lanes: _Lanes, rows: Tensor, found: Tensor) -> Tensor:
-        """Note the solutions in ``found``, whose entries ``rows`` the lanes are, and return the others' rows."""
-        active, threat = ActiveSet(rows), self.attack.threat
-        for tick in range(self.attack.steps + 1):
-            final = tick == self.attack.steps
-            with torch.set_grad_enabled(not final):
-                points = lanes.points.detach().requires_grad_(not final)
-                logits = self.oracle.logits(points)
-            here = points.detach()
-            inside = threat.distance(here, lanes.images) <= threat.epsilon
-            solved = self.oracle.fooled(here, logits, lanes.labels, active.searching & inside)
-            found[active.rows[solved]] = here[solved]
-            keep = active.retire(solved)
-            if final or not len(active.rows):
-                break
-            lead, normal = self.plane(logits, points, lanes.labels, lanes.targets)
-            if keep is not None:
-                lanes, lead, normal = take(lanes, keep), lead[keep], normal[keep]
-            if tick == 0:
-                self.oracle.count_zeros(normal)
-            lanes = self.move(lanes, lead, normal)
-        return active.rows[active.searching]
-
-    def plane(self, logits: Tensor, points: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _plane(
+        self, oracle: Oracle, lanes: "_Lanes", points: Tensor, logits: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """By how much the wrong class leads, (lanes,), and the gradient of that."""
-        right = logits.gather(1, labels[:, None]).squeeze(1)
-        if self.attack.targets is not None:
-            leads = logits.gather(1, targets[:, None]).squeeze(1) - right
-            return leads.detach(), self.oracle.gradient(leads, points)
+        right = logits.gather(1, lanes.labels[:, None]).squeeze(1)
+        if self.targets is not None:
+            leads = logits.gather(1, lanes.targets[:, None]).squeeze(1) - right
+            return leads.detach(), oracle.gradient(leads, points)
         nearest = torch.full_like(right.detach(), torch.inf)
         lead, normal = torch.zeros_like(nearest), torch.zeros_like(points)
         for other in range(logits.shape[1]):
             leads = logits[:, other] - right
-            gradient = self.oracle.gradient(leads, points, retain_graph=other < logits.shape[1] - 1)
-            away = leads.detach().abs() / (_dual_norm(self.attack.threat, gradient) + 1e-12)
-            nearer = (away < nearest) & (labels != other)
+            gradient = oracle.gradient(leads, points, retain_graph=other < logits.shape[1] - 1)
+            away = leads.detach().abs() / (_dual_norm(self.threat, gradient) + 1e-12)
+            nearer = (away < nearest) & (lanes.labels != other)
             nearest = torch.where(nearer, away, nearest)
             lead = torch.where(nearer, leads.detach(), lead)
             normal = torch.where(per_example(nearer, normal), gradient, normal)
         return lead, normal
 
-    def move(self, lanes: _Lanes, lead: Tensor, normal: Tensor) -> _Lanes:
+    def _move(self, lanes: "_Lanes", lead: Tensor, normal: Tensor) -> "_Lanes":
         """Across the plane from the point and from the image, between the two (equations 7 and 8), and back."""
-        threat, points, images = self.attack.threat, lanes.points.detach(), lanes.images
+        threat, points, images = self.threat, lanes.points.detach(), lanes.images
         lead_at_image = lead + (normal * (images - points)).flatten(1).sum(dim=1)
         here = onto_plane(threat, points, normal, -lead)
         there = onto_plane(threat, images, normal, -lead_at_image)
@@ -148,6 +123,16 @@ class _Run:
         across = across.clamp(0, 1)
         outside = per_example(threat.distance(across, images) > threat.epsilon, across)
         return replace(lanes, points=torch.where(outside, images + BACKWARDS * (across - images), across))
+
+
+@dataclass(frozen=True, eq=False)
+class _Lanes:
+    """What a run remembers of each image."""
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor  # -1: all classes
+    points: Tensor
 
 
 def _dual_norm(threat: Threat, gradient: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ returns does not, by design, so that it must not be used to measure robustness.
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from paretune.attacks.base import Attack, Call, attacking
-from paretune.attacks.copy.engine import AttackCopy
+from paretune.attacks.base import Attack, Call
 from paretune.attacks.threats import Linf
 
 
@@ -36,7 +35,6 @@ class FGSM(Attack):
     start: Literal["random", "image"] = "random"
     step_size: float | None = None
 
-    single_run: ClassVar[bool] = True
     lengths: ClassVar[tuple[str, ...]] = ("step_size",)
 
     def __post_init__(self) -> None:
@@ -52,24 +50,21 @@ class FGSM(Attack):
             return self.step_size
         return (1.25 if self.start == "random" else 1.0) * self.threat.epsilon
 
-    def __call__(
-        self,
-        model: nn.Module | AttackCopy,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`~paretune.attacks.base.Attack.__call__`; makes one forward and backward pass."""
-        with attacking(model, images, labels, seed, places) as call:
-            if call.images.numel() == 0:
-                return call.images.clone()
-            start = call.images.clone()
-            if self.start == "random":
-                start = self.threat.random_start(call.images, call.streams)
-            moved = self.threat.step(start.detach(), _gradient(call, start), self.effective_step_size)
-            return self.threat.project(moved, call.images)
+    def for_training(self) -> Self:
+        """Itself."""
+        return self
+
+    def passes(self, classes: int) -> int:
+        """One forward, one backward."""
+        return 2
+
+    def perturb(self, call: Call) -> Tensor:
+        """See :meth:`~paretune.attacks.base.Attack.perturb`; makes one forward and backward pass."""
+        start = call.images
+        if self.start == "random":
+            start = self.threat.random_start(call.images, call.streams)
+        moved = self.threat.step(start, _gradient(call, start), self.effective_step_size)
+        return self.threat.project(moved, call.images)
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,6 @@ class NFGSM(Attack):
     step_size: float | None = None
 
     in_ball: ClassVar[bool] = False
-    single_run: ClassVar[bool] = True
     lengths: ClassVar[tuple[str, ...]] = ("step_size",)
 
     def __post_init__(self) -> None:
@@ -109,30 +103,26 @@ class NFGSM(Attack):
             raise ValueError(f"NFGSM: noise must be a finite number of at least 0, got {self.noise!r}")
         _check_step(self, self.step_size)
 
-    def __call__(
-        self,
-        model: nn.Module | AttackCopy,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`~paretune.attacks.base.Attack.__call__`, but the result may lie outside the ball; makes one
-        forward and backward pass."""
-        epsilon = self.threat.epsilon
-        with attacking(model, images, labels, seed, places) as call:
-            if call.images.numel() == 0:
-                return call.images.clone()
-            # Uniform, as a random change in Linf is.
-            start = call.images + self.noise * call.streams.draw(0, call.images, self.threat.random_change)
-            step_size = epsilon if self.step_size is None else self.step_size
-            return self.threat.step(start.detach(), _gradient(call, start), step_size).clamp_(0, 1)
+    def for_training(self) -> Self:
+        """Itself."""
+        return self
+
+    def passes(self, classes: int) -> int:
+        """One forward, one backward."""
+        return 2
+
+    def perturb(self, call: Call) -> Tensor:
+        """See :meth:`~paretune.attacks.base.Attack.perturb`, but the result may lie outside the ball; makes one forward
+        and backward pass."""
+        # Uniform, as a random change in Linf is.
+        start = call.images + self.noise * call.streams.draw(0, call.images, self.threat.random_change)
+        step_size = self.threat.epsilon if self.step_size is None else self.step_size
+        return self.threat.step(start, _gradient(call, start), step_size).clamp_(0, 1)
 
 
 def _gradient(call: Call, start: Tensor) -> Tensor:
     start = start.detach().requires_grad_()
-    losses = F.cross_entropy(call.oracle.logits(start), call.labels, reduction="none")
+    losses = F.cross_entropy(call.oracle.logits(start), call.goals, reduction="none")
     return call.oracle.gradient(losses, start)
 
 

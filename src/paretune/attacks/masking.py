@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.attacks.base import Batch, Oracle, attacking
+from paretune.attacks.base import Oracle, attacking
 from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.pgd import PGD
+from paretune.attacks.search import Examples
 from paretune.attacks.square import Square
 from paretune.attacks.threats import Threat
 
@@ -140,12 +141,11 @@ def masking_findings(
             return ()
         oracle = call.oracle
         clean = oracle.exact(call.images)
-        rows = (oracle.classes(clean) == call.labels).nonzero().flatten()
+        rows = (oracle.classes(clean) == call.goals).nonzero().flatten()
         if not len(rows):
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
-        whole = Batch(call.images, call.labels, clean, call.streams)
-        batch = whole.take(rows)
+        batch = Examples(call.images, call.goals, clean, call.streams).take(rows)
         points = batch.images.clone().requires_grad_()
         gradient = oracle.gradient(_losses(oracle.logits(points), batch.labels), points)
         zero = int((gradient.flatten(1) == 0).all(dim=1).sum())

@@ -5,19 +5,21 @@ ball after each.
 
 import math
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.attacks.active import ActiveSet, take
-from paretune.attacks.base import Attack, Call, attacking
+from paretune.attacks.base import Call, Oracle, attacking
 from paretune.attacks.copy.engine import AttackCopy
+from paretune.attacks.search import Examples, Search, SearchAttack
+from paretune.attacks.streams import Streams
+from paretune.attacks.threats import per_example
 
 
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(SearchAttack):
     """Maximise the cross-entropy inside a threat's ball; as a function, from images to adversarial images.
 
     Example:
@@ -110,10 +112,79 @@ class PGD(Attack):
             )
             raise ValueError(f"PGD(targeted={self.targeted}) {wanted}")
         with attacking(model, images, labels, seed, places, targets) as call:
-            if call.images.numel() == 0:
-                return call.images.clone()
-            run = _Run(self, call, call.labels if call.targets is None else call.targets)
-            return run.last() if self.keep == "last" else run.best()
+            return self.perturb(call) if call.images.numel() else call.images.clone()
+
+    def for_training(self) -> Self:
+        """With ``keep="last"``; see :meth:`~paretune.attacks.base.Attack.for_training`."""
+        if self.targeted:
+            raise ValueError("adversarial training needs an untargeted attack; got targeted=True")
+        return replace(self, keep="last")
+
+    def passes(self, classes: int) -> int:
+        """See :meth:`~paretune.attacks.base.Attack.passes`."""
+        return 2 * self.steps * self.restarts
+
+    def perturb(self, call: Call) -> Tensor:
+        """See :meth:`~paretune.attacks.base.Attack.perturb`."""
+        if self.keep == "best":
+            return super().perturb(call)
+        lanes = self._begin(call.images, call.goals, call.streams, run=0)
+        if not self.momentum:
+            return call.oracle.victim.ascend(
+                self.threat,
+                lanes.images,
+                lanes.images_adv,
+                lanes.goals,
+                step_size=self.effective_step_size,
+                steps=self.steps,
+                targeted=self.targeted,
+            )
+        for _ in range(self.steps):
+            images_adv = lanes.images_adv.requires_grad_()
+            losses = self._losses(call.oracle.logits(images_adv), lanes.goals)
+            lanes = self._advance(lanes, call.oracle.gradient(losses, images_adv))
+        return lanes.images_adv
+
+    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
+        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has the highest loss of the last
+        points of the runs."""
+        search = Search(oracle, examples, self._losses(examples.clean, examples.labels))
+        for run, part in search.runs(self.restarts):
+            lanes = self._begin(part.images, part.labels, part.streams, run)
+            for step in range(self.steps + 1):
+                last = step == self.steps
+                with torch.set_grad_enabled(not last):
+                    images_adv = lanes.images_adv.requires_grad_(not last)
+                    logits = oracle.logits(images_adv)
+                    losses = self._losses(logits, lanes.goals)
+                search.note(images_adv.detach(), logits)
+                if last:
+                    search.offer(images_adv, losses)
+                if last or not search.left:
+                    break
+                gradient = oracle.gradient(losses, images_adv)
+                lanes, gradient = search.shrink(lanes, gradient)
+                lanes = self._advance(lanes, gradient)
+        return search.images, search.solved
+
+    def _begin(self, images: Tensor, goals: Tensor, streams: Streams, run: int) -> "_Lanes":
+        start = self.threat.random_start(images, streams, run) if self.random_start else images.clone()
+        direction = torch.zeros_like(images) if self.momentum else images.new_empty(len(images), 0)
+        return _Lanes(images, goals, start, direction)
+
+    def _advance(self, lanes: "_Lanes", gradient: Tensor) -> "_Lanes":
+        direction = lanes.direction
+        if self.momentum:
+            scale = gradient.flatten(1).abs().mean(dim=1).clamp_(min=1e-38)
+            gradient = gradient / per_example(scale, gradient)
+            gradient = direction = self.momentum * direction + gradient
+        moved = self.threat.step(lanes.images_adv.detach(), gradient, self.effective_step_size)
+        return replace(lanes, images_adv=self.threat.project(moved, lanes.images), direction=direction)
+
+    def _losses(self, logits: Tensor, goals: Tensor) -> Tensor:
+        """What the attack maximises, for each image."""
+        losses = F.cross_entropy(logits, goals, reduction="none")
+        return -losses if self.targeted else losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,100 +192,6 @@ class _Lanes:
     """What a run remembers of each image."""
 
     images: Tensor
-    images_adv: Tensor
     goals: Tensor
+    images_adv: Tensor
     direction: Tensor  # accumulated by momentum; empty rows without
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One call of an attack."""
-
-    attack: PGD
-    call: Call
-    goals: Tensor  # labels, or targets
-
-    def last(self) -> Tensor:
-        attack, everything = self.attack, torch.arange(len(self.goals), device=self.goals.device)
-        if not attack.momentum:
-            return self.call.oracle.victim.ascend(
-                attack.threat,
-                self.call.images,
-                self.start(everything),
-                self.goals,
-                step_size=attack.effective_step_size,
-                steps=attack.steps,
-                targeted=attack.targeted,
-            )
-        lanes = self.lanes(self.start(everything), everything)
-        for _ in range(self.attack.steps):
-            images_adv = lanes.images_adv.requires_grad_()
-            losses = self.losses(self.call.oracle.logits(images_adv), lanes.goals)
-            lanes = self.advance(lanes, self.call.oracle.gradient(losses, images_adv))
-        return lanes.images_adv
-
-    def best(self) -> Tensor:
-        images, oracle = self.call.images, self.call.oracle
-        result = images.clone()
-        clean = oracle.exact(images)
-        highest = self.losses(clean, self.goals)
-        unsolved = (~self.hits(clean, self.goals)).nonzero().flatten()
-        for run in range(self.attack.restarts):
-            if not len(unsolved):
-                break
-            lanes, active = self.lanes(self.start(unsolved, run), unsolved), ActiveSet(unsolved)
-            for step in range(self.attack.steps + 1):
-                last = step == self.attack.steps
-                with torch.set_grad_enabled(not last):
-                    images_adv = lanes.images_adv.requires_grad_(not last)
-                    logits = oracle.logits(images_adv)
-                    losses = self.losses(logits, lanes.goals)
-                solved = active.searching & self.hits(logits, lanes.goals)
-                solved = oracle.verified(
-                    images_adv.detach(), lanes.goals, solved, targeted=self.attack.targeted
-                )
-                result[active.rows[solved]] = images_adv.detach()[solved]
-                if last:
-                    better = active.searching & ~solved & (losses > highest[active.rows])
-                    result[active.rows[better]] = images_adv[better]
-                    highest[active.rows[better]] = losses[better]
-                    active.searching &= ~solved
-                    break
-                keep = active.retire(solved)
-                if not len(active.rows):
-                    break
-                gradient = oracle.gradient(losses, images_adv)
-                if keep is not None:
-                    lanes, gradient = take(lanes, keep), gradient[keep]
-                lanes = self.advance(lanes, gradient)
-            unsolved = active.rows[active.searching]
-        return result
-
-    def lanes(self, images_adv: Tensor, rows: Tensor) -> _Lanes:
-        images = self.call.images[rows]
-        direction = torch.zeros_like(images) if self.attack.momentum else images.new_empty(len(rows), 0)
-        return _Lanes(images, images_adv, self.goals[rows], direction)
-
-    def start(self, rows: Tensor, run: int = 0) -> Tensor:
-        images = self.call.images[rows]
-        if not self.attack.random_start:
-            return images
-        return self.attack.threat.random_start(images, self.call.streams.take(rows), run)
-
-    def advance(self, lanes: _Lanes, gradient: Tensor) -> _Lanes:
-        threat, direction = self.attack.threat, lanes.direction
-        if self.attack.momentum:
-            scale = gradient.flatten(1).abs().mean(dim=1).clamp_(min=1e-38)
-            gradient = gradient / scale.view(-1, *[1] * (gradient.ndim - 1))
-            gradient = direction = self.attack.momentum * direction + gradient
-        moved = threat.step(lanes.images_adv.detach(), gradient, self.attack.effective_step_size)
-        return replace(lanes, images_adv=threat.project(moved, lanes.images), direction=direction)
-
-    def losses(self, logits: Tensor, goals: Tensor) -> Tensor:
-        """What the attack maximises, for each image."""
-        losses = F.cross_entropy(logits, goals, reduction="none")
-        return -losses if self.attack.targeted else losses
-
-    def hits(self, logits: Tensor, goals: Tensor) -> Tensor:
-        predicted = self.call.oracle.classes(logits)
-        return predicted == goals if self.attack.targeted else predicted != goals

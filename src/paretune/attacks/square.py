@@ -11,10 +11,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 from torch import Tensor
 
-from paretune.attacks.active import ActiveSet, take
-from paretune.attacks.base import Batch, Oracle, SearchAttack
+from paretune.attacks.base import Oracle
 from paretune.attacks.losses import margin
-from paretune.attacks.threats import L1, L2, Linf, Threat
+from paretune.attacks.search import Examples, Search, SearchAttack
+from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
 
 # Queries of a run of 10,000 after which the share of changed pixels is halved (section 4.3).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -53,57 +53,43 @@ class Square(SearchAttack):
         if not isinstance(self.threat, Linf | L2 | L1):
             raise TypeError(f"Square: threat must be Linf, L2 or L1, got {self.threat!r}")
 
-    def search(self, oracle: Oracle, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.base.SearchAttack.search`; an unsolved image has its smallest margin."""
-        if batch.images.ndim != 4:
-            raise ValueError(
-                f"Square needs images (batch, channels, height, width), got shape {tuple(batch.images.shape)}"
-            )
-        found = batch.images.clone()
-        smallest = torch.full_like(batch.clean[:, 0], torch.inf)
-        unsolved = torch.arange(len(found), device=found.device)
-        for run in range(self.restarts):
-            if not len(unsolved):
-                break
-            unsolved = self._solve(oracle, batch.take(unsolved), unsolved, run, found, smallest)
-        solved = torch.ones_like(batch.labels, dtype=torch.bool)
-        solved[unsolved] = False
-        return found, solved
+    def passes(self, classes: int) -> int:
+        """See :meth:`~paretune.attacks.base.Attack.passes`."""
+        return self.queries * self.restarts
 
     @torch.no_grad()
-    def _solve(
-        self, oracle: Oracle, part: Batch, rows: Tensor, run: int, found: Tensor, smallest: Tensor
-    ) -> Tensor:
-        """One run; notes what it finds in ``found`` and ``smallest``, and returns the rows that stay unsolved."""
-        active, generator = ActiveSet(rows), part.streams.shared(run)
-        points = part.streams.draw(run, part.images, functools.partial(_first_point, self.threat))
-        margins = torch.full_like(part.clean[:, 0], torch.inf)
-        colours = part.streams.derive("colours").draw(run, part.images, self._colours)
-        lanes = _Lanes(part.images, part.labels, points, margins, colours)
-        proposed = points
-        for query in range(self.queries + 1):
-            if query:
-                side = self.side(query - 1, part.images)
-                colour = lanes.colours[:, query - 1, :, None, None].to(lanes.points.dtype)
-                proposed = _propose(self.threat, lanes.images, lanes.points, colour, side, generator)
-            logits = oracle.logits(proposed)
-            solved = oracle.fooled(proposed, logits, lanes.labels, active.searching)
-            found[active.rows[solved]] = proposed[solved]
-            margins = margin(logits, lanes.labels)
-            better = margins < lanes.margins
-            lanes = replace(
-                lanes,
-                points=torch.where(better.view(-1, 1, 1, 1), proposed, lanes.points),
-                margins=torch.where(better, margins, lanes.margins),
+    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
+        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has its smallest margin."""
+        if examples.images.ndim != 4:
+            raise ValueError(
+                f"Square needs images (batch, channels, height, width), got shape {tuple(examples.images.shape)}"
             )
-            if (keep := active.retire(solved)) is not None:
-                if not len(keep):
-                    return active.rows
-                lanes = take(lanes, keep)
-        better = active.searching & (lanes.margins < smallest[active.rows])
-        found[active.rows[better]] = lanes.points[better]
-        smallest[active.rows[better]] = lanes.margins[better]
-        return active.rows[active.searching]
+        search = Search(oracle, examples)
+        for run, part in search.runs(self.restarts):
+            generator = part.streams.shared(run)
+            points = part.streams.draw(run, part.images, functools.partial(_first_point, self.threat))
+            colours = part.streams.derive("colours").draw(run, part.images, self._colours)
+            margins = torch.full_like(part.clean[:, 0], torch.inf)
+            lanes, proposed = _Lanes(part.images, part.labels, points, margins, colours), points
+            for query in range(self.queries + 1):
+                if query:
+                    side = self.side(query - 1, part.images)
+                    colour = lanes.colours[:, query - 1, :, None, None].to(lanes.points.dtype)
+                    proposed = _propose(self.threat, lanes.images, lanes.points, colour, side, generator)
+                logits = oracle.logits(proposed)
+                search.note(proposed, logits)
+                margins = margin(logits, lanes.labels)
+                better = margins < lanes.margins
+                lanes = replace(
+                    lanes,
+                    points=torch.where(per_example(better, proposed), proposed, lanes.points),
+                    margins=torch.where(better, margins, lanes.margins),
+                )
+                if not search.left:
+                    break
+                (lanes,) = search.shrink(lanes)
+            search.offer(lanes.points, -lanes.margins)
+        return search.images, search.solved
 
     def _colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         shape = (len(images), self.queries, images.shape[1])

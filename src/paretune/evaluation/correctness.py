@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paretune.attacks import Attack, AttackCopy, AutoAttack, attack_copy
+from paretune.attacks import Attack, AttackCopy, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
 from paretune.attacks.state import PROBED, claimed, keep, reading
 from paretune.backbones.backbone import answer, task_of
@@ -22,8 +22,6 @@ from paretune.backbones.bases import check_values
 from paretune.backbones.modes import evaluation_mode
 from paretune.data.images import ImageSplit, check_same_classes
 from paretune.runs.progress import bars
-
-PORTION = 8  # batches that AutoAttack gets at once, so that it can refill them with what its stages leave
 
 Bits = NDArray[np.bool_]
 
@@ -142,7 +140,7 @@ def evaluate(
         victim = attack_copy(model)
     rank, world = shard
     batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
-    together = PORTION if any(isinstance(attack, AutoAttack) for attack in attacks) else 1
+    together = max((attack.portion for attack in attacks), default=1)
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
     run = _Run(model, victim, attacks, data, batch_size, seed)
     with evaluation_mode(model), contextlib.ExitStack() as held:
@@ -151,21 +149,20 @@ def evaluate(
             held.enter_context(claimed(state, run.plan(shard), run.probe()))
             kept = _Kept(Path(state))
         shown = held.enter_context(bars(enabled=progress))
-        work = max(1, len(attacks))
-        task = shown.add_task("evaluate", total=work * sum(map(len, portions)), note="")
+        task = shown.add_task("evaluate", total=sum(map(len, portions)), note="")
         done = 0
         for number, places in enumerate(portions):
 
-            def show(attacks: float, note: str, done: int = done, size: int = len(places)) -> None:
-                shown.update(task, completed=done + attacks * size, note=note)
+            def show(fraction: float, note: str, done: int = done, size: int = len(places)) -> None:
+                shown.update(task, completed=done + fraction * size, note=note)
 
-            found = kept.read(number, (1 + len(attacks), len(places))) if kept else None
-            if found is None:
-                found = run.measure(places, kept.scratch(number) if kept else None, show)
+            measured = kept.read(number, (1 + len(attacks), len(places))) if kept else None
+            if measured is None:
+                measured = run.measure(places, kept.scratch(number) if kept else None, show)
                 if kept:
-                    kept.write(number, found)
-            bits[:, places.numpy()] = found
-            done += work * len(places)
+                    kept.write(number, measured)
+            bits[:, places.numpy()] = measured
+            done += len(places)
             shown.update(task, completed=done)
     return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint, run.classes)
 
@@ -187,49 +184,36 @@ class _Run:
 
         Args:
             places: numbers of the examples.
-            scratch: where AutoAttack keeps what it has done of them; None for nowhere.
-            show: called with the number of attacks that are done, fractions included, and what to say of the next.
+            scratch: where long attacks keep what they have done of them; None for nowhere.
+            show: called with the fraction of all passes that is done, and what is being done.
         """
         images, labels = self._take(places)
         clean = self._right(images, labels)
-        for attack in self.attacks:
-            attack.on(self.classes)  # raises before anything is attacked
-        found = [clean]
-        for index, attack in enumerate(self.attacks):
+        # An example that is wrong when clean is not robust; only the others are attacked.
+        rows = clean.nonzero().flatten()
+        # What cannot run on so many classes raises here, before anything is attacked.
+        passes = [attack.passes(self.classes) for attack in self.attacks]
+        robust = []
+        for number, attack in enumerate(self.attacks):
+
+            def told(fraction: float, note: str, number: int = number) -> None:
+                show((sum(passes[:number]) + fraction * passes[number]) / sum(passes), note)
+
             survived = torch.zeros_like(clean)
-            show(index, repr(attack))
-            # An example that is wrong when clean is not robust; only the others are attacked.
-            if isinstance(attack, AutoAttack):
-                rows = clean.nonzero().flatten()
-                if len(rows):
-                    attacked = attack(
-                        self._victim,
-                        images[rows],
-                        labels[rows],
-                        seed=self.seed,
-                        batch_size=self.batch_size,
-                        progress=lambda status, index=index: show(
-                            index + status.passes / status.total, f"AutoAttack  {status}"
-                        ),
-                        state=scratch and scratch / str(index),
-                        places=places[rows.cpu()],
-                    )
-                    survived[rows] = self._right(attacked, labels[rows])
-            else:
-                for batch in torch.split(torch.arange(len(places)), self.batch_size):
-                    rows = batch.to(clean.device)[clean[batch]]
-                    if len(rows):
-                        attacked = attack(
-                            self._victim,
-                            images[rows],
-                            labels[rows],
-                            seed=self.seed,
-                            places=places[rows.cpu()],
-                        )
-                        survived[rows] = self._right(attacked, labels[rows])
-                    show(index + (int(batch[-1]) + 1) / len(places), repr(attack))
-            found.append(survived)
-        bits: Bits = torch.stack(found).cpu().numpy()
+            if len(rows):
+                attacked = attack.on_set(
+                    self._victim,
+                    images[rows],
+                    labels[rows],
+                    seed=self.seed,
+                    places=places[rows.cpu()],
+                    batch_size=self.batch_size,
+                    state=scratch and scratch / str(number),
+                    progress=told,
+                )
+                survived[rows] = self._right(attacked, labels[rows])
+            robust.append(survived)
+        bits: Bits = torch.stack([clean, *robust]).cpu().numpy()
         return bits
 
     def plan(self, shard: tuple[int, int]) -> dict[str, Any]:
@@ -274,7 +258,7 @@ class _Run:
 
 
 class _Kept:
-    """What an evaluation has finished, on disk: the bits of each portion, and meanwhile the state of each AutoAttack."""
+    """What an evaluation has finished, on disk: the bits of each portion, and meanwhile the state of each long attack."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

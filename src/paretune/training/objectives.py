@@ -1,6 +1,5 @@
 """What a batch minimises, and with which attack."""
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,12 +82,7 @@ class AdversarialTraining(Objective):
     inner: Attack
 
     def __post_init__(self) -> None:
-        if getattr(self.inner, "targeted", False):
-            raise ValueError("adversarial training needs an untargeted attack; got targeted=True")
-        if hasattr(self.inner, "keep"):
-            object.__setattr__(self, "inner", dataclasses.replace(self.inner, keep="last"))  # type: ignore[call-arg]
-        elif not self.inner.single_run:
-            raise ValueError(f"{self.inner!r} stops at the first success; train with PGD, APGD or FGSM")
+        object.__setattr__(self, "inner", self.inner.for_training())
 
     @property
     def attack(self) -> Attack:

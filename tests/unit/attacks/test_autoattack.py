@@ -234,7 +234,7 @@ def test_progress_rises_to_at_most_the_total_and_tells_the_time_left() -> None:
 
 def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     model, images, labels = problem(8)
-    ATTACK(exact_copy(model), images, labels, progress=True)
+    ATTACK.run(exact_copy(model), images, labels, progress=True)
     out, err = capsys.readouterr()
     assert not out
     assert "AutoAttack" in err
