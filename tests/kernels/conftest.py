@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paretune.kernels.launch import START_PROGRAM, step_program
+from paretune.kernels.launch import step_program
 from paretune.selftest.comparing import DTYPES
 from tests.kernels.simulator import Simulator, require_tools
 
@@ -24,7 +24,7 @@ def _own_cache(kernel_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
     """Simulated threads with the kernels that the comparisons use."""
     require_tools()
-    kernels = [*START_PROGRAM]
+    kernels: list[str] = []
     for gradient, out_dtype in DTYPES:
         kernels += step_program(gradient, out_dtype, normalise=out_dtype is not None)
     kernels += step_program(torch.float32, torch.bfloat16, normalise=False)

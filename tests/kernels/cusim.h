@@ -297,12 +297,6 @@ using std::fma;
 using std::isfinite;
 using std::sqrt;
 
-// Correctly rounded from double, which a GPU is to within an ulp.
-inline void sincospif(float x, float* sine, float* cosine) {
-  *sine = static_cast<float>(std::sin(M_PI * static_cast<double>(x)));
-  *cosine = static_cast<float>(std::cos(M_PI * static_cast<double>(x)));
-}
-
 #define threadIdx (cusim::thread_index())
 #define blockIdx (cusim::block_index)
 #define blockDim (cusim::block_size)

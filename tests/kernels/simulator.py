@@ -13,10 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from paretune.kernels import nvrtc
-from paretune.kernels.checks import check_step
-from paretune.kernels.launch import Launch, launch_start, launch_step, pack
-from paretune.kernels.reference import Norm
+from paretune.kernels import Step, nvrtc
+from paretune.kernels.launch import Backend, Launch, launch_step, pack
 
 HERE = Path(__file__).parent
 # No contraction, as --fmad=false; the packed loads are read through another type than the tensor's.
@@ -91,10 +89,6 @@ extern "C" int run(const char* name, unsigned blocks, unsigned threads, void** p
 extern "C" void schedule(uint64_t seed) {{ cusim::schedule = seed; }}
 extern "C" int errors() {{ return cusim::errors; }}
 extern "C" const char* messages() {{ return cusim::log.c_str(); }}
-extern "C" void philox(const unsigned* c, uint64_t key, unsigned* words) {{
-  const paretune::Words w = paretune::philox(c[0], c[1], c[2], c[3], key);
-  for (int i = 0; i < 4; ++i) words[i] = w.v[i];
-}}
 """
         built = compile_cpp(
             text, directory / "libsimulator.so", "-O1", "-shared", "-fPIC", "-fno-gnu-unique", source=source
@@ -121,37 +115,14 @@ extern "C" void philox(const unsigned* c, uint64_t key, unsigned* words) {{
         assert self.library.errors() == 0, self.library.messages().decode()
 
 
-def simulated_step(simulator: Simulator) -> Callable[..., tuple[Tensor, Tensor]]:
-    """:func:`paretune.kernels.pgd_step` on simulated threads, with the front door's own handling of its arguments."""
+def simulated_step(backend: Backend) -> Callable[[Step], tuple[Tensor, Tensor]]:
+    """:func:`paretune.kernels.pgd_step` on simulated threads."""
 
-    def step(
-        gradient: Tensor,
-        images: Tensor,
-        images_adv: Tensor,
-        *,
-        norm: Norm,
-        step_size: float | Tensor,
-        epsilon: float | Tensor,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
-        out_dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        amounts = (torch.as_tensor(amount, dtype=torch.float32) for amount in (step_size, epsilon))
-        arguments = (gradient, images, images_adv, *amounts, mean, std, norm, out_dtype)
-        check_step(*arguments)
-        moved, model_input = launch_step(*arguments, simulator)
-        return moved, moved if out_dtype is None else model_input
+    def take(step: Step) -> tuple[Tensor, Tensor]:
+        step.check()
+        return launch_step(step, backend)
 
-    return step
-
-
-def simulated_start(simulator: Simulator) -> Callable[..., Tensor]:
-    """:func:`paretune.kernels.random_start` on simulated threads."""
-
-    def start(images: Tensor, epsilon: float | Tensor, seed: Tensor, *, norm: Norm) -> Tensor:
-        return launch_start(images, torch.as_tensor(epsilon, dtype=torch.float32), seed, norm, simulator)
-
-    return start
+    return take
 
 
 def build_pretended_driver(directory: Path, kernels: Sequence[str]) -> Path:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from paretune.kernels import nvrtc
-from paretune.kernels.launch import START_PROGRAM, Launch, step_program
+from paretune.kernels import Step, nvrtc
+from paretune.kernels.launch import Launch, step_program
 from paretune.selftest.checks import ARCHITECTURES
 from paretune.selftest.comparing import NORMS
-from tests.kernels.simulator import Simulator, require_tools, simulated_start, simulated_step
+from tests.kernels.simulator import Simulator, require_tools, simulated_step
 
 HALF = step_program(torch.bfloat16, torch.bfloat16, normalise=True)
-LINF, L2 = HALF[:2]
+LINF, L2 = PROGRAM = HALF[:2]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def assert_tight(names: tuple[str, ...], arch: str, directory: Path) -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_machine_code_has_no_spills_and_128_bit_accesses(arch: str, tmp_path: Path) -> None:
-    assert_tight((LINF, L2, *START_PROGRAM), arch, tmp_path)
+    assert_tight((LINF, L2), arch, tmp_path)
 
 
 @pytest.mark.slow
@@ -84,26 +84,15 @@ def launches(simulator: Simulator) -> Iterator[Launch]:
     for shape in ((1, 3, 16, 16), (1, 3, 74, 75)):
         images = torch.full(shape, 0.5)
         for norm in NORMS:
-            simulated_step(simulator)(
-                images.bfloat16(),
-                images,
-                images,
-                norm=norm,
-                step_size=0.1,
-                epsilon=0.1,
-                mean=mean,
-                std=std,
-                out_dtype=torch.bfloat16,
-            )
-            yield from simulator.launched
-            simulated_start(simulator)(images[..., :9], 0.1, torch.tensor(0), norm=norm)
+            step = Step(images.bfloat16(), images, images, norm, 0.1, 0.1, mean, std, torch.bfloat16)
+            simulated_step(simulator)(step)
             yield from simulator.launched
 
 
 def test_packed_parameters_are_those_that_the_compiled_kernels_declare(simulator: Simulator) -> None:
     packed = {each.kernel: each for each in launches(simulator)}
     names = {kernel.partition("<")[0].removeprefix("paretune::") for kernel in packed}
-    assert names == {"linf_step", "l2_step", "l2_sums", "l2_move", "linf_start", "l2_start"}
+    assert names == {"linf_step", "l2_step", "l2_sums", "l2_move"}
     for kernel, launch in packed.items():
         program = nvrtc.compile_program([kernel], "compute_75", kind="ptx")
         text = program.image.decode()
@@ -144,8 +133,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_program_is_compiled_once_and_read_back_whole(empty_cache: Path, compilations: list[str]) -> None:
-    first = nvrtc.compile_program(START_PROGRAM, "sm_90")
-    assert nvrtc.compile_program(START_PROGRAM, "sm_90") == first
+    first = nvrtc.compile_program(PROGRAM, "sm_90")
+    assert nvrtc.compile_program(PROGRAM, "sm_90") == first
     assert len(compilations) == len(entries()) == 1
     assert first.image.startswith(b"\x7fELF")
 
@@ -153,10 +142,10 @@ def test_a_program_is_compiled_once_and_read_back_whole(empty_cache: Path, compi
 def test_another_source_architecture_or_kernel_is_another_program(
     empty_cache: Path, compilations: list[str]
 ) -> None:
-    nvrtc.compile_program(START_PROGRAM, "sm_90")
-    nvrtc.compile_program(START_PROGRAM, "sm_80")
-    nvrtc.compile_program(START_PROGRAM[:1], "sm_90")
-    nvrtc.compile_program(START_PROGRAM, "sm_90", source=nvrtc.SOURCE.read_text(encoding="utf-8") + "\n")
+    nvrtc.compile_program(PROGRAM, "sm_90")
+    nvrtc.compile_program(PROGRAM, "sm_80")
+    nvrtc.compile_program(PROGRAM[:1], "sm_90")
+    nvrtc.compile_program(PROGRAM, "sm_90", source=nvrtc.SOURCE.read_text(encoding="utf-8") + "\n")
     assert len(compilations) == len(entries()) == 4
 
 
@@ -164,12 +153,12 @@ def test_another_source_architecture_or_kernel_is_another_program(
 def test_a_damaged_cache_entry_is_compiled_again(
     damage: bytes | None, empty_cache: Path, compilations: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = nvrtc.compile_program(START_PROGRAM, "sm_90")
+    first = nvrtc.compile_program(PROGRAM, "sm_90")
     (entry,) = entries()
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     with caplog.at_level(logging.WARNING):
-        assert nvrtc.compile_program(START_PROGRAM, "sm_90") == first
+        assert nvrtc.compile_program(PROGRAM, "sm_90") == first
     assert "damaged" in caplog.text
     assert entry.read_bytes() == whole
     assert len(compilations) == 2
@@ -178,7 +167,7 @@ def test_a_damaged_cache_entry_is_compiled_again(
 def test_many_threads_leave_one_whole_entry(empty_cache: Path) -> None:
     results: list[nvrtc.Program] = []
     threads = [
-        threading.Thread(target=lambda: results.append(nvrtc.compile_program(START_PROGRAM[:1], "sm_90")))
+        threading.Thread(target=lambda: results.append(nvrtc.compile_program(PROGRAM[:1], "sm_90")))
         for _ in range(4)
     ]
     for thread in threads:
@@ -196,7 +185,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        program = nvrtc.compile_program(START_PROGRAM[:1], "sm_90")
+        program = nvrtc.compile_program(PROGRAM[:1], "sm_90")
     assert program.image.startswith(b"\x7fELF")
     assert "set PARETUNE_CACHE" in caplog.text
 
@@ -222,4 +211,4 @@ def test_without_nvrtc_the_reason_and_the_way_out_are_given(monkeypatch: pytest.
 
     monkeypatch.setattr(nvrtc.importlib, "import_module", refuse)
     with pytest.raises(ImportError, match=r"NVRTC cannot be loaded .*pip install cuda-bindings"):
-        nvrtc.compile_program(START_PROGRAM, "sm_90")
+        nvrtc.compile_program(PROGRAM, "sm_90")

@@ -30,21 +30,21 @@ def test_a_missing_gpu_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
 def test_a_failure_is_printed_and_gives_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong() -> tuple[bool, str]:
+    def wrong(norm: str) -> tuple[bool, str]:
         return False, "other words"
 
     def broken(architecture: str) -> tuple[bool, str]:
         raise RuntimeError("no  such\narchitecture")
 
-    monkeypatch.setattr(module, "_philox", wrong)
+    monkeypatch.setattr(module, "_threat", wrong)
     monkeypatch.setattr(module, "_compilation", broken)
     monkeypatch.setattr(module, "ARCHITECTURES", ("sm_90",))
     monkeypatch.setattr(module.nvrtc, "missing", lambda: None)
     assert main(["selftest"]) == 2
     captured = capsys.readouterr()
-    assert "FAIL  Philox4x32-10" in captured.out
+    assert "FAIL  Linf step in plain PyTorch" in captured.out
     assert "RuntimeError: no such architecture" in captured.out
-    assert "2 of 8 checks failed" in captured.out
+    assert "3 of 3 checks failed" in captured.out
     assert "self-test failed" in captured.err
 
 

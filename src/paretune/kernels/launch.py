@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paretune.kernels import nvrtc
 from paretune.kernels.reference import empty_results, memory_format_of
+from paretune.kernels.step import Step
 
 THREADS = 256  # of a block that shares its image with others
 MOST_THREADS = 512  # of a block that has its image to itself; MAX_THREADS in the source
@@ -42,13 +43,7 @@ class Batch(ctypes.Structure):
 class Amount(ctypes.Structure):
     """``Amount`` of the source."""
 
-    _fields_ = (("at", ctypes.c_void_p), ("value", ctypes.c_float), ("stride", ctypes.c_uint32))
-
-
-class Seed(ctypes.Structure):
-    """``Seed`` of the source."""
-
-    _fields_ = (("at", ctypes.c_void_p), ("value", ctypes.c_uint64))
+    _fields_ = (("at", ctypes.c_void_p), ("value", ctypes.c_float))
 
 
 class Channels(ctypes.Structure):
@@ -57,7 +52,6 @@ class Channels(ctypes.Structure):
     _fields_ = (
         ("mean", ctypes.c_void_p),
         ("std", ctypes.c_void_p),
-        ("count", ctypes.c_uint32),
         ("divisor", ctypes.c_uint32),
         ("magic", ctypes.c_uint32),
         ("shift", ctypes.c_uint32),
@@ -94,36 +88,24 @@ class Backend(Protocol):
         """Put ``launches`` on the current stream of ``device``, in order."""
 
 
-def launch_step(
-    gradient: Tensor,
-    images: Tensor,
-    images_adv: Tensor,
-    step_size: Tensor,
-    epsilon: Tensor,
-    mean: Tensor | None,
-    std: Tensor | None,
-    norm: str,
-    out_dtype: torch.dtype | None,
-    backend: Backend,
-) -> tuple[Tensor, Tensor]:
-    """The operator ``paretune::pgd_step``, of arguments that :func:`~paretune.kernels.checks.check_step` has passed."""
-    layout = memory_format_of(images)
-    moved, model_input = empty_results(images, out_dtype)
-    if images.numel() == 0:
+def launch_step(step: Step, backend: Backend) -> tuple[Tensor, Tensor]:
+    """A step that :meth:`~paretune.kernels.step.Step.check` has passed; the results of :func:`reference.pgd_step`."""
+    moved, model_input = empty_results(step)
+    if step.images.numel() == 0:
         return moved, model_input
+    layout = memory_format_of(step.images)
     gradient, images, images_adv = (
-        each.contiguous(memory_format=layout) for each in (gradient, images, images_adv)
+        each.contiguous(memory_format=layout) for each in (step.gradient, step.images, step.images_adv)
     )
-    if mean is not None and std is not None:
-        mean, std = mean.contiguous(), std.contiguous()
-    program = step_program(gradient.dtype, out_dtype, normalise=mean is not None)
+    mean, std = (None if values is None else values.contiguous() for values in (step.mean, step.std))
+    program = program_of(step)
     vector = VECTOR if all(map(_aligned, (gradient, images, images_adv, moved))) else 1
     linf, l2_whole, l2_sums, l2_move = program[:4] if vector == VECTOR else program[4:]
     batch, size = len(images), images[0].numel()
     channels = channels_of(images, mean, std)
-    amounts = (_amount(step_size), _amount(epsilon))
+    amounts = (_amount(step.step_size), _amount(step.epsilon))
     sources = tuple(map(_pointer, (gradient, images, images_adv)))
-    targets = (_pointer(moved), _pointer(model_input if out_dtype is not None else None))
+    targets = (_pointer(moved), _pointer(None if step.out_dtype is None else model_input))
     processors = backend.processors(images.device)
     keep: tuple[Tensor, ...] = ()
 
@@ -131,7 +113,7 @@ def launch_step(
         arguments = tuple(Batch(size, chunks) if each is Batch else each for each in arguments)
         return Launch(kernel, program, batch * chunks, threads, arguments)
 
-    if norm == "Linf":
+    if step.norm == "Linf":
         chunks = _chunks(size, vector, batch, processors)
         launches = [launch(linf, chunks, THREADS, *sources, *targets, Batch, channels, *amounts)]
     elif size <= WHOLE_IMAGE or batch >= processors:
@@ -150,31 +132,9 @@ def launch_step(
     return moved, model_input
 
 
-def launch_start(images: Tensor, epsilon: Tensor, seed: Tensor, norm: str, backend: Backend) -> Tensor:
-    """The operator ``paretune::random_start``, of checked arguments."""
-    moved, _ = empty_results(images, None)
-    if images.numel() == 0:
-        return moved
-    images = images.contiguous(memory_format=memory_format_of(images))
-    batch, size = len(images), images[0].numel()
-    if norm == "Linf":
-        chunks, threads = _chunks(size, 1, batch, backend.processors(images.device)), THREADS
-        kernel = START_PROGRAM[0]
-    else:
-        chunks, threads, kernel = 1, _whole_threads(size, 1), START_PROGRAM[1]
-    arguments = (
-        _pointer(images),
-        _pointer(moved),
-        Batch(size, chunks),
-        channels_of(images, None, None),
-        _seed(seed),
-        _amount(epsilon),
-    )
-    backend.run([Launch(kernel, START_PROGRAM, batch * chunks, threads, arguments)], images.device)
-    return moved
-
-
-START_PROGRAM = ("paretune::linf_start", "paretune::l2_start")
+def program_of(step: Step) -> tuple[str, ...]:
+    """The kernels that ``step`` is among."""
+    return step_program(step.gradient.dtype, step.out_dtype, normalise=step.mean is not None)
 
 
 @functools.cache
@@ -196,30 +156,15 @@ def step_program(gradient: torch.dtype, out_dtype: torch.dtype | None, *, normal
 def channels_of(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Channels:
     """The layout of dense ``images`` and their normalisation; :class:`Channels` says how it divides."""
     interleaved = memory_format_of(images) is torch.channels_last
-    count = images.shape[1]
-    divisor = count if interleaved else math.prod(images.shape[2:])
+    divisor = images.shape[1] if interleaved else math.prod(images.shape[2:])
     shift = 31 + (divisor - 1).bit_length()
     magic = -(-(1 << shift) // divisor)
-    return Channels(_address(mean), _address(std), count, divisor, magic, shift, interleaved)
+    return Channels(_address(mean), _address(std), divisor, magic, shift, interleaved)
 
 
 def pack(arguments: Sequence[Any]) -> Any:
     """``void* kernelParams[]`` of cuLaunchKernel; ``arguments`` must outlive it."""
     return (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-
-
-def prepare(
-    device: torch.device,
-    gradient: torch.dtype,
-    out_dtype: torch.dtype | None,
-    *,
-    normalise: bool,
-    start: bool = True,
-) -> None:
-    """Compile and load what a loop will need, before a CUDA graph captures it: loading inside a capture is illegal."""
-    driver().load(step_program(gradient, out_dtype, normalise=normalise), device)
-    if start:
-        driver().load(START_PROGRAM, device)
 
 
 @functools.cache
@@ -290,8 +235,8 @@ class Driver:
                 return
             if torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(
-                    f"{program[0]} is not loaded, and nothing can be loaded while a CUDA graph is captured; call "
-                    "paretune.kernels.launch.prepare, or the step once with the same types, before the capture"
+                    f"{program[0]} is not loaded, and nothing can be loaded while a CUDA graph is captured; take "
+                    "one step with the same types before the capture"
                 )
             major, minor = torch.cuda.get_device_capability(device)
             compiled = nvrtc.compile_program(program, f"sm_{major}{minor}")
@@ -352,14 +297,8 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(_address(tensor))
 
 
-def _amount(amount: Tensor) -> Amount:
-    """By value from a CPU tensor, which costs no launch; else by address, which a replayed graph reads again."""
-    if amount.device.type == "cpu" and amount.ndim == 0:
-        return Amount(None, amount.item(), 0)
-    return Amount(amount.data_ptr(), 0.0, amount.stride(0) if amount.ndim else 0)
-
-
-def _seed(seed: Tensor) -> Seed:
-    if seed.device.type == "cpu":
-        return Seed(None, int(seed.item()) & 0xFFFFFFFFFFFFFFFF)
-    return Seed(seed.data_ptr(), 0)
+def _amount(amount: float | Tensor) -> Amount:
+    """By value, which costs no launch; a CUDA tensor by address, which a replayed graph reads again."""
+    if isinstance(amount, Tensor) and amount.device.type != "cpu":
+        return Amount(amount.data_ptr(), 0.0)
+    return Amount(None, float(amount))

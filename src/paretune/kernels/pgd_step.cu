@@ -1,4 +1,4 @@
-// One step of projected gradient descent, and the random points it starts from.
+// One step of projected gradient descent.
 //
 // reference.py says what every kernel computes; this file says it for a GPU. NVRTC compiles it on the user's machine,
 // and g++ compiles the same text in the tests, where a simulator runs each CUDA thread as a fiber.
@@ -6,7 +6,7 @@
 // Images, adversarial images and their arithmetic are float32; gradients (G) and model inputs (Y) may be bfloat16 or
 // float16. Sums over an image are float64: a gradient of 1e-30 has a square that float32 cannot hold. An image is one
 // run of `size` numbers, channel by channel or pixel by pixel; an index inside an image has 32 bits, the offset of an
-// image 64. A block works on one chunk of one image, so the amounts of that image are read once. There are no atomics,
+// image 64. A block works on one chunk of one image. There are no atomics,
 // and the order of every sum depends on the launch alone: the same call gives the same bits.
 //
 // Compile with --fmad=false, so that a * b + c rounds twice, as it does in the reference.
@@ -29,31 +29,22 @@ struct Batch {
   unsigned chunks;  // blocks that share an image
 };
 
-// A number for all images (stride 0) or one each (stride 1), in device memory, or by value where `at` is null.
+// A number in device memory, so that a replayed graph sees a new one, or by value where `at` is null.
 struct Amount {
   const float* at;
   float value;
-  unsigned stride;
-  __device__ __forceinline__ float of(unsigned image) const {
-    return at == nullptr ? value : at[static_cast<unsigned long long>(image) * stride];
-  }
-};
-
-struct Seed {
-  const unsigned long long* at;  // in device memory, so that a replayed graph sees a new seed; null: `value`
-  unsigned long long value;
+  __device__ __forceinline__ float get() const { return at == nullptr ? value : *at; }
 };
 
 // Where the numbers of a channel lie, and its mean and standard deviation.
 //
 // i / divisor is the channel of a planar image (NCHW; divisor = height * width) and the pixel of an interleaved one
-// (channels last; divisor = count). It is computed as i * magic >> shift, which is exact for i < 2^31 when
+// (channels last; divisor = channels). It is computed as i * magic >> shift, which is exact for i < 2^31 when
 // shift = 31 + ceil(log2 divisor) and magic = ceil(2^shift / divisor): Granlund & Montgomery, "Division by invariant
 // integers using multiplication" (PLDI 1994), theorem 4.2.
 struct Channels {
   const float* mean;
   const float* std;
-  unsigned count;
   unsigned divisor;
   unsigned magic;
   unsigned shift;
@@ -65,12 +56,6 @@ struct Channels {
   __device__ __forceinline__ unsigned channel(unsigned i) const {
     const unsigned q = quotient(i);
     return interleaved ? i - q * divisor : q;
-  }
-  // The place of number i if the image were planar: randomness belongs to a pixel, not to a memory layout.
-  __device__ __forceinline__ unsigned planar(unsigned i, unsigned size) const {
-    if (!interleaved) return i;
-    const unsigned q = quotient(i);
-    return (i - q * divisor) * (size / count) + q;
   }
 };
 
@@ -145,7 +130,7 @@ linf_step(const G* __restrict__ gradient, const float* __restrict__ images, cons
           float* __restrict__ out, Y* __restrict__ input, Batch batch, Channels channels, Amount step_size, Amount epsilon) {
   const unsigned image = blockIdx.x / batch.chunks;
   const unsigned long long offset = static_cast<unsigned long long>(image) * batch.size;
-  const float alpha = step_size.of(image), eps = epsilon.of(image);
+  const float alpha = step_size.get(), eps = epsilon.get();
   gradient += offset, images += offset, images_adv += offset, out += offset;
   if constexpr (Wanted<Y>::value) input += offset;
   each<V>(batch, blockIdx.x % batch.chunks, offset, [&](auto width, unsigned i) {
@@ -259,7 +244,7 @@ l2_step(const G* __restrict__ gradient, const float* __restrict__ images, const 
   gradient += offset, images += offset, images_adv += offset, out += offset;
   if constexpr (Wanted<Y>::value) input += offset;
   const Sums sums = block_sum(l2_sum<G, NORMALISE, V>(gradient, images, images_adv, batch, 0, offset, channels));
-  const Move move = l2_plan(sums, step_size.of(image), epsilon.of(image));
+  const Move move = l2_plan(sums, step_size.get(), epsilon.get());
   l2_apply<G, Y, NORMALISE, V>(gradient, images, images_adv, out, input, batch, 0, offset, channels, move);
 }
 
@@ -292,89 +277,8 @@ l2_move(const G* __restrict__ gradient, const float* __restrict__ images, const 
     const double* from = partial + 3ull * (static_cast<unsigned long long>(image) * batch.chunks + c);
     sums.gg += from[0], sums.gd += from[1], sums.dd += from[2];
   }
-  const Move move = l2_plan(block_sum(sums), step_size.of(image), epsilon.of(image));
+  const Move move = l2_plan(block_sum(sums), step_size.get(), epsilon.get());
   l2_apply<G, Y, NORMALISE, V>(gradient, images, images_adv, out, input, batch, chunk, offset, channels, move);
-}
-
-// -------------------------------------------------------------------------------------------------- random starts
-
-// Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 3.3. Number j of
-// image b (counted as if planar) uses word j % 4 of the block with counter (j / 4, b, 0, 0) and the seed as key: it
-// depends on neither the grid, the device, nor the memory layout.
-struct Words {
-  unsigned v[4];
-};
-
-__device__ __forceinline__ Words philox(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned long long key) {
-  unsigned k0 = static_cast<unsigned>(key), k1 = static_cast<unsigned>(key >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
-    c0 = static_cast<unsigned>(p1 >> 32) ^ c1 ^ k0, c1 = static_cast<unsigned>(p1);
-    c2 = static_cast<unsigned>(p0 >> 32) ^ c3 ^ k1, c3 = static_cast<unsigned>(p0);
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  return {{c0, c1, c2, c3}};
-}
-
-// [0, 1) in steps of 2^-24, which float32 holds exactly.
-__device__ __forceinline__ float uniform(unsigned word) { return static_cast<float>(word >> 8) * 5.9604644775390625e-8f; }
-
-__device__ __forceinline__ unsigned long long key_of(const Seed& seed) { return seed.at == nullptr ? seed.value : *seed.at; }
-
-// Calls act(i, words, j) for each number i of the block's chunk, where j is its planar place and `words` its block.
-template <typename Act>
-__device__ __forceinline__ void each_word(const Batch& batch, unsigned image, unsigned chunk, const Channels& channels,
-                                          unsigned long long key, Act act) {
-  for (unsigned p = chunk * blockDim.x + threadIdx.x; p < batch.size; p += batch.chunks * blockDim.x) {
-    const unsigned j = channels.planar(p, batch.size);
-    act(p, philox(j / 4, image, 0, 0, key), j);
-  }
-}
-
-// Uniform in the ball.
-__global__ void __launch_bounds__(MAX_THREADS, 2)
-linf_start(const float* __restrict__ images, float* __restrict__ out, Batch batch, Channels channels, Seed seed,
-           Amount epsilon) {
-  const unsigned image = blockIdx.x / batch.chunks;
-  const unsigned long long offset = static_cast<unsigned long long>(image) * batch.size;
-  const float eps = epsilon.of(image);
-  images += offset, out += offset;
-  each_word(batch, image, blockIdx.x % batch.chunks, channels, key_of(seed), [&](unsigned i, const Words& words, unsigned j) {
-    const unsigned lane = j % 4;
-    const unsigned word = lane < 2 ? (lane == 0 ? words.v[0] : words.v[1]) : (lane == 2 ? words.v[2] : words.v[3]);
-    const float x = images[i];
-    out[i] = project_linf(x + eps * (2.f * uniform(word) - 1.f), x, eps);
-  });
-}
-
-// Box & Muller, "A note on the generation of random normal deviates" (1958): two words give two normal numbers.
-__device__ __forceinline__ float normal(const Words& words, unsigned j) {
-  const bool second = j % 4 >= 2;
-  const float radius = sqrtf(-2.f * logf(1.f - uniform(second ? words.v[2] : words.v[0])));
-  float sine, cosine;
-  sincospif(2.f * uniform(second ? words.v[3] : words.v[1]), &sine, &cosine);  // sinf would use local memory
-  return radius * (j % 2 == 0 ? cosine : sine);
-}
-
-// A uniform direction, at a radius that is uniform in [0, epsilon); one block an image (batch.chunks = 1).
-__global__ void __launch_bounds__(MAX_THREADS, 2)
-l2_start(const float* __restrict__ images, float* __restrict__ out, Batch batch, Channels channels, Seed seed,
-         Amount epsilon) {
-  const unsigned image = blockIdx.x;
-  const unsigned long long offset = static_cast<unsigned long long>(image) * batch.size, key = key_of(seed);
-  images += offset, out += offset;
-  Sums sums{0., 0., 0.};
-  each_word(batch, image, 0, channels, key, [&](unsigned, const Words& words, unsigned j) {
-    const double n = static_cast<double>(normal(words, j));
-    sums.gg = fma(n, n, sums.gg);
-  });
-  const double length = sqrt(block_sum(sums).gg);
-  const float radius = epsilon.of(image) * uniform(philox(0, image, 1, 0, key).v[0]);
-  const float scale = static_cast<float>(static_cast<double>(radius) / (length == 0. ? 1. : length));
-  each_word(batch, image, 0, channels, key, [&](unsigned i, const Words& words, unsigned j) {
-    out[i] = minimum(maximum(images[i] + scale * normal(words, j), 0.f), 1.f);
-  });
 }
 
 }  // namespace paretune

@@ -7,22 +7,31 @@ the clean image and into [0, 1], and hands the network its next input:
     model_input = ((images_adv' - mean) / std).to(out_dtype)
 
 The projections are those of :class:`~paretune.Linf` and :class:`~paretune.L2`. Amounts are numbers, or tensors with
-one value, or with one a batch entry. Nothing here changes its arguments, and each function makes as few passes over
-memory as eager PyTorch allows. Given float64 tensors, everything is computed in float64.
+one value. Nothing here changes its arguments, and each function makes as few passes over memory as eager PyTorch
+allows. Given float64 tensors, everything is computed in float64.
 """
-
-import math
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-Norm = Literal["Linf", "L2"]
+from paretune.kernels.step import Step
 
-_WORD = 0xFFFFFFFF
-# Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): multipliers and key increments.
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+def pgd_step(step: Step) -> tuple[Tensor, Tensor]:
+    """A whole step: the new point, and the model input, which is the point itself where none is wanted."""
+    if step.images.numel() == 0:
+        return empty_results(step)
+    layout = memory_format_of(step.images)
+    gradient, images, images_adv = (
+        each.contiguous(memory_format=layout) for each in (step.gradient, step.images, step.images_adv)
+    )
+    per_channel = (1, -1, *[1] * (images.ndim - 2))
+    mean, std = (None if values is None else values.reshape(per_channel) for values in (step.mean, step.std))
+    if step.norm == "Linf":
+        moved = linf_step(gradient, images, images_adv, step.step_size, step.epsilon)
+    else:
+        moved = l2_step(gradient, images, images_adv, step.step_size, step.epsilon, std)
+    return moved, moved if step.out_dtype is None else model_input(moved, mean, std, step.out_dtype)
 
 
 def linf_step(
@@ -38,8 +47,7 @@ def linf_step(
 
 def linf_box(images: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of each pixel: where the ball and [0, 1] meet. Stays the same for a whole attack."""
-    amount = _per_image(epsilon, images)
-    return (images - amount).clamp_(min=0), (images + amount).clamp_(max=1)
+    return (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
 
 
 def linf_move(
@@ -49,7 +57,7 @@ def linf_move(
     moved = gradient.sign().to(images_adv.dtype)
     # ±1 times the step is exact, so it does not matter whether torch rounds the product before it adds.
     if isinstance(step_size, Tensor):
-        torch.addcmul(images_adv, moved, _per_image(step_size, images_adv), out=moved)
+        torch.addcmul(images_adv, moved, step_size, out=moved)
     else:
         torch.add(images_adv, moved, alpha=step_size, out=moved)
     return torch.clamp(moved, low, high, out=moved)
@@ -100,66 +108,6 @@ def model_input(images: Tensor, mean: Tensor | None, std: Tensor | None, dtype: 
     return (images - mean).div_(std).to(dtype)
 
 
-def linf_start(images: Tensor, epsilon: float | Tensor, seed: Tensor) -> Tensor:
-    """A uniform point of each L-inf ball, moved into [0, 1]: the same on every device, grid and memory layout."""
-    noise = torch.cat([_uniform(word, images.dtype) for word in _words(images, seed)], dim=-1)
-    noise = _as_images(noise, images).mul_(2).sub_(1)
-    moved = images + noise.mul_(_per_image(epsilon, images))
-    return torch.clamp(moved, *linf_box(images, epsilon), out=moved)
-
-
-def l2_start(images: Tensor, epsilon: float | Tensor, seed: Tensor) -> Tensor:
-    """A uniform direction at a radius uniform in [0, epsilon], moved into [0, 1].
-
-    Equal on every device and layout up to the rounding of logarithm and cosine. Normal numbers by Box & Muller, "A
-    note on the generation of random normal deviates" (1958).
-    """
-    first, second, third, fourth = (_uniform(word, images.dtype) for word in _words(images, seed))
-    normals = []
-    for u, v in ((first, second), (third, fourth)):
-        radius = (1 - u).log_().mul_(-2).sqrt_()
-        angle = v * (2 * math.pi)
-        normals += [radius * angle.cos(), radius * angle.sin()]
-    direction = _as_images(torch.cat(normals, dim=-1), images)
-    length = _length(direction)
-    image = torch.arange(len(images), device=images.device)
-    zero, one = torch.zeros_like(image), torch.ones_like(image)
-    radius = _uniform(philox(zero, image, one, zero, seed.to(images.device).reshape(()))[0], images.dtype)
-    scale = _per_image(epsilon, radius) * radius / torch.where(length == 0, 1, length)
-    return torch.addcmul(images, direction, _per_image(scale.to(images.dtype), images)).clamp_(0, 1)
-
-
-def philox(
-    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four random 32-bit words for each counter.
-
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 3.3. Products of two 32-bit
-    words wrap around in int64 and their halves are masked out, which gives the same bits as unsigned arithmetic.
-
-    Args:
-        c0: first word of the counters, int64 in [0, 2³²); with the three others it is broadcast to one shape.
-        c1: second word.
-        c2: third word.
-        c3: fourth word.
-        seed: the 64-bit key, an int64 tensor with one value.
-
-    Returns:
-        Four int64 tensors in [0, 2³²).
-    """
-    key = [seed & _WORD, (seed >> 32) & _WORD]
-    for _ in range(10):
-        p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (
-            (p1 >> 32 & _WORD) ^ c1 ^ key[0],
-            p1 & _WORD,
-            (p0 >> 32 & _WORD) ^ c3 ^ key[1],
-            p0 & _WORD,
-        )
-        key = [(word + weyl) & _WORD for word, weyl in zip(key, _WEYL, strict=True)]
-    return c0, c1, c2, c3
-
-
 def memory_format_of(images: Tensor) -> torch.memory_format:
     """The layout of all results: channels last if ``images`` have it, else contiguous."""
     if images.ndim == 4 and not images.is_contiguous():
@@ -168,34 +116,13 @@ def memory_format_of(images: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def empty_results(images: Tensor, out_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """Uninitialised results of a step in the layout that every result has; the second of shape (0,) without a type."""
-    layout = memory_format_of(images)
-    moved = torch.empty_like(images, memory_format=layout)
-    if out_dtype is None:
-        return moved, images.new_empty(0)
-    return moved, torch.empty_like(images, dtype=out_dtype, memory_format=layout)
-
-
-def _words(images: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
-    """The four words of each block of four pixels; each (batch, blocks, 1)."""
-    blocks = math.ceil(images[0].numel() / 4)
-    seed = seed.to(images.device).reshape(())
-    inside = torch.arange(blocks, device=images.device).view(1, -1, 1)
-    image = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    zero = torch.zeros((), dtype=torch.long, device=images.device)
-    return philox(inside, image, zero, zero, seed)
-
-
-def _as_images(numbers: Tensor, images: Tensor) -> Tensor:
-    """(batch, blocks, 4) cut to the shape and memory layout of ``images``."""
-    flat = numbers.flatten(1)[:, : images[0].numel()]
-    return flat.reshape(images.shape).contiguous(memory_format=memory_format_of(images))
-
-
-def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """[0, 1) in steps of 2⁻²⁴, which float32 holds exactly."""
-    return (words >> 8).to(dtype) * 2.0**-24
+def empty_results(step: Step) -> tuple[Tensor, Tensor]:
+    """Uninitialised results of a step in the layout that every result has; twice the same tensor without a type."""
+    layout = memory_format_of(step.images)
+    moved = torch.empty_like(step.images, memory_format=layout)
+    if step.out_dtype is None:
+        return moved, moved
+    return moved, torch.empty_like(step.images, dtype=step.out_dtype, memory_format=layout)
 
 
 def _length(vectors: Tensor) -> Tensor:
@@ -212,12 +139,6 @@ def _length(vectors: Tensor) -> Tensor:
     return length
 
 
-@overload
-def _per_image(amount: Tensor, like: Tensor) -> Tensor: ...
-@overload
-def _per_image(amount: float | Tensor, like: Tensor) -> float | Tensor: ...
-def _per_image(amount: float | Tensor, like: Tensor) -> float | Tensor:
-    """(batch,) as (batch, 1, 1, …), with as many axes as ``like``; one value as it is."""
-    if not isinstance(amount, Tensor) or amount.ndim == 0:
-        return amount
+def _per_image(amount: Tensor, like: Tensor) -> Tensor:
+    """(batch,) as (batch, 1, 1, …), with as many axes as ``like``."""
     return amount.view(-1, *([1] * (like.ndim - 1)))

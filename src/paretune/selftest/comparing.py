@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paretune.kernels import pgd_step, random_start, reference
-from paretune.kernels.reference import Norm
+from paretune.kernels import Norm, Step, reference
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
 SHAPES = ((3, 3, 32, 32), (2, 3, 15, 13), (1, 3, 74, 75), (5, 1, 1, 1), (2, 4, 7, 9))
@@ -22,8 +21,7 @@ DTYPES: tuple[tuple[torch.dtype, torch.dtype | None], ...] = (
 )
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
-Step = Callable[..., tuple[Tensor, Tensor]]
-Start = Callable[..., Tensor]
+Take = Callable[[Step], tuple[Tensor, Tensor]]  # an implementation
 Outcome = tuple[bool | None, str]
 
 
@@ -45,102 +43,87 @@ def run_check(name: str, body: Callable[..., Outcome], *arguments: Any) -> Check
     return Check(name, passed, detail)
 
 
-def step_checks(step: Step, device: torch.device) -> Iterator[Check]:
-    """``step`` against plain PyTorch on ``device``: L-inf bit for bit, L2 by :func:`within_rule`."""
+def step_checks(take: Take, device: torch.device) -> Iterator[Check]:
+    """``take`` against plain PyTorch on ``device``: L-inf bit for bit, L2 by :func:`within_rule`."""
     for norm in NORMS:
         for shape in SHAPES:
-            yield run_check(f"{norm} step {shape}", compare_all, step, device, norm, shape)
-        yield run_check(f"{norm} step, empty batch", _empty, step, device, norm)
-        yield run_check(f"{norm} step, NaN and infinite gradients", _not_finite, step, device, norm)
-        yield run_check(f"{norm} step, twice", _repeatable, step, device, norm)
+            yield run_check(f"{norm} step {shape}", compare_all, take, device, norm, shape)
+        yield run_check(f"{norm} step, empty batch", _empty, take, device, norm)
+        yield run_check(f"{norm} step, NaN and infinite gradients", _not_finite, take, device, norm)
+        yield run_check(f"{norm} step, twice", _repeatable, take, device, norm)
 
 
-def start_checks(start: Start, device: torch.device) -> Iterator[Check]:
-    """``start`` on ``device`` against plain PyTorch on the CPU: L-inf bit for bit, L2 by :func:`within_rule`."""
-    for norm in NORMS:
-        for shape in SHAPES:
-            yield run_check(f"{norm} start {shape}", _compare_starts, start, device, norm, shape)
-
-
-def cases(norm: Norm, shape: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Steps with a name, as keywords: types, layouts, amounts an image, alignments, and gradients of any size."""
+def cases(norm: Norm, shape: tuple[int, ...]) -> Iterator[tuple[str, Step]]:
+    """Steps with a name: types, layouts, forms of the amounts, alignments, and gradients of any size."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(shape, generator=generator)
     noise, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
     gradient[..., ::3] = 0
     radius = 0.03 if norm == "Linf" else 0.03 * math.sqrt(images[0].numel())
-    tensors = {"gradient": gradient, "images": images, "images_adv": (images + 0.02 * noise).clamp(0, 1)}
-    common: dict[str, Any] = {"norm": norm, "step_size": radius / 3, "epsilon": radius}
-    normalised = {"mean": torch.linspace(0.4, 0.5, shape[1]), "std": torch.linspace(0.2, 0.3, shape[1])}
+    plain = Step(gradient, images, (images + 0.02 * noise).clamp(0, 1), norm, radius / 3, radius)
+    mean, std = torch.linspace(0.4, 0.5, shape[1]), torch.linspace(0.2, 0.3, shape[1])
     for layout in _LAYOUTS:
         for gradient_dtype, out_dtype in DTYPES:
-            chosen = tensors | {"gradient": gradient.to(gradient_dtype)}
-            chosen = {name: each.contiguous(memory_format=layout) for name, each in chosen.items()}
-            extra = {} if out_dtype is None else normalised | {"out_dtype": out_dtype}
-            yield f"{layout}, {gradient_dtype}", chosen | extra | common
-    yield "cast only", tensors | common | {"out_dtype": torch.bfloat16}
-    yield "downhill", tensors | common | {"step_size": -radius}
+            step = replace(plain, gradient=gradient.to(gradient_dtype))
+            step = _each(step, lambda tensor, layout=layout: tensor.contiguous(memory_format=layout))  # type: ignore[misc]
+            extra: Any = {} if out_dtype is None else {"mean": mean, "std": std, "out_dtype": out_dtype}
+            yield f"{layout}, {gradient_dtype}", replace(step, **extra)
+    yield "cast only", replace(plain, out_dtype=torch.bfloat16)
+    yield "downhill", replace(plain, step_size=-radius)
     for scale in (1e-42, 1e-30, 0.0, 1e30):
-        yield f"gradient times {scale:g}", tensors | common | {"gradient": gradient * scale}
-    amounts = torch.linspace(0.5, 1.5, len(images)) * radius
-    yield "amounts an image", tensors | common | {"step_size": amounts / 3, "epsilon": amounts}
-    one = torch.tensor([radius])[0]
-    yield "amounts in one number each", tensors | common | {"step_size": one, "epsilon": one}
-    unaligned = {
-        name: torch.cat([each.flatten()[:1], each.flatten()])[1:].view(shape)
-        for name, each in tensors.items()
-    }
-    yield "unaligned", unaligned | common
-    apart = {name: each.repeat_interleave(2, dim=-1)[..., ::2] for name, each in tensors.items()}
-    yield "not contiguous", apart | common
-    mixed = tensors | {"images_adv": tensors["images_adv"].contiguous(memory_format=torch.channels_last)}
-    yield "mixed layouts", mixed | common
+        yield f"gradient times {scale:g}", replace(plain, gradient=gradient * scale)
+    one = torch.tensor(radius)
+    yield "amounts in tensors", replace(plain, step_size=one, epsilon=one)
+    yield (
+        "unaligned",
+        _each(plain, lambda tensor: torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:].view(shape)),
+    )
+    yield "not contiguous", _each(plain, lambda tensor: tensor.repeat_interleave(2, dim=-1)[..., ::2])
+    yield (
+        "mixed layouts",
+        replace(plain, images_adv=plain.images_adv.contiguous(memory_format=torch.channels_last)),
+    )
 
 
-def compare_all(step: Step, device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
+def compare_all(take: Take, device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
     """All :func:`cases`; stops at the first that differs."""
     number = 0
-    for name, arguments in cases(norm, shape):
+    for name, step in cases(norm, shape):
         number += 1
-        there = {
-            key: value.to(device) if isinstance(value, Tensor) and device.type != "cpu" else value
-            for key, value in arguments.items()
-        }
-        passed, detail = compare(step, there)
+        passed, detail = compare(take, _on(step, device))
         if not passed:
             return False, f"{name}: {detail}"
     return True, f"{number} cases, {'bit for bit' if norm == 'Linf' else 'within the rule'}"
 
 
-def compare(step: Step, arguments: dict[str, Any]) -> Outcome:
+def compare(take: Take, step: Step) -> Outcome:
     """One step against plain PyTorch: both results, their memory layout, and that the arguments stay as they are."""
-    before = {key: value.clone() for key, value in arguments.items() if isinstance(value, Tensor)}
-    moved, model_input = step(**arguments)
-    plain, plain_input = pgd_step(**arguments, fused="torch")
-    for key, value in before.items():
-        if not torch.equal(value, arguments[key]):
-            return False, f"{key} has changed"
+    before = {name: value.clone() for name, value in vars(step).items() if isinstance(value, Tensor)}
+    moved, model_input = take(step)
+    plain, plain_input = reference.pgd_step(step)
+    for name, value in before.items():
+        if not torch.equal(value, getattr(step, name)):
+            return False, f"{name} has changed"
     if moved.stride() != plain.stride() or model_input.stride() != plain_input.stride():
         return False, f"strides {moved.stride()} and {model_input.stride()} instead of {plain.stride()}"
-    mean, std = (_per_channel(arguments.get(name), moved) for name in ("mean", "std"))
-    if arguments["norm"] == "Linf":
+    if step.norm == "Linf":
         difference = (moved - plain).abs().max().item()
         passed, detail = torch.equal(moved, plain), f"differs by {difference:.1e}"
     else:
-        wide = [
-            value.double() if isinstance(value, Tensor) else value
-            for value in (
-                arguments[name] for name in ("gradient", "images", "images_adv", "step_size", "epsilon")
-            )
-        ]
-        truth = reference.l2_step(
-            wide[0], wide[1], wide[2], wide[3], wide[4], None if std is None else std.double()
+        wide = _each(step, Tensor.double)
+        step_size, epsilon = (
+            amount.double() if isinstance(amount, Tensor) else amount
+            for amount in (step.step_size, step.epsilon)
         )
+        std = None if step.std is None else _per_channel(step.std, moved).double()
+        truth = reference.l2_step(wide.gradient, wide.images, wide.images_adv, step_size, epsilon, std)
         passed, detail = within_rule(moved, plain, truth)
-    if passed and not torch.equal(
-        model_input, reference.model_input(moved, mean, std, arguments.get("out_dtype") or torch.float32)
-    ):
-        return False, "the model input is not that of the new point"
+    if passed and step.out_dtype is not None:
+        mean, std = (
+            None if values is None else _per_channel(values, moved) for values in (step.mean, step.std)
+        )
+        if not torch.equal(model_input, reference.model_input(moved, mean, std, step.out_dtype)):
+            return False, "the model input is not that of the new point"
     return passed, detail
 
 
@@ -155,53 +138,44 @@ def within_rule(found: Tensor, plain: Tensor, truth: Tensor) -> tuple[bool, str]
     return error <= allowed, f"error {error:.1e}, allowed {allowed:.1e}"
 
 
-def _compare_starts(start: Start, device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
-    seed = torch.tensor(-(2**40) - 3)
-    for layout in _LAYOUTS:
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(1)).contiguous(
-            memory_format=layout
-        )
-        found = start(images.to(device), 0.1, seed.to(device), norm=norm).cpu()
-        plain = random_start(images, 0.1, seed, norm=norm, fused="torch")
-        if found.stride() != plain.stride():
-            return False, f"strides {found.stride()} instead of {plain.stride()}"
-        if norm == "Linf":
-            passed, detail = torch.equal(found, plain), f"differs by {(found - plain).abs().max().item():.1e}"
-        else:
-            passed, detail = within_rule(found, plain, reference.l2_start(images.double(), 0.1, seed))
-        if not passed:
-            return False, f"{layout}: {detail}"
-    return True, "same bits as on the CPU" if norm == "Linf" else "within the rule"
-
-
-def _empty(step: Step, device: torch.device, norm: Norm) -> Outcome:
+def _empty(take: Take, device: torch.device, norm: Norm) -> Outcome:
     images = torch.zeros(0, 3, 8, 8, device=device)
-    moved, _ = step(gradient=images, images=images, images_adv=images, norm=norm, step_size=0.1, epsilon=0.1)
+    moved, _ = take(Step(images, images, images, norm, 0.1, 0.1))
     return moved.shape == images.shape, ""
 
 
-def _not_finite(step: Step, device: torch.device, norm: Norm) -> Outcome:
+def _not_finite(take: Take, device: torch.device, norm: Norm) -> Outcome:
     images = torch.full((3, 1, 4, 4), 0.5)
     gradient = torch.ones_like(images)
     gradient[0, 0, 0, 0], gradient[1, 0, 1, 1] = math.nan, math.inf
-    tensors: dict[str, Any] = {
-        "gradient": gradient.to(device),
-        "images": images.to(device),
-        "images_adv": images.to(device),
-    }
-    moved, _ = step(**tensors, norm=norm, step_size=0.1, epsilon=0.2)
-    plain, _ = pgd_step(**tensors, norm=norm, step_size=0.1, epsilon=0.2, fused="torch")
+    step = _on(Step(gradient, images, images, norm, 0.1, 0.2), device)
+    moved, plain = take(step)[0], reference.pgd_step(step)[0]
     return torch.allclose(moved, plain, rtol=0, atol=2.0**-23, equal_nan=True), "as in plain PyTorch"
 
 
-def _repeatable(step: Step, device: torch.device, norm: Norm) -> Outcome:
+def _repeatable(take: Take, device: torch.device, norm: Norm) -> Outcome:
     generator = torch.Generator().manual_seed(2)
-    images = torch.rand(2, 3, 74, 75, generator=generator).to(device)
-    gradient = torch.randn(2, 3, 74, 75, generator=generator).to(device)
-    tensors: dict[str, Any] = {"gradient": gradient, "images": images, "images_adv": images}
-    first, second = (step(**tensors, norm=norm, step_size=0.5, epsilon=0.3)[0] for _ in range(2))
+    images = torch.rand(2, 3, 74, 75, generator=generator)
+    gradient = torch.randn(2, 3, 74, 75, generator=generator)
+    step = _on(Step(gradient, images, images, norm, 0.5, 0.3), device)
+    first, second = (take(step)[0] for _ in range(2))
     return torch.equal(first, second), "same bits"
 
 
-def _per_channel(values: Tensor | None, images: Tensor) -> Tensor | None:
-    return None if values is None else values.view(1, -1, *[1] * (images.ndim - 2))
+def _each(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
+    """``step`` with its three batches changed."""
+    return replace(
+        step,
+        gradient=change(step.gradient),
+        images=change(step.images),
+        images_adv=change(step.images_adv),
+    )
+
+
+def _on(step: Step, device: torch.device) -> Step:
+    tensors: Any = {name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)}
+    return replace(step, **tensors)
+
+
+def _per_channel(values: Tensor, images: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (images.ndim - 2))

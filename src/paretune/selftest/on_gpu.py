@@ -3,17 +3,14 @@
 import math
 import statistics
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from paretune.attacks import L2, AttackCopy, Linf, attack_copy
-from paretune.attacks.copy import captured
-from paretune.kernels import pgd_step, random_start
-from paretune.kernels.reference import Norm
-from paretune.selftest.comparing import NORMS, Check, Outcome, Step, run_check
+from paretune.kernels import Norm, Step, pgd_step, reference
+from paretune.selftest.comparing import NORMS, Check, Outcome, Take, run_check
 
 _ROUNDING = 2.0**-22  # L2 is not bit for bit: four roundings at 1
 
@@ -46,12 +43,10 @@ def _large(device: torch.device, norm: Norm) -> Outcome:
         return None, f"left out: needs {needed / 2**30:.0f} GiB of free memory, has {free / 2**30:.0f}"
     images = torch.full(shape, 0.5, device=device)
     gradient = torch.linspace(-1, 1, len(images), device=device).view(-1, 1).expand(shape).contiguous()
-    chosen: dict[str, Any] = {"norm": norm, "step_size": 0.25, "epsilon": 0.125}
-    moved, _ = pgd_step(gradient, images, images, **chosen, fused="cuda")
+    moved, _ = pgd_step(Step(gradient, images, images, norm, 0.25, 0.125))
     del gradient
-    wanted, _ = pgd_step(
-        torch.ones(1, shape[1], device=device), images[-1:], images[-1:], **chosen, fused="torch"
-    )
+    last = Step(torch.ones(1, shape[1], device=device), images[-1:], images[-1:], norm, 0.25, 0.125)
+    wanted, _ = reference.pgd_step(last)
     return (moved[-1:] - wanted).abs().max().item() <= _ROUNDING, "the last image is right"
 
 
@@ -87,23 +82,21 @@ def _graph(device: torch.device, norm: Norm) -> Outcome:
     for victim in (plain, graph):
         victim.refresh()
     outcomes["other weights"] = same(images)
-    seed = torch.tensor(1, device=device)
-    start = partial(random_start, images, threat.epsilon, seed, norm=norm)
-    replay, started = captured.record_graph(start, start, device)
-    seed.fill_(2)
-    replay()
-    outcomes["another seed"] = torch.equal(started, start())
     wrong = [name for name, good in outcomes.items() if not good]
     return not wrong, ", ".join(wrong or outcomes)
 
 
 def _compiled(device: torch.device, norm: Norm) -> Outcome:
-    images = torch.rand(2, 3, 16, 16, device=device)
-    gradient = torch.randn_like(images)
-    amount = torch.tensor(0.5, device=device)
-    step = partial(pgd_step, norm=norm, step_size=amount, epsilon=amount)
-    compiled = torch.compile(step, fullgraph=True)
-    error = (compiled(gradient, images, images)[0] - step(gradient, images, images)[0]).abs().max().item()
+    threat = Linf(2.0**-5) if norm == "Linf" else L2(0.5)
+    images, goals = torch.rand(4, 3, 8, 8, device=device), torch.arange(4, device=device)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).to(device)
+    plain, compiled = (
+        attack_copy(network, compile=each).ascend(
+            threat, images, images, goals, step_size=threat.epsilon / 4, steps=4
+        )
+        for each in (False, True)
+    )
+    error = (compiled - plain).abs().max().item()
     return error <= _ROUNDING, f"differs by {error:.1e}"
 
 
@@ -113,40 +106,34 @@ def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
     gradient = torch.randn(shape, device=device).bfloat16()
     mean, std = torch.full((3,), 0.5, device=device), torch.full((3,), 0.25, device=device)
     amount = torch.tensor(0.5, device=device)
-    step = partial(
-        pgd_step,
-        norm=norm,
-        step_size=amount,
-        epsilon=amount,
-        mean=mean,
-        std=std,
-        out_dtype=torch.bfloat16,
-    )
-    plain: Step = partial(step, fused="torch")
-    contenders: dict[str, Step] = {
-        "kernel": partial(step, fused="cuda"),
-        "eager": plain,
-        "compiled": torch.compile(plain, fullgraph=True, dynamic=False),
+    step = Step(gradient, images, images, norm, amount, amount, mean, std, torch.bfloat16)
+
+    def plain(gradient: Tensor, images: Tensor, images_adv: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.pgd_step(replace(step, gradient=gradient, images=images, images_adv=images_adv))
+
+    compiled = torch.compile(plain, fullgraph=True, dynamic=False)
+    contenders: dict[str, Take] = {
+        "kernel": pgd_step,
+        "eager": reference.pgd_step,
+        "compiled": lambda step: compiled(step.gradient, step.images, step.images_adv),
     }
-    seconds = _interleaved(contenders, gradient, images)
+    seconds = _interleaved(contenders, step)
     # What one pass must move: 2 bytes of gradient and 4 + 4 of images in, 4 + 2 out.
     rate = 16 * images.numel() / seconds["kernel"] / 1e9
     times = ", ".join(f"{name} {1e6 * each:.1f} µs" for name, each in seconds.items())
     return None, f"{times}; {rate:.0f} GB/s of the 16 bytes a number that one pass moves"
 
 
-def _interleaved(
-    contenders: dict[str, Step], gradient: Tensor, images: Tensor, rounds: int = 20
-) -> dict[str, float]:
+def _interleaved(contenders: dict[str, Take], step: Step, rounds: int = 20) -> dict[str, float]:
     """Median seconds a call; the contenders take turns, so that clocks and heat are shared."""
     calls, warm_up = 10, 3
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + warm_up):
-        for name, step in contenders.items():
+        for name, take in contenders.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begin.record()
             for _ in range(calls):
-                step(gradient, images, images)
+                take(step)
             end.record()
             torch.cuda.synchronize()
             if turn >= warm_up:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paretune.attacks.copy.captured import CapturedSteps
 from paretune.attacks.copy.precision import Decision, Precision, decide
-from paretune.attacks.copy.steps import Ascent, CompiledSteps, Fused
+from paretune.attacks.copy.steps import Ascent, CompiledSteps
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.threats import Threat
 from paretune.backbones.bases import check_values, unwrapped
@@ -43,7 +43,6 @@ class AttackCopy:
         precision: Literal["auto"] | Precision = "fp32",
         compile: bool = False,
         cuda_graph: bool = False,
-        fused: Fused = "auto",
         fold_batchnorm: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
@@ -51,7 +50,6 @@ class AttackCopy:
         self._precision_wish = precision
         self._compile = compile
         self._cuda_graph = cuda_graph
-        self._fused = fused
         self._fold_batchnorm = fold_batchnorm
         self._channels_last_wish = channels_last
         self.gate = Gate()
@@ -122,7 +120,7 @@ class AttackCopy:
         ):
             twin = self._decide(images_adv)
             twin.prepare(images_adv)
-            ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted, self._fused)
+            ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted)
             if not (self._compile or self._cuda_graph):
                 return ascent(twin, images_adv, steps)
             with self._making:
@@ -232,7 +230,6 @@ def attack_copy(
     precision: Literal["auto"] | Precision = "fp32",
     compile: bool = False,
     cuda_graph: bool = False,
-    fused: Fused = "auto",
     fold_batchnorm: bool = True,
     channels_last: bool | Literal["auto"] = "auto",
 ) -> AttackCopy:
@@ -266,8 +263,6 @@ def attack_copy(
             batch shape, so it pays in long training.
         cuda_graph: record the steps of :meth:`AttackCopy.ascend` as one CUDA graph for each batch shape and replay it:
             for small models on a GPU. Attacks whose solved images leave the batch do not use it.
-        fused: the implementation of a step: ``"auto"`` is our CUDA kernel on a GPU and PyTorch elsewhere, ``"cuda"`` and
-            ``"torch"`` insist. A compiled step always uses PyTorch, from which the compiler makes one kernel.
         fold_batchnorm: fold batch norms into the convolutions before them, where that is provably the same
             function.
         channels_last: memory layout of convolutions; ``"auto"`` uses it where windows of a convolution
@@ -288,14 +283,11 @@ def attack_copy(
         raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
     if compile and cuda_graph:
         raise ValueError("compile=True and cuda_graph=True exclude each other; choose one")
-    if fused not in ("auto", "cuda", "torch"):
-        raise ValueError(f"fused must be 'auto', 'cuda' or 'torch', got {fused!r}")
     return AttackCopy(
         unwrapped(model),
         precision=precision,
         compile=compile,
         cuda_graph=cuda_graph,
-        fused=fused,
         fold_batchnorm=fold_batchnorm,
         channels_last=channels_last,
     )

@@ -8,7 +8,7 @@ perturbation and the loss stay in float32.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from torch.nn import functional as F
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.inputs import check_logits
 from paretune.attacks.threats import L2, Linf, Threat
-from paretune.kernels import pgd_step, reference
+from paretune.kernels import Norm, Step, pgd_step, reference
 
 logger = logging.getLogger(__name__)
 
-Fused = Literal["auto", "cuda", "torch"]
-
-NORMS: dict[type[Threat], Literal["Linf", "L2"]] = {Linf: "Linf", L2: "L2"}  # those of the fused step
+NORMS: dict[type[Threat], Norm] = {Linf: "Linf", L2: "L2"}  # those of the fused step
 
 MOST_SHAPES = 4  # of batches that are compiled, because compiling one takes as long as hundreds of steps
 
@@ -39,7 +37,6 @@ class Ascent:
         step_size: in pixel units; a tensor where it may change between replays of a graph.
         epsilon: radius, likewise; the threat's.
         targeted: lower the cross-entropy to ``goals`` instead.
-        fused: the implementation of the step; see :func:`~paretune.attacks.attack_copy`.
     """
 
     threat: Threat
@@ -48,7 +45,6 @@ class Ascent:
     step_size: float | Tensor
     epsilon: float | Tensor
     targeted: bool
-    fused: Fused
 
     def __call__(self, twin: Twin, images_adv: Tensor, steps: int) -> Tensor:
         """``images_adv`` after ``steps`` steps.
@@ -78,7 +74,7 @@ class Ascent:
             if not behind_entry:
                 moved = self.threat.step(images_adv.detach(), gradient, float(self.step_size))
                 images_adv = self.threat.project(moved, self.images)
-            elif self._uses_kernel:
+            elif self._takes_kernel:
                 images_adv, entered = self._kernel(twin, gradient, images_adv)
             else:
                 images_adv = tail(twin, self.images, gradient, images_adv, bounds, self.step_size)
@@ -92,23 +88,24 @@ class Ascent:
         return (torch.as_tensor(self.epsilon, device=self.images.device),)
 
     @property
-    def _uses_kernel(self) -> bool:
-        return self.fused == "cuda" or (self.fused == "auto" and self.images.device.type == "cuda")
+    def _takes_kernel(self) -> bool:
+        return self.images.is_cuda
 
     def _kernel(self, twin: Twin, gradient: Tensor, images_adv: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = twin.normalisation or (None, None)
-        return pgd_step(
+        out_dtype = None if mean is None and twin.dtype is torch.float32 else twin.dtype
+        step = Step(
             gradient,
             self.images,
             images_adv,
-            norm=NORMS[type(self.threat)],
-            step_size=self.step_size,
-            epsilon=self.epsilon,
-            mean=mean,
-            std=std,
-            out_dtype=twin.dtype,
-            fused=self.fused,
+            NORMS[type(self.threat)],
+            self.step_size,
+            self.epsilon,
+            mean,
+            std,
+            out_dtype,
         )
+        return pgd_step(step)
 
 
 @dataclass(eq=False)

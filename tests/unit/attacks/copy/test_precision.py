@@ -209,11 +209,6 @@ def test_an_unknown_precision_is_refused(name: Any) -> None:
         attack_copy(vit(), precision=name)
 
 
-def test_an_unknown_fused_step_is_refused() -> None:
-    with pytest.raises(ValueError, match="fused must be 'auto', 'cuda' or 'torch', got 'triton'"):
-        attack_copy(vit(), fused="triton")  # type: ignore[arg-type]
-
-
 def test_other_devices_than_cpu_and_cuda_stay_in_float32() -> None:
     assert not has_bfloat16_units(torch.device("mps"))
     assert not has_bfloat16_units(torch.device("meta"))
