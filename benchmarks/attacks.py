@@ -39,6 +39,7 @@ import paretune as pt
 from _record import Recorder, Work, in_turns
 from paretune.attacks import AutoAttack, Linf, attack_copy
 from paretune.attacks.copy import steps
+from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.copy.twin import Twin
 
 HERE = Path(__file__).parent
@@ -130,7 +131,7 @@ def pgd(record: Rows, section: str, quick: bool, compile: bool) -> None:
             victims[f"paretune {precision} compiled"] = attack_copy(
                 frozen,
                 precision=precision,  # type: ignore[arg-type]
-                compile=True,
+                engine="compiled",
             )
     for ours, victim in victims.items():
         works[ours] = lambda victim=victim: attack(victim, images, labels)  # type: ignore[misc]
@@ -383,7 +384,7 @@ def floor(record: Rows, quick: bool) -> None:
 def overhead(record: Rows, quick: bool) -> None:
     """What a step does outside the network, alone, against the whole step."""
     images, labels = batch(8 if quick else 32, 98)
-    twin = Twin(network("dinov2-small", 98), torch.float32, fold_batchnorm=True, channels_last="auto")
+    twin = Twin(network("dinov2-small", 98), torch.float32, CopyOptions())
     victim = attack_copy(network("dinov2-small", 98), precision="fp32")
     ascent = steps.Ascent(THREAT, images, labels, STEP_SIZE, THREAT.epsilon, False, "auto")
     gradient = torch.randn(images.shape)

@@ -4,6 +4,7 @@ from paretune.attacks.apgd import APGD
 from paretune.attacks.autoattack import AutoAttack
 from paretune.attacks.base import Attack
 from paretune.attacks.copy.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.options import Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.attacks.ensemble import AutoAttackResult, AutoAttackStatus
 from paretune.attacks.fab import FAB
@@ -32,6 +33,7 @@ __all__ = [
     "AutoAttack",
     "AutoAttackResult",
     "AutoAttackStatus",
+    "Engine",
     "Linf",
     "Precision",
     "Square",

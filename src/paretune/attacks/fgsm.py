@@ -63,8 +63,8 @@ class FGSM(Attack):
         start = call.images
         if self.start == "random":
             start = self.threat.random_start(call.images, call.streams)
-        moved = self.threat.step(start, _gradient(call, start), self.effective_step_size)
-        return self.threat.project(moved, call.images)
+        gradient = _gradient(call, start)
+        return self.threat.move(start.detach(), gradient, self.effective_step_size, call.images)
 
 
 @dataclass(frozen=True)

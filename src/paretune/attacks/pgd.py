@@ -178,8 +178,8 @@ class PGD(SearchAttack):
             scale = gradient.flatten(1).abs().mean(dim=1).clamp_(min=1e-38)
             gradient = gradient / per_example(scale, gradient)
             gradient = direction = self.momentum * direction + gradient
-        moved = self.threat.step(lanes.images_adv.detach(), gradient, self.effective_step_size)
-        return replace(lanes, images_adv=self.threat.project(moved, lanes.images), direction=direction)
+        moved = self.threat.move(lanes.images_adv.detach(), gradient, self.effective_step_size, lanes.images)
+        return replace(lanes, images_adv=moved, direction=direction)
 
     def _losses(self, logits: Tensor, goals: Tensor) -> Tensor:
         """What the attack maximises, for each image."""

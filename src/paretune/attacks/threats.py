@@ -16,6 +16,7 @@ from torch import Tensor
 
 from paretune._values import Value
 from paretune.attacks.streams import Streams
+from paretune.kernels import Norm, Step, pgd_step
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,13 @@ class Threat(Value, ABC):
         rounding = self.distance(torch.full_like(images, 2**-23), torch.zeros_like(images))
         near = self.distance(images_adv, images) <= self.epsilon * (1 + 2**-20) + rounding
         return near & ((images_adv >= 0) & (images_adv <= 1)).flatten(1).all(dim=1)
+
+    def move(self, images_adv: Tensor, gradient: Tensor, step_size: float, images: Tensor) -> Tensor:
+        """:meth:`step` and :meth:`project`; on a CUDA device one kernel does both, for the norms that it knows."""
+        norm = FUSED.get(type(self))
+        if norm is not None and images.is_cuda:
+            return pgd_step(Step(gradient, images, images_adv, norm, step_size, self.epsilon))[0]
+        return self.project(self.step(images_adv, gradient, step_size), images)
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,7 @@ class L1(Threat):
 
 
 THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2, "L1": L1}
+FUSED: dict[type[Threat], Norm] = {Linf: "Linf", L2: "L2"}  # those of the fused step
 
 
 def _unit(vectors: Tensor) -> Tensor:

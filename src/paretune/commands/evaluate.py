@@ -31,6 +31,8 @@ class Evaluate:
         attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
             Then norm, epsilons, steps and restarts are not used.
         precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
+        engine: what takes the steps of attacks that take a fixed number: eager, graph (a CUDA graph, with the same numbers),
+            compiled (by torch.compile, which rounds otherwise), or auto: a graph where it helps, else eager.
         batch_size: images at once.
         seed: seeds the attack.
         state: a directory to keep finished batches in; the same command continues there after it was killed.
@@ -51,6 +53,7 @@ class Evaluate:
     restarts: int = 1
     attacks: str | None = None
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
+    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
     batch_size: int = 128
     seed: int = 0
     state: str | None = None
@@ -92,7 +95,7 @@ class Evaluate:
             limit=self.limit,
             seed=self.split_seed,
         )
-        victim = attack_copy(model, precision=self.precision)
+        victim = attack_copy(model, precision=self.precision, engine=self.engine)
         scores = evaluate(
             model,
             data.report,

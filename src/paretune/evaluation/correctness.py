@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paretune.attacks import Attack, AttackCopy, attack_copy
+from paretune.attacks import Attack, AttackCopy, Engine, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
 from paretune.attacks.state import PROBED, claimed, keep, reading
 from paretune.backbones.backbone import answer, task_of
@@ -83,6 +83,7 @@ def evaluate(
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
     victim: AttackCopy | None = None,
+    engine: Engine = "auto",
     progress: bool = False,
     state: str | Path | None = None,
 ) -> Scores:
@@ -104,6 +105,8 @@ def evaluate(
             all ranks add up.
         victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
             ``attack_copy(model, precision="auto")`` does, or to evaluate often.
+        engine: what takes the steps of attacks on the copy that is made, see :func:`~paretune.attacks.attack_copy`; a
+            ``victim`` has its own.
         progress: show a bar with the time left on the terminal.
         state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
             call, and its bits are those of an uninterrupted one.
@@ -113,7 +116,8 @@ def evaluate(
         ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
             infinite largest logit, or something else than two or more logits an image, the labels among them; the model
             and ``data`` have other classes; two attacks are the same, or one leaves its ball by design; or ``state``
-            belongs to another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is open.
+            belongs to another evaluation, holds a damaged file, or is given with a ``victim`` whose precision is open;
+            or ``engine`` is given with a ``victim``.
         BlockingIOError: another process is at work in ``state``.
     """
     if len(data) == 0:
@@ -130,6 +134,8 @@ def evaluate(
             raise ValueError(
                 f"{attack!r} leaves its ball by design: train with it, and evaluate with PGD or AutoAttack"
             )
+    if victim is not None and engine != "auto":
+        raise ValueError(f"engine={engine!r} is not for a victim that is given; make it with that engine")
     if state is not None and victim is not None and victim.precision == "auto":
         raise ValueError(
             "a continued evaluation could choose another precision than the first; make the victim with "
@@ -137,7 +143,7 @@ def evaluate(
         )
     bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
     if victim is None and attacks:
-        victim = attack_copy(model)
+        victim = attack_copy(model, engine=engine)
     rank, world = shard
     batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
     together = max((attack.portion for attack in attacks), default=1)
@@ -218,7 +224,9 @@ class _Run:
 
     def plan(self, shard: tuple[int, int]) -> dict[str, Any]:
         """What identifies the run beside its model."""
-        return {
+        # The engines but "compiled" give the same bits.
+        compiled = self.victim is not None and self.victim.options.engine == "compiled"
+        return ({"engine": "compiled"} if compiled else {}) | {
             "attacks": [attack.to_dict() for attack in self.attacks],
             "precision": self.victim.precision if self.victim else "",
             "seed": self.seed,

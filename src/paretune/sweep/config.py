@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
-from paretune.attacks import PGD, THREATS, Threat
+from paretune.attacks import PGD, THREATS, Engine, Threat
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.loading import load_backbone
 from paretune.data.images import ImageData, load_data
@@ -96,6 +96,8 @@ class TaskConfig:
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
+        engine: what takes the steps of training attacks: eager, one by one; graph, a CUDA graph of them, with the same
+            numbers; compiled, by torch.compile, which rounds otherwise. auto is a graph where it helps, else eager.
     """
 
     backbone: str = "efficientnet-lite0"
@@ -116,6 +118,7 @@ class TaskConfig:
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
+    engine: Engine = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
@@ -235,6 +238,7 @@ class RunConfig(TaskConfig):
             points=self.points,
             seed=self.seed,
             precision=self.precision,
+            engine=self.engine,
             resume=resume,
             progress=progress,
             sinks=sinks,

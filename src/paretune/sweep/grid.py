@@ -113,7 +113,10 @@ def sweep(
 
 def directory_name(config: RunConfig) -> str:
     """``lora-rank-4-seed0-1a2b3c4d``: readable, and different for different configurations."""
-    text = json.dumps({**vars(config), "strategy": config.strategy.to_dict()}, sort_keys=True, default=repr)
+    values = {**vars(config), "strategy": config.strategy.to_dict()}
+    if config.engine != "compiled":  # the others give the same numbers
+        del values["engine"]
+    text = json.dumps(values, sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
     return f"{slug}-seed{config.seed}-{digest}"

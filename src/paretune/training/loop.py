@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from paretune._values import check_whole
 from paretune.attacks import PGD, Attack, AttackCopy, attack_copy
+from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.attacks.inputs import predicted
 from paretune.backbones.backbone import Backbone, Task, fingerprint, note_task, tensor_digests
@@ -65,6 +67,7 @@ def train(
     seed: int = 0,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
+    engine: Engine = "auto",
     resume: bool = True,
     progress: bool | Callable[[Status], None] = True,
     sinks: Sequence[Openable] = (),
@@ -100,6 +103,8 @@ def train(
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`. What ``"auto"`` decides, which
             takes a measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
+        engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
+            same numbers, so only that belongs to the arguments of a run.
         resume: go on with the run in ``out``; False starts it over, also one with damaged files.
         progress: show a bar on the terminal, or call this with a :class:`~paretune.runs.progress.Status` after each step.
         sinks: who else receives the rows of the run, ``TensorBoard()`` say, see :mod:`paretune.runs.sinks`. One that fails
@@ -136,6 +141,7 @@ def train(
             f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
         )
     check_same_classes(model.num_classes, model.classes, data.train.classes)
+    options = CopyOptions(precision=precision, engine=engine)
     lr = optimizer.lr or adaptation.strategy.learning_rate
     attack = objective.attack
 
@@ -168,6 +174,8 @@ def train(
                 "attacks": [each.to_dict() for each in attacks],
                 "attack_precision": precision,
             }
+            if engine == "compiled":  # which rounds otherwise; the others give the same bits
+                config["attack_engine"] = engine
             opened = RunWriter(path, config, resume=resume)
             if opened.done:
                 try:
@@ -230,7 +238,7 @@ def train(
         chance = float(torch.bincount(data.select.labels).max()) / len(data.select)
         batches = _Batches(len(data.train), batch_size, so_far["step"], total, seed, rank, world)
         loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
-        copy = _FreshCopy(model, so_far["attack_precision"])
+        copy = _FreshCopy(model, replace(options, precision=so_far["attack_precision"]))
         rows: list[dict[str, Any]] = []  # of the log, since the last evaluation point
         with (
             torch.random.fork_rng(),
@@ -342,14 +350,14 @@ def _noted(so_far: dict[str, Any]) -> list[str]:
 class _FreshCopy:
     """The attack copy of ``model``, made at its first use and brought up to date when it is asked for."""
 
-    def __init__(self, model: Backbone, precision: Literal["auto"] | Precision) -> None:
-        self.model, self.precision = model, precision
+    def __init__(self, model: Backbone, options: CopyOptions) -> None:
+        self.model, self.options = model, options
         self.copy: AttackCopy | None = None
         self.outdated = False
 
     def __call__(self) -> AttackCopy:
         if self.copy is None:
-            self.copy = attack_copy(self.model, precision=self.precision)
+            self.copy = attack_copy(self.model, **vars(self.options))
         elif self.outdated:
             self.copy.refresh()
         self.outdated = False

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from paretune.attacks import APGD, L1, L2, Linf, Threat
 from paretune.attacks.apgd import _checkpoints
 from paretune.attacks.base import Oracle
+from paretune.attacks.copy.options import CopyOptions
 from tests.unit.attacks.victims import Counting, Liar, Linear, batch, exact_copy, from_logits, right
 
 
@@ -140,7 +141,7 @@ def test_a_claim_that_float32_does_not_confirm_is_searched_on() -> None:
     Counting.batches = []
     model, (images, _) = Counting(4, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
-    victim = Liar(model, precision="fp32")
+    victim = Liar(model, CopyOptions())
     victim.exact(images[:1])  # at its first batch a copy tries one image
     Counting.batches = []
     found = APGD(Linf(1e-6), steps=3)(victim, images, labels)

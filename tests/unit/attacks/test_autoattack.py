@@ -23,6 +23,7 @@ from paretune.attacks import (
     Threat,
 )
 from paretune.attacks.autoattack_state import Journal
+from paretune.attacks.copy.options import CopyOptions
 from tests.unit.attacks.victims import Liar, Linear, RowByRow, batch, exact_copy, right
 
 ATTACK = AutoAttack(Linf(0.03), steps=6, queries=12, targets=2)
@@ -290,7 +291,7 @@ def test_what_float32_does_not_confirm_is_robust() -> None:
     model, (images, _) = Linear(5, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
     result = AutoAttack(Linf(1e-6), steps=2, queries=2, targets=1).run(
-        Liar(model, precision="fp32"), images, labels
+        Liar(model, CopyOptions()), images, labels
     )
     assert result.robust.all()
 

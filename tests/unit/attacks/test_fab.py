@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from paretune.attacks import FAB, L1, L2, Linf, Threat
+from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.projections import onto_plane
 from tests.unit.attacks.test_apgd import Passes, passes
 from tests.unit.attacks.victims import Liar, Linear, batch, exact_copy, from_logits, right
@@ -80,7 +81,7 @@ def test_solved_images_leave_the_batch(passes: type[Passes]) -> None:
 def test_a_claim_that_float32_does_not_confirm_is_not_returned() -> None:
     model, (images, _) = Linear(4, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
-    found = FAB(Linf(1e-6), steps=3)(Liar(model, precision="fp32"), images, labels)
+    found = FAB(Linf(1e-6), steps=3)(Liar(model, CopyOptions()), images, labels)
     assert torch.equal(found, images)
 
 

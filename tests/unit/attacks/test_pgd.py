@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from paretune._values import from_dict, parse
 from paretune.attacks import ATTACKS, L1, L2, PGD, THREATS, AttackCopy, Linf, Threat, attack_copy
+from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.streams import Streams
 from tests.unit.attacks.victims import Counting, Liar, Linear, batch, exact_copy, from_logits, right
 
@@ -120,7 +121,7 @@ def test_an_image_whose_success_float32_does_not_confirm_is_searched_on() -> Non
     Counting.batches = []
     model, (images, _) = Counting(3, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
-    victim = Liar(model, precision="fp32")
+    victim = Liar(model, CopyOptions())
     victim.exact(images[:1])  # at its first batch a copy tries one image
     Counting.batches = []
     found = PGD(Linf(1e-6), steps=3)(victim, images, labels)  # too weak to change a prediction

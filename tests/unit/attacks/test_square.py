@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from paretune.attacks import L1, L2, Linf, Square, Threat
+from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.square import _bump, _propose
 from paretune.attacks.streams import Streams
 from tests.unit.attacks.test_apgd import Passes, passes
@@ -96,7 +97,7 @@ def test_more_queries_and_restarts_never_lose_a_success() -> None:
 def test_a_claim_that_float32_does_not_confirm_is_not_counted() -> None:
     model, (images, _) = Linear(4, 3, 4, 4), batch()
     labels = model(images).argmax(dim=1)
-    found = Square(Linf(1e-6), queries=5)(Liar(model, precision="fp32"), images, labels)
+    found = Square(Linf(1e-6), queries=5)(Liar(model, CopyOptions()), images, labels)
     assert right(model, found, labels).all()
 
 

@@ -60,6 +60,7 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatc
     assert "0.007843" in capsys.readouterr().out  # 2/255
     attacks = "APGD(L2(0.5), steps=3), FGSM(Linf(1/255))"
     options = ["--weights", weights, "--limit", "120", "--attacks", attacks, "--precision", "bf16"]
+    options += ["--engine", "eager"]
     assert main(["evaluate", str(adapter), *options]) == 0
     measured = capsys.readouterr().out
     assert "APGD(L2(0.5), steps=3)" in measured
@@ -274,6 +275,8 @@ def test_a_grid_is_every_strategy_with_every_seed_in_its_own_directory() -> None
     assert len({directory_name(run) for run in runs}) == 6
     assert directory_name(RunConfig(strategy=pt.LoRA(rank=4))).startswith("lora-rank-4-seed0-")
     assert directory_name(RunConfig(epochs=1.0)) != directory_name(RunConfig(epochs=2.0))
+    assert directory_name(RunConfig()) == directory_name(RunConfig(engine="graph")) == "lora-seed0-ddff678d"
+    assert directory_name(RunConfig(engine="compiled")) != directory_name(RunConfig())
 
 
 def test_reading_adapters_needs_no_backbone(tmp_path, capsys) -> None:

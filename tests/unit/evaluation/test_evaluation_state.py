@@ -140,3 +140,17 @@ def test_progress_of_autoattack_is_told_within_a_portion(monkeypatch: pytest.Mon
     assert all(0 <= amount <= len(data) for amount in amounts)
     assert len(set(amounts)) > 50
     assert any("square  robust" in note for _, note in seen)
+
+
+def test_only_an_engine_that_rounds_otherwise_makes_another_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = split()
+    last = pt.PGD(pt.Linf(0.05), steps=3, keep="last")
+    first = pt.evaluate(model, data, [last], state=tmp_path)
+    for engine in ("eager", "graph"):
+        assert same(pt.evaluate(model, data, [last], engine=engine, state=tmp_path), first)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="engine"):
+        pt.evaluate(model, data, [last], engine="compiled", state=tmp_path)
+    with pytest.raises(ValueError, match="engine='eager' is not for a victim that is given"):
+        pt.evaluate(model, data, [last], victim=attack_copy(model), engine="eager")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 import paretune as pt
 from paretune.runs.store import load_runs
+from paretune.training import loop
 from paretune.training.guards import TrainingDiverged
 from tests import tiny
 
@@ -256,3 +258,35 @@ def test_the_precision_of_attacks_is_kept_with_the_run(tmp_path) -> None:
     assert set(run.points.attack_precision) == {"bf16"}
     with pytest.raises(ValueError, match="attack_precision"):
         tiny.run(tmp_path / "run", steps=4, eval_every=2, precision="fp32")
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_an_engine_that_gives_the_same_numbers_is_no_argument_of_the_run(tmp_path, engine: str) -> None:
+    first = tiny.run(tmp_path / "first", steps=4, eval_every=2)
+    other = tiny.run(tmp_path / "other", steps=4, eval_every=2, engine=engine)
+    assert other.key == first.key
+    assert other.points.robust.equals(first.points.robust)
+    assert tiny.run(tmp_path / "first", steps=4, eval_every=2, engine=engine).done
+
+
+def test_a_compiled_run_is_another_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    asked = []
+    original = loop.attack_copy
+    monkeypatch.setattr(
+        loop, "attack_copy", lambda *args, **options: asked.append(original(*args, **options)) or asked[-1]
+    )
+    tiny.run(tmp_path / "run", steps=2, eval_every=2, engine="compiled")
+    (victim,) = asked
+    assert victim.engine == "compiled"
+    with pytest.raises(ValueError, match="attack_engine"):
+        tiny.run(tmp_path / "run", steps=2, eval_every=2)
+
+
+def test_an_unknown_engine_is_refused_before_anything_is_written(tmp_path) -> None:
+    with pytest.raises(
+        ValueError, match="engine must be one of 'auto', 'eager', 'compiled', 'graph', got 'jit'"
+    ):
+        tiny.run(tmp_path / "run", engine="jit")
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,7 @@
 """The steps of an attack as one CUDA graph, for small models, whose kernels are over before Python sends the next."""
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,10 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paretune.attacks.copy.steps import MOST_SHAPES, NORMS, Ascent, check_finite
+from paretune.attacks.copy.options import Engine
+from paretune.attacks.copy.steps import MOST_SHAPES, Ascent, check_finite, in_short
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.inputs import check_logits
+from paretune.attacks.threats import FUSED
 
+logger = logging.getLogger(__name__)
+
+BUSY = 1.5  # times what Python takes to send a step: a GPU that computes longer has no gaps that a graph could close
 _WARM_UP = 3  # runs before a capture: libraries load, autotuners choose, the allocator settles
 
 
@@ -19,34 +26,71 @@ class CapturedSteps:
     """The steps of an :class:`~paretune.attacks.copy.steps.Ascent` on ``twin``, recorded once and replayed.
 
     A graph is fixed: shape of the batch, norm, number of steps. The twin's tensors may change in place, as a refresh does,
-    and so may step size and radius, which it reads from device memory. Up to four graphs are kept; what needs another
-    runs as it is.
+    and so may step size and radius, which it reads from device memory. Up to four graphs are kept. What needs another
+    runs as it is, and so does what cannot be captured, or whose replays do not give the very bits of single steps on
+    the first batch and on changed ones.
+
+    Args:
+        twin: what is attacked.
+        where_it_helps: leave out what keeps the GPU busy anyway: a graph takes memory, and would save nothing there.
     """
 
     twin: Twin
-    _graphs: dict[tuple[Any, ...], "_Graph"] = field(default_factory=dict)
+    where_it_helps: bool
+    _graphs: dict[tuple[Any, ...], "_Graph | None"] = field(default_factory=dict)  # None: as it is
+
+    @property
+    def engine(self) -> Engine:
+        """What has taken the steps so far."""
+        return "graph" if any(self._graphs.values()) else "eager"
 
     def __call__(self, ascent: Ascent, images_adv: Tensor, steps: int) -> Tensor:
-        """As :meth:`Ascent.__call__`.
-
-        Raises:
-            ValueError: there is no CUDA device under the images, the norm has no fused step, or as there.
-            RuntimeError: a capture is under way already, or the model does what a graph cannot hold.
-        """
-        check_capturable(ascent.images)
-        if type(ascent.threat) not in NORMS:
-            raise ValueError(
-                f"a CUDA graph can hold steps under {', '.join(NORMS.values())}, got {ascent.threat!r}; "
-                "make the attack copy with cuda_graph=False"
-            )
+        """As :meth:`Ascent.__call__`."""
         key = (images_adv.shape, type(ascent.threat), steps, ascent.targeted)
         if key not in self._graphs:
-            if len(self._graphs) == MOST_SHAPES:
+            if type(ascent.threat) not in FUSED:
                 return ascent(self.twin, images_adv, steps)
-            # One step as it is first, for its errors: a graph has none.
+            if len(self._graphs) == MOST_SHAPES:
+                logger.info(
+                    "attack copy: no graph of steps for %s, beside four others", tuple(images_adv.shape)
+                )
+                return ascent(self.twin, images_adv, steps)
+            # One step as it is first, for the errors of the model: a graph has none.
             ascent(self.twin, images_adv, 1)
-            self._graphs[key] = _Graph.capture(self.twin, ascent, images_adv, steps)
-        return self._graphs[key](ascent, images_adv)
+            self._graphs[key] = self._record(ascent, images_adv, steps)
+        graph = self._graphs[key]
+        return ascent(self.twin, images_adv, steps) if graph is None else graph(ascent, images_adv)
+
+    def _record(self, ascent: Ascent, images_adv: Tensor, steps: int) -> "_Graph | None":
+        shape = tuple(images_adv.shape)
+        try:
+            if self.where_it_helps:
+                sent, done = seconds_of(lambda: ascent.climb(self.twin, images_adv, 1), images_adv.device)
+                if done > BUSY * sent:
+                    text = "attack copy: eager steps for %s; Python sends one in %.1f ms, the GPU needs %.1f ms for it"
+                    logger.info(text, shape, 1000 * sent, 1000 * done)
+                    return None
+            graph = _Graph.capture(self.twin, ascent, images_adv, steps)
+            other = replace(
+                ascent,
+                images=1 - ascent.images,
+                goals=(ascent.goals + 1) % graph.classes,
+                step_size=ascent.step_size / 2,
+            )
+            close = replace(ascent, epsilon=ascent.step_size / 4)
+            for again, start in ((ascent, images_adv), (other, other.images), (close, close.images)):
+                if not torch.equal(graph(again, start), again(self.twin, start, steps)):
+                    logger.warning(
+                        "attack copy: eager steps for %s; a graph of them gave other bits, as kernels do that add in no "
+                        "fixed order",
+                        shape,
+                    )
+                    return None
+        except Exception as error:  # whatever a capture raises, the steps as they are need none
+            logger.warning("attack copy: eager steps for %s; no graph of them (%s)", shape, in_short(error))
+            return None
+        logger.info("attack copy: a graph of %d steps for %s", steps, shape)
+        return graph
 
 
 @dataclass(eq=False)
@@ -109,25 +153,8 @@ class _Graph:
                 (self.goals, ascent.goals),
             ):
                 buffer.copy_(value)
-            self.step_size.copy_(torch.as_tensor(ascent.step_size))
-            self.epsilon.copy_(torch.as_tensor(ascent.epsilon))
-
-
-def check_capturable(images: Tensor) -> None:
-    """Refuse what no graph can hold.
-
-    Raises:
-        ValueError: the images are not on a CUDA device, or there are none.
-        RuntimeError: a capture is under way already.
-    """
-    if not images.is_cuda:
-        raise ValueError(
-            f"a CUDA graph needs images on a CUDA device, got {images.device}; run the loop as it is"
-        )
-    if images.numel() == 0:
-        raise ValueError(f"a CUDA graph needs at least one image, got shape {tuple(images.shape)}")
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("a CUDA graph is being captured already; capture this loop before or after it")
+            self.step_size.fill_(ascent.step_size)
+            self.epsilon.fill_(ascent.epsilon)
 
 
 def record_graph(
@@ -142,18 +169,22 @@ def record_graph(
                 warm_up()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        try:
-            # thread_local: a data loader's pinning thread may allocate meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                result = loop()
-        except RuntimeError as error:
-            raise RuntimeError(
-                "the attack cannot be captured as a CUDA graph: its gradient must not wait for the GPU (.item(), .cpu(), "
-                f"printing, shapes that depend on values) or load a kernel for the first time; CUDA says: {error}"
-            ) from error
+        # thread_local: a data loader's pinning thread may allocate meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = loop()
 
     def replay() -> None:
         with torch.cuda.device(device):
             graph.replay()
 
     return replay, result
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Until Python has sent ``run``, and until the GPU has computed it."""
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    run()
+    sent = time.perf_counter() - began
+    torch.cuda.synchronize(device)
+    return sent, time.perf_counter() - began

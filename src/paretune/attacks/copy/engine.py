@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.attacks.copy.captured import CapturedSteps
+from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Decision, Precision, decide
 from paretune.attacks.copy.steps import Ascent, CompiledSteps
 from paretune.attacks.copy.twin import Twin
@@ -36,25 +37,11 @@ class AttackCopy:
     Several threads may attack one copy at once; :meth:`refresh` waits until no attack runs on it.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        precision: Literal["auto"] | Precision = "fp32",
-        compile: bool = False,
-        cuda_graph: bool = False,
-        fold_batchnorm: bool = True,
-        channels_last: bool | Literal["auto"] = "auto",
-    ) -> None:
+    def __init__(self, model: nn.Module, options: CopyOptions) -> None:
         self._model = model
-        self._precision_wish = precision
-        self._compile = compile
-        self._cuda_graph = cuda_graph
-        self._fold_batchnorm = fold_batchnorm
-        self._channels_last_wish = channels_last
+        self.options = options
         self.gate = Gate()
-        self._making = Lock()  # of twins, and the buffers of special steps
-        self._special_steps: CompiledSteps | CapturedSteps | None = None
+        self._making = Lock()  # of twins, and the buffers of recorded steps
         self._build()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -121,12 +108,18 @@ class AttackCopy:
             twin = self._decide(images_adv)
             twin.prepare(images_adv)
             ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted)
-            if not (self._compile or self._cuda_graph):
-                return ascent(twin, images_adv, steps)
             with self._making:
-                if self._special_steps is None:
-                    self._special_steps = CompiledSteps(twin) if self._compile else CapturedSteps(twin)
-                return self._special_steps(ascent, images_adv, steps)
+                recorded = self._recorded_steps(twin)
+                if recorded is not None:
+                    return recorded(ascent, images_adv, steps)
+            return ascent(twin, images_adv, steps)
+
+    @property
+    def engine(self) -> Engine:
+        """What has taken the steps of :meth:`ascend` so far; before the first of them, what is wished for."""
+        if self._recorded is not None:
+            return self._recorded.engine
+        return "eager" if self._engine_is_chosen else self.options.engine
 
     @property
     def precision(self) -> Literal["auto"] | Precision:
@@ -173,21 +166,34 @@ class AttackCopy:
     def _build(self) -> None:
         self._exact: Twin | None = None
         self._fast: Twin | None = None
-        self._special_steps = None
+        self._recorded: CompiledSteps | CapturedSteps | None = None
+        self._engine_is_chosen = False
         self._decision: Decision | None = None
-        if self._precision_wish == "bf16":
+        precision = self.options.precision
+        if precision == "bf16":
             self._fast = self._twin(torch.bfloat16)
         else:
             self._exact = self._twin(torch.float32)
-            if self._precision_wish == "fp32":
+            if precision == "fp32":
                 self._fast = self._exact
-        if self._precision_wish != "auto":
-            self._decision = Decision(self._precision_wish, "asked for")
+        if precision != "auto":
+            self._decision = Decision(precision, "asked for")
 
     def _twin(self, dtype: torch.dtype) -> Twin:
-        return Twin(
-            self._model, dtype, fold_batchnorm=self._fold_batchnorm, channels_last=self._channels_last_wish
-        )
+        return Twin(self._model, dtype, self.options)
+
+    def _recorded_steps(self, twin: Twin) -> CompiledSteps | CapturedSteps | None:
+        """What replaces single steps; None where nothing does. Chosen once."""
+        if not self._engine_is_chosen:
+            engine, reason = self.options.choose_engine(twin.device, draws=twin.draws)
+            level = logging.INFO if self.options.engine in ("auto", engine) else logging.WARNING
+            logger.log(level, "attack copy: %s steps; %s", engine, reason)
+            if engine == "compiled":
+                self._recorded = CompiledSteps(twin)
+            elif engine == "graph":
+                self._recorded = CapturedSteps(twin, where_it_helps=self.options.engine == "auto")
+            self._engine_is_chosen = True
+        return self._recorded
 
     @property
     def _any(self) -> Twin:
@@ -228,8 +234,7 @@ def attack_copy(
     model: nn.Module | AttackCopy,
     *,
     precision: Literal["auto"] | Precision = "fp32",
-    compile: bool = False,
-    cuda_graph: bool = False,
+    engine: Engine = "auto",
     fold_batchnorm: bool = True,
     channels_last: bool | Literal["auto"] = "auto",
 ) -> AttackCopy:
@@ -259,10 +264,14 @@ def attack_copy(
             ``"auto"`` measures on the first batch and takes bfloat16 only where its gradient is faithful and cheaper, by
             the rule of :func:`~paretune.attacks.copy.precision.decide`. It is not the default, because a measurement of time
             may end otherwise on another day or machine; to repeat a result, name what :attr:`AttackCopy.precision` says.
-        compile: compile the steps of :meth:`AttackCopy.ascend` with torch.compile. That takes a minute or two for each
-            batch shape, so it pays in long training.
-        cuda_graph: record the steps of :meth:`AttackCopy.ascend` as one CUDA graph for each batch shape and replay it:
-            for small models on a GPU. Attacks whose solved images leave the batch do not use it.
+        engine: what takes the steps of :meth:`AttackCopy.ascend`, hence those of training. ``"eager"`` takes them one by
+            one, on a CUDA device with the fused step of :mod:`paretune.kernels`. ``"graph"`` records them, that step
+            included, as a CUDA graph for each batch shape and replays it: the same bits, for small models in much less
+            time. ``"auto"`` is a graph on a CUDA device where Python is slower to send a step than the GPU to compute it,
+            else eager. ``"compiled"`` compiles a step with torch.compile, which rounds otherwise and takes a minute or two
+            for each batch shape, so it pays in long training. What cannot be recorded or compiled is taken one by one; the
+            log says what was taken and why. Attacks whose solved images leave the batch look at each step, so they take
+            them one by one.
         fold_batchnorm: fold batch norms into the convolutions before them, where that is provably the same
             function.
         channels_last: memory layout of convolutions; ``"auto"`` uses it where windows of a convolution
@@ -277,20 +286,10 @@ def attack_copy(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or an AttackCopy, got {type(model).__name__}")
     check_values(model)
-    if channels_last not in (True, False, "auto"):
-        raise ValueError(f"channels_last must be True, False or 'auto', got {channels_last!r}")
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
-    if compile and cuda_graph:
-        raise ValueError("compile=True and cuda_graph=True exclude each other; choose one")
-    return AttackCopy(
-        unwrapped(model),
-        precision=precision,
-        compile=compile,
-        cuda_graph=cuda_graph,
-        fold_batchnorm=fold_batchnorm,
-        channels_last=channels_last,
+    options = CopyOptions(
+        precision=precision, engine=engine, fold_batchnorm=fold_batchnorm, channels_last=channels_last
     )
+    return AttackCopy(unwrapped(model), options)
 
 
 def _cuda_devices(images: Tensor) -> list[torch.device]:

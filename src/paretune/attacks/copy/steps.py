@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from paretune.attacks.copy.options import Engine
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.inputs import check_logits
-from paretune.attacks.threats import L2, Linf, Threat
-from paretune.kernels import Norm, Step, pgd_step, reference
+from paretune.attacks.threats import FUSED, Linf, Threat
+from paretune.kernels import Step, pgd_step, reference
 
 logger = logging.getLogger(__name__)
-
-NORMS: dict[type[Threat], Norm] = {Linf: "Linf", L2: "L2"}  # those of the fused step
 
 MOST_SHAPES = 4  # of batches that are compiled, because compiling one takes as long as hundreds of steps
 
@@ -60,7 +59,7 @@ class Ascent:
         self, twin: Twin, images_adv: Tensor, steps: int, highest_class: int = 0
     ) -> tuple[Tensor, list[Tensor]]:
         """The steps, without a look at any value: the images, and for each gradient whether it is finite."""
-        behind_entry = type(self.threat) in NORMS and images_adv.device.type in ("cpu", "cuda")
+        behind_entry = type(self.threat) in FUSED and images_adv.device.type in ("cpu", "cuda")
         bounds = self.bounds() if behind_entry else ()
         entered = twin.enter(images_adv) if behind_entry else images_adv
         finite = []
@@ -98,7 +97,7 @@ class Ascent:
             gradient,
             self.images,
             images_adv,
-            NORMS[type(self.threat)],
+            FUSED[type(self.threat)],
             self.step_size,
             self.epsilon,
             mean,
@@ -113,19 +112,47 @@ class CompiledSteps:
     """The steps of an :class:`Ascent` on ``twin``, each of them one compiled graph.
 
     The twin's tensors are inputs of the graph, so refreshing them compiles nothing again; so are the step size and the
-    bounds, which follow an epsilon schedule. Each new shape of a batch is compiled, up to four; others run as they are.
+    bounds, which follow an epsilon schedule. Each new shape of a batch is compiled, up to four; others run as they are,
+    and so does what cannot be compiled.
     """
 
     twin: Twin
-    _classes: dict[torch.Size, int] = field(default_factory=dict)  # of each shape that is compiled
+    _classes: dict[torch.Size, int | None] = field(
+        default_factory=dict
+    )  # of the shapes; None if not compiled
     _step: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What has taken the steps so far."""
+        return "compiled" if any(self._classes.values()) else "eager"
 
     def __call__(self, ascent: Ascent, images_adv: Tensor, steps: int) -> Tensor:
         """As :meth:`Ascent.__call__`."""
-        if type(ascent.threat) not in NORMS or not self._admit(ascent, images_adv):
+        shape = images_adv.shape
+        if type(ascent.threat) not in FUSED or self._classes.get(shape, 1) is None:
             return ascent(self.twin, images_adv, steps)
-        blank = torch.empty(len(images_adv), self._classes[images_adv.shape], device="meta")
-        check_logits(blank, len(images_adv), int(ascent.goals.max()))
+        if shape in self._classes:
+            blank = torch.empty(len(images_adv), self._classes[shape] or 0, device="meta")
+            check_logits(blank, len(images_adv), int(ascent.goals.max()))
+            return self._steps(ascent, images_adv, steps)
+        if len(self._classes) == MOST_SHAPES:
+            logger.info("attack copy: batches of shape %s are not compiled", tuple(shape))
+            return ascent(self.twin, images_adv, steps)
+        # One step as it is first, for the errors of the model: a compiled one cannot tell them.
+        ascent(self.twin, images_adv, 1)
+        with torch.no_grad():
+            classes = self.twin(images_adv[:1]).shape[1]
+        try:
+            moved = self._steps(ascent, images_adv, steps)
+        except Exception as error:  # whatever a compiler raises, the steps as they are need none
+            logger.warning("attack copy: eager steps; they cannot be compiled (%s)", in_short(error))
+            self._classes[shape] = None
+            return ascent(self.twin, images_adv, steps)
+        self._classes[shape] = classes
+        return moved
+
+    def _steps(self, ascent: Ascent, images_adv: Tensor, steps: int) -> Tensor:
         if self._step is None:
             self._step = torch.compile(self._one_step, fullgraph=True, dynamic=False)
         step_size = torch.as_tensor(ascent.step_size, device=images_adv.device)
@@ -139,20 +166,6 @@ class CompiledSteps:
                 finite.append(flag)
         check_finite(finite)
         return images_adv
-
-    def _admit(self, ascent: Ascent, images_adv: Tensor) -> bool:
-        """Whether batches of this shape are compiled. The first is looked at here, where errors can be told."""
-        if images_adv.shape in self._classes:
-            return True
-        if len(self._classes) == MOST_SHAPES:
-            logger.info("attack copy: batches of shape %s are not compiled", tuple(images_adv.shape))
-            return False
-        leaf = self.twin.enter(images_adv[:1]).detach().requires_grad_()
-        logits = self.twin.logits(leaf)
-        check_logits(logits, 1, 0)
-        input_gradient(logits.sum(), leaf)
-        self._classes[images_adv.shape] = logits.shape[1]
-        return True
 
     def _one_step(
         self,
@@ -225,3 +238,8 @@ def check_finite(finite: list[Tensor]) -> None:
         raise ValueError(
             "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
         )
+
+
+def in_short(error: Exception) -> str:
+    """One line of an error that is put in the log."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

@@ -12,13 +12,14 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paretune.attacks.copy import folding, rewriting
+from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, check_scores, logits_of
 from paretune.backbones.random import GENERATORS, borrowed_randomness, draws
 
@@ -53,32 +54,24 @@ class Twin:
     Args:
         model: read now and at each :meth:`refresh`, never changed.
         dtype: of the network.
-        fold_batchnorm: fold batch norms into convolutions.
-        channels_last: memory layout of convolutions, or "auto"; see :func:`~paretune.attacks.attack_copy`.
+        options: whether batch norms are folded, and the layout of convolutions.
 
     Raises:
         ValueError: the model cannot be copied.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dtype: torch.dtype,
-        *,
-        fold_batchnorm: bool,
-        channels_last: bool | Literal["auto"],
-    ) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, options: CopyOptions) -> None:
         self.dtype = dtype
         self.folded: tuple[str, ...] = ()
         self.rewritten: tuple[str, ...] = ()
         self._model = model
-        self._fold_batchnorm = fold_batchnorm
+        self._fold_batchnorm = options.fold_batchnorm
         self.draws = False
         self._prepared = False
-        if channels_last == "auto":
+        if options.channels_last == "auto":
             self.channels_last = any(_has_overlapping_windows(part) for part in model.modules())
         else:
-            self.channels_last = channels_last
+            self.channels_last = options.channels_last
         with torch.inference_mode(False), torch.no_grad():
             self._sources = _named_tensors(model)
             self._recipes: list[Recipe] = []

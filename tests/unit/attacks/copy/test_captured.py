@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import paretune as pt
-from paretune.attacks import L2, Linf, Threat, attack_copy
+from paretune.attacks import L2, AttackCopy, Engine, Linf, Threat, attack_copy
 from paretune.attacks.copy import captured
+from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.threats import THREATS
 from paretune.kernels import Norm
 from paretune.selftest import on_gpu
@@ -43,27 +44,148 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return replay, result
 
     monkeypatch.setattr(captured, "record_graph", record)
-    monkeypatch.setattr(captured, "check_capturable", lambda images: None)
+    monkeypatch.setattr(captured, "seconds_of", lambda run, device: (1.0, 1.1))
+    choose = CopyOptions.choose_engine
+    monkeypatch.setattr(
+        CopyOptions,
+        "choose_engine",
+        lambda self, device, draws: choose(self, torch.device("cuda", 0), draws=draws),
+    )
     return events
 
 
-def test_images_on_the_cpu_are_refused() -> None:
-    victim = attack_copy(lora_vit(), precision="fp32", cuda_graph=True)
-    images, start, goals = batch()
-    with pytest.raises(ValueError, match="a CUDA graph needs images on a CUDA device, got cpu"):
-        victim.ascend(Linf(0.03), images, start, goals, step_size=0.01)
+def engines(model: nn.Module, engine: Engine = "graph", **options: Any) -> tuple[AttackCopy, AttackCopy]:
+    return attack_copy(model, engine="eager", **options), attack_copy(model, engine=engine, **options)
 
 
-def test_a_graph_of_compiled_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="compile=True and cuda_graph=True exclude each other"):
-        attack_copy(lora_vit(), compile=True, cuda_graph=True)
+def climb(victim: AttackCopy, threat: Threat = Linf(0.1), count: int = 4) -> Tensor:  # noqa: B008
+    with torch.random.fork_rng():
+        torch.manual_seed(count)
+        images, start, goals = batch(count, size=4)
+    return victim.ascend(threat, images, start, goals, step_size=threat.epsilon / 4, steps=3)
 
 
-def test_a_threat_without_a_fused_step_is_refused(recorded: list[str]) -> None:
-    victim = attack_copy(lora_vit(), precision="fp32", cuda_graph=True)
-    images, start, goals = batch()
-    with pytest.raises(ValueError, match=r"can hold steps under Linf, L2, got L1\(.*cuda_graph=False"):
-        victim.ascend(THREATS["L1"](8.0), images, start, goals, step_size=2.0)
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+
+
+# ---- what is chosen, and said -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "draws", "chosen", "reason"),
+    [
+        ("auto", "cpu", False, "eager", "no launches to save on a cpu"),
+        ("auto", "cuda", False, "graph", "the model is on cuda"),
+        ("auto", "cuda", True, "eager", "draws random numbers"),
+        ("auto", "mps", False, "eager", "no launches to save on a mps"),
+        ("eager", "cuda", False, "eager", "asked for"),
+        ("graph", "cuda", False, "graph", "asked for"),
+        ("graph", "cpu", False, "eager", "needs a CUDA device, and the model is on cpu"),
+        ("graph", "cuda", True, "eager", "draws random numbers"),
+        ("compiled", "cpu", False, "compiled", "asked for"),
+        ("compiled", "cuda", True, "eager", "draws random numbers"),
+    ],
+)
+def test_the_engine_follows_from_the_wish_the_device_and_the_model(
+    engine: Engine, device: str, draws: bool, chosen: str, reason: str
+) -> None:
+    found, why = CopyOptions(engine=engine).choose_engine(torch.device(device), draws=draws)
+    assert found == chosen
+    assert reason in why
+
+
+def test_an_unknown_engine_is_refused_with_the_choices() -> None:
+    with pytest.raises(
+        ValueError, match="engine must be one of 'auto', 'eager', 'compiled', 'graph', got 'jit'"
+    ):
+        attack_copy(small(), engine="jit")  # type: ignore[arg-type]
+
+
+def test_a_graph_on_the_cpu_is_eager_steps_and_the_log_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    plain, graph = engines(small())
+    assert graph.engine == "graph"
+    for _ in range(2):
+        assert torch.equal(climb(graph), climb(plain))
+    assert graph.engine == "eager"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "eager steps; a CUDA graph needs a CUDA device, and the model is on cpu" in caplog.text
+
+
+def test_by_default_the_cpu_takes_eager_steps_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    plain, auto = engines(small(), "auto")
+    assert torch.equal(climb(auto), climb(plain))
+    assert auto.engine == "eager"
+    assert "attack copy: eager steps; there are no launches to save on a cpu" in caplog.text
+
+
+def test_by_default_a_cuda_device_takes_a_graph(
+    recorded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain, auto = engines(small(), "auto")
+    assert torch.equal(climb(auto), climb(plain))
+    assert auto.engine == "graph"
+    assert "attack copy: a graph of 3 steps for (4, 3, 4, 4)" in caplog.text
+
+
+def test_where_the_gpu_is_busy_anyway_only_a_wish_takes_a_graph(
+    recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(captured, "seconds_of", lambda run, device: (0.004, 0.020))
+    model = small()
+    plain, auto = engines(model, "auto")
+    assert torch.equal(climb(auto), climb(plain))
+    assert auto.engine == "eager"
+    assert "Python sends one in 4.0 ms, the GPU needs 20.0 ms for it" in caplog.text
+    asked = attack_copy(model, engine="graph")
+    climb(asked)
+    assert asked.engine == "graph"
+
+
+def test_a_capture_that_fails_leaves_eager_steps_and_the_reason_in_the_log(
+    recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(captured, "record_graph", refuse)
+    plain, graph = engines(small())
+    for _ in range(2):
+        assert torch.equal(climb(graph), climb(plain))
+    assert graph.engine == "eager"
+    assert caplog.text.count("operation not permitted when stream is capturing)") == 1
+
+
+@pytest.mark.parametrize("stale", ["images", "images_adv", "goals", "step_size", "epsilon"])
+def test_a_graph_that_does_not_read_what_it_is_given_is_not_used(
+    stale: str, recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill = captured._Graph._fill
+
+    def forget(self: Any, ascent: Any, images_adv: Tensor) -> None:
+        kept = getattr(self, stale).clone()
+        fill(self, ascent, images_adv)
+        if self.result is not None:
+            getattr(self, stale).copy_(kept)
+
+    monkeypatch.setattr(captured._Graph, "_fill", forget)
+    plain, graph = engines(small())
+    assert torch.equal(climb(graph), climb(plain))
+    assert graph.engine == "eager"
+    assert "gave other bits" in caplog.text
+
+
+# ---- the graph --------------------------------------------------------------------------------------------------
+
+
+def test_a_threat_without_a_fused_step_is_taken_as_it_is(recorded: list[str]) -> None:
+    plain, graph = engines(small())
+    threat = THREATS["L1"](8.0)
+    assert torch.equal(climb(graph, threat), climb(plain, threat))
+    assert recorded == []
 
 
 @pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)], ids=repr)
@@ -72,7 +194,7 @@ def test_a_replay_takes_new_images_weights_step_sizes_and_radii(
     threat: Threat, precision: Any, recorded: list[str]
 ) -> None:
     model = lora_vit()
-    plain, graph = (attack_copy(model, precision=precision, cuda_graph=each) for each in (False, True))
+    plain, graph = engines(model, precision=precision)
     results = []
     for factor in (1.0, 0.5, 0.25):
         now = threat.with_epsilon(factor * threat.epsilon)
@@ -80,45 +202,39 @@ def test_a_replay_takes_new_images_weights_step_sizes_and_radii(
         start = now.project(start, images)
         arguments = now, images, start, goals
         found = graph.ascend(*arguments, step_size=0.3 * now.epsilon, steps=3)
-        expected = plain.ascend(*arguments, step_size=0.3 * now.epsilon, steps=3)
-        # Tensors of one value and numbers round alike in the step, and differ by a last place in the radius.
-        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+        assert torch.equal(found, plain.ascend(*arguments, step_size=0.3 * now.epsilon, steps=3))
         results.append((found, found.clone()))
         shake_adapter(model)
         plain.refresh()
         graph.refresh()
-    assert recorded == ["record", "replay", "replay", "replay"]
+    assert recorded == ["record", *["replay"] * 6]  # three to compare
     assert all(torch.equal(found, copy) for found, copy in results)  # no replay wrote to an earlier result
 
 
 def test_a_graph_is_recorded_for_each_shape_up_to_four(recorded: list[str]) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-    plain, graph = (attack_copy(network, precision="fp32", cuda_graph=each) for each in (False, True))
+    plain, graph = engines(small())
     for count in (3, 4, 5, 6, 7, 3):
-        images, start, goals = batch(count, size=4)
-        found = graph.ascend(Linf(0.1), images, start, goals, step_size=0.02)
-        expected = plain.ascend(Linf(0.1), images, start, goals, step_size=0.02)
-        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+        assert torch.equal(climb(graph, count=count), climb(plain, count=count))
     assert recorded.count("record") == 4
-    assert recorded.count("replay") == 5
+    assert recorded.count("replay") == 3 * 4 + 5
 
 
 def test_a_model_with_other_tensors_is_recorded_anew(recorded: list[str]) -> None:
     model = lora_vit()
-    victim = attack_copy(model, precision="fp32", cuda_graph=True)
+    victim = attack_copy(model, engine="graph")
     images, start, goals = batch()
     victim.ascend(Linf(0.03), images, start, goals, step_size=0.01)
     pt.remove_adapter(model)
     victim.refresh()
     found = victim.ascend(Linf(0.03), images, start, goals, step_size=0.01)
-    expected = attack_copy(model, precision="fp32").ascend(Linf(0.03), images, start, goals, step_size=0.01)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+    expected = attack_copy(model, engine="eager").ascend(Linf(0.03), images, start, goals, step_size=0.01)
+    assert torch.equal(found, expected)
     assert recorded.count("record") == 2
 
 
 def test_errors_are_told_although_a_graph_has_none(recorded: list[str]) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-    victim = attack_copy(network, precision="fp32", cuda_graph=True)
+    network = small()
+    victim = attack_copy(network, engine="graph")
     images, start, goals = batch(size=4)
     victim.ascend(Linf(0.1), images, start, goals, step_size=0.02)
     with pytest.raises(ValueError, match="below the model's 5 classes, got 5"):
@@ -134,35 +250,13 @@ def test_errors_are_told_although_a_graph_has_none(recorded: list[str]) -> None:
 def test_the_self_test_sees_what_a_replay_does_not_take(
     norm: Norm, recorded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = "same as without, another batch, another epsilon, earlier result kept, other weights"
-    assert on_gpu._graph(torch.device("cpu"), norm) == (True, everything)
-    fill = captured._Graph._fill
-    monkeypatch.setattr(
-        captured._Graph,
-        "_fill",
-        lambda self, ascent, images_adv: fill(self, ascent, images_adv) if self.result is None else None,
+    everything = (
+        "same as without, another batch, another epsilon, earlier result kept, other weights, by a graph"
     )
-    assert on_gpu._graph(torch.device("cpu"), norm) == (False, "another batch, another epsilon")
+    assert on_gpu._graph(torch.device("cpu"), norm) == (True, everything)
 
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("no capture")
 
-class OnCuda:
-    """What the refusals look at, of a tensor on a GPU."""
-
-    is_cuda = True
-    device = "cuda:0"
-
-    def __init__(self, *shape: int) -> None:
-        self.shape = shape
-
-    def numel(self) -> int:
-        return torch.Size(self.shape).numel()
-
-
-def test_an_empty_batch_or_a_second_capture_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing: Any = OnCuda(0, 3, 4, 4)
-    something: Any = OnCuda(2, 3, 4, 4)
-    with pytest.raises(ValueError, match="at least one image"):
-        captured.check_capturable(nothing)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="being captured already"):
-        captured.check_capturable(something)
+    monkeypatch.setattr(captured, "record_graph", refuse)
+    assert on_gpu._graph(torch.device("cpu"), norm) == (False, "by a graph")

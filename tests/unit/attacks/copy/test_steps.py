@@ -186,7 +186,7 @@ class MaskedNaN(nn.Module):
         return self.head(images.flatten(1)).masked_fill(bright, torch.nan)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize(
     ("network", "goal", "message"),
     [
@@ -199,9 +199,9 @@ class MaskedNaN(nn.Module):
     ids=["no gradient", "infinite", "masked", "too few classes", "one logit"],
 )
 def test_a_victim_that_cannot_be_attacked_is_an_error(
-    network: nn.Module, goal: int, message: str, compiled: bool, eager: list[Any]
+    network: nn.Module, goal: int, message: str, engine: Any, eager: list[Any]
 ) -> None:
-    victim = attack_copy(network, precision="fp32", compile=compiled)
+    victim = attack_copy(network, precision="fp32", engine=engine)
     images, start, goals = batch(size=4)
     goals[-1] = goal
     with pytest.raises(ValueError, match=message):
@@ -250,7 +250,7 @@ def test_a_step_is_one_graph_and_neither_weights_nor_radius_compile_it_again(
     make: Callable[[], nn.Module], norm: str, eager: list[Any]
 ) -> None:
     model = make()
-    plain, compiled = (attack_copy(model, precision="fp32", compile=each) for each in (False, True))
+    plain, compiled = (attack_copy(model, precision="fp32", engine=each) for each in ("eager", "compiled"))
     images, start, goals = batch()
     for radius in (0.03, 0.02, 0.01):
         threat = THREATS[norm](radius if norm == "Linf" else 20 * radius)
@@ -269,7 +269,7 @@ def test_a_step_is_one_graph_and_neither_weights_nor_radius_compile_it_again(
 
 
 def test_a_bfloat16_step_is_one_graph_too(eager: list[Any]) -> None:
-    victim = attack_copy(lora_vit(), precision="bf16", compile=True)
+    victim = attack_copy(lora_vit(), precision="bf16", engine="compiled")
     images, _, goals = batch(8)
     images_adv = victim.ascend(Linf(0.03), images, images, goals, step_size=0.01, steps=4)
     assert eager[0].frame_count == 1
@@ -281,7 +281,7 @@ def test_a_bfloat16_step_is_one_graph_too(eager: list[Any]) -> None:
 
 def test_many_batch_shapes_are_not_all_compiled(eager: list[Any]) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-    plain, compiled = (attack_copy(network, precision="fp32", compile=each) for each in (False, True))
+    plain, compiled = (attack_copy(network, precision="fp32", engine=each) for each in ("eager", "compiled"))
     for count in (3, 4, 5, 6, 7, 8, 3):
         images, start, goals = batch(count, size=4)
         found = compiled.ascend(Linf(0.1), images, start, goals, step_size=0.02)
@@ -290,13 +290,38 @@ def test_many_batch_shapes_are_not_all_compiled(eager: list[Any]) -> None:
 
 
 def test_a_threat_without_a_fused_step_runs_uncompiled(eager: list[Any]) -> None:
-    plain, compiled = (attack_copy(lora_vit(), precision="fp32", compile=each) for each in (False, True))
+    plain, compiled = (
+        attack_copy(lora_vit(), precision="fp32", engine=each) for each in ("eager", "compiled")
+    )
     images, _, goals = batch()
     threat = THREATS["L1"](8.0)
     found = compiled.ascend(threat, images, images, goals, step_size=2.0)
     assert float(threat.distance(found, images).max()) > 0
     assert eager[0].frame_count == 0
     assert plain.precision == compiled.precision
+    assert compiled.engine == "eager"
+
+
+def test_what_cannot_be_compiled_is_taken_as_it_is_and_the_log_says_why(
+    eager: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class LooksAtValues(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(48, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            scale = 2.0 if float(images.detach().mean()) > 0 else 1.0
+            return scale * self.head(images.flatten(1))
+
+    model = LooksAtValues()
+    plain, compiled = (attack_copy(model, precision="fp32", engine=each) for each in ("eager", "compiled"))
+    images, start, goals = batch(size=4)
+    for _ in range(2):
+        found = compiled.ascend(Linf(0.1), images, start, goals, step_size=0.02, steps=3)
+        assert torch.equal(found, plain.ascend(Linf(0.1), images, start, goals, step_size=0.02, steps=3))
+    assert compiled.engine == "eager"
+    assert caplog.text.count("eager steps; they cannot be compiled") == 1
 
 
 @pytest.mark.slow
@@ -304,7 +329,7 @@ def test_a_threat_without_a_fused_step_runs_uncompiled(eager: list[Any]) -> None
 def test_generated_code_does_what_the_steps_do(precision: Any) -> None:
     model = lora_vit()
     torch._dynamo.reset()
-    plain, compiled = (attack_copy(model, precision=precision, compile=each) for each in (False, True))
+    plain, compiled = (attack_copy(model, precision=precision, engine=each) for each in ("eager", "compiled"))
     images, _, goals = batch(16)
     for radius in (0.03, 0.01):
         threat = Linf(radius)
