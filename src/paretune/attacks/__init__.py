@@ -14,6 +14,7 @@ from paretune.attacks.pgd import PGD
 from paretune.attacks.square import Square
 from paretune.attacks.threats import L1, L2, THREATS, Linf, Threat
 
+#: The attacks by the names that the command line reads.
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack for attack in (PGD, APGD, FAB, Square, AutoAttack, FGSM, NFGSM)
 }

@@ -52,8 +52,8 @@ class AutoAttack(Attack):
 
     The targeted DLR loss is defined from 4 classes on, the DLR loss from 3 on. The reference has no version for fewer and
     breaks off; what its attacks can do there, as its version "custom", is APGD-CE, FAB and Square. So on such models a
-    version runs as a variant, which :meth:`on` names and the rows of an evaluation show: the same sequence without the
-    attacks that are not defined, and with APGD-DLR in the place of targeted APGD-DLR where it is.
+    version runs as a variant, which :meth:`~paretune.attacks.Attack.on` names and the rows of an evaluation show: the
+    same sequence without the attacks that are not defined, and with APGD-DLR in the place of targeted APGD-DLR where it is.
 
     ========== ==============================================================================================
     variant    attacks

@@ -243,6 +243,7 @@ class L1(Threat):
         return (images - others).flatten(1).abs().sum(dim=1)
 
 
+#: The threats by the names that the command line reads.
 THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2, "L1": L1}
 FUSED: dict[type[Threat], Norm] = {Linf: "Linf", L2: "L2"}  # those of the fused step
 

@@ -52,7 +52,7 @@ class Scores:
         return float(self.robust[attack].mean())
 
     def ran(self, attack: Attack) -> str:
-        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.AutoAttack.on`."""
+        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.Attack.on`."""
         return repr(attack.on(self.classes) if self.classes else attack)
 
     def to_frame(self) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def budget_curves(
         level: of the intervals, in (0, 1).
 
     Raises:
-        FileNotFoundError: there are no runs. ValueError: no run has points, or an argument is out of range.
+        FileNotFoundError: there are no runs.
+        ValueError: no run has points, or an argument is out of range.
     """
     reference = checked_reference(reference)
     if not 0 < level < 1:

@@ -96,8 +96,9 @@ def compare(
             each select example). Groups are then resampled instead of examples.
 
     Raises:
-        FileNotFoundError: there are no runs. ValueError: no run has points, runs of one task were measured on
-        different examples, or an argument is out of range.
+        FileNotFoundError: there are no runs.
+        ValueError: no run has points, runs of one task were measured on different examples, or an argument is out
+            of range.
     """
     options: dict[str, Any] = {
         "reference": checked_reference(reference),
@@ -152,7 +153,7 @@ def recommend(
 
     Raises:
         FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
-        limits.
+            limits.
     """
     loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions

@@ -280,10 +280,12 @@ class Run:
 def load_runs(path: str | Path) -> list[Run]:
     """Read a run directory, or every run directory below ``path``, sorted by path.
 
+    A last line without its newline is ignored: a run may be writing it.
+
     Raises:
-        FileNotFoundError: there is no run in ``path``, or one lacks its config.json. ValueError: a file is damaged or
-        newer than this library, rows or lines of the log were lost, an accuracy is not in [0, 1], or two directories
-        hold the same run. A last line without its newline is ignored: a run may be writing it.
+        FileNotFoundError: there is no run in ``path``, or one lacks its config.json.
+        ValueError: a file is damaged or newer than this library, rows or lines of the log were lost, an accuracy is not in [0, 1], or two
+            directories hold the same run.
     """
     path = Path(path)
     runs = [_read_run(directory) for directory in find_runs(path)]

@@ -23,6 +23,7 @@ from paretune.strategies.probe import LinearProbe as LinearProbe
 from paretune.strategies.prompt import VisualPrompt as VisualPrompt
 from paretune.strategies.ssf import SSF as SSF
 
+#: The strategies by the names that the command line reads.
 STRATEGIES: dict[str, type[Strategy]] = {
     "FullFineTune": FullFineTune,
     "LinearProbe": LinearProbe,

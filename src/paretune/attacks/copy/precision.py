@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
+#: Of the gradients of an attack.
 Precision = Literal["fp32", "bf16"]
 
 MEDIAN_COSINE = 0.98  # at least, over the examples of the first batch

@@ -10,6 +10,7 @@ from paretune.runs.sinks.tensorboard import TensorBoard
 from paretune.runs.sinks.trackio import Trackio
 from paretune.runs.sinks.wandb import WandB
 
+#: The dashboards by the names that the command line reads.
 SINKS: dict[str, type[Sink]] = {
     "TensorBoard": TensorBoard,
     "MLflow": MLflow,
