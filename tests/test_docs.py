@@ -1,0 +1,97 @@
+"""The examples in the documentation run as they stand, page by page from top to bottom, in an empty directory."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from paretune.commands.cli import main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if re.search(r"^```(python|bash)$", path.read_text("utf-8"), re.M))
+FAST = {"--limit": 150, "--epochs": 1, "--points": 2, "--train-steps": 1, "--eval-steps": 1}  # instead of the defaults
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of each example."""
+    yield from re.findall(r"^```(python|bash)\n(.*?)^```$", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+def flowers(folder: Path) -> None:
+    """Three classes of small images, as the page on data assumes."""
+    generator = np.random.default_rng(0)
+    for name in ("daisy", "rose", "tulip"):
+        (folder / name).mkdir(parents=True)
+        for number in range(50):
+            Image.fromarray(generator.integers(0, 256, (28, 24, 3), dtype=np.uint8)).save(folder / name / f"{number:03}.png")
+
+
+def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run one line of a console block as a shell would."""
+    words = shlex.split(os.path.expandvars(line), comments=True)
+    if name := re.fullmatch(r"(\w+)=(\w+)", line):
+        os.environ[name[1]] = name[2]
+    elif words[:1] == ["paretune"]:
+        given = {word for word in words if word.startswith("--")}
+        fast = {"--workers": 1, **FAST} if words[1] == "compare" else FAST if words[1] == "train" else {}
+        for option, value in fast.items():
+            words += [] if option in given else [option, str(value)]
+        try:
+            code = main(words[1:])
+        except SystemExit as stopped:  # --print-config
+            code = stopped.code
+        assert code == 0, f"{line}: {capsys.readouterr().err}"
+    else:
+        assert words[0] in ("python", "torchrun"), line  # installing, and what has a test of its own
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS).with_suffix("")))
+def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEED", "")
+    if page.stem == "own-data":
+        flowers(tmp_path / "flowers")
+    names: dict[str, object] = {}
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        else:
+            for line in text.replace("\\\n", " ").splitlines():
+                run_command(line, capsys)
+
+
+@pytest.mark.slow
+def test_the_script_for_several_processes_runs_under_torchrun(tmp_path) -> None:
+    (script,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("# train.py"))
+    (launch,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("torchrun"))
+    (tmp_path / "train.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", *launch.split()[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "MASTER_PORT": "0"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "runs/one/DONE").exists()
+
+
+def test_the_coverage_told_is_the_coverage_measured() -> None:
+    rows = pd.read_csv(ROOT / "benchmarks/coverage.csv")
+    by_method = {method: group["coverage"] for method, group in rows.groupby("method")}
+    told = " ".join((DOCS / "concepts/areas-and-intervals.md").read_text("utf-8").split())
+    basic, naive = by_method["basic"], by_method["naive"]
+    assert f"In its {len(basic)} settings" in told
+    for each in (basic, naive):
+        assert f"in {100 * each.min():.1f} to {100 * each.max():.1f} of 100" in told
+
+
+def test_readme_and_pages_link_to_files_that_exist() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
