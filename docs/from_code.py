@@ -38,7 +38,9 @@ class CommandLine(SphinxDirective):
 
     def run(self) -> list[Node]:
         """Parse the sections where the directive stands."""
-        (commands,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+        (commands,) = (
+            action.choices for action in build_parser()._actions if isinstance(action.choices, dict)
+        )
         text = "\n".join(line for name, parser in commands.items() for line in _command(name, parser))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
@@ -47,12 +49,25 @@ def _command(name: str, parser: Any) -> list[str]:
     actions = [action for action in parser._actions if action.help and action.default != "==SUPPRESS=="]
     values = "".join(f" {action.dest.upper()}" for action in actions if not action.option_strings)
     lines = [f"## paretune {name}", "", _text(COMMANDS[name]).partition("\nArgs:")[0], ""]
-    lines += ["```text", f"paretune {name}{values} [OPTIONS]", "```", "", f":::{{program}} paretune {name}", ":::", ""]
+    lines += [
+        "```text",
+        f"paretune {name}{values} [OPTIONS]",
+        "```",
+        "",
+        f":::{{program}} paretune {name}",
+        ":::",
+        "",
+    ]
     for action in actions:
         spelt = "--" + action.dest.replace("_", "-") if action.option_strings else action.dest.upper()
         default = str(action.default).lower() if isinstance(action.default, bool) else action.default
         told = "" if action.required or default is None else f" Default: `{default}`."
-        lines += [f":::{{option}} {spelt}", action.help.replace("%%", "%").replace("``", "`") + told, ":::", ""]
+        lines += [
+            f":::{{option}} {spelt}",
+            action.help.replace("%%", "%").replace("``", "`") + told,
+            ":::",
+            "",
+        ]
     return lines
 
 
@@ -73,11 +88,15 @@ def skip(_app: Sphinx, _kind: str, name: str, value: Any, skipped: bool, _option
     holder = getattr(sys.modules.get(getattr(function, "__module__", "")), owner, None)
     if not inspect.isclass(holder) or method != name.rpartition(".")[2]:
         return None
-    explained = any(method in vars(base) and base.__module__.startswith("paretune") for base in holder.__mro__[1:])
+    explained = any(
+        method in vars(base) and base.__module__.startswith("paretune") for base in holder.__mro__[1:]
+    )
     return True if explained else None
 
 
-def link(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: TextElement) -> Element | None:
+def link(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: TextElement
+) -> Element | None:
     """Link to an object under the name that the reference has it by; types in signatures may have none."""
     if node.get("refdomain") != "py":
         return None
@@ -102,7 +121,9 @@ def _names(env: BuildEnvironment) -> dict[int, str]:
     """The name of each documented object, by its identity."""
     names = {}
     for name in env.domains.python_domain.objects:
-        with contextlib.suppress(AttributeError):  # attributes of instances, which nothing refers to by another name
+        with contextlib.suppress(
+            AttributeError
+        ):  # attributes of instances, which nothing refers to by another name
             names[id(_value(name))] = name
     return names
 
@@ -116,7 +137,9 @@ def complete(_app: Sphinx, env: BuildEnvironment) -> None:
     for folder in filter(inspect.ismodule, (getattr(paretune, name) for name in dir(paretune))):
         for name in getattr(folder, "__all__", ()):
             if id(getattr(folder, name)) not in _names(env):
-                logging.getLogger(__name__).warning("no page of the reference has %s.%s", folder.__name__, name)
+                logging.getLogger(__name__).warning(
+                    "no page of the reference has %s.%s", folder.__name__, name
+                )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

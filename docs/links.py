@@ -43,7 +43,9 @@ def broken(site: Path) -> list[str]:
                     found.append(f"{path.relative_to(site.resolve())} loads {address}")
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            there = target.is_file() and (target not in pages or unquote(parts.fragment) in pages[target].places)
+            there = target.is_file() and (
+                target not in pages or unquote(parts.fragment) in pages[target].places
+            )
             if not there:
                 found.append(f"{path.relative_to(site.resolve())} refers to {address}, which is not there")
     return found

@@ -17,8 +17,20 @@ from paretune.commands.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if re.search(r"^```(python|bash)$", path.read_text("utf-8"), re.M))
-FAST = {"--limit": 150, "--epochs": 1, "--points": 2, "--train-steps": 1, "--eval-steps": 1}  # instead of the defaults
+PAGES = [
+    pytest.param(
+        page, id=str(page.relative_to(DOCS)), marks=[pytest.mark.slow] if page.parent == DOCS else []
+    )
+    for page in sorted(DOCS.rglob("*.md"))
+    if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
+]
+FAST = {
+    "--limit": 100,
+    "--epochs": 1,
+    "--points": 2,
+    "--train-steps": 1,
+    "--eval-steps": 1,
+}  # instead of the defaults
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -32,7 +44,9 @@ def flowers(folder: Path) -> None:
     for name in ("daisy", "rose", "tulip"):
         (folder / name).mkdir(parents=True)
         for number in range(50):
-            Image.fromarray(generator.integers(0, 256, (28, 24, 3), dtype=np.uint8)).save(folder / name / f"{number:03}.png")
+            Image.fromarray(generator.integers(0, 256, (28, 24, 3), dtype=np.uint8)).save(
+                folder / name / f"{number:03}.png"
+            )
 
 
 def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +68,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert words[0] in ("python", "torchrun"), line  # installing, and what has a test of its own
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS).with_suffix("")))
+@pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEED", "")
@@ -74,9 +88,11 @@ def test_the_script_for_several_processes_runs_under_torchrun(tmp_path) -> None:
     (script,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("# train.py"))
     (launch,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("torchrun"))
     (tmp_path / "train.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", *launch.split()[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "MASTER_PORT": "0"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launch.split()[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "runs/one/DONE").exists()
 
