@@ -89,7 +89,7 @@ def test_the_script_for_several_processes_runs_under_torchrun(tmp_path) -> None:
     (launch,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("torchrun"))
     (tmp_path / "train.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launch.split()[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

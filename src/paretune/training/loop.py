@@ -145,7 +145,8 @@ def train(
     lr = optimizer.lr or adaptation.strategy.learning_rate
     attack = objective.attack
 
-    accelerator = Accelerator()
+    # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     rank, world = accelerator.process_index, accelerator.num_processes
     if batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")

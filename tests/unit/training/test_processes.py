@@ -22,7 +22,7 @@ def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*command, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
