@@ -20,7 +20,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "special-members": "__call__", "no-value": True}
+autodoc_default_options = {"members": True, "special-members": "__call__"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -31,6 +31,10 @@ nitpicky = True
 html_theme = "pydata_sphinx_theme"
 html_title = "paretune"
 html_show_sourcelink = False
+html_copy_source = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
+html_static_path = ["style"]
+html_css_files = ["site.css"]
 
 
 for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 import sys
 from functools import cache
 from operator import attrgetter
@@ -9,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from docutils.nodes import Element, Node, TextElement
+from numpy.typing import ArrayLike
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import stringify_annotation
 
 import paretune
 from paretune.commands import COMMANDS
@@ -29,6 +32,7 @@ class RootNames(SphinxDirective):
         for name in paretune.__all__:
             if not name.startswith("_"):
                 summary = _text(getattr(paretune, name)).partition("\n\n")[0].replace("\n", " ")
+                summary = re.sub(r"https://[^\s,)]+", r"<\g<0>>", summary)
                 rows.append(f"| {{py:obj}}`{name} <paretune.{name}>` | {summary} |")
         return self.parse_text_to_nodes("\n".join(rows))
 
@@ -79,6 +83,22 @@ def untyped(_app: Sphinx, kind: str, _name: str, _value: Any, _options: Any, lin
     """Keep napoleon from reading what is before the first colon about a property as its type."""
     if kind in ("attribute", "property", "data"):
         lines[:0] = ["..", ""]  # a comment that has no colon
+
+
+def rename(
+    _app: Sphinx, _kind: str, _name: str, _value: Any, _options: Any, *parts: str | None
+) -> tuple[str | None, ...]:
+    """Write ArrayLike in signatures, for which they have the twenty types that it stands for."""
+    return tuple(
+        part and part.replace(stringify_annotation(ArrayLike, "smart"), "ArrayLike") for part in parts
+    )
+
+
+def shorten(_app: Sphinx, _domain: str, kind: str, content: addnodes.desc_content) -> None:
+    """Leave out the values of dictionaries, which are other pages' classes."""
+    for part in list(content.parent.findall(addnodes.desc_annotation)) if kind == "data" else ():
+        if part.astext().startswith(" = "):
+            part.parent.remove(part)
 
 
 def skip(_app: Sphinx, _kind: str, name: str, value: Any, skipped: bool, _options: Any) -> bool | None:
@@ -147,6 +167,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("root-names", RootNames)
     app.add_directive("command-line", CommandLine)
     app.connect("autodoc-process-docstring", untyped, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-signature", rename)
+    app.connect("object-description-transform", shorten)
     app.connect("autodoc-skip-member", skip)
     app.connect("env-check-consistency", complete)
     app.connect("missing-reference", link)

@@ -89,7 +89,12 @@ def test_the_script_for_several_processes_runs_under_torchrun(tmp_path) -> None:
     (launch,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("torchrun"))
     (tmp_path / "train.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launch.split()[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -111,3 +116,14 @@ def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda script: script.stem)
+def test_a_notebook_shows_the_cells_of_its_script(script) -> None:
+    import jupytext
+
+    shown, written = jupytext.read(script.with_suffix(".ipynb")).cells, jupytext.read(script).cells
+    assert [(cell.cell_type, cell.source) for cell in shown] == [
+        (cell.cell_type, cell.source) for cell in written
+    ]
+    assert any(cell.get("outputs") for cell in shown), "run it: the site shows its output"
