@@ -1,5 +1,7 @@
-"""The examples in the documentation run as they stand, page by page from top to bottom, in an empty directory."""
+"""The examples run as they stand: those of a page from top to bottom in an empty directory, and those of docstrings."""
 
+import doctest
+import importlib
 import os
 import re
 import shlex
@@ -17,6 +19,7 @@ from paretune.commands.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGES = [
     pytest.param(
         page, id=str(page.relative_to(DOCS)), marks=[pytest.mark.slow] if page.parent == DOCS else []
@@ -81,6 +84,16 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
         else:
             for line in text.replace("\\\n", " ").splitlines():
                 run_command(line, capsys)
+
+
+@pytest.mark.parametrize(
+    "file", [path for path in SOURCES if ">>> " in path.read_text("utf-8")], ids=lambda file: file.stem
+)
+def test_the_examples_of_a_docstring_run(file) -> None:
+    name = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+    tried = doctest.testmod(importlib.import_module(name))
+    assert tried.attempted
+    assert not tried.failed
 
 
 @pytest.mark.slow
