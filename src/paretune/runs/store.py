@@ -284,8 +284,8 @@ def load_runs(path: str | Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: there is no run in ``path``, or one lacks its config.json.
-        ValueError: a file is damaged or newer than this library, rows or lines of the log were lost, an accuracy is not in [0, 1], or two
-            directories hold the same run.
+        ValueError: a file is damaged or newer than this library, rows or lines of the log were lost, an accuracy is not in
+            [0, 1], or two directories hold the same run.
     """
     path = Path(path)
     runs = [_read_run(directory) for directory in find_runs(path)]
