@@ -1,11 +1,13 @@
 """The folders of the package show the flow, and imports follow it."""
 
 import ast
+import inspect
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import paretune
+from paretune.training.loop import train
 
 ROOT = Path(paretune.__file__).parent
 FOLDERS = {
@@ -134,3 +136,7 @@ def test_the_search_sees_circles_and_private_names(tmp_path: Path) -> None:
     assert found == {("package.one.a", "package.two.b", ""), ("package.two.b", "package.one.a", "_hidden")}
     assert circle({(folder(a), folder(b)) for a, b, _ in found}) == ["one", "two", "one"]
     assert [arrow for arrow in found if private(arrow)] == [("package.two.b", "package.one.a", "_hidden")]
+
+
+def test_the_loop_reads_in_one_sitting() -> None:
+    assert len(inspect.getsource(train).splitlines()) <= 120

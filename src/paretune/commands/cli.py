@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.INFO
     )  # which weights of a checkpoint were taken
     if "MASTER_ADDR" in os.environ:
-        logging.getLogger("paretune.training.loop.processes").setLevel(logging.INFO)
+        logging.getLogger("paretune.training.processes").setLevel(logging.INFO)
     try:
         parser = build_parser()
         options = parser.parse_args(spelt(sys.argv[1:] if argv is None else argv))

@@ -51,7 +51,7 @@ def test_a_sweep_says_what_its_runs_would_say_here_alone(
         config.run(tmp_path / "here" / directory_name(config), progress=quiet.append)
     alone = lines(caplog, tmp_path / "here")
     assert together == alone
-    assert {name for name, _, _ in alone} > {"paretune.training.loop.processes"}
+    assert {name for name, _, _ in alone} > {"paretune.training.processes"}
     assert not any(name == "paretune.backbones.weights" for name, _, _ in alone)
 
 

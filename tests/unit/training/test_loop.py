@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import paretune as pt
 from paretune.runs.store import load_runs
-from paretune.training import loop
+from paretune.training import measuring
 from paretune.training.guards import TrainingDiverged
 from tests import tiny
 
@@ -273,9 +273,11 @@ def test_a_compiled_run_is_another_run(tmp_path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     asked = []
-    original = loop.attack_copy
+    original = measuring.attack_copy
     monkeypatch.setattr(
-        loop, "attack_copy", lambda *args, **options: asked.append(original(*args, **options)) or asked[-1]
+        measuring,
+        "attack_copy",
+        lambda *args, **options: asked.append(original(*args, **options)) or asked[-1],
     )
     tiny.run(tmp_path / "run", steps=2, eval_every=2, engine="compiled")
     (victim,) = asked

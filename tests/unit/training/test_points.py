@@ -10,7 +10,7 @@ import paretune as pt
 from paretune.commands.cli import main
 from paretune.runs.store import Run, load_runs
 from paretune.sweep.config import RunConfig
-from paretune.training.loop import _measured_at
+from paretune.training.plan import measuring_steps
 from tests import tiny
 from tests.unit.commands.test_cli import SMALL, weights  # noqa: F401  # a fixture
 from tests.unit.training.test_loop import same_run
@@ -40,7 +40,7 @@ def test_there_are_as_many_points_as_were_asked_for(
 def test_every_number_of_points_up_to_the_steps_is_met_at_different_steps_that_end_with_the_last() -> None:
     for total, points in itertools.product(range(1, 80), repeat=2):
         if points <= total:
-            places, _ = _measured_at(total, 7, None, points)
+            places, _ = measuring_steps(total, 7, None, points)
             assert len(places) == points
             assert max(places) == total
             assert min(places) >= 1
@@ -55,7 +55,7 @@ def test_where_steps_between_points_give_that_many_the_run_has_the_key_that_it_a
     assert one.key == other.key
     for total, points in itertools.product(range(1, 80), repeat=2):
         if total % points == 0:
-            assert _measured_at(total, 7, None, points)[1] == {"eval_every": total // points}
+            assert measuring_steps(total, 7, None, points)[1] == {"eval_every": total // points}
 
 
 @pytest.mark.parametrize("points", [0, -1, 11, 2.0, True])

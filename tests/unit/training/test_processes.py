@@ -104,7 +104,7 @@ def test_what_the_main_process_refuses_all_refuse(together: Path) -> None:
 def test_a_launcher_that_starts_one_process_only_is_named_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "paretune.training.loop")
+    caplog.set_level("INFO", "paretune.training")
     tiny.run(tmp_path / "plain", steps=1)
     assert "plain: process 1 of 1" in caplog.text
     assert "one process alone" not in caplog.text

@@ -1,0 +1,100 @@
+"""The processes that train one model together, of which there is one unless a launcher starts more."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from paretune.attacks import Attack, AttackCopy
+from paretune.backbones.backbone import Backbone
+from paretune.data.images import ImageSplit
+from paretune.evaluation.correctness import Bits, Scores, evaluate
+
+log = logging.getLogger(__name__)  # which the command line shows under a launcher
+
+T = TypeVar("T")
+
+
+class Processes:
+    """What the loop does with all of its processes, through accelerate's ``accelerator``.
+
+    Args:
+        batch_size: images a step, over all processes.
+
+    Raises:
+        ValueError: the processes cannot share the batch evenly.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if batch_size % self.world:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
+
+    def announce(self, path: Path) -> None:
+        """Log which processes there are."""
+        log.info("%s: process %d of %d", path, self.rank + 1, self.world)
+        if self.world == 1 and "MASTER_ADDR" in os.environ:
+            log.warning(
+                "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
+                "torchrun --nproc-per-node N",
+                path,
+            )
+
+    def prepare(
+        self, model: Backbone, optimiser: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The model as it is called in training, and its optimiser."""
+        wrapped, optimiser = self.accelerator.prepare(model, optimiser)
+        if self.world > 1:  # what each process sees counts, see equalise_buffers; no step is to overwrite it
+            wrapped.broadcast_buffers = False
+        return wrapped, optimiser
+
+    def on_main(self, do: Callable[[], T]) -> T | None:
+        """Let the main process ``do``, the others wait; what it raises, all raise."""
+        answer, error = None, None
+        if self.accelerator.is_main_process:
+            try:
+                answer = do()
+            except Exception as raised:
+                error = raised
+        (error,) = broadcast_object_list([error])
+        if error is not None:
+            raise error
+        return answer
+
+    def equalise_buffers(self, model: Backbone) -> None:
+        """Where the buffers of the processes differ, take their mean, of whole numbers the main process's."""
+        if self.world == 1:
+            return
+        for buffer in model.module.buffers():
+            each = self.accelerator.gather(buffer.detach().contiguous().view(1, -1))  # (processes, numbers)
+            differ = (each != each[0]).any(0)  # the others keep exactly what they are
+            if differ.any():
+                mean = each.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else each[0]
+                with torch.no_grad():
+                    buffer.copy_(torch.where(differ, mean, each[0]).view_as(buffer))
+
+    def evaluate(
+        self, model: Backbone, split: ImageSplit, attacks: Sequence[Attack], seed: int, victim: AttackCopy
+    ) -> Scores:
+        """:func:`~paretune.evaluate`, of which each process does its share."""
+        scores = evaluate(model, split, attacks, seed=seed, shard=(self.rank, self.world), victim=victim)
+        if self.world == 1:
+            return scores
+
+        def add_up(bits: Bits) -> Bits:
+            here = torch.from_numpy(bits.astype(np.int32)).to(self.accelerator.device)
+            total: torch.Tensor = self.accelerator.reduce(here, "sum")
+            return total.cpu().numpy().astype(bool)
+
+        robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
+        return Scores(add_up(scores.clean), robust, scores.split, scores.classes)

@@ -1,0 +1,214 @@
+"""The run directory while it is trained in: its lock, log, rows, checkpoint, and the adapter at the end."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paretune.backbones.backbone import Backbone
+from paretune.evaluation.correctness import Scores
+from paretune.interchange.files import read_adapter, restore_stored, save_adapter
+from paretune.runs.lines import append_lines
+from paretune.runs.lock import alone
+from paretune.runs.progress import peak_memory_bytes
+from paretune.runs.rows import CHECKPOINT, OTHERWISE
+from paretune.runs.sinks.base import Openable, backfill, forwarding
+from paretune.runs.store import Run, RunWriter, load_runs
+from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+from paretune.training.checkpoints import load_checkpoint, save_checkpoint
+from paretune.training.plan import Plan
+from paretune.training.processes import Processes
+
+log = logging.getLogger(__name__)
+
+
+class Record:
+    """What is kept of a run. The main process writes, all processes know how far it is.
+
+    Args:
+        path: the run directory, which the main process holds alone.
+        plan: of the run.
+        processes: that train.
+        resume: go on with the run that is there.
+        sinks: who else receives the rows.
+
+    Raises:
+        ValueError: there is a run with another plan, or a damaged one; every process raises it.
+    """
+
+    def __init__(
+        self, path: Path, plan: Plan, processes: Processes, *, resume: bool, sinks: Sequence[Openable]
+    ) -> None:
+        self.path, self.plan, self.processes, self.sinks = path, plan, processes, sinks
+        self.writer = processes.on_main(lambda: self._open(resume))  # None but in the main process
+        self.done = (path / "DONE").exists()
+        self.so_far: dict[str, Any] = {
+            "step": 0,
+            "train_seconds": 0.0,
+            "cpu_seconds": 0.0,
+            "findings": [],
+            "attack_precision": plan.options.precision,
+        }
+
+    def _open(self, resume: bool) -> RunWriter:
+        writer = RunWriter(self.path, dict(self.plan.config), resume=resume)
+        if writer.done:
+            try:
+                read_adapter(self.path / "adapter")
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path} is complete, but its adapter is not: {error}; {OTHERWISE}"
+                ) from None
+        return writer
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a stopped run goes on from."""
+        return self.path / CHECKPOINT
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps up to the last evaluation point."""
+        return int(self.so_far["step"])
+
+    @property
+    def findings(self) -> list[str]:
+        """What has been noticed."""
+        return [noted["finding"] for noted in self.so_far["findings"]]
+
+    def note(self, finding: str | None, step: int) -> None:
+        """Log a finding, if there is one, and keep it."""
+        if finding is not None:
+            log.warning("%s, step %d: %s", self.path.name, step, finding)
+            self.so_far["findings"].append({"step": step, "finding": finding})
+
+    def restore(self, model: Backbone) -> Run:
+        """Give ``model`` the adapter of a run that is done."""
+        log.info("%s is complete; its adapter is loaded", self.path)
+        run = load_runs(self.path)[0]
+        restore_stored(model.module, require_adaptation(model), read_adapter(self.path / "adapter")[1])
+        if self.writer is not None:
+            self.checkpoint.unlink(missing_ok=True)
+            backfill(self.path, self.sinks)
+        return run
+
+    def go_on(self, model: Backbone, optimiser: torch.optim.Optimizer) -> None:
+        """Put the last checkpoint into ``model`` and ``optimiser``, if there is one, and forget what came after it."""
+        if self.checkpoint.exists():
+            self.so_far = load_checkpoint(self.checkpoint, model.module, optimiser)
+            log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+        self.processes.on_main(self._forget_later)
+
+    def _forget_later(self) -> None:
+        if self.writer is not None:
+            self.writer.truncate_after(self.step)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the steps: the log and the sinks are open, and time counts."""
+        main = self.writer is not None
+        with (
+            append_lines(self.path / "log.jsonl" if main else None, self.step) as self._write,
+            forwarding(self.path, self.sinks if main else ()) as self._forward,
+        ):
+            self.start_clock()
+            yield
+
+    def start_clock(self) -> None:
+        """From here on time counts as training, up to :meth:`stop_clock`."""
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop_clock(self) -> None:
+        """What follows is no training."""
+        self.so_far["train_seconds"] += time.perf_counter() - self._started[0]
+        self.so_far["cpu_seconds"] += time.process_time() - self._started[1]
+
+    def log(self, rows: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
+        """Append lines to the log; ``sync`` makes all of it durable, before a checkpoint that counts on it."""
+        for row in rows:
+            self._write(row, sync=sync and row is rows[-1])
+
+    def point(
+        self, step: int, report: Scores, select: Scores, model: Backbone, optimiser: torch.optim.Optimizer
+    ) -> None:
+        """Append the rows of an evaluation point and replace the checkpoint."""
+        self.so_far["step"] = step
+        if self.writer is not None:
+            spent = {key: self.so_far[key] for key in ("train_seconds", "cpu_seconds", "attack_precision")}
+            mixed = self.processes.accelerator.mixed_precision
+            common = spent | {
+                "step": step,
+                "epoch": step / self.plan.per_epoch,
+                "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
+                "peak_memory_bytes": peak_memory_bytes(),
+                "precision": "fp32" if mixed == "no" else mixed,
+                "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
+            }
+            bits = {"report/clean": report.clean, "select/clean": select.clean}
+            rows = []
+            for number, attack in enumerate(report.robust):
+                key = f"robust-{number}"
+                bits |= {f"report/{key}": report.robust[attack], f"select/{key}": select.robust[attack]}
+                rows.append(
+                    common
+                    | {
+                        "attack": report.ran(attack),
+                        "threat": type(attack.threat).__name__,
+                        "epsilon": attack.threat.epsilon,
+                        "clean": report.clean_accuracy,
+                        "robust": report.robust_accuracy(attack),
+                        "clean_select": select.clean_accuracy,
+                        "robust_select": select.robust_accuracy(attack),
+                        "examples": len(report.clean),
+                        "examples_select": len(select.clean),
+                        "report_id": report.split,
+                        "select_id": select.split,
+                        "bits_key": key,
+                    }
+                )
+            self.writer.append(rows, bits)
+            self.so_far["points"] = self.writer.points
+            save_checkpoint(self.checkpoint, model.module, optimiser, self.so_far)
+            self._forward()
+
+    def finish(self, model: Backbone) -> Run:
+        """Save the adapter and declare the run done."""
+        plan = self.plan
+        if self.writer is not None:
+            columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
+            stored = load_runs(self.path)[0].points
+            notes = {
+                "objective": repr(plan.objective),
+                "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
+                "steps": plan.total,
+                "seed": plan.seed,
+                "results": stored[stored["step"] == plan.total][columns].to_dict("records"),
+                "findings": self.so_far["findings"],
+            }
+            save_adapter(model, self.path / "adapter", notes=notes)
+            self.writer.finish({key: self.so_far[key] for key in ("train_seconds", "findings")})
+            self.checkpoint.unlink(missing_ok=True)
+        self.processes.accelerator.wait_for_everyone()
+        return load_runs(self.path)[0]
+
+
+@contextlib.contextmanager
+def recording(
+    path: Path, plan: Plan, processes: Processes, *, resume: bool, sinks: Sequence[Openable]
+) -> Iterator[Record]:
+    """The run directory, which is this run's alone until training ends in whatever way.
+
+    Raises:
+        BlockingIOError: another process is at work there.
+        ValueError: see :class:`Record`.
+    """
+    with contextlib.ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(alone(path)))
+        record = Record(path, plan, processes, resume=resume, sinks=sinks)
+        processes.announce(path)
+        yield record
