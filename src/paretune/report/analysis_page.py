@@ -8,7 +8,8 @@ from string import Template
 import numpy as np
 import pandas as pd
 
-from paretune.frontiers.tables.ranking import Analysis, TaskRanking
+from paretune.frontiers.tables.analysis import Analysis
+from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.report.analysis_tables import area_table, difference_table, task_table
 from paretune.report.drawing import COLOURS, TEXT_COLOURS, Drawing, Style, as_points, draw, styles

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from paretune.frontiers.deciding import decide, gap_text
-from paretune.frontiers.tables.analysis import analyze
-from paretune.frontiers.tables.ranking import Analysis
+from paretune.frontiers.tables.analysis import Analysis, analyze
 from paretune.report.analysis_page import write_analysis
 from paretune.report.tables import standing
 

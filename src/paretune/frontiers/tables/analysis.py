@@ -14,6 +14,7 @@ those of :func:`paretune.compare`.
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,52 @@ from paretune.frontiers.power import needed_seeds
 from paretune.frontiers.repeats import LEAST_REPEATS, gap, spread
 from paretune.frontiers.tables.columns import Names, Table, tidy
 from paretune.frontiers.tables.own_runs import compare_own
-from paretune.frontiers.tables.ranking import Analysis, GroupArea, GroupDifference, TaskRanking
+from paretune.frontiers.tables.ranking import GroupArea, GroupDifference, TaskRanking
 
 _NO_RUNS = (
     "The table is of runs, but they are not here as it has them, or its groups are not their strategies: areas come "
     "from its accuracies alone."
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One :class:`TaskRanking` for each task, and the groups over all tasks if there are several."""
+
+    tasks: tuple[TaskRanking, ...]
+    across: AcrossTasks | None  # None for one task, or where no group is in all
+    reference: Reference  # where areas start: the reference, or a floor above it
+    points: pd.DataFrame  # the rows: task, group, seed, clean, robust, and what chose them
+
+    @property
+    def areas(self) -> tuple[GroupArea, ...]:
+        """Those of all tasks; within each, best first."""
+        return tuple(each for task in self.tasks for each in task.areas)
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say, one line for each task, and one for all of them."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].verdict
+        lines = [f"{task.task}: {task.verdict}" for task in self.tasks]
+        if self.across is not None:
+            lines.append(f"Over all tasks: {self.across.verdict}")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The areas as a table, one row for each group of each task; without an interval, its ends are missing."""
+        return pd.DataFrame(
+            {
+                "task": [each.task for each in self.areas],
+                "group": [each.group for each in self.areas],
+                "area": [each.area for each in self.areas],
+                "low": pd.array([each.low for each in self.areas], dtype="Float64"),
+                "high": pd.array([each.high for each in self.areas], dtype="Float64"),
+                "k": [each.k for each in self.areas],
+                "reference_clean": self.reference[0],
+                "reference_robust": self.reference[1],
+            }
+        )
 
 
 def analyze(

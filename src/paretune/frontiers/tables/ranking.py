@@ -1,17 +1,14 @@
-"""The outcome of :func:`paretune.analyze`: areas with their ranks, and the sentences they allow."""
+"""The areas of one task of a table with their ranks, and the sentences they allow."""
 
 import functools
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from paretune.frontiers import deciding
-from paretune.frontiers.across import AcrossTasks
 from paretune.frontiers.deciding import Decision, decide, listed
-from paretune.frontiers.pareto import Reference
 from paretune.frontiers.repeats import Spread
 
 
@@ -161,46 +158,6 @@ class TaskRanking:
             parts.append("these data do not tell which group is best")
         parts += self.decision.behind_others(names)
         return f"{'; '.join(parts)}."
-
-
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """One :class:`TaskRanking` for each task, and the groups over all tasks if there are several."""
-
-    tasks: tuple[TaskRanking, ...]
-    across: AcrossTasks | None  # None for one task, or where no group is in all
-    reference: Reference  # where areas start: the reference, or a floor above it
-    points: pd.DataFrame  # the rows: task, group, seed, clean, robust, and what chose them
-
-    @property
-    def areas(self) -> tuple[GroupArea, ...]:
-        """Those of all tasks; within each, best first."""
-        return tuple(each for task in self.tasks for each in task.areas)
-
-    @property
-    def verdict(self) -> str:
-        """What the numbers allow to say, one line for each task, and one for all of them."""
-        if len(self.tasks) == 1:
-            return self.tasks[0].verdict
-        lines = [f"{task.task}: {task.verdict}" for task in self.tasks]
-        if self.across is not None:
-            lines.append(f"Over all tasks: {self.across.verdict}")
-        return "\n".join(lines)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The areas as a table, one row for each group of each task; without an interval, its ends are missing."""
-        return pd.DataFrame(
-            {
-                "task": [each.task for each in self.areas],
-                "group": [each.group for each in self.areas],
-                "area": [each.area for each in self.areas],
-                "low": pd.array([each.low for each in self.areas], dtype="Float64"),
-                "high": pd.array([each.high for each in self.areas], dtype="Float64"),
-                "k": [each.k for each in self.areas],
-                "reference_clean": self.reference[0],
-                "reference_robust": self.reference[1],
-            }
-        )
 
 
 def _within(d: GroupDifference, margin: float) -> bool:
