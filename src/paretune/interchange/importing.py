@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from paretune.backbones.backbone import digest, network_of
+from paretune.backbones.backbone import digest, inside, network_of
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.composing import Imported
 from paretune.interchange.detect import FORMATS, detect
@@ -99,6 +99,7 @@ def _of_peft(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -
     if not found.through_peft:
         return {}
     names = names_in_peft(tried(module, found.strategy, anatomy, path)[0])
+    names = {name: full for name, full in names.items() if not inside(full, anatomy.head)}
     odd = sorted(set(names) ^ set(found.through_peft))
     if odd:
         where = "missing" if odd[0] in names else "unknown"

@@ -121,6 +121,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "target_modules": ["fc1"],
         "block_share": True,
     },
+    "DoRA with biases": {
+        "peft_type": "LORA",
+        "r": 2,
+        "target_modules": ["fc1"],
+        "use_dora": True,
+        "bias": "lora_only",
+    },
+    "BOFT with its biases": {
+        "peft_type": "BOFT",
+        "boft_block_size": 4,
+        "target_modules": ["fc1"],
+        "bias": "boft_only",
+    },
+    "OFT with all biases": {
+        "peft_type": "OFT",
+        "oft_block_size": 4,
+        "target_modules": ["fc1"],
+        "bias": "all",
+    },
     "MiSS of bat": {"peft_type": "MISS", "r": 4, "target_modules": ["fc1"], "init_weights": "bat"},
 }
 CASES = TUNERS | OPTIONS

@@ -184,11 +184,12 @@ class _Reader:
             raise ImportError(f"{self.directory} needs peft; {INSTALL}") from error
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{self.directory / CONFIG} is refused by peft: {error}") from error
-        if "bias" in settings and settings["bias"] != "none":
-            raise ValueError(
-                f"{self.directory}: bias={settings['bias']!r} of a {settings['peft_type']} is not read"
-            )
-        whole = {name: value for name, value in found.items() if name in self.state}
+        biases = settings.get("bias", "none") != "none"  # which the tuner trains where they are
+        whole = {
+            name: value
+            for name, value in found.items()
+            if name in self.state and (inside(name, self.head) or not (biases and name.endswith(".bias")))
+        }
         beyond = [name for name in whole if not inside(name, self.head)]
         if beyond:
             raise ValueError(

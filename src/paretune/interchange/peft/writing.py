@@ -55,7 +55,7 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         raise ValueError(f"peft has no tuner for {adaptation.strategy!r}")
     match tuners:
         case [Peft() as tuner]:
-            files = _by_peft_itself(module, tuner)
+            files = _by_peft_itself(module, tuner, adaptation.head)
         case [LoRA() as tuner]:
             files = _lora(module, tuner, adaptation)
             _check_called(module, wrapped_by_peft(carriers, carriers), adaptation)
@@ -235,14 +235,15 @@ def _norms(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     return files
 
 
-def _by_peft_itself(module: nn.Module, strategy: Peft) -> PeftFiles:
+def _by_peft_itself(module: nn.Module, strategy: Peft, head: str) -> PeftFiles:
     import peft
 
     config = peft.get_peft_config(strategy.to_dict()["config"]).to_dict()
     files = PeftFiles({key: _json(value) for key, value in config.items() if key != "peft_version"})
     state = module.state_dict(keep_vars=True)
     for name, full in names_in_peft(module).items():
-        files.add(full, name, state[full])
+        if not inside(full, head):  # which is saved whole
+            files.add(full, name, state[full])
     layers = wrapped_layers(module)
     if files.config.get("target_modules") is not None:
         files.config["target_modules"] = selector(layers, module)
