@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.sites import candidates
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
-from paretune.strategies.mechanics.frozen import frozen_linear
+from paretune.strategies.mechanics.frozen import frozen_linear, scaled_linear
 from paretune.strategies.mechanics.keeping import KeptDelta
 from paretune.strategies.mechanics.roles import FUSED, ROLES, Rows, match_layer, matrices, own_name
 
@@ -67,11 +67,7 @@ class IA3(Strategy):
                     continue  # a tied tensor, of another layer
                 new.append(IA3Delta(scale, its_rows))
                 for holder, own in places[id(plain)]:
-                    calls_linear = type(holder).forward is nn.Linear.forward
                     new[-1].install(holder, own)
-                    if calls_linear:
-                        # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                        type(holder).forward = _scaled_forward
         return parameter_names(module, new)
 
     def _check_scale_matters(self, name: str, layer: Any, rows: Rows | None, module: nn.Module) -> None:
@@ -214,31 +210,9 @@ class IA3Delta(KeptDelta):
             scale = self.rows.spread(self.ia3_l, 1.0).view(-1, *[1] * (tensor.ndim - 1))
         return tensor.clone().mul_(scale)
 
-
-def _scaled_forward(layer: Any, inputs: Tensor) -> Tensor:
-    """``nn.Linear.forward``; in training (x ⊙ l) Wᵀ + b or (x Wᵀ + b) ⊙ l, which makes no effective weight.
-
-    The gradient then reaches l without one of the whole weight, and no effective weight is kept for it. In evaluation
-    mode the logits stay those of the merged model to the last bit.
-    """
-    lists = layer.parametrizations
-    if not layer.training or not _scales_alone(layer):
-        return nn.functional.linear(inputs, layer.weight, layer.bias)
-    delta: IA3Delta = lists["weight"][0]
-    if delta.rows is None:
-        return frozen_linear(inputs * delta.ia3_l, lists["weight"].original, layer.bias)
-    bias = lists["bias"].original if "bias" in lists else None
-    scale = delta.rows.spread(delta.ia3_l, 1.0)
-    return frozen_linear(inputs, lists["weight"].original, bias) * scale
-
-
-def _scales_alone(layer: Any) -> bool:
-    """Whether one scale is all that changes ``layer``: no other strategy does, nor a tensor that it shares with a layer."""
-    lists = layer.parametrizations
-    deltas = [delta for each in lists.values() for delta in each]
-    if "weight" not in lists or len(deltas) > len(lists):
-        return False
-    first = lists["weight"][0]
-    if not all(isinstance(each, IA3Delta) and each.ia3_l is first.ia3_l for each in deltas):
-        return False
-    return first.rows is None or layer._parameters.get("bias") is None
+    def linear(self, layer: Any, inputs: Tensor) -> Tensor:
+        """(x ⊙ l) Wᵀ + b, or (x Wᵀ) ⊙ l + b with the bias that the layer has now, which is scaled too."""
+        weight = layer.parametrizations["weight"].original
+        if self.rows is None:
+            return frozen_linear(inputs * self.ia3_l, weight, layer.bias)
+        return scaled_linear(inputs, weight, self.rows.spread(self.ia3_l, 1.0), layer.bias)

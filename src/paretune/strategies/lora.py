@@ -113,11 +113,7 @@ class LoRA(Strategy):
             rank, scaling = self.of_layer(name)
             new.append(LoRADelta(weight, rank, scaling, rows, self.dropout))
             for layer, tensor in places[id(weight)]:
-                calls_linear = type(layer).forward is nn.Linear.forward and tensor == "weight"
                 new[-1].install(layer, tensor)
-                if calls_linear:
-                    # Of the class that parametrization has just made for this layer, which goes when the delta does.
-                    type(layer).forward = _low_rank_forward
         return parameter_names(module, new)
 
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:
@@ -222,18 +218,10 @@ class LoRADelta(KeptDelta):
         # one pixel, and its choice for the wrong ones is far slower for wide depthwise convolutions.
         return weight.clone().add_((b @ a).view_as(weight), alpha=self.scaling)
 
-
-def _low_rank_forward(layer: Any, inputs: Tensor) -> Tensor:
-    """``nn.Linear.forward``; in training x Wᵀ + b + scaling (x Aᵀ) Bᵀ, which makes no effective weight.
-
-    The gradient then reaches A and B without one of the whole weight, and no effective weight is kept for it. In evaluation
-    mode the logits stay those of the merged model to the last bit.
-    """
-    deltas = layer.parametrizations["weight"]
-    if not layer.training or len(deltas) > 1:  # another strategy may change this weight too
-        return nn.functional.linear(inputs, layer.weight, layer.bias)
-    delta: LoRADelta = deltas[0]
-    a, b = delta.factors(deltas.original)
-    outputs = frozen_linear(inputs, deltas.original, layer.bias)
-    difference = nn.functional.linear(nn.functional.linear(inputs, a), b)
-    return outputs.add_(difference, alpha=delta.scaling)
+    def linear(self, layer: Any, inputs: Tensor) -> Tensor:
+        """x Wᵀ + b + scaling (x Aᵀ) Bᵀ."""
+        weight = layer.parametrizations["weight"].original
+        a, b = self.factors(weight)
+        outputs = frozen_linear(inputs, weight, layer.bias)
+        difference = nn.functional.linear(nn.functional.linear(inputs, a), b)
+        return outputs.add_(difference, alpha=self.scaling)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import inside
 from paretune.strategies.ia3 import has_batchnorm, is_scaled, is_standardised, scaled_tensors
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
+from paretune.strategies.mechanics.frozen import scaled_linear
 from paretune.strategies.mechanics.keeping import KeptDelta
 from paretune.strategies.mechanics.roles import Rows, match_layer, matrices
 from paretune.strategies.normtune import norm_layers
@@ -142,6 +143,11 @@ class ScaleDelta(KeptDelta):
     def effective(self, tensor: Tensor) -> Tensor:
         """The scaled tensor, of the same shape and strides."""
         return tensor.clone().mul_(self.rows.spread(self.ssf_scale, 1.0).view(-1, *[1] * (tensor.ndim - 1)))
+
+    def linear(self, layer: Any, inputs: Tensor) -> Tensor:
+        """(x Wᵀ) ⊙ γ + b, with the bias that the layer has now, which is scaled and shifted."""
+        weight = layer.parametrizations["weight"].original
+        return scaled_linear(inputs, weight, self.rows.spread(self.ssf_scale, 1.0), layer.bias)
 
 
 class ShiftDelta(KeptDelta):

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
 from paretune.attacks import attack_copy
+from paretune.strategies import SSF, Strategy
 from paretune.strategies.ia3 import IA3Delta
 from paretune.strategies.lora import LoRADelta
 from paretune.strategies.mechanics.roles import Rows, match_layer
@@ -142,19 +143,32 @@ def test_dropout_drops_whole_input_channels_while_training_only_and_keeps_the_me
     assert bool(((draws.mean(0) - full).abs() <= 4 * full.abs() / (3 * 2000) ** 0.5 + 1e-6).all())
 
 
-@pytest.mark.parametrize("targets", ["linear", ("q", "v")])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *(
+            pt.LoRA(rank=3, alpha=5.0, targets=targets, dropout=dropout)
+            for targets in ("linear", ("q", "v"))
+            for dropout in (0.0, 0.5)
+        ),
+        pt.IA3(),
+        pt.IA3(targets=("k", "v", "fc1")) + pt.BitFit(),
+        SSF(),
+        SSF() + pt.LoRA(rank=3, targets=("q", "fc1"), where="last:1"),
+    ],
+    ids=repr,
+)
 def test_training_without_the_effective_weight_gives_the_logits_and_gradients_of_having_it(
-    targets: str | tuple[str, ...], dropout: float
+    strategy: Strategy,
 ) -> None:
-    model = pt.adapt(make("test_vit"), pt.LoRA(rank=3, alpha=5.0, targets=targets, dropout=dropout)).double()
+    model = pt.adapt(make("test_vit"), strategy).double()
     perturb(model)
     weights = pt.trainable_parameters(model)
     x = images(model.image_size).double().requires_grad_()
     found = []
     for forward in (None, nn.Linear.forward):
         for layer in model.modules():
-            if forward is not None and hasattr(layer, "parametrizations"):
+            if forward is not None and isinstance(layer, nn.Linear) and hasattr(layer, "parametrizations"):
                 type(layer).forward = forward
         torch.manual_seed(0)  # the same channels are dropped
         answer = model.train()(x)
@@ -163,9 +177,10 @@ def test_training_without_the_effective_weight_gives_the_logits_and_gradients_of
         torch.testing.assert_close(ours, expected)
 
 
-def test_training_makes_no_tensor_of_the_size_of_the_weight() -> None:
+@pytest.mark.parametrize("strategy", [pt.LoRA(rank=2), pt.IA3(targets="1"), SSF()], ids=repr)
+def test_training_makes_no_tensor_of_the_size_of_the_weight(strategy: Strategy) -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Linear(48, 2))
-    model = pt.adapt(pt.Backbone(plain, mean=(0.5,), std=(0.5,), head="2"), pt.LoRA(rank=2)).train()
+    model = pt.adapt(pt.Backbone(plain, mean=(0.5,), std=(0.5,), head="2"), strategy).train()
     sizes: list[int] = []
 
     class Sizes(TorchDispatchMode):

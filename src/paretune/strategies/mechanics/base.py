@@ -199,12 +199,23 @@ class Delta(nn.Module):
                 f"{tensor!r} of a {type(layer).__name__} is no parameter of it; make it one before adapting"
             )
         order = tuple(layer._parameters)
+        is_linear = type(layer).forward is nn.Linear.forward
         # unsafe=True skips torch's trial run of the parametrization, which needs no checking here.
         parametrize.register_parametrization(layer, tensor, self, unsafe=True)
         if fresh:
             layer.parametrizations.order = order  # type: ignore[union-attr]  # it takes any attribute
         # Of the class that parametrization has just made, which goes when the delta does. torch's own refuses to be pickled.
         type(layer).__reduce_ex__ = _reduce  # type: ignore[assignment]
+        if is_linear:
+            type(layer).forward = _forward_of_linear
+
+    def linear(self, layer: Any, inputs: Tensor) -> Tensor | None:
+        """What ``layer``, an nn.Linear, makes of ``inputs`` where this delta alone changes its weight, without making that.
+
+        In training the gradient then reaches the delta without one of the whole weight, and no effective weight is kept for
+        it. None: there is no shorter way.
+        """
+        return None
 
     @staticmethod
     def merge(module: nn.Module) -> None:
@@ -238,6 +249,14 @@ class Delta(nn.Module):
                 lists: Any = layer.parametrizations
                 if any(isinstance(lists[tensor][0], Delta) for tensor in lists):
                     yield name, layer
+
+
+def _forward_of_linear(layer: Any, inputs: Tensor) -> Tensor:
+    """``nn.Linear.forward``. In evaluation mode the logits stay those of the merged model to the last bit."""
+    lists = layer.parametrizations
+    alone = layer.training and "weight" in lists and len(lists["weight"]) == 1
+    found: Tensor | None = lists["weight"][0].linear(layer, inputs) if alone else None
+    return nn.functional.linear(inputs, layer.weight, layer.bias) if found is None else found
 
 
 def _reduce(layer: nn.Module, _protocol: Any) -> tuple[Any, ...]:

@@ -20,6 +20,12 @@ def frozen_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return rows.view(*inputs.shape[:-1], -1)
 
 
+def scaled_linear(inputs: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(x Wᵀ) ⊙ ``scale`` + ``bias``, of a frozen weight."""
+    outputs = frozen_linear(inputs, weight, None) * scale
+    return outputs if bias is None else outputs + bias
+
+
 class _FrozenLinear(torch.autograd.Function):
     """Of inputs (rows, columns), so that the output is no view, which could not be changed in place."""
 
