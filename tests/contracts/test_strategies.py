@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ MORE = [
     ("hf_vit", "Deep prompt"),
     ("hf_vit", "Peft LoHa"),
     ("hf_convnext", "IA3"),
+    ("resnetv2_50x1_bit", "SSF"),
 ]
 OPTIONS = [
     ("test_vit", pt.LoRA(rank=2, targets=("all",), rslora=True, alpha=4.0)),
@@ -89,21 +91,38 @@ def test_the_table_of_support_is_true(arch: str, tmp_path: Path) -> None:
         measured(arch, name, tmp_path / name)
 
 
-def test_the_page_of_support_is_made_of_the_rows() -> None:
+@pytest.fixture(scope="module")
+def support() -> ModuleType:
     spec = importlib.util.spec_from_file_location("support_benchmark", TABLE.with_suffix(".py"))
     assert spec is not None
     assert spec.loader is not None
-    support = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(TABLE.parent))  # as for a script that is run
     try:
-        spec.loader.exec_module(support)
+        spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(TABLE.parent))
+    return module
+
+
+def test_the_page_of_support_is_made_of_the_rows(support: ModuleType) -> None:
     committed = (TABLE.parents[1] / "docs" / "support.md").read_text(encoding="utf-8")
     assert without_unmeasured(committed) == without_unmeasured(support.page(ROWS))
     assert list(ROWS) == [pair for pair in itertools.product(EVERY, MATRIX) if pair in ROWS]
     assert {row["outcome"] for row in ROWS.values()} == {"works", "refused"}
     assert all(bool(row["reason"]) == (row["outcome"] == "refused") for row in ROWS.values())
+
+
+def test_the_page_of_support_says_what_was_not_measured(support: ModuleType) -> None:
+    without = {pair: row for pair, row in ROWS.items() if pair[1] not in ("SSF", "Adapter")}
+    page = support.page(without)
+    assert "\nNot measured: SSF, Adapter.\n" in page
+    assert "| SSF |" not in page
+    assert "?: " not in page
+    page = support.page(without | {("resnet18", "SSF"): ROWS["resnet18", "SSF"]})
+    assert "\nNot measured: Adapter.\n" in page
+    assert "\n?: not measured.\n" in page
+    assert page.count(" ? |") == len(EVERY) - 1
 
 
 def without_unmeasured(page: str) -> list[str]:

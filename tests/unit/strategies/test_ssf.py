@@ -91,6 +91,29 @@ def test_nothing_undoes_a_shift(arch: str) -> None:
             assert float(slope.abs().min()) > 1e-14 * largest, name
 
 
+def test_queries_and_keys_that_are_normalised_by_channel_are_shifted_but_not_scaled() -> None:
+    model = adapted(make("xcit_nano_12_p16_224"))
+    qkv: Any = model.module.get_submodule("blocks.0.attn.qkv")
+    scale, shift = factors(qkv)
+    assert [bool((part != 1).all()) for part in scale.chunk(3)] == [False, False, True]
+    assert shift.all()
+    x = images(32).double()
+    before = logits(model, x)
+    with torch.no_grad():  # why: the norms undo it
+        for tensor in (
+            qkv.parametrizations.weight.original,
+            qkv.parametrizations.bias.original,
+            shift_of(qkv),
+        ):
+            tensor.chunk(3)[1].mul_(5.0)
+    torch.testing.assert_close(logits(model, x), before)
+
+
+def shift_of(layer: Any) -> nn.Parameter:
+    found: nn.Parameter = layer.parametrizations.bias[1].ssf_shift
+    return found
+
+
 def shifts(model: nn.Module) -> dict[str, int]:
     """Number of shifted channels of each layer."""
     named = model.named_parameters()
