@@ -35,5 +35,5 @@ def test_what_reaches_the_driver_computes_what_plain_pytorch_computes(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 16
+    assert len(lines) == 17
     assert not [line for line in lines if not line.startswith("True ")]

@@ -1,24 +1,36 @@
-"""Run with a pretended libcuda.so.1 on the library path: each kernel through the launcher's real driver calls."""
+"""Run with a pretended libcuda.so.1 on the library path: each kernel through the launcher's real driver calls, and a
+training run with its evaluations on top of them."""
 
-from types import SimpleNamespace
+import tempfile
+from pathlib import Path
 
 import torch
 
 from paretune.kernels import launch
 from paretune.selftest.comparing import step_checks
+from tests import tiny
+from tests.kernels.pretending import pretend_cuda, pretend_torch_cuda
 from tests.kernels.simulator import simulated_step
-
-torch.cuda.init = lambda: None
-torch.cuda.current_device = lambda: 0
-torch.cuda.current_stream = lambda device: SimpleNamespace(cuda_stream=77)
-torch.cuda.is_current_stream_capturing = lambda: False
-torch.cuda.get_device_capability = lambda device: (9, 0)
-torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=2)
 
 
 def main() -> None:
+    pretend_torch_cuda(setattr)
     for check in step_checks(simulated_step(launch.driver()), torch.device("cpu")):
         print(check.passed, check.name, check.detail)
+    with tempfile.TemporaryDirectory() as directory:
+        plain = tiny.run(Path(directory) / "plain", steps=2, eval_every=2)
+        launched: list[str] = []
+        run = launch.Driver.run
+
+        def counting(self: launch.Driver, launches: list[launch.Launch], device: torch.device) -> None:
+            launched.extend(each.kernel for each in launches)
+            run(self, launches, device)
+
+        launch.Driver.run = counting  # type: ignore[method-assign]
+        pretend_cuda(setattr)
+        through = tiny.run(Path(directory) / "through", steps=2, eval_every=2)
+        same = through.points.robust.equals(plain.points.robust)
+    print(same and len(launched) > 0, f"a training run, {len(launched)} launches")
 
 
 if __name__ == "__main__":
