@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from paretune.attacks import L2, AttackCopy, Linf, attack_copy
+from paretune.attacks import L2, PGD, AttackCopy, Linf, attack_copy
 from paretune.kernels import Norm, Step, pgd_step, reference
 from paretune.selftest.comparing import NORMS, Check, Outcome, Take, run_check
 
@@ -29,6 +29,7 @@ def gpu_checks(device: torch.device) -> Iterator[Check]:
         torch.cuda.empty_cache()
         yield run_check(f"{norm} CUDA graph of 10 steps", _graph, device, norm)
         yield run_check(f"{norm} under torch.compile", _compiled, device, norm)
+        yield run_check(f"{norm} attack as training makes it", _attack, device, norm)
     for shape in ((128, 3, 32, 32), (64, 3, 224, 224), (256, 3, 224, 224)):
         for norm in NORMS:
             yield run_check(f"{norm} time {shape}", _time, device, norm, shape)
@@ -100,6 +101,20 @@ def _compiled(device: torch.device, norm: Norm) -> Outcome:
     return error <= _ROUNDING and victims[
         1
     ].engine == "compiled", f"{victims[1].engine}, differs by {error:.1e}"
+
+
+def _attack(device: torch.device, norm: Norm) -> Outcome:
+    """The default engine against eager steps, on a network whose steps Python sends in many launches."""
+    threat = Linf(2.0**-5) if norm == "Linf" else L2(0.5)
+    layers = [part for _ in range(8) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.GELU())]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).to(device)
+    images, goals = torch.rand(4, 3, 8, 8, device=device), torch.arange(4, device=device)
+    victim = attack_copy(network)
+    found, wanted = (
+        PGD(threat, steps=10, keep="last")(each, images, goals)
+        for each in (victim, attack_copy(network, engine="eager"))
+    )
+    return torch.equal(found, wanted), f"same as eager steps, by {victim.engine}"
 
 
 def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:

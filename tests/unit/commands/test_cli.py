@@ -283,3 +283,17 @@ def test_reading_adapters_needs_no_backbone(tmp_path, capsys) -> None:
     assert os.listdir(tmp_path) == []
     assert main(["adapters", "show", str(tmp_path)]) == 2
     assert "paretune.json" in capsys.readouterr().err
+
+
+def test_the_engine_that_is_named_reaches_training(tmp_path, weights, monkeypatch) -> None:
+    named = []
+
+    def note(*_, engine, **__):
+        named.append(engine)
+        raise RuntimeError("that is enough")
+
+    monkeypatch.setattr("paretune.sweep.config.train", note)
+    options = [*SMALL, "--weights", weights, "--out", str(tmp_path / "out")]
+    assert main(["train", *options, "--engine", "graph"]) == 2
+    assert named == ["graph"]
+    assert {run.engine for run in CompareConfig(engine="compiled").runs()} == {"compiled"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretune.attacks.copy.options import Engine
 from paretune.attacks.copy.steps import MOST_SHAPES, Ascent, check_finite, in_short
@@ -27,8 +27,8 @@ class CapturedSteps:
 
     A graph is fixed: shape of the batch, norm, number of steps. The twin's tensors may change in place, as a refresh does,
     and so may step size and radius, which it reads from device memory. Up to four graphs are kept. What needs another
-    runs as it is, and so does what cannot be captured, or whose replays do not give the very bits of single steps on
-    the first batch and on changed ones.
+    runs as it is, and so does a model that keeps tensors of its own, what cannot be captured, and what does not give the
+    very bits of single steps on the first batch and on changed ones.
 
     Args:
         twin: what is attacked.
@@ -63,6 +63,13 @@ class CapturedSteps:
 
     def _record(self, ascent: Ascent, images_adv: Tensor, steps: int) -> "_Graph | None":
         shape = tuple(images_adv.shape)
+        if (part := keeper(self.twin.module)) is not None:
+            text = (
+                "attack copy: eager steps for %s; %s keeps tensors beside its parameters, "
+                "and a graph would not see them change"
+            )
+            logger.info(text, shape, part)
+            return None
         try:
             if self.where_it_helps:
                 sent, done = seconds_of(lambda: ascent.climb(self.twin, images_adv, 1), images_adv.device)
@@ -178,6 +185,27 @@ def record_graph(
             graph.replay()
 
     return replay, result
+
+
+def keeper(module: nn.Module) -> str | None:
+    """A part that keeps tensors which are neither parameters nor buffers, such as what it once made of its weights.
+
+    They may be others after a refresh (LeViT, TinyViT), and a graph would go on reading the old ones.
+    """
+    for name, part in module.named_modules():
+        for own, value in vars(part).items():
+            if own in ("_parameters", "_buffers", "_modules"):
+                continue
+            inside = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list | tuple)
+                else (value,)
+            )
+            if any(isinstance(each, Tensor) for each in inside):
+                return f"{name}.{own}".lstrip(".")
+    return None
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> tuple[float, float]:

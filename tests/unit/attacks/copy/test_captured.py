@@ -1,9 +1,11 @@
 """What surrounds a CUDA graph, with a stand-in for the recording itself; that needs a GPU."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -178,6 +180,48 @@ def test_a_graph_that_does_not_read_what_it_is_given_is_not_used(
     assert "gave other bits" in caplog.text
 
 
+class KeepsWhatItMakesOfItsWeights(nn.Module):
+    """As LeViT and TinyViT do in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(5, 48))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Any:
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if "doubled" not in self.kept:
+            self.kept["doubled"] = 2 * self.weight.detach()
+        return images.flatten(1) @ self.kept["doubled"].T
+
+
+def test_a_model_that_keeps_what_it_makes_of_its_weights_is_not_recorded(
+    recorded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    model = KeepsWhatItMakesOfItsWeights()
+    plain, graph = engines(model)
+    for _ in range(2):
+        assert torch.equal(climb(graph), climb(plain))
+        with torch.no_grad():
+            model.weight.neg_()
+        plain.refresh()
+        graph.refresh()
+    assert recorded == []
+    assert "eager steps for (4, 3, 4, 4); kept keeps tensors beside its parameters" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "size"), [("levit_128s", 224), ("test_vit", 32), ("test_resnet", 32)])
+def test_only_a_network_that_keeps_tensors_is_found(name: str, size: int) -> None:
+    model = timm.create_model(name, num_classes=5, pretrained=False).eval()
+    with torch.no_grad():
+        model(torch.rand(1, 3, size, size))
+    assert ("attention_bias_cache" in (captured.keeper(model) or "")) == (name == "levit_128s")
+
+
 # ---- the graph --------------------------------------------------------------------------------------------------
 
 
@@ -260,3 +304,28 @@ def test_the_self_test_sees_what_a_replay_does_not_take(
 
     monkeypatch.setattr(captured, "record_graph", refuse)
     assert on_gpu._graph(torch.device("cpu"), norm) == (False, "by a graph")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_self_test_makes_the_attack_of_training_by_the_default_engine(
+    norm: Norm, recorded: list[str]
+) -> None:
+    assert on_gpu._attack(torch.device("cpu"), norm) == (True, "same as eager steps, by graph")
+    assert recorded == ["record", *["replay"] * 4]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_self_test_says_whether_the_steps_were_compiled(
+    norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    passed, detail = on_gpu._compiled(torch.device("cpu"), norm)
+    assert passed
+    assert detail.startswith("compiled, ")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    assert on_gpu._compiled(torch.device("cpu"), norm) == (False, "eager, differs by 0.0e+00")
