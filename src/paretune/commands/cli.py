@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("paretune.backbones.weights").setLevel(
         logging.INFO
     )  # which weights of a checkpoint were taken
+    logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
     if "MASTER_ADDR" in os.environ:
         logging.getLogger("paretune.training.processes").setLevel(logging.INFO)
     try:

@@ -64,7 +64,7 @@ def compile_program(
     """The kernels ``names`` for one architecture, from the disk cache if they are there.
 
     Args:
-        names: C++ names with their template arguments, such as ``"paretune::linf_start"``.
+        names: C++ names with their template arguments, such as ``"paretune::l2_sums<float,false,4>"``.
         arch: ``"sm_90"`` for a cubin, ``"compute_90"`` for PTX.
         kind: machine code or PTX.
         source: CUDA text; None takes the file of this package.

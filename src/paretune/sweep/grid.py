@@ -160,6 +160,8 @@ def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     torch.set_num_threads(threads)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
     # A sweep that is killed takes its workers along; the runs go on from their checkpoints next time.
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -186,7 +186,10 @@ class AttackCopy:
         """What replaces single steps; None where nothing does. Chosen once."""
         if not self._engine_is_chosen:
             engine, reason = self.options.choose_engine(twin.device, draws=twin.draws)
-            level = logging.INFO if self.options.engine in ("auto", engine) else logging.WARNING
+            if self.options.engine not in ("auto", engine):
+                level = logging.WARNING
+            else:  # without a GPU there was nothing to choose
+                level = logging.INFO if twin.device.type == "cuda" or engine != "eager" else logging.DEBUG
             logger.log(level, "attack copy: %s steps; %s", engine, reason)
             if engine == "compiled":
                 self._recorded = CompiledSteps(twin)
