@@ -36,11 +36,11 @@ if __name__ == "__main__":
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))
         tiny.run(directory / name, model=model, optimizer=pt.training.AdamW(lr))
         torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
-    guard = measuring.check_finite
-    measuring.check_finite = stop_at_6  # on all processes alike
+    guard = measuring.check_divergence
+    measuring.check_divergence = stop_at_6  # on all processes alike
     with contextlib.suppress(LookupError):
         tiny.run(directory / "stopped")
-    measuring.check_finite = guard
+    measuring.check_divergence = guard
     assert not (directory / "stopped/DONE").exists()
     if rank == "0":  # the others read it no sooner than this one has opened it
         for name in ("bits", "log.jsonl"):

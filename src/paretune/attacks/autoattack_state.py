@@ -106,9 +106,9 @@ class Journal:
 
 def digest(*tensors: Tensor) -> str:
     """Identifies tensors by their shapes and bytes."""
-    made = hashlib.sha256()
+    hashed = hashlib.sha256()
     for tensor in tensors:
-        made.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        hashed.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         for part in torch.split(tensor.detach(), 256):
-            made.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return made.hexdigest()[:32]
+            hashed.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:32]

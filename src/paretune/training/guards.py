@@ -20,7 +20,7 @@ class TrainingDiverged(RuntimeError):
     """The loss or a gradient became NaN or infinite; the run's last checkpoint is from before."""
 
 
-def check_finite(
+def check_divergence(
     values: Sequence[Tensor],
     step: int,
     lr: float,

@@ -29,7 +29,7 @@ from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.measuring import FreshCopy, Readings, measure, naming_divergence
-from paretune.training.objectives import Batch, Objective
+from paretune.training.objectives import Objective, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.plan import Batches, Plan
 from paretune.training.processes import Processes
@@ -135,7 +135,9 @@ def train(
                 strength, lr = plan.at(step)
                 for group in optimiser.param_groups:
                     group["lr"] = lr
-                batch = Batch(images.to(device), labels.to(device), strength, plan.seed_at(step, rank))
+                batch = TrainingBatch(
+                    images.to(device), labels.to(device), strength, plan.seed_at(step, rank)
+                )
                 if step == 1:
                     record.note(far_statistics(model, batch.images), step)  # waits, once a run
                 torch.manual_seed(batch.seed)  # dropout and stochastic depth

@@ -13,8 +13,8 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
 from paretune.runs.progress import Status
-from paretune.training.guards import catastrophic_overfitting, check_finite, transfer_failure
-from paretune.training.objectives import Batch
+from paretune.training.guards import catastrophic_overfitting, check_divergence, transfer_failure
+from paretune.training.objectives import TrainingBatch
 from paretune.training.record import Record
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
@@ -52,7 +52,7 @@ class Readings:
         self._unread: list[tuple[int, float, Tensor]] = []
         self.since_point: list[Status] = []
 
-    def add(self, step: int, batch: Batch, loss: Tensor, logits: Tensor, norm: Tensor) -> None:
+    def add(self, step: int, batch: TrainingBatch, loss: Tensor, logits: Tensor, norm: Tensor) -> None:
         """Keep the numbers of a step."""
         accuracy = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
         numbers = torch.stack([loss.detach().float(), accuracy, norm.detach().float()])
@@ -70,7 +70,7 @@ class Readings:
         read = []
         numbers = torch.stack([numbers for _, _, numbers in self._unread]).cpu()
         for (at, epsilon, _), row in zip(self._unread, numbers, strict=True):
-            check_finite([row], at, plan.lr, findings=self.record.findings)
+            check_divergence([row], at, plan.lr, findings=self.record.findings)
             loss, accuracy, _ = row.tolist()
             read.append(Status(at, plan.total, epsilon, loss, accuracy))
         self._unread = []
@@ -123,5 +123,5 @@ def naming_divergence(
     try:
         yield
     except ValueError as error:
-        check_finite(parameters, step, lr, error, findings)
+        check_divergence(parameters, step, lr, error, findings)
         raise

@@ -13,7 +13,7 @@ from paretune.attacks.inputs import check_logits
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TrainingBatch:
     """What one optimiser step learns.
 
     Args:
@@ -43,7 +43,9 @@ class Objective(Value, ABC):
         """The attack at full epsilon."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, model: nn.Module, copy: Callable[[], AttackCopy], batch: TrainingBatch
+    ) -> tuple[Tensor, Tensor]:
         """The mean loss, and the logits it was computed from, for the log.
 
         Args:
@@ -61,7 +63,9 @@ class Natural(Objective):
     def attack(self) -> None:
         """There is none."""
 
-    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, model: nn.Module, copy: Callable[[], AttackCopy], batch: TrainingBatch
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy."""
         return _cross_entropy(model(batch.images), batch.labels)
 
@@ -89,7 +93,9 @@ class AdversarialTraining(Objective):
         """The attack at full epsilon."""
         return self.inner
 
-    def loss(self, model: nn.Module, copy: Callable[[], AttackCopy], batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, model: nn.Module, copy: Callable[[], AttackCopy], batch: TrainingBatch
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy on the images that the attack at ``epsilon`` returns."""
         images = batch.images
         if batch.epsilon > 0:

@@ -6,16 +6,16 @@ import torch
 from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,
-    check_finite,
+    check_divergence,
     transfer_failure,
 )
 
 
 def test_nan_stops_and_names_step_and_remedy() -> None:
-    check_finite([torch.tensor(1.0), torch.tensor([2.0, 3.0])], 3, 0.1)
+    check_divergence([torch.tensor(1.0), torch.tensor([2.0, 3.0])], 3, 0.1)
     for bad in (float("nan"), float("inf")):
         with pytest.raises(TrainingDiverged, match=r"at step 3 with learning rate 0\.1.*AdamW\(0\.03\)"):
-            check_finite([torch.tensor(1.0), torch.tensor([2.0, bad])], 3, 0.1)
+            check_divergence([torch.tensor(1.0), torch.tensor([2.0, bad])], 3, 0.1)
 
 
 def test_catastrophic_overfitting_is_a_gap_between_the_two_attacks() -> None:

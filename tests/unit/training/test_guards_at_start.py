@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import paretune as pt
 from paretune.strategies import Strategy
 from paretune.training.calibration import calibrate_batchnorm
-from paretune.training.guards import TrainingDiverged, check_finite, check_gradients, far_statistics
+from paretune.training.guards import TrainingDiverged, check_divergence, check_gradients, far_statistics
 from tests import tiny
 
 
@@ -227,7 +227,7 @@ def test_frozen_batch_norms_without_statistics_are_noted_with_the_remedies_which
 def test_the_error_of_a_run_that_diverges_repeats_what_was_noted_of_its_batch_norms() -> None:
     finding = far_statistics(pt.adapt(convolutions(), pt.FullFineTune()), tiny.data().train[:32][0])
     with pytest.raises(TrainingDiverged, match=r"AdamW\(0\.03\)\. Noticed before: frozen batch norms"):
-        check_finite([torch.tensor(float("nan"))], 3, 0.1, findings=["transfer failure", finding or ""])
+        check_divergence([torch.tensor(float("nan"))], 3, 0.1, findings=["transfer failure", finding or ""])
 
 
 def test_calibration_gives_batch_norms_the_statistics_of_the_images_and_nothing_else() -> None:
