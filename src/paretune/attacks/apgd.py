@@ -103,12 +103,13 @@ class APGD(SearchAttack):
         start = self.threat.random_start(call.images, call.streams)
         return _Run(self, call.oracle, self.threat, self.steps).last(call.images, call.goals, start)
 
-    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has its highest loss."""
+    def solve(self, search: Search) -> None:
+        """See :meth:`~paretune.attacks.search.SearchAttack.solve`; an unsolved image has its highest loss."""
+        oracle, examples = search.oracle, search.examples
+        self.check_victim(examples.clean.shape[1])
         targets = examples.labels[:, None]
         if self.loss == "dlr-targeted":
             targets = nearest_classes(examples.clean, examples.labels, self.targets)
-        search = Search(oracle, examples)
         *wide, (threat, steps) = self.phases()
         for number, part in search.runs(targets.shape[1] * self.restarts):
             towards = targets[search.rows, number // self.restarts]
@@ -118,7 +119,6 @@ class APGD(SearchAttack):
                     part, towards, larger.project(start, part.images)
                 )
             _Run(self, oracle, threat, steps).solve(search, part, towards, threat.project(start, part.images))
-        return search.images, search.solved
 
     def phases(self) -> list[tuple[Threat, int]]:
         """The ball and the steps of each part of a run; only in the last one does a success count."""

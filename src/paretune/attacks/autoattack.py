@@ -6,7 +6,7 @@ left. The composition of each version is that of the reference, https://github.c
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -143,23 +143,19 @@ class AutoAttack(Attack):
         images: Tensor,
         labels: Tensor,
         *,
-        seed: int = 0,
-        places: Tensor | None = None,
-        batch_size: int = BATCH,
-        state: Path | None = None,
         progress: Callable[[float, str], None] = lambda _fraction, _note: None,
+        **options: Any,
     ) -> Tensor:
         """The images of :meth:`run`; see :meth:`~paretune.attacks.base.Attack.on_set`."""
-        return self.run(
-            model,
-            images,
-            labels,
-            seed=seed,
-            batch_size=batch_size,
-            progress=lambda status: progress(status.passes / status.total, f"AutoAttack  {status}"),
-            state=state,
-            places=places,
-        ).images
+
+        def told(status: AutoAttackStatus) -> None:
+            progress(status.passes / status.total, f"AutoAttack  {status}")
+
+        return self.run(model, images, labels, progress=told, **options).images
+
+    def for_training(self) -> Attack:
+        """There is no such form; see :meth:`~paretune.attacks.base.Attack.for_training`."""
+        raise ValueError(f"{self!r} stops at the first success; train with PGD, APGD or FGSM")
 
     def perturb(self, call: Call) -> Tensor:
         """The images of :meth:`run` as it is by default."""

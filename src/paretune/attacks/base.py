@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paretune._values import MOST, Value, shown
 from paretune.attacks.copy.engine import AttackCopy, attack_copy
+from paretune.attacks.copy.steps import check_finite
 from paretune.attacks.inputs import (
     check_classes,
     check_images,
@@ -132,20 +133,22 @@ class Attack(Value, ABC):
         return torch.cat(answers)
 
     def for_training(self) -> "Attack":
-        """The attack in the form to train with, in which every image takes every step of a single run.
+        """The attack in the form to train with, in which every image takes every step of a single run: itself, unless it
+        has several forms.
 
         Raises:
-            ValueError: there is none.
+            ValueError: it stops at the first success.
         """
-        raise ValueError(f"{self!r} stops at the first success; train with PGD, APGD or FGSM")
+        return self
 
-    @abstractmethod
     def passes(self, classes: int) -> int:
-        """About how many forward and backward passes an image takes that is never solved.
+        """About how many forward and backward passes an image takes that is never solved: one each, unless there are
+        steps.
 
         Args:
             classes: of the model.
         """
+        return 2
 
     @abstractmethod
     def perturb(self, call: "Call") -> Tensor:
@@ -246,10 +249,8 @@ class Oracle:
 
         Once at the end, because each look makes an accelerator wait.
         """
-        if self._finite and not torch.stack(self._finite).all():
-            raise ValueError(
-                "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
-            )
+        if self._finite:
+            check_finite(self._finite)
         self._finite.clear()
 
     def _checked(self, logits: Tensor, batch: int) -> Tensor:

@@ -16,7 +16,7 @@ from paretune.attacks.autoattack_state import Journal, Outcome
 from paretune.attacks.base import Call
 from paretune.attacks.inputs import isolated_randomness
 from paretune.attacks.masking import black_box_wins, random_forward, zero_gradients
-from paretune.attacks.search import Examples, SearchAttack
+from paretune.attacks.search import Examples, Search, SearchAttack
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Ensemble:
         self.stages = stages(self.clean.shape[1])
         self.right = self.oracle.classes(self.clean) == self.labels
         self.robust = self.right.clone()
-        self.found = self.images.clone()
+        self.adversarial = self.images.clone()
         classes = self.clean.shape[1]
         self.passes = {name: attack.passes(classes) for name, attack in self.stages.items()}
         self.done = 0  # passes of finished batches, had nothing been solved in them
@@ -153,7 +153,7 @@ class Ensemble:
         warnings = tuple(finding for finding in findings if finding)
         for finding in warnings:
             logger.warning("%s", finding)
-        return AutoAttackResult(self.found, self.right, self.robust, tuple(done), warnings)
+        return AutoAttackResult(self.adversarial, self.right, self.robust, tuple(done), warnings)
 
     def _stage(
         self, number: int, name: str, journal: Journal | None, show: Callable[[AutoAttackStatus], None]
@@ -168,7 +168,7 @@ class Ensemble:
                 if journal:
                     journal.write(number, index, outcome)
             solved = outcome.rows.to(rows.device)
-            self.found[solved] = outcome.images.to(self.found)
+            self.adversarial[solved] = outcome.images.to(self.adversarial)
             self.robust[solved] = False
             self.done += len(rows) * self.passes[name]
             outcomes.append(outcome)
@@ -179,13 +179,15 @@ class Ensemble:
     ) -> Outcome:
         oracle, streams = self.oracle, self.streams.take(rows).derive(name)
         examples = Examples(self.images[rows], self.labels[rows], self.clean[rows], streams)
+        search = Search(oracle, examples)
         before = oracle.forwards, oracle.backwards, oracle.zero_gradients, oracle.first_gradients
         started = time.perf_counter()
         oracle.on_pass = self._reporter(name, before[0] + before[1], len(rows), started, show)
         try:
             # Seeded anew for each batch, for models that draw numbers themselves.
             with isolated_randomness(streams.derive(f"batch {index}").seed, rows.device):
-                images, solved = self.stages[name].search(oracle, examples)
+                self.stages[name].solve(search)
+                images, solved = search.images, search.solved
                 if oracle.victim.precision != "fp32":
                     # What the fast copy takes for robust may be solved all the same.
                     open_rows = (~solved).nonzero().flatten()
@@ -212,7 +214,7 @@ class Ensemble:
         """What to call after each pass of a batch."""
         left, names = int(self.robust.sum()), list(self.passes)
         share, stage_rest = size * self.passes[name], max(left - size, 0) * self.passes[name]
-        later = left * sum(self.passes[each] for each in names[names.index(name) + 1 :])
+        later = left * sum(self.passes[later_name] for later_name in names[names.index(name) + 1 :])
         total = self.done + share + stage_rest + later
 
         def report() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from paretune.attacks.base import Oracle
 from paretune.attacks.losses import nearest_classes
 from paretune.attacks.projections import onto_plane
-from paretune.attacks.search import Examples, Search, SearchAttack
+from paretune.attacks.search import Search, SearchAttack
 from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
 
 OVERSHOOT = 1.05  # eta of algorithm 1
@@ -61,14 +61,14 @@ class FAB(SearchAttack):
         targets = 1 if self.targets is None else min(self.targets, classes - 1)
         return (1 + gradients) * self.steps * self.restarts * targets
 
-    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.search.SearchAttack.search`."""
+    def solve(self, search: Search) -> None:
+        """See :meth:`~paretune.attacks.search.SearchAttack.solve`."""
+        oracle, examples = search.oracle, search.examples
         if self.targets is None:
             targets = torch.full_like(examples.labels, -1)[:, None]
         else:
             targets = nearest_classes(examples.clean, examples.labels, self.targets)
         threat, half = self.threat, self.threat.with_epsilon(self.threat.epsilon / 2)
-        search = Search(oracle, examples)
         for number, part in search.runs(targets.shape[1] * self.restarts):
             first = number % self.restarts == 0
             start = part.images if first else half.random_start(part.images, part.streams, number)
@@ -88,7 +88,6 @@ class FAB(SearchAttack):
                 if tick == 0:
                     oracle.count_zeros(normal)
                 lanes = self._move(lanes, lead, normal)
-        return search.images, search.solved
 
     def _plane(
         self, oracle: Oracle, lanes: "_Lanes", points: Tensor, logits: Tensor

@@ -6,7 +6,7 @@ returns does not, by design, so that it must not be used to measure robustness.
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,14 +49,6 @@ class FGSM(Attack):
         if self.step_size is not None:
             return self.step_size
         return (1.25 if self.start == "random" else 1.0) * self.threat.epsilon
-
-    def for_training(self) -> Self:
-        """Itself."""
-        return self
-
-    def passes(self, classes: int) -> int:
-        """One forward, one backward."""
-        return 2
 
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.perturb`; makes one forward and backward pass."""
@@ -102,14 +94,6 @@ class NFGSM(Attack):
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise ValueError(f"NFGSM: noise must be a finite number of at least 0, got {self.noise!r}")
         _check_step(self, self.step_size)
-
-    def for_training(self) -> Self:
-        """Itself."""
-        return self
-
-    def passes(self, classes: int) -> int:
-        """One forward, one backward."""
-        return 2
 
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.perturb`, but the result may lie outside the ball; makes one forward

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.attacks.base import Call, Oracle, attacking
+from paretune.attacks.base import Call, attacking
 from paretune.attacks.copy.engine import AttackCopy
-from paretune.attacks.search import Examples, Search, SearchAttack
+from paretune.attacks.search import Search, SearchAttack
 from paretune.attacks.streams import Streams
 from paretune.attacks.threats import per_example
 
@@ -145,10 +145,11 @@ class PGD(SearchAttack):
             lanes = self._advance(lanes, call.oracle.gradient(losses, images_adv))
         return lanes.images_adv
 
-    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has the highest loss of the last
-        points of the runs."""
-        search = Search(oracle, examples, self._losses(examples.clean, examples.labels))
+    def solve(self, search: Search) -> None:
+        """See :meth:`~paretune.attacks.search.SearchAttack.solve`; an unsolved image has the highest loss of the clean
+        image and the last points of the runs."""
+        oracle, examples = search.oracle, search.examples
+        search.offer(examples.images, self._losses(examples.clean, examples.labels))
         for run, part in search.runs(self.restarts):
             lanes = self._begin(part.images, part.labels, part.streams, run)
             for step in range(self.steps + 1):
@@ -165,7 +166,6 @@ class PGD(SearchAttack):
                 gradient = oracle.gradient(losses, images_adv)
                 lanes, gradient = search.shrink(lanes, gradient)
                 lanes = self._advance(lanes, gradient)
-        return search.images, search.solved
 
     def _begin(self, images: Tensor, goals: Tensor, streams: Streams, run: int) -> "_Lanes":
         start = self.threat.random_start(images, streams, run) if self.random_start else images.clone()

@@ -56,7 +56,6 @@ class Search:
     Args:
         oracle: the victim.
         examples: none of them solved.
-        scores: (batch,) what a point must exceed to be kept for an unsolved image; None for nothing.
 
     Attributes:
         images: (batch, ...) for each image the first point that solves it, else the one with the highest score, else the
@@ -70,11 +69,11 @@ class Search:
     left: int
     _searching: Tensor  # (lanes,) False for padding
 
-    def __init__(self, oracle: Oracle, examples: Examples, scores: Tensor | None = None) -> None:
+    def __init__(self, oracle: Oracle, examples: Examples) -> None:
+        self.oracle, self.examples = oracle, examples
         self.images = examples.images.clone()
         self.solved = torch.zeros_like(examples.labels, dtype=torch.bool)
-        self._oracle, self._examples = oracle, examples
-        self._scores = torch.full_like(examples.clean[:, 0], -torch.inf) if scores is None else scores
+        self._scores = torch.full_like(examples.clean[:, 0], -torch.inf)
         self._start_with(torch.arange(len(self.images), device=self.images.device))
 
     def runs(self, count: int) -> Iterator[tuple[int, Examples]]:
@@ -83,7 +82,7 @@ class Search:
             self._start_with((~self.solved).nonzero().flatten())
             if not self.left:
                 return
-            yield number, self._examples.take(self.rows)
+            yield number, self.examples.take(self.rows)
 
     def note(self, points: Tensor, logits: Tensor, among: Tensor | None = None) -> None:
         """Keep the points that solve their images.
@@ -94,8 +93,8 @@ class Search:
             among: (lanes,) mask of the points that count; None for all.
         """
         counting = self._searching if among is None else self._searching & among
-        examples = self._examples
-        hit = self._oracle.hits(
+        examples = self.examples
+        hit = self.oracle.hits(
             points, logits, examples.labels[self.rows], counting, targeted=examples.targeted
         )
         self.images[self.rows[hit]] = points[hit]
@@ -132,24 +131,24 @@ class SearchAttack(Attack):
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`Attack.perturb`; an image that is misclassified already comes back as it is."""
         clean = call.oracle.exact(call.images)
-        self.check_victim(clean.shape[1])
         rows = ((call.oracle.classes(clean) == call.goals) != call.targeted).nonzero().flatten()
         examples = Examples(call.images, call.goals, clean, call.streams, call.targeted)
-        result = call.images.clone()
-        result[rows], _ = self.search(call.oracle, examples.take(rows))
-        return result
+        search = Search(call.oracle, examples.take(rows))
+        self.solve(search)
+        return call.images.index_put((rows,), search.images)
 
-    def check_victim(self, classes: int) -> None:  # most attacks ask nothing of the victim
-        """Raise ValueError where the attack cannot work with this number of classes."""
+    def for_training(self) -> Attack:
+        """There is no such form, unless the attack has an option for it.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self!r} stops at the first success; train with PGD, APGD or FGSM")
 
     @abstractmethod
-    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
-        """Look for adversarial images of examples that are not solved; of none, perhaps.
-
-        Returns:
-            Float32 images like ``examples.images``, inside the ball and [0, 1]; and (batch,) booleans: which of them
-            are verified to be misclassified. What the others are is up to the attack.
-        """
+    def solve(self, search: Search) -> None:
+        """Make the runs of ``search``, whose examples may be none: each point that it notes or is offered lies inside the
+        ball and [0, 1]."""
 
 
 def bucket(count: int) -> int:

@@ -11,9 +11,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 from torch import Tensor
 
-from paretune.attacks.base import Oracle
 from paretune.attacks.losses import margin
-from paretune.attacks.search import Examples, Search, SearchAttack
+from paretune.attacks.search import Search, SearchAttack
 from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
 
 # Queries of a run of 10,000 after which the share of changed pixels is halved (section 4.3).
@@ -58,13 +57,12 @@ class Square(SearchAttack):
         return self.queries * self.restarts
 
     @torch.no_grad()
-    def search(self, oracle: Oracle, examples: Examples) -> tuple[Tensor, Tensor]:
-        """See :meth:`~paretune.attacks.search.SearchAttack.search`; an unsolved image has its smallest margin."""
-        if examples.images.ndim != 4:
+    def solve(self, search: Search) -> None:
+        """See :meth:`~paretune.attacks.search.SearchAttack.solve`; an unsolved image has its smallest margin."""
+        if search.images.ndim != 4:
             raise ValueError(
-                f"Square needs images (batch, channels, height, width), got shape {tuple(examples.images.shape)}"
+                f"Square needs images (batch, channels, height, width), got shape {tuple(search.images.shape)}"
             )
-        search = Search(oracle, examples)
         for run, part in search.runs(self.restarts):
             generator = part.streams.shared(run)
             points = part.streams.draw(run, part.images, functools.partial(_first_point, self.threat))
@@ -76,7 +74,7 @@ class Square(SearchAttack):
                     side = self.side(query - 1, part.images)
                     colour = lanes.colours[:, query - 1, :, None, None].to(lanes.points.dtype)
                     proposed = _propose(self.threat, lanes.images, lanes.points, colour, side, generator)
-                logits = oracle.logits(proposed)
+                logits = search.oracle.logits(proposed)
                 search.note(proposed, logits)
                 margins = margin(logits, lanes.labels)
                 better = margins < lanes.margins
@@ -89,7 +87,6 @@ class Square(SearchAttack):
                     break
                 (lanes,) = search.shrink(lanes)
             search.offer(lanes.points, -lanes.margins)
-        return search.images, search.solved
 
     def _colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         shape = (len(images), self.queries, images.shape[1])
@@ -194,13 +191,13 @@ def _bump(threat: Threat, side: int, upright: bool, like: Tensor) -> Tensor:
 @functools.cache
 def _hill(height: int, width: int, power: int) -> Tensor:
     """Rings around the centre; each adds 1 / number^power to all it encloses."""
-    made = torch.zeros(height, width)
+    hill = torch.zeros(height, width)
     top, left = height // 2, width // 2
     for ring in range(max(height // 2 + 1, width // 2 + 1)):
         rows = slice(max(top - ring, 0), min(top + ring + 1, height))
         columns = slice(max(left - ring, 0), min(left + ring + 1, width))
-        made[rows, columns] += 1 / (ring + 1) ** power
-    return made
+        hill[rows, columns] += 1 / (ring + 1) ** power
+    return hill
 
 
 def _window(
