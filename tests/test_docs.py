@@ -59,8 +59,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         os.environ[name[1]] = name[2]
     elif words[:1] == ["paretune"]:
         given = {word for word in words if word.startswith("--")}
-        fast = {"--workers": 1, **FAST} if words[1] == "compare" else FAST if words[1] == "train" else {}
-        for option, value in fast.items():
+        for option, value in FAST.items() if words[1] in ("compare", "train") else ():
             words += [] if option in given else [option, str(value)]
         try:
             code = main(words[1:])
@@ -75,6 +74,9 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEED", "")
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda _process: {0}, raising=False
+    )  # one worker of one thread
     if page.stem == "own-data":
         flowers(tmp_path / "flowers")
     names: dict[str, object] = {}
