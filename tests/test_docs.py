@@ -142,3 +142,19 @@ def test_a_notebook_shows_the_cells_of_its_script(script) -> None:
         (cell.cell_type, cell.source) for cell in written
     ]
     assert any(cell.get("outputs") for cell in shown), "run it: the site shows its output"
+
+
+def test_broken_links_of_a_site_are_found(tmp_path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here"></h1><a href="b.html#there">1</a><a href="#here">2</a><a href="https://example.org">3</a>'
+        '<a href="b.html#nowhere">4</a><a href="c.html">5</a><a href="#nowhere">6</a><img src="d.png">'
+        '<script src="https://example.org/x.js"></script><link href="//example.org/y.css"><img src="data:,">'
+    )
+    (tmp_path / "b.html").write_text('<a name="there" href="a.html">back</a>')
+    checked = subprocess.run(
+        [sys.executable, DOCS / "links.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 1
+    told = [re.search(r"(?:refers to|loads) ([^,\s]+)", line)[1] for line in checked.stderr.splitlines()]  # type: ignore[index]
+    elsewhere = ["https://example.org/x.js", "//example.org/y.css"]
+    assert told == ["b.html#nowhere", "c.html", "#nowhere", "d.png", *elsewhere]
