@@ -132,12 +132,10 @@ def train(
         with torch.random.fork_rng(), bar as show, record.writing():
             model.train()
             for step, (images, labels) in enumerate(loader, start=batches.start + 1):
-                strength, lr = plan.at(step)
+                strength, lr, step_seed = plan.at(step, rank)
                 for group in optimiser.param_groups:
                     group["lr"] = lr
-                batch = TrainingBatch(
-                    images.to(device), labels.to(device), strength, plan.seed_at(step, rank)
-                )
+                batch = TrainingBatch(images.to(device), labels.to(device), strength, step_seed)
                 if step == 1:
                     record.note(far_statistics(model, batch.images), step)  # waits, once a run
                 torch.manual_seed(batch.seed)  # dropout and stochastic depth

@@ -146,17 +146,18 @@ class Plan:
             config=config,
         )
 
-    def at(self, step: int) -> tuple[float, float]:
-        """Epsilon of the training attack and learning rate at ``step``, of which the first is 1."""
+    def at(self, step: int, rank: int) -> tuple[float, float, int]:
+        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1.
+
+        Args:
+            step: of the whole run.
+            rank: of the process, which draws its own dropout, stochastic depth and starts of attacks.
+        """
         done = (step - 0.5) / self.total
         attack = self.objective.attack
-        return (attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0), (
-            self.lr * self.optimizer.factor(done)
-        )
-
-    def seed_at(self, step: int, rank: int) -> int:
-        """What seeds dropout, stochastic depth and the attack of a step in one process."""
-        return int(np.random.SeedSequence((self.seed, step, rank)).generate_state(1)[0])
+        strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
+        seed = int(np.random.SeedSequence((self.seed, step, rank)).generate_state(1)[0])
+        return strength, self.lr * self.optimizer.factor(done), seed
 
 
 class Batches:
