@@ -62,6 +62,9 @@ class Ascent:
         behind_entry = type(self.threat) in FUSED and images_adv.device.type in ("cpu", "cuda")
         bounds = self.bounds() if behind_entry else ()
         entered = twin.enter(images_adv) if behind_entry else images_adv
+        images = (
+            twin.laid_out(self.images) if self._takes_kernel else self.images
+        )  # the kernel's results follow it
         finite = []
         for _ in range(steps):
             leaf = (entered if behind_entry else images_adv).detach().requires_grad_()
@@ -74,9 +77,9 @@ class Ascent:
                 moved = self.threat.step(images_adv.detach(), gradient, float(self.step_size))
                 images_adv = self.threat.project(moved, self.images)
             elif self._takes_kernel:
-                images_adv, entered = self._kernel(twin, gradient, images_adv)
+                images_adv, entered = self._kernel(twin, images, gradient, images_adv)
             else:
-                images_adv = tail(twin, self.images, gradient, images_adv, bounds, self.step_size)
+                images_adv = tail(twin, images, gradient, images_adv, bounds, self.step_size)
                 entered = twin.enter(images_adv)
         return images_adv, finite
 
@@ -90,12 +93,14 @@ class Ascent:
     def _takes_kernel(self) -> bool:
         return self.images.is_cuda
 
-    def _kernel(self, twin: Twin, gradient: Tensor, images_adv: Tensor) -> tuple[Tensor, Tensor]:
+    def _kernel(
+        self, twin: Twin, images: Tensor, gradient: Tensor, images_adv: Tensor
+    ) -> tuple[Tensor, Tensor]:
         mean, std = twin.normalisation or (None, None)
         out_dtype = None if mean is None and twin.dtype is torch.float32 else twin.dtype
         step = Step(
             gradient,
-            self.images,
+            images,
             images_adv,
             FUSED[type(self.threat)],
             self.step_size,

@@ -105,11 +105,16 @@ class Twin:
 
     def enter(self, images: Tensor) -> Tensor:
         """The input of the network for ``images``: laid out, normalised in float32, and cast."""
-        if self.channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.laid_out(images)
         if self._splits:
             images = (images - self.module.mean) / self.module.std  # type: ignore[operator]
         return images.to(self.dtype)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """``images`` in the memory layout of the network."""
+        if self.channels_last and images.ndim == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def logits(self, entered: Tensor) -> Tensor:
         """Float32 logits of what :meth:`enter` returned."""
