@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from paretune.frontiers.across import AcrossTasks, across_areas
 from paretune.frontiers.comparing import _differences
 from paretune.frontiers.deciding import Decision
+from paretune.frontiers.ranking import Area
 from paretune.frontiers.resampling import Resampled
 from paretune.frontiers.tables import analysis
-from paretune.frontiers.tables.ranking import GroupArea, TaskRanking
+from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import AreaEstimate, Condition, with_p_best
 from paretune.report.specs.pairs import _cells
 from paretune.report.tables import pair_table
@@ -205,12 +206,13 @@ def ranking(number: int, rng: np.random.Generator) -> TaskRanking:
         ((name, float(np.mean([*of.values()]))) for name, of in areas.items()), key=lambda e: (-e[1], e[0])
     )
     made = tuple(
-        GroupArea("t", name, area, None, None, 4, (4, 4), tuple(areas[name]), tuple(areas[name].values()))
+        Area("t", name, area, None, None, 4, tuple(areas[name]), tuple(areas[name].values()))
         for name, area in ranked
     )
     return TaskRanking(
         task="t",
         areas=made,
+        points=((4, 4),) * size,
         differences=tuple(analysis._differences(ranked, areas, 0.95)),
         k=4,
         equal_budgets=True,
@@ -238,8 +240,8 @@ def test_no_sentence_about_a_table_contradicts_another(count: int) -> None:
             if d.p_value is not None and d.p_value < 0.05:
                 assert d.low is not None
                 assert d.low > 0
-        ranks = dict(zip((each.group for each in task.areas), task.ranks, strict=True))
-        assert all(ranks[a.group] <= ranks[b.group] for a, b in pairwise(task.areas))
+        ranks = dict(zip((each.strategy for each in task.areas), task.ranks, strict=True))
+        assert all(ranks[a.strategy] <= ranks[b.strategy] for a, b in pairwise(task.areas))
     assert min(seen.get(name, 0) for name in ("clear", "tie", "cannot tell", "unknown")) > count / 100
 
 

@@ -86,7 +86,7 @@ class Analyze:
             rows = [
                 [
                     f"{rank:g}",
-                    each.group,
+                    each.strategy,
                     f"{each.area:.3f}",
                     "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}",
                     str(each.k),

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,21 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 from scipy.stats import rankdata
 
-from paretune.frontiers.deciding import SAME, Certainty, Decision, decide, gap_text
+from paretune.frontiers.deciding import (
+    SAME,
+    Certainty,
+    Decision,
+    conclusion,
+    decide,
+    gap_text,
+    p_matrix,
+    within,
+)
 from paretune.frontiers.inference import holm
 from paretune.frontiers.power import needed_seeds, needed_tasks
+from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.frontiers.repeats import Spread, pooled
 from paretune.frontiers.verdict import Comparison, Condition
-
-if TYPE_CHECKING:
-    from paretune.frontiers.tables.ranking import TaskRanking
 
 _SAID = 2  # pairs of which the verdict has the numbers
 _GENERAL = " on tasks in general"
@@ -46,11 +53,11 @@ class TaskWinner:
     sharing: tuple[str, ...]  # those whose area is the same, itself included
 
     @classmethod
-    def of(cls, outcome: "Condition | TaskRanking") -> Self:
+    def of(cls, ranking: Ranking[Area, Gap]) -> Self:
         """That of one task."""
-        best = outcome.best
-        sharing = tuple(each.strategy for each in outcome.areas if best.area - each.area < SAME)
-        return cls(outcome.task, best.strategy, best.area, outcome.certainty, outcome.tied, sharing)
+        best = ranking.best
+        sharing = tuple(each.strategy for each in ranking.areas if best.area - each.area < SAME)
+        return cls(ranking.task, best.strategy, best.area, ranking.certainty, ranking.tied, sharing)
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,7 @@ class AcrossTasks:
     @functools.cached_property
     def decision(self) -> Decision:
         """What the tests over tasks decide, on ``ranked``; everything that is said follows from it."""
-        place = {name: number for number, name in enumerate(self.ranked)}
-        p_values = np.full((len(place), len(place)), np.nan)
-        for pair in self.pairs:
-            if pair.p_value is not None:
-                p_values[place[pair.strategy_a], place[pair.strategy_b]] = pair.p_value
+        p_values = p_matrix(self.ranked, ((p.strategy_a, p.strategy_b, p.p_value) for p in self.pairs))
         return decide(self.mean_areas, p_values, level=self.level, margin=self.margin)
 
     @property
@@ -108,19 +111,10 @@ class AcrossTasks:
         return tuple(name for name, one in zip(self.ranked, self.decision.tied, strict=True) if one)
 
     @property
-    def certainty(self) -> Certainty | Literal["unknown"]:
+    def certainty(self) -> Certainty:
         """What the tasks decide: as for a recommendation, or ``unknown`` where they are copies of one another."""
-        first = self._to_best()
-        if any(pair.p_value is None and pair.strategy_b in self.tied for pair in first):
-            return "unknown"
-        within = all(
-            pair.low is not None
-            and pair.high is not None
-            and -self.margin <= pair.low
-            and pair.high <= self.margin
-            for pair in first
-        )
-        return self.decision.certainty(equivalent=within and self.mean_areas[0] > 0)
+        equivalent = within(((pair.low, pair.high) for pair in self._to_best()), self.margin)
+        return self.decision.certainty(equivalent=equivalent and self.mean_areas[0] > 0)
 
     @property
     def verdict(self) -> str:
@@ -138,12 +132,7 @@ class AcrossTasks:
         if certainty == "unknown":
             parts.append("these tasks are too alike to say how certain this is")
         parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
-        if certainty == "clear":
-            parts.append(f"every other strategy is told apart from it{_GENERAL}")
-        elif certainty == "equivalent" and self.margin:
-            parts.append(f"all differ by less than {self.margin:g} for practical purposes")
-        elif certainty == "cannot tell":
-            parts.append(f"these tasks do not tell which strategy is best{_GENERAL}")
+        parts += conclusion(certainty, self.margin, "strategy", of="these tasks", where=_GENERAL)
         parts += self.decision.behind_others(self.ranked)
         winners = {name for winner in self.winners for name in winner.sharing}
         parts.append(
@@ -228,7 +217,10 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
             "across_tasks needs at least two tasks under one attack and epsilon; got "
             + "; ".join(f"{c.task}: {c.attack}" for c in comparison.conditions)
         )
-    return tuple(_across(conditions) for conditions in several)
+    return tuple(
+        across_rankings(same, attack=same[0].attack, threat=same[0].threat, epsilon=same[0].epsilon)
+        for same in several
+    )
 
 
 def across_areas(
@@ -295,24 +287,30 @@ def across_areas(
     )
 
 
-def _across(conditions: list[Condition]) -> AcrossTasks:
-    first = conditions[0]
+def across_rankings(
+    rankings: Sequence[Ranking[Area, Gap]],
+    *,
+    repeats: int | None = None,
+    attack: str = "",
+    threat: str = "",
+    epsilon: float = 0.0,
+) -> AcrossTasks:
+    """:func:`across_areas` of rankings that share their level and margin."""
     return across_areas(
-        {c.task: {each.strategy: each.area for each in c.areas} for c in conditions},
-        margin=first.margin,
-        level=first.level,
-        winners=map(TaskWinner.of, conditions),
+        {ranking.task: {each.strategy: each.area for each in ranking.areas} for ranking in rankings},
+        margin=rankings[0].margin,
+        level=rankings[0].level,
+        winners=map(TaskWinner.of, rankings),
         spreads={
-            c.task: {
-                (d.strategy_a, d.strategy_b): found
-                for d in c.differences
-                if (found := c.spread(d)) is not None
+            ranking.task: {
+                (d.strategy_a, d.strategy_b): d.spread for d in ranking.differences if d.spread is not None
             }
-            for c in conditions
+            for ranking in rankings
         },
-        attack=first.attack,
-        threat=first.threat,
-        epsilon=first.epsilon,
+        repeats=repeats,
+        attack=attack,
+        threat=threat,
+        epsilon=epsilon,
     )
 
 

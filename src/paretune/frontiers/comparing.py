@@ -47,7 +47,8 @@ from paretune.frontiers.cells import Samples, TrainedCell, load_cell
 from paretune.frontiers.inference import shares_around, tell_apart
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, checked_reference, floored_reference, frontier_mask
-from paretune.frontiers.resampling import Resampled, resample_strategies
+from paretune.frontiers.repeats import combined
+from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE, Resampled, resample_strategies
 from paretune.frontiers.verdict import (
     AreaEstimate,
     Comparison,
@@ -289,11 +290,17 @@ def _differences(
         options["level"],
     )
     differences = []
+    seeds = min(len(each.per_seed) for each in made.values())
     for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
         a, b = made[a_name], made[b_name]
         gap = a.area - b.area
         behind, equivalent, ahead = shares_around(gap, a.all - b.all, options["margin"])
         errors = (a.seed_error, b.seed_error)
+        of_examples = float(np.sqrt(np.var(a.report - b.report) + np.var(a.choice - b.choice)))
+        of_seeds = None if None in errors else math.hypot(*(e for e in errors if e is not None))
+        sources = [(of_examples, len(a.influence) - 1)]
+        if seeds >= SEEDS_TO_RESAMPLE and of_seeds is not None:
+            sources.append((of_seeds, seeds - 1))
         differences.append(
             Difference(
                 **shared,
@@ -308,8 +315,9 @@ def _differences(
                 ahead=ahead,
                 equivalent=equivalent,
                 behind=behind,
-                error_examples=float(np.sqrt(np.var(a.report - b.report) + np.var(a.choice - b.choice))),
-                error_seeds=None if None in errors else math.hypot(*(e for e in errors if e is not None)),
+                spread=combined(gap, sources),
+                error_examples=of_examples,
+                error_seeds=of_seeds,
             )
         )
     return differences

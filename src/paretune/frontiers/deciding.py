@@ -7,7 +7,7 @@ them, so they are a confidence set of the best: Hsu, "Constrained simultaneous c
 comparisons with the best" (Annals of Statistics 1984, https://doi.org/10.1214/aos/1176346732).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Certainty = Literal["clear", "tie", "equivalent", "cannot tell", "alone"]
+Certainty = Literal["clear", "tie", "equivalent", "cannot tell", "alone", "unknown"]
 
 SAME = 1e-12  # areas this close are the same number, rounded differently
 
@@ -37,12 +37,19 @@ class Decision:
         """Those that are behind none: they may be best."""
         return np.asarray(~self.behind.any(axis=0))
 
+    @property
+    def untested(self) -> Flags:
+        """Those of which nothing says how certain it is that they are behind the first."""
+        return np.asarray(self.tied & ~self.tested[0] & (np.arange(len(self.gaps)) > 0))
+
     def certainty(self, *, equivalent: bool) -> Certainty:
         """What the data decide, see :class:`paretune.frontiers.verdict.Recommendation`.
 
         Args:
             equivalent: whether the whole interval of each difference to the largest area is within the margin.
         """
+        if self.untested.any():
+            return "unknown"
         if len(self.gaps) == 1:
             return "alone"
         if self.tied.sum() == 1:
@@ -117,6 +124,41 @@ def best_p_values(areas: Sequence[float], p_values: Floats, *, margin: float) ->
     gaps = sizes[:, None] - sizes[None, :]
     counted = np.triu(gaps >= max(margin, SAME), 1)
     return np.asarray(np.where(counted, np.nan_to_num(p_values, nan=1.0), 1.0).min(axis=0))
+
+
+def p_matrix(names: Sequence[str], pairs: Iterable[tuple[str, str, float | None]]) -> Floats:
+    """The p-values as :func:`decide` takes them.
+
+    Args:
+        names: of the areas, the largest first.
+        pairs: two names, the larger area first, and the p-value; None where there is no test.
+    """
+    place = {name: number for number, name in enumerate(names)}
+    p_values = np.full((len(place), len(place)), np.nan)
+    for a, b, p_value in pairs:
+        p_values[place[a], place[b]] = np.nan if p_value is None else p_value
+    return p_values
+
+
+def within(intervals: Iterable[tuple[float | None, float | None]], margin: float) -> bool:
+    """Whether every interval is known and lies within the margin around zero."""
+    return all(
+        low is not None and high is not None and -margin <= low and high <= margin for low, high in intervals
+    )
+
+
+def conclusion(
+    certainty: Certainty, margin: float, noun: str, *, of: str = "these data", where: str = ""
+) -> list[str]:
+    """What follows for the first from its certainty, as a clause or none."""
+    said = {
+        "alone": f"there is no other {noun} to compare it with",
+        "clear": f"every other {noun} is told apart from it{where}",
+        "cannot tell": f"{of} do not tell which {noun} is best{where}",
+    }
+    if margin:
+        said["equivalent"] = f"all differ by less than {margin:g} for practical purposes"
+    return [said[certainty]] if certainty in said else []
 
 
 def gap_text(gap: float) -> str:

@@ -6,7 +6,7 @@ examples, which they share.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,18 +63,28 @@ def gap(a: Mapping[str, float], b: Mapping[str, float]) -> Spread | None:
     of_a, of_b = (spread(np.array([*of.values()])) for of in (a, b))
     if of_a is None or of_b is None:
         return None
-    error = math.hypot(of_a.error, of_b.error)
-    freedom = error**4 / (of_a.error**4 / of_a.freedom + of_b.error**4 / of_b.freedom)
-    return Spread(of_a.mean - of_b.mean, error, freedom)
+    return combined(of_a.mean - of_b.mean, [(each.error, each.freedom) for each in (of_a, of_b)])
 
 
-def pooled(spreads: Sequence[Spread]) -> Spread:
-    """The mean of independent estimates, one of each task: what they say of these tasks, and of no others.
+def combined(mean: float, sources: Iterable[tuple[float, float]]) -> Spread | None:
+    """A mean whose error has several independent sources; None if there is no error at all.
 
     The degrees of freedom are those of Satterthwaite, "An approximate distribution of estimates of variance components"
     (Biometrics Bulletin 1946), equation (17).
+
+    Args:
+        mean: estimated.
+        sources: the standard error from each, and its degrees of freedom.
     """
-    errors = np.array([each.error for each in spreads])
-    freedom = float((errors**2).sum() ** 2 / sum(each.error**4 / each.freedom for each in spreads))
-    mean = float(np.mean([each.mean for each in spreads]))
-    return Spread(mean, float(np.sqrt((errors**2).sum())) / len(spreads), freedom)
+    parts = [(error**2, freedom) for error, freedom in sources]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return None
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    return Spread(mean, math.sqrt(variance), freedom)
+
+
+def pooled(spreads: Sequence[Spread]) -> Spread | None:
+    """The mean of independent estimates, one of each task: what they say of these tasks, and of no others."""
+    sources = [(each.error / len(spreads), each.freedom) for each in spreads]
+    return combined(float(np.mean([each.mean for each in spreads])), sources)

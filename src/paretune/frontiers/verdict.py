@@ -1,38 +1,30 @@
 """The outcome of a comparison: numbers with their uncertainty, and the sentences they allow."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from paretune.frontiers.deciding import SAME, Certainty, Decision, Floats, best_p_values, decide, gap_text
+from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
 from paretune.frontiers.pareto import Reference, floored_reference
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
-from paretune.frontiers.repeats import Spread
+from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
 
 
 @dataclass(frozen=True)
-class AreaEstimate:
-    """The area under one strategy's frontier, for one task, attack and epsilon."""
+class AreaEstimate(Area):
+    """That of one attack and epsilon: chosen on select, measured on report."""
 
-    task: str
+    low: float
+    high: float
+    seeds: tuple[int, ...]
     attack: str
     threat: str
     epsilon: float
-    strategy: str
-    area: float  # chosen on select, measured on report, averaged over seeds
-    low: float
-    high: float
     optimistic: float  # what choosing and measuring on the report split would have said
-    k: int  # points per run
-    seeds: tuple[int, ...]
-    per_seed: tuple[float, ...]  # areas
     trainable_parameters: int
     train_seconds: float  # of one seed, mean
     best_clean: float  # report accuracy of the checkpoint with the best one on select, mean over seeds
@@ -43,19 +35,16 @@ class AreaEstimate:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """area(strategy_a) - area(strategy_b), paired over examples."""
+class Difference(Gap):
+    """That of one task, attack and epsilon, paired over examples."""
 
+    low: float
+    high: float
+    p_value: float
     task: str
     attack: str
     threat: str
     epsilon: float
-    strategy_a: str
-    strategy_b: str
-    difference: float
-    low: float  # the interval of this pair alone
-    high: float
-    p_value: float  # adjusted over all pairs of the condition
     p_unadjusted: float  # of this pair alone
     margin: float  # areas closer than this are equal for practical purposes
     ahead: float  # how plausible it is that a is ahead of b by more than the margin, in [0, 1]; see
@@ -116,45 +105,22 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """All strategies under one attack and epsilon of one task; ``areas`` are sorted best first."""
+class Condition(Ranking[AreaEstimate, Difference]):
+    """All strategies under one attack and epsilon of one task."""
 
-    task: str
     attack: str
     threat: str
     epsilon: float
-    areas: tuple[AreaEstimate, ...]
-    differences: tuple[Difference, ...]
-    k: int  # points of each run that are used
     runs_per_seed: int  # of each strategy that are used
     examples: int  # report split
     examples_select: int
     groups: int | None  # of report examples, which are resampled; None where the examples are
     seeds_resampled: bool
-    notes: tuple[str, ...]
     reference: Reference
     min_clean: float  # floors of a partial area; 0 for none
     min_robust: float
-    level: float
     interval: str  # "basic" or "bca"
     resamples: int
-    margin: float
-
-    @property
-    def best(self) -> AreaEstimate:
-        """The largest area."""
-        return self.areas[0]
-
-    @functools.cached_property
-    def decision(self) -> Decision:
-        """What the tests decide, on ``areas``; everything that is said follows from it."""
-        p_values = _p_values(self.areas, self.differences)
-        return decide([each.area for each in self.areas], p_values, level=self.level, margin=self.margin)
-
-    @property
-    def tied(self) -> tuple[str, ...]:
-        """The largest area, and all that are not told to be behind another by ``margin`` or more."""
-        return tuple(each.strategy for each, one in zip(self.areas, self.decision.tied, strict=True) if one)
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
@@ -162,24 +128,10 @@ class Condition:
         return self.tied
 
     @property
-    def indistinguishable(self) -> tuple[str, ...]:
-        """Of the tied, those that are not told apart from the largest area at ``level``."""
-        told, tied = self.decision.told[0], self.decision.tied
-        return tuple(
-            each.strategy for each, out, one in zip(self.areas, told, tied, strict=True) if one and not out
-        )[1:]
-
-    @property
     def recommended(self) -> AreaEstimate:
         """The cheapest of the tied, by trainable parameters and then training time."""
         tied = [estimate for estimate in self.areas if estimate.strategy in self.tied]
         return min(tied, key=lambda estimate: (estimate.trainable_parameters, estimate.train_seconds))
-
-    @property
-    def certainty(self) -> Certainty:
-        """What the data decide; see :class:`Recommendation`."""
-        within = all(d.practically == "equivalent" for d in self._to_best())
-        return self.decision.certainty(equivalent=within and self.best.area > 0)
 
     def within(self, *, max_trainable: int | None = None, max_seconds: float | None = None) -> "Condition":
         """The strategies that a budget allows; p-values stay adjusted over all pairs.
@@ -210,43 +162,31 @@ class Condition:
         return dataclasses.replace(self, areas=with_p_best(allowed, pairs), differences=pairs)
 
     @property
-    def verdict(self) -> str:
-        """What the numbers allow to say."""
-        best, cheapest, certainty = self.best, self.recommended, self.certainty
-        names = [each.strategy for each in self.areas]
+    def sentence(self) -> str:
+        """The verdict without what intervals are about."""
         floors = "".join(
             f" above {name} {floor:g}"
             for name, floor in (("clean", self.min_clean), ("robust", self.min_robust))
             if floor
         )
-        what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
-        parts = [
-            f"{best.strategy} has {what} {best.area:.3f} ({100 * self.level:g}% interval "
-            f"{best.low:.3f} to {best.high:.3f}; {_count(self.k, 'point')} per run, "
-            f"{_count(len(best.seeds), 'training seed')})",
-            *self.decision.clauses(names, self.margin),
-        ]
-        if best.area <= 0:
+        remarks, advice = [], []
+        if self.best.area <= 0:
             start = floored_reference(self.reference, self.min_clean, self.min_robust)
-            parts.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
-        if certainty == "alone":
-            parts.append("there is no other strategy to compare it with")
-        elif certainty == "clear":
-            parts.append("every other strategy is told apart from it")
-        else:
-            if certainty == "cannot tell":
-                parts.append("these data do not tell which strategy is best")
-            elif certainty == "equivalent" and self.margin:
-                parts.append(f"all differ by less than {self.margin:g} for practical purposes")
-            parameters = _count(cheapest.trainable_parameters, "trainable parameter")
-            parts.append(f"the cheapest of these is {cheapest.strategy}, with {parameters}")
-        parts += self.decision.behind_others(names)
+            remarks.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
+        if self.certainty not in ("alone", "clear"):
+            parameters = _count(self.recommended.trainable_parameters, "trainable parameter")
+            advice.append(f"the cheapest of these is {self.recommended.strategy}, with {parameters}")
+        budget = f"{_count(self.k, 'point')} per run, {_count(len(self.best.seeds), 'training seed')}"
+        return self._said("strategy", budget, floors=floors, remarks=remarks, advice=advice)
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say."""
         examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
-        covered = f"Intervals cover the sampling of {examples}"
+        covered = f"{self.sentence} Intervals cover the sampling of {examples}"
         if self.seeds_resampled:
-            return f"{'; '.join(parts)}. {covered}, the choice of checkpoints and the luck of training."
-        uncovered = "not the luck of training (fewer than five seeds)"
-        return f"{'; '.join(parts)}. {covered} and the choice of checkpoints, {uncovered}."
+            return f"{covered}, the choice of checkpoints and the luck of training."
+        return f"{covered} and the choice of checkpoints, not the luck of training (fewer than five seeds)."
 
     @property
     def recommendation(self) -> Recommendation:
@@ -277,7 +217,7 @@ class Condition:
         """
         alpha = (1 - self.level) / max(1, len(self.differences))
         made = []
-        for d in self._to_best():
+        for d in self.to_best:
             effect = max(d.difference, self.margin)
             if d.strategy_b not in self.indistinguishable or effect < SAME:
                 continue
@@ -309,21 +249,6 @@ class Condition:
             )
         return tuple(made)
 
-    def spread(self, d: Difference) -> Spread | None:
-        """The standard error of one of its differences, with what the intervals cover; None for no error at all."""
-        units = (self.examples if self.groups is None else self.groups) - 1
-        parts = [(d.error_examples**2, units)]
-        if self.seeds_resampled and d.error_seeds is not None:
-            parts.append((d.error_seeds**2, min(len(each.seeds) for each in self.areas) - 1))
-        variance = sum(part for part, _ in parts)
-        if variance == 0:
-            return None
-        freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
-        return Spread(d.difference, math.sqrt(variance), freedom)
-
-    def _to_best(self) -> list[Difference]:
-        return [d for d in self.differences if d.strategy_a == self.best.strategy]
-
     def _would_change(self) -> list[str]:
         changes = []
         for need in self.needed():
@@ -347,7 +272,7 @@ class Condition:
         changes += [
             f"A margin below {d.difference:.4f}, instead of {self.margin:g}, would put {d.strategy_a} before "
             f"{d.strategy_b}."
-            for d in self._to_best()
+            for d in self.to_best
             if d.strategy_b in self.tied and d.strategy_b not in self.indistinguishable
         ]
         if not self.seeds_resampled:
@@ -381,7 +306,8 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """The areas as a table, one row for each estimate."""
-        return pd.DataFrame([dataclasses.asdict(estimate) for estimate in self.areas])
+        frame = pd.DataFrame([dataclasses.asdict(estimate) for estimate in self.areas])
+        return frame.set_index(["task", "attack", "threat", "epsilon"]).reset_index()
 
 
 def _rounded(number: int) -> str:
@@ -395,17 +321,11 @@ def _count(number: int, noun: str) -> str:
 def with_p_best(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> tuple[AreaEstimate, ...]:
     """The estimates, the largest first, with the p-value that says whether each is among the best of them."""
     margin = differences[0].margin if differences else 0.0
-    found = best_p_values([each.area for each in areas], _p_values(areas, differences), margin=margin)
+    p_values = p_matrix(
+        [each.strategy for each in areas], ((d.strategy_a, d.strategy_b, d.p_value) for d in differences)
+    )
+    found = best_p_values([each.area for each in areas], p_values, margin=margin)
     return tuple(dataclasses.replace(each, p_best=float(p)) for each, p in zip(areas, found, strict=True))
-
-
-def _p_values(areas: Sequence[AreaEstimate], differences: Sequence[Difference]) -> Floats:
-    """Of pairs (i, j) of ``areas``; NaN where there is no test."""
-    place = {each.strategy: number for number, each in enumerate(areas)}
-    p_values = np.full((len(areas), len(areas)), np.nan)
-    for d in differences:
-        p_values[place[d.strategy_a], place[d.strategy_b]] = d.p_value
-    return p_values
 
 
 __all__ = [

@@ -67,9 +67,9 @@ def _page(analysis: Analysis, title: str) -> str:
     for number, task in enumerate(analysis.tasks):
         rows = points[points["task"] == task.task]
         front = [
-            each.group
+            each.strategy
             for each in task.areas
-            if each.group == task.best.group or _stands_out(each.group, looks)
+            if each.strategy == task.best.strategy or _stands_out(each.strategy, looks)
         ]
         drawing = _draw(rows, front, limit)
         drawings.append(drawing)
@@ -103,7 +103,7 @@ def _drawable(analysis: Analysis) -> pd.DataFrame:
 
 def _looks(analysis: Analysis) -> dict[str, Style]:
     """A colour and a shape for each group, in all tasks the same; of many groups only the best have colours."""
-    groups = sorted({each.group for each in analysis.areas})
+    groups = sorted({each.strategy for each in analysis.areas})
     if len(groups) <= len(COLOURS):
         return styles(groups)
     total = dict.fromkeys(
@@ -111,7 +111,7 @@ def _looks(analysis: Analysis) -> dict[str, Style]:
     )  # of ranks, as fractions; a task that a group is not in counts as the last
     for task in analysis.tasks:
         ranks = {
-            each.group: rank / len(task.areas) for each, rank in zip(task.areas, task.ranks, strict=True)
+            each.strategy: rank / len(task.areas) for each, rank in zip(task.areas, task.ranks, strict=True)
         }
         for group in groups:
             total[group] += ranks.get(group, 1.0)
@@ -174,13 +174,13 @@ def _section(
     most: int | None,
 ) -> Part:
     """One task; ``most`` rows in each table."""
-    own = {group: looks[group] for group in sorted(each.group for each in task.areas)}
+    own = {group: looks[group] for group in sorted(each.strategy for each in task.areas)}
     in_front = {group: looks[group] for group in front}
     plots = {
         f"frontier-{number}": frontier_spec(drawing, own, ON_PAGE, description=describe(rows, in_front)),
         f"forest-{number}": forest_spec(task.areas[:_LISTED], own, ON_PAGE),
     }
-    others = [each.group for each in task.areas if each.group not in in_front]
+    others = [each.strategy for each in task.areas if each.strategy not in in_front]
     keys = legend(front, looks)
     if others and most is None:
         keys += f"<details><summary>{len(others)} other groups</summary>{legend(others, looks)}</details>"
@@ -215,7 +215,7 @@ def _section(
 def _brief(task: TaskRanking, looks: dict[str, Style]) -> str:
     certainty = "cannot say" if task.certainty == "unknown" else task.certainty
     return (
-        f"<span>Largest area:</span> {symbol(looks[task.best.group])} <strong>{escape(task.best.group)}</strong> "
+        f"<span>Largest area:</span> {symbol(looks[task.best.strategy])} <strong>{escape(task.best.strategy)}</strong> "
         f'{task.best.area:.3f} <span class="badge {certainty.replace(" ", "-")}">{certainty}</span>'
     )
 
@@ -224,8 +224,8 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
     """All tasks: small frontiers, winners, ranks."""
     pictures = []
     for number, (task, drawing) in enumerate(zip(analysis.tasks, drawings, strict=True)):
-        own = {each.group: looks[each.group] for each in task.areas}
-        best = f"{task.best.group} {task.best.area:.3f}"
+        own = {each.strategy: looks[each.strategy] for each in task.areas}
+        best = f"{task.best.strategy} {task.best.area:.3f}"
         described = f"Frontiers on {task.task}; largest area {best}"
         pictures.append(Small(f"#task-{number}", task.task, best, drawing, own, described))
     many = small_multiples(pictures)

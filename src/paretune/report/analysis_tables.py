@@ -18,16 +18,16 @@ def area_table(task: TaskRanking, looks: dict[str, Style], most: int | None = No
     head = ("Group", "Rank", "Area", f"{100 * task.level:g}% interval", "K", "Points", "Per seed")
     rows = (
         (
-            _named(each.group, looks),
+            _named(each.strategy, looks),
             f"{rank:g}",
             f"<strong>{each.area:.3f}</strong>",
             _interval(each.low, each.high),
             str(each.k),
-            " – ".join(f"{size:,}" for size in sorted({*each.points})),
+            " – ".join(f"{size:,}" for size in sorted({*points})),
             " ".join(f"{area:.3f}" for area in each.per_seed[:_SEEDS])
             + (" …" if len(each.per_seed) > _SEEDS else ""),
         )
-        for rank, each in zip(task.ranks[:most], task.areas[:most], strict=True)
+        for rank, points, each in [*zip(task.ranks, task.points, task.areas, strict=True)][:most]
     )
     more = f'<p class="small">The largest {most} of {len(task.areas)}; areas.csv has all.</p>'
     return table("Areas under the frontiers", head, rows) + (more if most and most < len(task.areas) else "")
@@ -37,22 +37,22 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
     """One row per group behind the best, at most ``most``; nothing where no difference could be tested."""
     if not any(d.p_value is not None for d in task.to_best):
         return ""
-    places = {each.group: place for place, each in enumerate(task.areas)}
+    places = {each.strategy: place for place, each in enumerate(task.areas)}
     head = ("Behind the largest area", "Difference", f"{100 * task.level:g}% interval", "p, adjusted", "")
     rows: Iterable[tuple[str, ...]] = (
         (
-            f"<span>{escape(d.group_b)}</span>",
+            f"<span>{escape(d.strategy_b)}</span>",
             f"<strong>{d.difference:.3f}</strong>",
             _interval(d.low, d.high),
             "–" if d.p_value is None else p_text(d.p_value),
-            standing(task.decision, 0, places[d.group_b], task.margin),
+            standing(task.decision, 0, places[d.strategy_b], task.margin),
         )
         for d in task.to_best[:most]
     )
-    made = table(f"Differences to {task.best.group}", head, rows)
+    made = table(f"Differences to {task.best.strategy}", head, rows)
     if len(task.to_best[:most]) <= _FOLD:
         return made
-    return f"<details><summary>Differences to {escape(task.best.group)}</summary>{made}</details>"
+    return f"<details><summary>Differences to {escape(task.best.strategy)}</summary>{made}</details>"
 
 
 def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
@@ -61,7 +61,7 @@ def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
     rows = (
         (
             f'<a href="#task-{number}">{escape(task.task)}</a>',
-            _named(task.best.group, looks),
+            _named(task.best.strategy, looks),
             f"{task.best.area:.3f}",
             _interval(task.best.low, task.best.high),
             "cannot say" if task.certainty == "unknown" else task.certainty,

@@ -22,16 +22,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paretune.frontiers.across import AcrossTasks, TaskWinner, across_areas
+from paretune.frontiers.across import AcrossTasks, across_rankings
 from paretune.frontiers.cells import chosen_front, spaced_subsets
 from paretune.frontiers.deciding import SAME, gap_text, listed
 from paretune.frontiers.inference import Floats, holm
 from paretune.frontiers.pareto import Reference, floored_reference, ordered_area
 from paretune.frontiers.power import needed_seeds
+from paretune.frontiers.ranking import Area, Gap
 from paretune.frontiers.repeats import LEAST_REPEATS, gap, spread
 from paretune.frontiers.tables.columns import Names, Table, tidy
 from paretune.frontiers.tables.own_runs import compare_own
-from paretune.frontiers.tables.ranking import GroupArea, GroupDifference, TaskRanking
+from paretune.frontiers.tables.ranking import TaskRanking
 
 _NO_RUNS = (
     "The table is of runs, but they are not here as it has them, or its groups are not their strategies: areas come "
@@ -49,7 +50,7 @@ class Analysis:
     points: pd.DataFrame  # the rows: task, group, seed, clean, robust, and what chose them
 
     @property
-    def areas(self) -> tuple[GroupArea, ...]:
+    def areas(self) -> tuple[Area, ...]:
         """Those of all tasks; within each, best first."""
         return tuple(each for task in self.tasks for each in task.areas)
 
@@ -68,7 +69,7 @@ class Analysis:
         return pd.DataFrame(
             {
                 "task": [each.task for each in self.areas],
-                "group": [each.group for each in self.areas],
+                "group": [each.strategy for each in self.areas],
                 "area": [each.area for each in self.areas],
                 "low": pd.array([each.low for each in self.areas], dtype="Float64"),
                 "high": pd.array([each.high for each in self.areas], dtype="Float64"),
@@ -123,7 +124,7 @@ def analyze(
             of range.
 
     >>> table = pd.DataFrame({"strategy": ["A", "A", "B"], "clean": [0.9, 0.7, 0.8], "robust": [0.1, 0.4, 0.3]})
-    >>> [(each.group, round(each.area, 3)) for each in analyze(table).areas]  # one point of each, the last
+    >>> [(each.strategy, round(each.area, 3)) for each in analyze(table).areas]  # one point of each, the last
     [('A', 0.28), ('B', 0.24)]
     """
     start = floored_reference(reference, min_clean, min_robust)
@@ -148,7 +149,7 @@ def analyze(
         )
         if equal_budgets and {"path", "bits"} <= {*cells.frame.columns}:
             tasks = tuple(dataclasses.replace(each, notes=(*each.notes, _NO_RUNS)) for each in tasks)
-    return Analysis(tasks, _across(tasks, level, margin), start, points)
+    return Analysis(tasks, _across(tasks), start, points)
 
 
 def _rank(
@@ -171,31 +172,31 @@ def _rank(
         values = np.array([*of_seed.values()])
         found = spread(values)
         low, high = (None, None) if found is None else found.interval(level)
-        own_sizes = [sizes[group, seed] for seed in of_seed]
         made.append(
-            GroupArea(
+            Area(
                 task=task,
-                group=group,
+                strategy=group,
                 area=float(values.mean()),
                 low=None if low is None else max(0.0, low),
                 high=None if high is None else min(1.0, high),
-                k=k if equal_budgets else min(own_sizes),
-                points=(min(own_sizes), max(own_sizes)),
+                k=k if equal_budgets else min(sizes[group, seed] for seed in of_seed),
                 seeds=tuple(of_seed),
                 per_seed=tuple(of_seed.values()),
             )
         )
-    made.sort(key=lambda each: (-each.area, each.group))
-    differences = _differences([(each.group, each.area) for each in made], areas, level)
+    made.sort(key=lambda each: (-each.area, each.strategy))
+    differences = _differences([(each.strategy, each.area) for each in made], areas, level)
     tested = any(d.p_value is not None for d in differences)
     made_notes = [
         *_notes(rows, sizes, made, equal_budgets, reference),
         *_constant(made, differences),
         *_settling(made, differences, level, margin),
     ]
+    of_frontiers = [[sizes[each.strategy, seed] for seed in areas[each.strategy]] for each in made]
     return TaskRanking(
         task=task,
         areas=tuple(made),
+        points=tuple((min(own), max(own)) for own in of_frontiers),
         differences=tuple(differences),
         k=k,
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
@@ -215,7 +216,7 @@ def _area(select: Floats, report: Floats, k: int, reference: Reference) -> float
 
 def _differences(
     ranked: list[tuple[str, float]], areas: dict[str, dict[str, float]], level: float
-) -> list[GroupDifference]:
+) -> list[Gap]:
     pairs = [(*pair, gap(areas[pair[0][0]], areas[pair[1][0]])) for pair in combinations(ranked, 2)]
     adjusted = iter(holm([found.p_value for *_, found in pairs if found is not None]))
     differences = []
@@ -224,7 +225,7 @@ def _differences(
         p_value = None if found is None else next(adjusted)
         if found is None and _repeated_alike(areas[a], areas[b]):
             low, high, p_value = 0.0, 0.0, 1.0
-        differences.append(GroupDifference(a, b, area_a - area_b, low, high, p_value, found))
+        differences.append(Gap(a, b, area_a - area_b, low, high, p_value, found))
     return differences
 
 
@@ -234,7 +235,7 @@ def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
     return repeats and all(abs(a[name] - b[name]) < SAME for name in a)
 
 
-def _covers(areas: list[GroupArea], tested: bool) -> str:
+def _covers(areas: list[Area], tested: bool) -> str:
     if not tested and all(each.low is None for each in areas):
         return (
             f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed and with "
@@ -251,7 +252,7 @@ def _covers(areas: list[GroupArea], tested: bool) -> str:
 def _notes(
     rows: pd.DataFrame,
     sizes: dict[tuple[str, str], int],
-    areas: list[GroupArea],
+    areas: list[Area],
     equal_budgets: bool,
     reference: Reference,
 ) -> Iterator[str]:
@@ -274,10 +275,10 @@ def _notes(
     repeats = {len(each.seeds) for each in areas}
     if len(repeats) > 1:
         yield f"Groups have between {min(repeats)} and {max(repeats)} repeats."
-    copied = [each.group for each in areas if len(each.seeds) >= LEAST_REPEATS and each.low is None]
+    copied = [each.strategy for each in areas if len(each.seeds) >= LEAST_REPEATS and each.low is None]
     if copied:
         yield f"The repeats of {listed(copied)} have equal areas: copies say nothing of the luck of training."
-    nothing = [each.group for each in areas if each.area == 0]
+    nothing = [each.strategy for each in areas if each.area == 0]
     if nothing:
         yield (
             f"No point of {listed(nothing)} is above the reference ({reference[0]:g}, {reference[1]:g}) in both "
@@ -297,55 +298,52 @@ def _notes(
         )
 
 
-def _constant(areas: list[GroupArea], differences: list[GroupDifference]) -> Iterator[str]:
+def _constant(areas: list[Area], differences: list[Gap]) -> Iterator[str]:
     """Those that are behind the best by one and the same amount in each of the repeats that have a spread."""
     best = areas[0]
-    alike = {each.group for each in areas if each.low is not None and {*each.seeds} == {*best.seeds}}
+    alike = {each.strategy for each in areas if each.low is not None and {*each.seeds} == {*best.seeds}}
     found = [
-        d.group_b
+        d.strategy_b
         for d in differences
-        if d.group_a == best.group and d.p_value is None and {d.group_a, d.group_b} <= alike
+        if d.strategy_a == best.strategy and d.p_value is None and {d.strategy_a, d.strategy_b} <= alike
     ]
     if found:
         yield (
-            f"{best.group} is ahead of {listed(found)} by the same amount in each repeat, to the last digit: such repeats "
-            "say nothing of how certain that is."
+            f"{best.strategy} is ahead of {listed(found)} by the same amount in each repeat, to the last digit: such "
+            "repeats say nothing of how certain that is."
         )
 
 
-def _settling(
-    areas: list[GroupArea], differences: list[GroupDifference], level: float, margin: float
-) -> Iterator[str]:
+def _settling(areas: list[Area], differences: list[Gap], level: float, margin: float) -> Iterator[str]:
     """How many repeats would tell the nearest group that is not told apart from the best."""
-    repeats = {each.group: len(each.seeds) for each in areas}
+    repeats = {each.strategy: len(each.seeds) for each in areas}
     tested = sum(d.p_value is not None for d in differences)
     for d in differences:
-        if d.group_a != areas[0].group or d.spread is None or d.p_value is None or d.p_value < 1 - level:
+        if (
+            d.strategy_a != areas[0].strategy
+            or d.spread is None
+            or d.p_value is None
+            or d.p_value < 1 - level
+        ):
             continue
         effect = max(d.difference, margin, SAME)
-        there = min(repeats[d.group_a], repeats[d.group_b])
+        there = min(repeats[d.strategy_a], repeats[d.strategy_b])
         needed = needed_seeds(
             effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=(1 - level) / tested
         )
         if needed is not None and needed > there:
             yield (
-                f"About {needed} repeats, instead of {there}, would tell {d.group_b} from {d.group_a} with a chance of 80% "
-                f"if the true difference is {gap_text(effect)}."
+                f"About {needed} repeats, instead of {there}, would tell {d.strategy_b} from {d.strategy_a} with a chance "
+                f"of 80% if the true difference is {gap_text(effect)}."
             )
         return
 
 
-def _across(tasks: tuple[TaskRanking, ...], level: float, margin: float) -> AcrossTasks | None:
-    tables = {task.task: {each.group: each.area for each in task.areas} for task in tasks}
-    if len(tables) < 2 or not set.intersection(*(set(table) for table in tables.values())):
+def _across(tasks: tuple[TaskRanking, ...]) -> AcrossTasks | None:
+    everywhere = set.intersection(*({each.strategy for each in task.areas} for task in tasks))
+    if len(tasks) < 2 or not everywhere:
         return None
-    winners = map(TaskWinner.of, tasks)
-    spreads = {
-        task.task: {(d.group_a, d.group_b): d.spread for d in task.differences if d.spread is not None}
-        for task in tasks
-    }
-    repeats = min(len(each.seeds) for task in tasks for each in task.areas)
-    return across_areas(tables, margin=margin, level=level, winners=winners, spreads=spreads, repeats=repeats)
+    return across_rankings(tasks, repeats=min(len(each.seeds) for task in tasks for each in task.areas))
 
 
 __all__ = ["Analysis", "analyze"]

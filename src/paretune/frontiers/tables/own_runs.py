@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paretune.frontiers.comparing import compare, labelled_points
-from paretune.frontiers.tables.ranking import GroupArea, GroupDifference, TaskRanking
+from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import Condition
 from paretune.runs.store import ROW_FIELDS, Run, load_runs
 
@@ -87,48 +87,29 @@ def _one_to_one(a: list[Any], b: list[Any]) -> dict[Any, Any] | None:
 
 
 def _ranking(condition: Condition, task: str, names: dict[str, str], points: tuple[int, int]) -> TaskRanking:
-    areas = tuple(
-        GroupArea(
-            task=task,
-            group=names[each.strategy],
-            area=each.area,
-            low=each.low,
-            high=each.high,
-            k=each.k,
-            points=points,
-            seeds=tuple(map(str, each.seeds)),
-            per_seed=each.per_seed,
-        )
-        for each in condition.areas
-    )
-    differences = tuple(
-        GroupDifference(
-            names[d.strategy_a],
-            names[d.strategy_b],
-            d.difference,
-            d.low,
-            d.high,
-            d.p_value,
-            condition.spread(d),
-        )
-        for d in condition.differences
+    """The condition as the table names it."""
+    luck = (
+        ", and cover the luck of training."
+        if condition.seeds_resampled
+        else "; with fewer than five training seeds they are about these trained models."
     )
     return TaskRanking(
         task=task,
-        areas=areas,
-        differences=differences,
-        k=condition.k,
-        equal_budgets=True,
-        covers=(
-            f"Intervals and tests are paired bootstraps over {condition.examples:,} test examples of the runs, which "
-            f"{condition.examples_select:,} others chose"
-            + (
-                ", and cover the luck of training."
-                if condition.seeds_resampled
-                else "; with fewer than five training seeds they are about these trained models."
-            )
+        areas=tuple(
+            dataclasses.replace(each, task=task, strategy=names[each.strategy]) for each in condition.areas
         ),
+        differences=tuple(
+            dataclasses.replace(d, task=task, strategy_a=names[d.strategy_a], strategy_b=names[d.strategy_b])
+            for d in condition.differences
+        ),
+        k=condition.k,
         notes=condition.notes,
         level=condition.level,
         margin=condition.margin,
+        points=(points,) * len(condition.areas),
+        equal_budgets=True,
+        covers=(
+            f"Intervals and tests are paired bootstraps over {condition.examples:,} test examples of the runs, which "
+            f"{condition.examples_select:,} others chose{luck}"
+        ),
     )

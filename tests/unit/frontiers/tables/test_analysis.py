@@ -51,12 +51,13 @@ def test_the_area_of_each_group_is_that_of_its_points() -> None:
     frame = table({"A": 0.0, "B": 0.05, "C": -0.1})
     result = pt.analyze(frame)
     (ranking,) = result.tasks
-    assert [each.group for each in ranking.areas] == ["B", "A", "C"]
+    assert [each.strategy for each in ranking.areas] == ["B", "A", "C"]
     assert ranking.ranks == (1, 2, 3)
+    assert ranking.points == ((6, 6),) * 3
     for each in ranking.areas:
-        own = frame[frame["strategy"] == each.group]
+        own = frame[frame["strategy"] == each.strategy]
         assert each.area == pytest.approx(pt.area(own["clean"], own["robust"]))
-        assert (each.low, each.high, each.k, each.points) == (None, None, 6, (6, 6))
+        assert (each.low, each.high, each.k) == (None, None, 6)
 
 
 def test_a_reference_and_floors_make_partial_areas() -> None:
@@ -64,7 +65,7 @@ def test_a_reference_and_floors_make_partial_areas() -> None:
     result = pt.analyze(frame, reference=(0.1, 0.0), min_clean=0.8, min_robust=0.3)
     assert result.reference == (0.8, 0.3)
     for each in result.areas:
-        own = frame[frame["strategy"] == each.group]
+        own = frame[frame["strategy"] == each.strategy]
         assert each.area == pytest.approx(pt.area(own["clean"], own["robust"], (0.8, 0.3)))
 
 
@@ -88,17 +89,17 @@ def test_without_repeats_it_cannot_say_how_certain_it_is() -> None:
 
 def test_repeats_give_students_intervals_and_paired_tests() -> None:
     (ranking,) = pt.analyze(table({"A": 0.0, "B": 0.05, "C": 0.052}, seeds=5), seed="seed").tasks
-    areas = {each.group: np.array(each.per_seed) for each in ranking.areas}
+    areas = {each.strategy: np.array(each.per_seed) for each in ranking.areas}
     for each in ranking.areas:
-        expected = stats.ttest_1samp(areas[each.group], 0).confidence_interval(0.95)
+        expected = stats.ttest_1samp(areas[each.strategy], 0).confidence_interval(0.95)
         assert (each.low, each.high) == pytest.approx((expected.low, expected.high))
         assert each.seeds == ("0", "1", "2", "3", "4")
     raw = {
         (a, b): stats.ttest_rel(areas[a], areas[b])
-        for a, b in combinations([e.group for e in ranking.areas], 2)
+        for a, b in combinations([e.strategy for e in ranking.areas], 2)
     }
     for d in ranking.differences:
-        expected = raw[d.group_a, d.group_b].confidence_interval(0.95)
+        expected = raw[d.strategy_a, d.strategy_b].confidence_interval(0.95)
         assert (d.low, d.high) == pytest.approx((expected.low, expected.high))
     adjusted = sorted(d.p_value for d in ranking.differences if d.p_value is not None)
     assert adjusted[0] == pytest.approx(3 * min(test.pvalue for test in raw.values()))
@@ -154,13 +155,18 @@ def test_more_points_are_no_advantage() -> None:
     """Of a frontier with more points, those count that evaluating it as often as the smallest would have given."""
     frame = pd.concat([table({"A": 0.0}, points=7), table({"B": 0.0}, points=3)])
     result = pt.analyze(frame)
-    areas = {each.group: each for each in result.areas}
+    areas = {each.strategy: each for each in result.areas}
     own = frame[frame["strategy"] == "A"][["clean", "robust"]].to_numpy()
     assert areas["A"].area == pytest.approx(pt.area(*own[[1, 3, 6]].T))  # 7/3, 14/3 and 7, counted from 1
-    assert (areas["A"].k, areas["A"].points) == (3, (7, 7))
+    assert areas["A"].k == 3
+    (ranking,) = result.tasks
+    assert {each.strategy: points for each, points in zip(ranking.areas, ranking.points, strict=True)} == {
+        "A": (7, 7),
+        "B": (3, 3),
+    }
     assert any("have 3 (B) to 7 points; 3 evenly spaced" in note for note in result.tasks[0].notes)
     unequal = pt.analyze(frame, equal_budgets=False)
-    areas = {each.group: each for each in unequal.areas}
+    areas = {each.strategy: each for each in unequal.areas}
     assert areas["A"].area == pytest.approx(pt.area(own[:, 0], own[:, 1]))
     assert any("unequal budgets" in note for note in unequal.tasks[0].notes)
 
@@ -229,7 +235,7 @@ def test_several_tasks_are_ranked_and_tested_together() -> None:
 def test_several_columns_name_a_group() -> None:
     frame = table({"A": 0.0, "B": 0.05})
     frame["rank"] = [4, 8] * 6
-    groups = {each.group for each in pt.analyze(frame, group="strategy,rank").areas}
+    groups = {each.strategy for each in pt.analyze(frame, group="strategy,rank").areas}
     assert groups == {"A / 4", "A / 8", "B / 4", "B / 8"}
     assert (
         pt.analyze(frame, group=["strategy", "rank"]).areas == pt.analyze(frame, group="strategy, rank").areas
@@ -246,7 +252,7 @@ def test_points_lead_back_to_their_runs(tmp_path: Path) -> None:
     (condition,) = pt.compare(tmp_path / "runs").conditions
     for source in (points, tmp_path / "p.csv", pd.concat([points, points.iloc[::3]])):
         (ranking,) = pt.analyze(source, task="task", seed="seed").tasks
-        assert [(a.group, a.area, a.low, a.high) for a in ranking.areas] == [
+        assert [(a.strategy, a.area, a.low, a.high) for a in ranking.areas] == [
             (a.strategy, a.area, a.low, a.high) for a in condition.areas
         ]
         assert [d.p_value for d in ranking.differences] == [d.p_value for d in condition.differences]
@@ -312,19 +318,19 @@ def test_names_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         "﻿strategy ; clean; robust\nNA;0.5;0.5\n01;0.6;0.5\n1;0.7;0.5\n=1+1;0.8;0.5\n\n"
         '"two\nlines";0.9;0.5\nTRUE;0.4;0.5\n\n'
     )
-    groups = [each.group for each in pt.analyze(written(tmp_path, text)).areas]
+    groups = [each.strategy for each in pt.analyze(written(tmp_path, text)).areas]
     assert groups == ["two\nlines", "=1+1", "1", "01", "NA", "TRUE"]
     assert Table.read(tmp_path / "t.csv").rows.tolist() == [2, 3, 4, 5, 7, 9]
 
 
 def test_columns_may_have_any_name() -> None:
     frame = pd.DataFrame([["A", 0.9, 0.1], ["B", 0.8, 0.2]])
-    assert [each.group for each in pt.analyze(frame, group="0", clean="1", robust="2").areas] == ["B", "A"]
+    assert [each.strategy for each in pt.analyze(frame, group="0", clean="1", robust="2").areas] == ["B", "A"]
 
 
 def test_numbers_as_names_look_as_in_the_table() -> None:
     frame = pd.DataFrame({"strategy": [8.0, 0.5, 8.0], "clean": 0.5, "robust": 0.5})
-    assert {each.group for each in pt.analyze(frame).areas} == {"8", "0.5"}
+    assert {each.strategy for each in pt.analyze(frame).areas} == {"8", "0.5"}
 
 
 def test_percentages_are_refused_until_they_are_named(tmp_path: Path) -> None:
@@ -481,7 +487,7 @@ def test_three_tasks_of_five_seeds_have_a_pooled_estimate_and_what_more_would_se
     pair = analysis.across.pairs[0]
     gaps, errors = [], []
     for task in analysis.tasks:
-        areas = {each.group: np.array(each.per_seed) for each in task.areas}
+        areas = {each.strategy: np.array(each.per_seed) for each in task.areas}
         gaps.append((areas["B"] - areas["A"]).mean())
         errors.append(stats.sem(areas["B"] - areas["A"]))
     assert (pair.strategy_a, pair.strategy_b) == ("B", "A")
@@ -535,7 +541,7 @@ def test_percentages_below_one_are_percentages_where_others_are_not() -> None:
         {"strategy": ["A", "A", "B", "B"], "clean": [0.5, 90, 93, 94], "robust": [0.2, 45, 0.4, 0.0]}
     )
     (ranking,) = pt.analyze(frame, percent=True).tasks
-    areas = {each.group: each.area for each in ranking.areas}
+    areas = {each.strategy: each.area for each in ranking.areas}
     assert areas == pytest.approx({"A": 0.9 * 0.45, "B": 0.93 * 0.004})
     assert any("No robust accuracy of B is above 1 %" in note for note in ranking.notes)
     (nothing,) = pt.analyze(frame.assign(robust=0), percent=True).tasks
@@ -548,7 +554,7 @@ def test_percentages_below_one_are_percentages_where_others_are_not() -> None:
 
 def test_repeats_that_would_settle_a_tie_are_counted() -> None:
     (ranking,) = pt.analyze(table({"A": 0.0, "B": 0.01, "C": -0.2}, seeds=4, noise=0.03), seed="seed").tasks
-    a, b = (np.array(each.per_seed) for each in sorted(ranking.areas[:2], key=lambda each: each.group))
+    a, b = (np.array(each.per_seed) for each in sorted(ranking.areas[:2], key=lambda each: each.strategy))
     effect = abs((b - a).mean())
     number = needed_seeds(
         effect, seeds=4, v_examples=0.0, v_seeds=(b - a).var(ddof=1) / 4, alpha=0.05 / 3, power=0.8

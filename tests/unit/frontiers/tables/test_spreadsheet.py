@@ -69,7 +69,7 @@ def test_the_areas_of_an_analysis_are_harmless_and_read_back(tmp_path: Path) -> 
     (link,) = re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)"', page.read_text(encoding="utf-8"))
     assert [*csv.reader(unquote(link).splitlines(keepends=True))] == rows
     back = pt.analyze(_with_accuracies(tmp_path / "out" / "areas.csv"), group="group", task="task")
-    assert {each.group for each in back.areas} == {*NAMES}
+    assert {each.strategy for each in back.areas} == {*NAMES}
     assert {each.task for each in back.areas} == {"@task"}
 
 
@@ -92,5 +92,5 @@ def test_the_areas_of_a_report_are_harmless_and_read_back(tmp_path: Path) -> Non
     back = pt.analyze(
         tmp_path / "areas.csv", group="strategy", task="task", clean="best_clean", robust="best_robust"
     )
-    assert {each.group for each in back.areas} == {*NAMES[:5]}
+    assert {each.strategy for each in back.areas} == {*NAMES[:5]}
     assert {each.task for each in back.areas} == {"=task()"}
