@@ -118,9 +118,8 @@ def train(
         note_task(model, plan.task)
         if record.done:
             return record.restore(model)
-        model.to(
-            memory_format=torch.channels_last
-        )  # faster for convolutions on a CPU; the values are the same
+        # Faster for convolutions on a CPU; the values are the same.
+        model.to(memory_format=torch.channels_last)
         parameters = list(trainable_parameters(model).values())
         wrapped, optimiser = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
         record.go_on(model, optimiser)
@@ -135,7 +134,7 @@ def train(
                 strength, lr, step_seed = plan.at(step, rank)
                 for group in optimiser.param_groups:
                     group["lr"] = lr
-                batch = TrainingBatch(images.to(device), labels.to(device), strength, step_seed)
+                batch = TrainingBatch.on(device, images, labels, strength, step_seed)
                 if step == 1:
                     record.note(far_statistics(model, batch.images), step)  # waits, once a run
                 torch.manual_seed(batch.seed)  # dropout and stochastic depth

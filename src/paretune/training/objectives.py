@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -21,12 +22,21 @@ class TrainingBatch:
         labels: (batch,).
         epsilon: strength of the attack at this step; 0 means no attack.
         seed: seeds the attack.
+        highest_class: the largest label.
     """
 
     images: Tensor
     labels: Tensor
     epsilon: float
     seed: int
+    highest_class: int
+
+    @classmethod
+    def on(
+        cls, device: torch.device, images: Tensor, labels: Tensor, epsilon: float, seed: int
+    ) -> "TrainingBatch":
+        """The batch on ``device``; what a check must know of the labels is read before they move there."""
+        return cls(images.to(device), labels.to(device), epsilon, seed, int(labels.max()))
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Natural(Objective):
         self, model: nn.Module, copy: Callable[[], AttackCopy], batch: TrainingBatch
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy."""
-        return _cross_entropy(model(batch.images), batch.labels)
+        return _cross_entropy(model(batch.images), batch)
 
 
 @dataclass(frozen=True)
@@ -101,10 +111,10 @@ class AdversarialTraining(Objective):
         if batch.epsilon > 0:
             attack = self.inner.with_epsilon(batch.epsilon)
             images = attack(copy(), images, batch.labels, seed=batch.seed)
-        return _cross_entropy(model(images), batch.labels)
+        return _cross_entropy(model(images), batch)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(logits: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
     """Its mean, and the logits."""
-    check_logits(logits, len(labels), int(labels.max()))
-    return cross_entropy(logits.float(), labels), logits.detach()
+    check_logits(logits, len(batch.labels), batch.highest_class)
+    return cross_entropy(logits.float(), batch.labels), logits.detach()
