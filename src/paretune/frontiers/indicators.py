@@ -204,7 +204,7 @@ def attainment_surface(sets: Sequence[Points], level: float) -> Floats:
     """The frontier that at least this share of the sets attain: the worst seed's at 1, the union's near 0.
 
     A set attains a target (clean, robust) if one of its points is at least as good in both. Grunert da Fonseca,
-    Fonseca & Hall, "Inferential performance assessment of stochastic optimisers and the attainment function"
+    Fonseca & Hall, "Inferential performance assessment of stochastic optimizers and the attainment function"
     (EMO 2001, https://doi.org/10.1007/3-540-44719-9_15). The level 0.5 is the median frontier of several seeds.
 
     Args:

@@ -59,7 +59,7 @@ class AdapterSet:
     """Named adapters that take turns on one model, or share it.
 
     One name at a time is *active*: the model then is an ordinary adapted model, which trains, is attacked, saved and merged
-    as such. A weighted combination is for evaluation and attacks only. Make optimisers after :meth:`activate`, and
+    as such. A weighted combination is for evaluation and attacks only. Make optimizers after :meth:`activate`, and
     refresh attack copies after it. Each adapter has its own head, of the same classes.
 
     Switching between adapters of one strategy, or from one combination to another, copies values in place, so that a model

@@ -23,8 +23,8 @@ class Status:
     """One finished training step.
 
     Args:
-        step: optimiser steps done.
-        total: optimiser steps of the run.
+        step: optimizer steps done.
+        total: optimizer steps of the run.
         epsilon: strength of the training attack at this step.
         loss: mean loss of the batch.
         accuracy: accuracy on the batch as trained on (attacked if epsilon > 0).

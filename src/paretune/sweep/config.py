@@ -186,7 +186,7 @@ class TaskConfig:
         self.load_backbone(len(data.classes), 0)
 
     def steps(self, data: ImageData) -> int:
-        """Optimiser steps of a run."""
+        """Optimizer steps of a run."""
         return max(1, round(self.epochs * (len(data.train) // self.batch_size)))
 
     @property

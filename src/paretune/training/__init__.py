@@ -1,4 +1,4 @@
-"""The one training loop, and what it takes: an objective, a schedule of epsilon, an optimiser."""
+"""The one training loop, and what it takes: an objective, a schedule of epsilon, an optimizer."""
 
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective

@@ -21,7 +21,7 @@ from paretune.strategies.mechanics.adapting import require_adaptation, restore
 def save_checkpoint(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
 ) -> None:
-    """Write the trained tensors of ``module``, the optimiser's state and ``progress`` (JSON), whole or not at all."""
+    """Write the trained tensors of ``module``, the optimizer's state and ``progress`` (JSON), whole or not at all."""
     tensors: dict[str, Tensor] = {
         f"model/{name}": value.detach().cpu().contiguous()
         for name, value in stored_tensors_full_names(module, require_adaptation(module)).items()

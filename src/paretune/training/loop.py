@@ -71,7 +71,7 @@ def train(
         objective: ``Natural()`` or ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch_size: images a step, over all processes. A last batch that is not full is left out.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
@@ -121,8 +121,8 @@ def train(
         # Faster for convolutions on a CPU; the values are the same.
         model.to(memory_format=torch.channels_last)
         parameters = list(trainable_parameters(model).values())
-        wrapped, optimiser = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
-        record.go_on(model, optimiser)
+        wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
+        record.go_on(model, optim)
         copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
         readings = Readings(record, device)
         batches = Batches(plan, record.step, rank, processes.world)
@@ -132,7 +132,7 @@ def train(
             model.train()
             for step, (images, labels) in enumerate(loader, start=batches.start + 1):
                 strength, lr, step_seed = plan.at(step, rank)
-                for group in optimiser.param_groups:
+                for group in optim.param_groups:
                     group["lr"] = lr
                 batch = TrainingBatch.on(device, images, labels, strength, step_seed)
                 if step == 1:
@@ -147,11 +147,11 @@ def train(
                 norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
                 readings.add(step, batch, loss, logits, norm)
                 settled = readings.read(step)  # waits, once in WAIT_EVERY steps
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+                optim.step()
+                optim.zero_grad(set_to_none=True)
                 copy.outdated = True
                 if step in plan.measured_at:  # waits
-                    settled[-1] = measure(settled[-1], readings, model, optimiser, data, copy, parameters)
+                    settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
                 for status in settled:
                     show(status)
         model.eval().to(memory_format=torch.contiguous_format)

@@ -87,7 +87,7 @@ def measure(
     last: Status,
     readings: Readings,
     model: Backbone,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     data: ImageData,
     copy: FreshCopy,
     parameters: Sequence[Tensor],
@@ -109,7 +109,7 @@ def measure(
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
-    record.point(last.step, report, select, model, optimiser)
+    record.point(last.step, report, select, model, optimizer)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

@@ -15,7 +15,7 @@ from paretune.attacks.inputs import check_logits
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """What one optimiser step learns.
+    """What one optimizer step learns.
 
     Args:
         images: (batch, channels, height, width) in [0, 1].

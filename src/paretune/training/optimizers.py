@@ -42,7 +42,7 @@ class AdamW(Value):
             raise ValueError(f"clip must be above 0 or None, got {self.clip}")
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
-        """The torch optimiser, with its learning rate at ``lr``."""
+        """The torch optimizer, with its learning rate at ``lr``."""
         chosen = list(parameters)
         groups = [
             {"params": [p for p in chosen if p.ndim > 1], "weight_decay": self.weight_decay},

@@ -30,7 +30,7 @@ class Plan:
         options: of the attacked copy.
         seed: of batches and attacks.
         batch_size: images a step, over all processes.
-        total: optimiser steps.
+        total: optimizer steps.
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.

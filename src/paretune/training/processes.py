@@ -50,13 +50,13 @@ class Processes:
             )
 
     def prepare(
-        self, model: Backbone, optimiser: torch.optim.Optimizer
+        self, model: Backbone, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The model as it is called in training, and its optimiser."""
-        wrapped, optimiser = self.accelerator.prepare(model, optimiser)
+        """The model as it is called in training, and its optimizer."""
+        wrapped, optimizer = self.accelerator.prepare(model, optimizer)
         if self.world > 1:  # what each process sees counts, see equalise_buffers; no step is to overwrite it
             wrapped.broadcast_buffers = False
-        return wrapped, optimiser
+        return wrapped, optimizer
 
     def on_main(self, do: Callable[[], T]) -> T | None:
         """Let the main process ``do``, the others wait; what it raises, all raise."""

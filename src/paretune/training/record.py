@@ -73,7 +73,7 @@ class Record:
 
     @property
     def step(self) -> int:
-        """Optimiser steps up to the last evaluation point."""
+        """Optimizer steps up to the last evaluation point."""
         return int(self.so_far["step"])
 
     @property
@@ -97,10 +97,10 @@ class Record:
             backfill(self.path, self.sinks)
         return run
 
-    def go_on(self, model: Backbone, optimiser: torch.optim.Optimizer) -> None:
-        """Put the last checkpoint into ``model`` and ``optimiser``, if there is one, and forget what came after it."""
+    def go_on(self, model: Backbone, optimizer: torch.optim.Optimizer) -> None:
+        """Put the last checkpoint into ``model`` and ``optimizer``, if there is one, and forget what came after it."""
         if self.checkpoint.exists():
-            self.so_far = load_checkpoint(self.checkpoint, model.module, optimiser)
+            self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
         self.processes.on_main(self._forget_later)
 
@@ -134,7 +134,7 @@ class Record:
             self._write(row, sync=sync and row is rows[-1])
 
     def point(
-        self, step: int, report: Scores, select: Scores, model: Backbone, optimiser: torch.optim.Optimizer
+        self, step: int, report: Scores, select: Scores, model: Backbone, optimizer: torch.optim.Optimizer
     ) -> None:
         """Append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
@@ -173,7 +173,7 @@ class Record:
                 )
             self.writer.append(rows, bits)
             self.so_far["points"] = self.writer.points
-            save_checkpoint(self.checkpoint, model.module, optimiser, self.so_far)
+            save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far)
             self._forward()
 
     def finish(self, model: Backbone) -> Run:

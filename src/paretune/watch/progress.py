@@ -36,8 +36,8 @@ class RunProgress:
         strategy: as the run spells it.
         task: name of the data.
         seed: of the run.
-        step: optimiser steps done.
-        total: optimiser steps of the run; None if it does not say.
+        step: optimizer steps done.
+        total: optimizer steps of the run; None if it does not say.
         epsilon: strength of the training attack, as a fraction of the pixel range.
         loss: of the last step.
         clean: accuracy on the select split at the last evaluation point.

@@ -45,6 +45,6 @@ def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
 @pytest.mark.parametrize(
     "fields", [{"lr": 0}, {"lr": 11}, {"warmup": 1.0}, {"weight_decay": -1}, {"decay": "step"}, {"clip": 0}]
 )
-def test_an_optimiser_out_of_range_names_the_field(fields) -> None:
+def test_an_optimizer_out_of_range_names_the_field(fields) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         AdamW(**fields)

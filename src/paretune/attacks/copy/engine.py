@@ -147,7 +147,7 @@ class AttackCopy:
         return self._any.channels_last
 
     def refresh(self) -> None:
-        """Take over the model's present weights, in place: call it after each optimiser step.
+        """Take over the model's present weights, in place: call it after each optimizer step.
 
         Trainable parameters are always read again, frozen ones when torch has counted a change, and buffers
         (batch-norm statistics) when their values differ. Only what is made of changed tensors is merged or

@@ -127,7 +127,7 @@ class Union(Strategy):
         made: dict[str, Any] = {
             "strategies": tuple(flat),
             "bn": policies.pop(),
-            # The most careful of the peak rates, because one optimiser moves them all.
+            # The most careful of the peak rates, because one optimizer moves them all.
             "learning_rate": min(part.learning_rate for part in flat),
             "why_not_mergeable": "; ".join(
                 f"{type(part).__name__}: {part.why_not_mergeable}" for part in flat if part.why_not_mergeable

@@ -53,7 +53,7 @@ def _step(model: pt.Backbone) -> None:
 
 
 def _behind_the_back(model: pt.Backbone) -> None:
-    """As some optimisers and averages do, which torch does not count."""
+    """As some optimizers and averages do, which torch does not count."""
     for parameter in pt.trainable_parameters(model).values():
         parameter.data.mul_(1.5)
 
