@@ -14,6 +14,7 @@ from paretune.frontiers.comparing import _differences
 from paretune.frontiers.deciding import Decision
 from paretune.frontiers.ranking import Area
 from paretune.frontiers.resampling import Resampled
+from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables import analysis
 from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import AreaEstimate, Condition, with_p_best
@@ -70,7 +71,7 @@ def conditions(count: int) -> Iterator[Condition]:
             "margin": float(rng.choice([0.0, 0.005, 0.03, 0.2])),
             "interval": "basic",
         }
-        differences = _differences(ranked, made, SHARED, options)
+        differences = _differences(ranked, made, SHARED, Settings(**options))
         estimates = [
             AreaEstimate(
                 **SHARED,

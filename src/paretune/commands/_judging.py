@@ -34,16 +34,9 @@ class Judging:
 
     def __post_init__(self) -> None:
         getattr(super(), "__post_init__", lambda: None)()
-        for name in ("min_clean", "min_robust"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be a fraction of at least 0 and below 1, such as 0.8; got {getattr(self, name)}"
-                )
-        if not 0 < self.level < 1:
-            hint = f"; did you mean {self.level / 100:g}?" if 1 < self.level < 100 else ""
-            raise ValueError(f"level must lie between 0 and 1, such as 0.95; got {self.level:g}{hint}")
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"margin must be at least 0 and below 1, got {self.margin}")
+        from paretune.frontiers.settings import Settings
+
+        Settings(**self.options)
         if self.max_trainable is not None and self.max_trainable < 1:
             raise ValueError(
                 f"max_trainable must be at least 1, or null for no limit; got {self.max_trainable}"

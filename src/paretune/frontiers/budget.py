@@ -23,6 +23,7 @@ from scipy.special import gammaln, ndtri
 from paretune.frontiers.bootstrap import Units
 from paretune.frontiers.comparing import labelled_points
 from paretune.frontiers.pareto import Reference, checked_accuracies, checked_reference
+from paretune.frontiers.settings import Settings
 from paretune.runs.store import Run, as_runs
 
 Floats = NDArray[np.float64]
@@ -62,9 +63,7 @@ def budget_curves(
         FileNotFoundError: there are no runs.
         ValueError: no run has points, or an argument is out of range.
     """
-    reference = checked_reference(reference)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
+    start = Settings(reference=reference, level=level).start
     loaded = as_runs(runs)
     points = labelled_points(loaded)
     curves = []
@@ -77,7 +76,7 @@ def budget_curves(
         for group in by_seed:
             select = group[["clean_select", "robust_select"]].to_numpy(dtype=float)
             report = group[["clean", "robust"]].to_numpy(dtype=float)
-            expected, by_clean, by_robust = _expected(select, report, budgets, reference)
+            expected, by_clean, by_robust = _expected(select, report, budgets, start)
             bits = [loaded[row["run_index"]].bits(row) for _, row in group.iterrows()]
             units = Units.of(influence.shape[1])
             for slopes, name, column in ((by_clean, "clean", 0), (by_robust, "robust", 1)):

@@ -36,19 +36,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from paretune.frontiers.bootstrap import (
-    Floats,
-    Units,
-    acceleration,
-    basic_interval,
-    bca_interval,
-)
+from paretune.frontiers.bootstrap import Floats, Units, acceleration, basic_interval, bca_interval
 from paretune.frontiers.cells import Samples, TrainedCell, load_cell
 from paretune.frontiers.inference import shares_around, tell_apart
 from paretune.frontiers.notes import check_same_examples, notes
-from paretune.frontiers.pareto import Reference, checked_reference, floored_reference, frontier_mask
+from paretune.frontiers.pareto import Reference, frontier_mask
 from paretune.frontiers.repeats import combined
 from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE, Resampled, resample_strategies
+from paretune.frontiers.settings import Settings
 from paretune.frontiers.verdict import (
     AreaEstimate,
     Comparison,
@@ -101,33 +96,30 @@ def compare(
         ValueError: no run has points, runs of one task were measured on different examples, or an argument is out
             of range.
     """
-    options: dict[str, Any] = {
-        "reference": checked_reference(reference),
-        "level": level,
-        "resamples": resamples,
-        "seed": seed,
-        "margin": margin,
-        "min_clean": min_clean,
-        "min_robust": min_robust,
-        "interval": interval,
-    }
-    floored_reference(reference, min_clean, min_robust)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
-    if resamples < 100:
-        raise ValueError(f"resamples must be at least 100 for an interval to mean something; got {resamples}")
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must lie in [0, 1), as a difference of areas; got {margin}")
-    if interval not in ("basic", "bca"):
-        raise ValueError(f"interval must be 'basic' or 'bca'; got {interval!r}")
-    loaded = as_runs(runs)
-    points = labelled_points(loaded)
+    settings = Settings(
+        reference=reference,
+        min_clean=min_clean,
+        min_robust=min_robust,
+        level=level,
+        margin=margin,
+        interval=interval,
+        resamples=resamples,
+        seed=seed,
+    )
+    return compare_runs(as_runs(runs), settings, groups)
+
+
+def compare_runs(
+    runs: list[Run], settings: Settings, groups: Mapping[str, Groups] | None = None
+) -> Comparison:
+    """:func:`compare`, of runs that are read."""
+    points = labelled_points(runs)
     if strange := sorted({*(groups or {})} - {*points["task"]}):
         raise ValueError(f"groups names the tasks {strange}, but the runs have {sorted({*points['task']})}")
     conditions = []
     for (task, *_), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
-        check_same_examples(rows, loaded)
-        conditions.append(_compare_one(rows, loaded, options, (groups or {}).get(str(task))))
+        check_same_examples(rows, runs)
+        conditions.append(_compare_one(rows, runs, settings, (groups or {}).get(str(task))))
     return Comparison(tuple(conditions))
 
 
@@ -208,11 +200,8 @@ def labelled_points(runs: list[Run]) -> pd.DataFrame:
     return points.assign(chosen=chosen)
 
 
-def _compare_one(
-    rows: pd.DataFrame, runs: list[Run], options: dict[str, Any], groups: Groups | None
-) -> Condition:
-    reference = floored_reference(options["reference"], options["min_clean"], options["min_robust"])
-    level, resamples, seed = options["level"], options["resamples"], options["seed"]
+def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups: Groups | None) -> Condition:
+    reference, seed = settings.start, settings.seed
     by_cell = [group for _, group in rows.groupby(["label", "seed"], sort=True)]
     budget = (
         int(rows.groupby("run_index").size().min()),
@@ -224,7 +213,9 @@ def _compare_one(
         cell = load_cell(group, runs, budget, reference, samples, seed)
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
     of_label = {label: [trained.cell for trained in cells[label]] for label in cells}
-    made, seeds_resampled = resample_strategies(of_label, samples, reference, resamples, seed, level)
+    made, seeds_resampled = resample_strategies(
+        of_label, samples, reference, settings.resamples, seed, settings.level
+    )
 
     ranked = sorted(cells, key=lambda label: (-made[label].area, label))
     shared: dict[str, Any] = {name: str(rows[name].iloc[0]) for name in ("task", "attack", "threat")}
@@ -232,7 +223,7 @@ def _compare_one(
     areas = []
     for label in ranked:
         each, trained = made[label], cells[label]
-        low, high = _interval(each.area, each.all, each.influence, options)
+        low, high = _interval(each.area, each.all, each.influence, settings)
         areas.append(
             AreaEstimate(
                 **shared,
@@ -251,7 +242,8 @@ def _compare_one(
                 p_best=1.0,
             )
         )
-    differences = _differences(ranked, made, shared, options)
+    differences = _differences(ranked, made, shared, settings)
+    units = (len(samples.report), len(samples.select))
     return Condition(
         **shared,
         areas=with_p_best(areas, differences),
@@ -262,39 +254,28 @@ def _compare_one(
         examples_select=int(rows["examples_select"].iloc[0]),
         groups=len(samples.report) if groups is not None else None,
         seeds_resampled=seeds_resampled,
-        notes=tuple(
-            notes(
-                rows,
-                runs,
-                budget,
-                len(differences),
-                level,
-                resamples,
-                (len(samples.report), len(samples.select)),
-                groups is not None,
-            )
-        ),
+        notes=tuple(notes(rows, runs, budget, len(differences), settings, units, groups is not None)),
         **{
-            name: options[name]
+            name: getattr(settings, name)
             for name in ("reference", "min_clean", "min_robust", "level", "interval", "resamples", "margin")
         },
     )
 
 
 def _differences(
-    ranked: list[str], made: dict[str, Resampled], shared: dict[str, Any], options: dict[str, Any]
+    ranked: list[str], made: dict[str, Resampled], shared: dict[str, Any], settings: Settings
 ) -> list[Difference]:
     tested = tell_apart(
         np.array([made[label].area for label in ranked]),
         np.stack([made[label].all for label in ranked]),
-        options["level"],
+        settings.level,
     )
     differences = []
     seeds = min(len(each.per_seed) for each in made.values())
     for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
         a, b = made[a_name], made[b_name]
         gap = a.area - b.area
-        behind, equivalent, ahead = shares_around(gap, a.all - b.all, options["margin"])
+        behind, equivalent, ahead = shares_around(gap, a.all - b.all, settings.margin)
         errors = (a.seed_error, b.seed_error)
         of_examples = float(np.sqrt(np.var(a.report - b.report) + np.var(a.choice - b.choice)))
         of_seeds = None if None in errors else math.hypot(*(e for e in errors if e is not None))
@@ -311,7 +292,7 @@ def _differences(
                 high=gap + float(half),
                 p_value=float(adjusted),
                 p_unadjusted=float(alone),
-                margin=options["margin"],
+                margin=settings.margin,
                 ahead=ahead,
                 equivalent=equivalent,
                 behind=behind,
@@ -324,11 +305,11 @@ def _differences(
 
 
 def _interval(
-    estimate: float, resampled: Floats, influence: Floats, options: dict[str, Any]
+    estimate: float, resampled: Floats, influence: Floats, settings: Settings
 ) -> tuple[float, float]:
-    if options["interval"] == "basic":
-        return basic_interval(estimate, resampled, options["level"])
-    return bca_interval(estimate, resampled, options["level"], acceleration(influence))
+    if settings.interval == "basic":
+        return basic_interval(estimate, resampled, settings.level)
+    return bca_interval(estimate, resampled, settings.level, acceleration(influence))
 
 
 def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:

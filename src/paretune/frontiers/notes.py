@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE
+from paretune.frontiers.settings import Settings
 from paretune.runs.store import Run
 
 # Where benchmarks/coverage.csv stops to find intervals that hold the truth in 93 to 97 of 100 cases.
@@ -32,8 +33,7 @@ def notes(
     runs: list[Run],
     budget: tuple[int, int],
     pairs: int,
-    level: float,
-    resamples: int,
+    settings: Settings,
     units: tuple[int, int],
     grouped: bool,
 ) -> Iterator[str]:
@@ -44,8 +44,7 @@ def notes(
         runs: that they index.
         budget: (points, runs) of each strategy and seed that are used.
         pairs: of strategies, that are tested.
-        level: of the tests.
-        resamples: of the bootstrap.
+        settings: level and resamples of the tests.
         units: report and select units that are resampled.
         grouped: whether these are groups of examples.
     """
@@ -77,8 +76,10 @@ def notes(
         yield f"{len(unfinished)} of {rows['run_index'].nunique()} runs are not finished: {shown}."
     if (rows["report_id"] == rows["select_id"]).any():
         yield "Some runs choose and measure on the same examples: their areas are optimistic."
-    if pairs and 1 / (resamples + 1) >= 1 - level:
-        yield f"{resamples} resamples cannot tell anything apart at the level {level:g}; raise resamples."
+    if pairs and 1 / (settings.resamples + 1) >= 1 - settings.level:
+        yield (
+            f"{settings.resamples} resamples cannot tell anything apart at the level {settings.level:g}; raise resamples."
+        )
 
 
 def _beyond_what_was_measured(units: tuple[int, int], grouped: bool) -> Iterator[str]:

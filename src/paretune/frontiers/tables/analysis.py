@@ -26,10 +26,11 @@ from paretune.frontiers.across import AcrossTasks, across_rankings
 from paretune.frontiers.cells import chosen_front, spaced_subsets
 from paretune.frontiers.deciding import SAME, gap_text, listed
 from paretune.frontiers.inference import Floats, holm
-from paretune.frontiers.pareto import Reference, floored_reference, ordered_area
+from paretune.frontiers.pareto import Reference, ordered_area
 from paretune.frontiers.power import needed_seeds
 from paretune.frontiers.ranking import Area, Gap
 from paretune.frontiers.repeats import LEAST_REPEATS, gap, spread
+from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables.columns import Names, Table, tidy
 from paretune.frontiers.tables.own_runs import compare_own
 from paretune.frontiers.tables.ranking import TaskRanking
@@ -127,34 +128,27 @@ def analyze(
     >>> [(each.strategy, round(each.area, 3)) for each in analyze(table).areas]  # one point of each, the last
     [('A', 0.28), ('B', 0.24)]
     """
-    start = floored_reference(reference, min_clean, min_robust)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), such as 0.95; got {level}")
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must lie in [0, 1), as a difference of areas; got {margin}")
+    settings = Settings(
+        reference=reference, min_clean=min_clean, min_robust=min_robust, level=level, margin=margin
+    )
     cells = Table.read(table)
     points = tidy(
         cells, group=group, clean=clean, robust=robust, task=task, seed=seed, select=select, percent=percent
     )
-    own = None
-    if equal_budgets:
-        options = {"reference": reference, "min_clean": min_clean, "min_robust": min_robust}
-        own = compare_own(cells.frame, points, **options, level=level, margin=margin)
+    own = compare_own(cells.frame, points, settings) if equal_budgets else None
     if own is not None:
         tasks = own
     else:
         tasks = tuple(
-            _rank(str(name), rows, start, equal_budgets, level, margin)
+            _rank(str(name), rows, equal_budgets, settings)
             for name, rows in points.groupby("task", sort=True)
         )
         if equal_budgets and {"path", "bits"} <= {*cells.frame.columns}:
             tasks = tuple(dataclasses.replace(each, notes=(*each.notes, _NO_RUNS)) for each in tasks)
-    return Analysis(tasks, _across(tasks), start, points)
+    return Analysis(tasks, _across(tasks), settings.start, points)
 
 
-def _rank(
-    task: str, rows: pd.DataFrame, reference: Reference, equal_budgets: bool, level: float, margin: float
-) -> TaskRanking:
+def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings) -> TaskRanking:
     report = rows[["clean", "robust"]].to_numpy(dtype=float)
     select = (
         rows[["clean_select", "robust_select"]].to_numpy(dtype=float) if "clean_select" in rows else report
@@ -166,12 +160,12 @@ def _rank(
     areas: dict[str, dict[str, float]] = {}
     for (group, seed), front in sorted(fronts.items()):
         used = k if equal_budgets else len(front)
-        areas.setdefault(group, {})[seed] = _area(select[front], report[front], used, reference)
+        areas.setdefault(group, {})[seed] = _area(select[front], report[front], used, settings.start)
     made = []
     for group, of_seed in areas.items():
         values = np.array([*of_seed.values()])
         found = spread(values)
-        low, high = (None, None) if found is None else found.interval(level)
+        low, high = (None, None) if found is None else found.interval(settings.level)
         made.append(
             Area(
                 task=task,
@@ -185,12 +179,12 @@ def _rank(
             )
         )
     made.sort(key=lambda each: (-each.area, each.strategy))
-    differences = _differences([(each.strategy, each.area) for each in made], areas, level)
+    differences = _differences([(each.strategy, each.area) for each in made], areas, settings.level)
     tested = any(d.p_value is not None for d in differences)
     made_notes = [
-        *_notes(rows, sizes, made, equal_budgets, reference),
+        *_notes(rows, sizes, made, equal_budgets, settings.start),
         *_constant(made, differences),
-        *_settling(made, differences, level, margin),
+        *_settling(made, differences, settings),
     ]
     of_frontiers = [[sizes[each.strategy, seed] for seed in areas[each.strategy]] for each in made]
     return TaskRanking(
@@ -202,8 +196,8 @@ def _rank(
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
         covers=_covers(made, tested),
         notes=tuple(made_notes),
-        level=level,
-        margin=margin,
+        level=settings.level,
+        margin=settings.margin,
     )
 
 
@@ -314,7 +308,7 @@ def _constant(areas: list[Area], differences: list[Gap]) -> Iterator[str]:
         )
 
 
-def _settling(areas: list[Area], differences: list[Gap], level: float, margin: float) -> Iterator[str]:
+def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> Iterator[str]:
     """How many repeats would tell the nearest group that is not told apart from the best."""
     repeats = {each.strategy: len(each.seeds) for each in areas}
     tested = sum(d.p_value is not None for d in differences)
@@ -323,13 +317,17 @@ def _settling(areas: list[Area], differences: list[Gap], level: float, margin: f
             d.strategy_a != areas[0].strategy
             or d.spread is None
             or d.p_value is None
-            or d.p_value < 1 - level
+            or d.p_value < 1 - settings.level
         ):
             continue
-        effect = max(d.difference, margin, SAME)
+        effect = max(d.difference, settings.margin, SAME)
         there = min(repeats[d.strategy_a], repeats[d.strategy_b])
         needed = needed_seeds(
-            effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=(1 - level) / tested
+            effect,
+            seeds=there,
+            v_examples=0.0,
+            v_seeds=d.spread.error**2,
+            alpha=(1 - settings.level) / tested,
         )
         if needed is not None and needed > there:
             yield (

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paretune.frontiers.comparing import compare, labelled_points
+from paretune.frontiers.comparing import compare_runs, labelled_points
+from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import Condition
 from paretune.runs.store import ROW_FIELDS, Run, load_runs
@@ -15,13 +16,15 @@ from paretune.runs.store import ROW_FIELDS, Run, load_runs
 _IDENTITY = ["step", "attack", "epsilon"]
 
 
-def compare_own(frame: pd.DataFrame, points: pd.DataFrame, **options: Any) -> tuple[TaskRanking, ...] | None:
+def compare_own(
+    frame: pd.DataFrame, points: pd.DataFrame, settings: Settings
+) -> tuple[TaskRanking, ...] | None:
     """The rankings by :func:`paretune.compare`, if the table is of runs that are here and groups are strategies.
 
     Args:
         frame: the table as it came.
         points: the same rows as :func:`paretune.frontiers.tables.columns.tidy` makes them.
-        **options: of :func:`paretune.compare`.
+        settings: of the comparison.
 
     Returns:
         None where the table is from elsewhere, its runs are gone or differ from it, or its groups or tasks cut across
@@ -47,7 +50,7 @@ def compare_own(frame: pd.DataFrame, points: pd.DataFrame, **options: Any) -> tu
     if groups is None or tasks is None:
         return None
     try:
-        compared = compare([run for run, _ in found], **options).conditions
+        compared = compare_runs([run for run, _ in found], settings).conditions
     except OSError:  # points without their bits
         return None
     made = []
