@@ -17,6 +17,8 @@ from paretune.interchange.files import stored_tensors_full_names
 from paretune.runs import disk
 from paretune.strategies.mechanics.adapting import require_adaptation, restore
 
+FORMAT = "2"  # 1: random starts of attacks depended on the batch
+
 
 def save_checkpoint(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
@@ -30,7 +32,8 @@ def save_checkpoint(
         for name, value in state.items():
             tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
     text = json.dumps(progress)
-    disk.save_tensors(path, tensors, {"progress": text, "digest": _fingerprint(text, tensors)})
+    about = {"format": FORMAT, "progress": text, "digest": _fingerprint(text, tensors)}
+    disk.save_tensors(path, tensors, about)
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         with safe_open(disk.regular(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+        if metadata.get("format") != FORMAT:
+            raise ValueError("another version of paretune wrote it, whose attacks draw otherwise")
         progress: dict[str, Any] = json.loads(metadata["progress"])
         if metadata["digest"] != _fingerprint(metadata["progress"], tensors):
             raise ValueError("its contents are not those that were written")
@@ -50,7 +55,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         check_tensors(stored_tensors_full_names(module, require_adaptation(module)), values, path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged ({error}); delete it to train this run from its start"
+            f"checkpoint {path} cannot be gone on from ({error}); delete it to train this run from its start"
         ) from None
     restore(module, values)
     state: dict[int, dict[str, Tensor]] = {}

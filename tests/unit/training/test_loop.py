@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import paretune as pt
 from paretune.runs.store import load_runs
@@ -158,7 +159,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path) -> None:
         tiny.run(tmp_path / "run", progress=lambda status: interrupt(status.step == 5))
     path = tmp_path / "run/checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"checkpoint .* is damaged .*delete it"):
+    with pytest.raises(ValueError, match=r"checkpoint .* cannot be gone on from .*delete it"):
         tiny.run(tmp_path / "run")
 
 
@@ -292,3 +293,14 @@ def test_an_unknown_engine_is_refused_before_anything_is_written(tmp_path) -> No
     ):
         tiny.run(tmp_path / "run", engine="jit")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_before_random_starts_belonged_to_images_is_refused(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(tmp_path / "run", progress=lambda status: interrupt(status.step == 5))
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if name != "format"}
+    save_file(load_file(checkpoint), checkpoint, metadata)
+    with pytest.raises(ValueError, match="another version of paretune wrote it"):
+        tiny.run(tmp_path / "run")
