@@ -134,7 +134,7 @@ def read_stated(path: Path, key: str) -> Stated | None:
             return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"checkpoint {file} cannot be gone on from ({error}); delete it to train this run from its start"
+                f"checkpoint {file} is damaged ({error}); delete it to train this run from its start"
             ) from None
     except ValueError as error:
         raise ValueError(f"{error}; {OTHERWISE}") from None

@@ -46,8 +46,6 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         with safe_open(disk.regular(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
-        if metadata.get("format") != FORMAT:
-            raise ValueError("another version of paretune wrote it, whose attacks draw otherwise")
         progress: dict[str, Any] = json.loads(metadata["progress"])
         if metadata["digest"] != _fingerprint(metadata["progress"], tensors):
             raise ValueError("its contents are not those that were written")
@@ -55,8 +53,13 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         check_tensors(stored_tensors_full_names(module, require_adaptation(module)), values, path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path} cannot be gone on from ({error}); delete it to train this run from its start"
+            f"checkpoint {path} is damaged ({error}); delete it to train this run from its start"
         ) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"another version of paretune wrote checkpoint {path}, whose attacks draw otherwise; delete it to train this run "
+            "from its start"
+        )
     restore(module, values)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

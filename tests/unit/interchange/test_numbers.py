@@ -308,7 +308,7 @@ def test_a_changed_checkpoint_is_refused_and_the_model_stays(change: Any, tmp_pa
     moved = copy.deepcopy(model.module.state_dict())
     assert any(not torch.equal(moved[name], before[name]) for name in before)
     with pytest.raises(
-        ValueError, match=r"checkpoint .* cannot be gone on from .*delete it to train this run from its start"
+        ValueError, match=r"checkpoint .* is damaged .*delete it to train this run from its start"
     ):
         load_checkpoint(path, model.module, optimizer)
     assert all(torch.equal(value, moved[name]) for name, value in model.module.state_dict().items())
