@@ -57,8 +57,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         ) from None
     if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"another version of paretune wrote checkpoint {path}, whose attacks draw otherwise; delete it to train this run "
-            "from its start"
+            f"another version of paretune wrote checkpoint {path}, whose attacks draw otherwise; delete it to train this "
+            "run from its start"
         )
     restore(module, values)
     state: dict[int, dict[str, Tensor]] = {}

@@ -302,5 +302,5 @@ def test_a_checkpoint_of_before_random_starts_belonged_to_images_is_refused(tmp_
     with safe_open(checkpoint, framework="pt") as file:
         metadata = {name: value for name, value in file.metadata().items() if name != "format"}
     save_file(load_file(checkpoint), checkpoint, metadata)
-    with pytest.raises(ValueError, match="another version of paretune wrote checkpoint .*delete it"):
+    with pytest.raises(ValueError, match=r"another version of paretune wrote checkpoint .*delete it"):
         tiny.run(tmp_path / "run")
