@@ -30,7 +30,7 @@ PAGES = [
 FAST = {
     "--limit": 100,
     "--epochs": 1,
-    "--points": 2,
+    "--points": 1,
     "--train-steps": 1,
     "--eval-steps": 1,
 }  # instead of the defaults
