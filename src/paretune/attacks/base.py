@@ -41,7 +41,7 @@ class Attack(Value, ABC):
     """Whether what the attack returns lies inside the ball; only then does it measure robustness."""
 
     portion: ClassVar[int] = 1
-    """How many batches of a set :meth:`on_set` is best given at once."""
+    """How many batches of a set :meth:`~paretune.attacks.Attack.on_set` is best given at once."""
 
     lengths: ClassVar[tuple[str, ...]] = ()
     """Fields in pixel units, which :meth:`with_epsilon` scales; None stays None."""

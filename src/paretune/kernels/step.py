@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+#: Of the ball that a step stays in.
 Norm = Literal["Linf", "L2"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -7,6 +7,7 @@ import torch
 
 from paretune.attacks.copy.precision import Precision
 
+#: What takes the steps of an attack; see :func:`~paretune.attacks.attack_copy`.
 Engine = Literal["auto", "eager", "compiled", "graph"]
 ENGINES: tuple[Engine, ...] = ("auto", "eager", "compiled", "graph")
 
