@@ -115,7 +115,7 @@ def test_a_graph_on_the_cpu_is_eager_steps_and_the_log_warns_once(caplog: pytest
 
 
 def test_by_default_the_cpu_takes_eager_steps_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "paretune.attacks.copy")
     plain, auto = engines(small(), "auto")
     assert torch.equal(climb(auto), climb(plain))
     assert auto.engine == "eager"
