@@ -32,9 +32,10 @@ def damage(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     directory, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
-    for name, lr in (("learning", 5e-3), ("standing", 1e-12)):
+    standing = {"optimizer": pt.training.AdamW(1e-12), "objective": pt.training.Natural()}
+    for name, changes in (("learning", {}), ("standing", standing)):
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))
-        tiny.run(directory / name, model=model, optimizer=pt.training.AdamW(lr))
+        tiny.run(directory / name, model=model, **changes)
         torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
     guard = measuring.check_divergence
     measuring.check_divergence = stop_at_6  # on all processes alike

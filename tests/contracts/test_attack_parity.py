@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -27,6 +28,7 @@ from paretune.attacks import APGD, FAB, L1, L2, PGD, Attack, AutoAttack, Linf, S
 
 STEPS = 10
 SLACK = 1
+SEEDS = 6
 THREATS = [Linf(0.05), Linf(0.1), L2(0.5), L2(1.0)]
 Victim = tuple[nn.Module, Tensor, Tensor]
 
@@ -123,19 +125,26 @@ def compare_with_reference(
     reference: Callable[[nn.Module, Tensor, Tensor, Threat], Tensor],
     learnt: float,
 ) -> None:
-    """No more than ``SLACK`` images survive our attack than survive the reference's."""
+    """On average over starts, no more than ``SLACK`` images survive our attack than survive the reference's.
+
+    Up to two standard errors of the difference, because both draw their starts.
+    """
     model, images, labels = victim
-    ours = survivors(model, PGD(threat, steps=STEPS)(model, images, labels), labels)
+    counts = []
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Both import packages that use what setuptools, numpy and torch have deprecated.
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        # On a copy: one leaves gradients behind, the other changes modes.
-        theirs = survivors(model, reference(copy.deepcopy(model), images, labels, threat), labels)
+        for seed in range(SEEDS):
+            ours = survivors(model, PGD(threat, steps=STEPS)(model, images, labels, seed=seed), labels)
+            torch.manual_seed(seed)
+            # On a copy: one leaves gradients behind, the other changes modes.
+            theirs = survivors(model, reference(copy.deepcopy(model), images, labels, threat), labels)
+            counts.append((ours, theirs))
+    (ours_mean, theirs_mean), errors = np.mean(counts, axis=0), np.var(counts, axis=0, ddof=1) / SEEDS
     clean = survivors(model, images, labels)
     assert clean > learnt * len(images)
-    assert 0 < theirs < clean
-    assert ours <= theirs + SLACK
+    assert 0 < theirs_mean < clean
+    assert ours_mean <= theirs_mean + SLACK + 2 * np.sqrt(errors.sum())
 
 
 def test_linf_pgd_without_a_random_start_takes_the_steps_of_torchattacks(victim: Victim) -> None:
