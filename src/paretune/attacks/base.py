@@ -96,7 +96,18 @@ class Attack(Value, ABC):
             ValueError: images or labels break the rules above, or the model returns NaN, an infinite largest logit or
                 something else than (batch, classes), has no gradient or has too few classes. Nothing is changed then.
         """
-        with attacking(model, images, labels, seed, places) as call:
+        return self._attacked(model, images, labels, seed, places)
+
+    def _attacked(
+        self,
+        model: nn.Module | AttackCopy,
+        images: Tensor,
+        labels: Tensor,
+        seed: int,
+        places: Tensor | None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        with attacking(model, images, labels, seed, places, targets) as call:
             return self.perturb(call) if call.images.numel() else call.images.clone()
 
     def on_set(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.attacks.base import Call, attacking
+from paretune.attacks.base import Call
 from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.search import Search, SearchAttack
 from paretune.attacks.streams import Streams
@@ -111,8 +111,7 @@ class PGD(SearchAttack):
                 "needs targets=" if self.targeted else "does not take targets; use PGD(..., targeted=True)"
             )
             raise ValueError(f"PGD(targeted={self.targeted}) {wanted}")
-        with attacking(model, images, labels, seed, places, targets) as call:
-            return self.perturb(call) if call.images.numel() else call.images.clone()
+        return self._attacked(model, images, labels, seed, places, targets)
 
     def for_training(self) -> Self:
         """With ``keep="last"``; see :meth:`~paretune.attacks.base.Attack.for_training`."""

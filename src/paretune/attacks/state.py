@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paretune.backbones.backbone import digest, fingerprint
+from paretune.backbones.backbone import seal
 from paretune.runs import lock
 from paretune.runs.disk import regular, save_tensors, write_json
 
@@ -67,8 +67,7 @@ def keep(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) ->
 
 
 def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
-    digests = {name: digest(value) for name, value in tensors.items()}
-    return fingerprint(json.dumps(dict(notes), sort_keys=True), digests)
+    return seal(json.dumps(dict(notes), sort_keys=True), tensors)
 
 
 def _check_plan(path: Path, file: Path, plan: dict[str, Any], probe: Tensor) -> None:

@@ -398,6 +398,11 @@ def digest(tensor: Tensor) -> str:
     return hashed.hexdigest()
 
 
+def seal(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A digest of a text and of all tensors beside it in a file, by which a change of either is seen."""
+    return fingerprint(text, {name: digest(value) for name, value in tensors.items()})
+
+
 def fingerprint(architecture: str, digests: Mapping[str, str]) -> str:
     """One digest of the architecture and its tensors' digests."""
     lines = [architecture, *(f"{key}={digests[key]}" for key in sorted(digests))]

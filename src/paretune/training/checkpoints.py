@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from paretune.backbones.backbone import digest, fingerprint
+from paretune.backbones.backbone import seal
 from paretune.interchange.checks import check_tensors
 from paretune.interchange.files import stored_tensors_full_names
 from paretune.runs import disk
@@ -32,7 +32,7 @@ def save_checkpoint(
         for name, value in state.items():
             tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
     text = json.dumps(progress)
-    about = {"format": FORMAT, "progress": text, "digest": _fingerprint(text, tensors)}
+    about = {"format": FORMAT, "progress": text, "digest": seal(text, tensors)}
     disk.save_tensors(path, tensors, about)
 
 
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
         progress: dict[str, Any] = json.loads(metadata["progress"])
-        if metadata["digest"] != _fingerprint(metadata["progress"], tensors):
+        if metadata["digest"] != seal(metadata["progress"], tensors):
             raise ValueError("its contents are not those that were written")
         values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
         check_tensors(stored_tensors_full_names(module, require_adaptation(module)), values, path)
@@ -68,7 +68,3 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             state.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
-
-
-def _fingerprint(progress: str, tensors: dict[str, Tensor]) -> str:
-    return fingerprint(progress, {name: digest(value) for name, value in tensors.items()})
