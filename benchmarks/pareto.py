@@ -1,10 +1,9 @@
-"""Time frontiers, volumes and comparisons, and append a row for each to ``benchmarks/pareto.csv``.
+"""Time frontiers and comparisons, and append a row for each to ``benchmarks/pareto.csv``.
 
     OMP_NUM_THREADS=1 python benchmarks/pareto.py
 
 Seconds are processor time, which a shared machine inflates less than the clock; only the comparison has the
-clock's too. Volumes are timed beside moocore, whose C code is the reference for speed, call by call in turns.
-The comparison reads run directories from disk: 7 strategies of 100 checkpoints, 10 000 report and 2 500 select
+clock's too. The comparison reads run directories from disk: 7 strategies of 100 checkpoints, 10 000 report and 2 500 select
 examples, 10 000 resamples; its memory is the peak of the process that does nothing else.
 """
 
@@ -17,13 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from _record import append, machine
 from paretune.frontiers.pareto import area, frontier
-from paretune.frontiers.pareto3d import frontier_mask_3d, volume
 from paretune.runs.store import RunWriter
 
 HERE = Path(__file__).parent
@@ -54,12 +51,6 @@ def along_a_curve(points: int, rng: np.random.Generator) -> NDArray[np.float64]:
     progress = rng.random(points)
     clean = 0.95 - 0.3 * progress**2 - 0.02 * rng.random(points)
     return np.column_stack([clean, 0.05 + 0.5 * np.sqrt(progress) - 0.02 * rng.random(points)])
-
-
-def on_a_sphere(points: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Three accuracies of which none dominates another."""
-    directions = np.abs(rng.standard_normal((points, 3)))
-    return np.asarray(directions / np.linalg.norm(directions, axis=1)[:, None])
 
 
 def write_runs(root: Path) -> None:
@@ -131,9 +122,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
 
-    def add(
-        what: str, points: int, seconds: list[float], reference: list[float] | None = None, peak: int = 0
-    ) -> None:
+    def add(what: str, points: int, seconds: list[float], peak: int = 0) -> None:
         rows.append(
             {
                 "what": what,
@@ -142,7 +131,6 @@ def main() -> None:
                 "seconds_lowest": f"{min(seconds):.6f}",
                 "seconds_highest": f"{max(seconds):.6f}",
                 "repeats": len(seconds),
-                "moocore_seconds_median": "" if reference is None else f"{median(reference):.6f}",
                 "peak_memory_bytes": peak or "",
             }
         )
@@ -153,21 +141,6 @@ def main() -> None:
         by_area, by_front = timed(5, lambda two=two: area(*two.T), lambda two=two: frontier(two))
         add(f"area, {shape}", len(two), by_area)
         add(f"frontier, {shape}", len(two), by_front)
-    for number in (50, 500, 5000):
-        for shape, points in (("uniform", rng.random((number, 3))), ("sphere", on_a_sphere(number, rng))):
-            three = points
-            ours, theirs = timed(
-                51,
-                lambda three=three: volume(*three.T),
-                lambda three=three: moocore.hypervolume(three, ref=np.zeros(3), maximise=True),
-            )
-            add(f"volume, {shape}", number, ours, theirs)
-            ours, theirs = timed(
-                51,
-                lambda three=three: frontier_mask_3d(*three.T),
-                lambda three=three: moocore.is_nondominated(three, maximise=True),
-            )
-            add(f"frontier_mask_3d, {shape}", number, ours, theirs)
     wall, spent, peak = comparison(3)
     add(f"compare, {RESAMPLES} resamples", STRATEGIES * CHECKPOINTS, spent, peak=peak)
     add(f"compare, {RESAMPLES} resamples, by the clock", STRATEGIES * CHECKPOINTS, wall, peak=peak)
@@ -175,7 +148,7 @@ def main() -> None:
     for row in rows:
         append(
             HERE / "pareto.csv",
-            {**machine("numpy", "moocore"), "threads": os.environ.get("OMP_NUM_THREADS", "")} | row,
+            {**machine("numpy"), "threads": os.environ.get("OMP_NUM_THREADS", "")} | row,
         )
 
 

@@ -1,4 +1,4 @@
-"""What must hold of volumes and indicators for every set of points; moocore and Monte Carlo as witnesses."""
+"""What must hold of indicators for every set of points; moocore as a witness."""
 
 import moocore
 import numpy as np
@@ -16,7 +16,6 @@ from paretune.frontiers.indicators import (
     weighted_area,
 )
 from paretune.frontiers.pareto import area, frontier
-from paretune.frontiers.pareto3d import frontier_mask_3d, volume
 
 # A grid with few values makes ties; floats make the rest.
 ACCURACY = st.one_of(st.integers(0, 8).map(lambda n: n / 8), st.floats(0, 1))
@@ -25,44 +24,11 @@ FLOOR = st.floats(0, 0.9)
 Points = NDArray[np.float64]
 
 
-def points(columns: int, accuracy: st.SearchStrategy[float] = ACCURACY) -> st.SearchStrategy[Points]:
-    return st.lists(st.tuples(*[accuracy] * columns), min_size=1, max_size=30).map(np.array)
+def points(accuracy: st.SearchStrategy[float] = ACCURACY) -> st.SearchStrategy[Points]:
+    return st.lists(st.tuples(accuracy, accuracy), min_size=1, max_size=30).map(np.array)
 
 
-@given(points(3), st.tuples(FLOOR, FLOOR, FLOOR))
-def test_the_volume_is_the_hypervolume(three: Points, reference: tuple[float, float, float]) -> None:
-    expected = moocore.hypervolume(three, ref=np.array(reference), maximise=True)
-    scale = np.prod(1 - np.array(reference))
-    assert volume(*three.T, reference) == pytest.approx(expected / scale, abs=1e-12)
-
-
-@given(points(3))
-def test_the_frontier_of_three_is_what_nothing_dominates(three: Points) -> None:
-    expected = moocore.is_nondominated(three, maximise=True, keep_weakly=False)
-    assert np.array_equal(frontier_mask_3d(*three.T), expected)
-
-
-@given(points(3), st.randoms(use_true_random=False))
-def test_order_repetition_and_dominated_points_do_not_matter_in_three(three: Points, random) -> None:  # type: ignore[no-untyped-def]
-    expected = volume(*three.T)
-    rows = [*three, *three[: random.randint(0, len(three))], *(row * random.random() for row in three[:3])]
-    random.shuffle(rows)
-    assert volume(*np.array(rows).T) == pytest.approx(expected, abs=1e-12)
-    assert volume(*three[frontier_mask_3d(*three.T)].T) == pytest.approx(expected, abs=1e-12)
-
-
-@given(points(3), st.tuples(ACCURACY, ACCURACY, ACCURACY), st.integers(0, 2))
-def test_a_further_or_better_point_never_lowers_the_volume(
-    three: Points, point: tuple[float, float, float], column: int
-) -> None:
-    expected = volume(*three.T)
-    assert volume(*np.vstack([three, point]).T) >= expected - 1e-12
-    better = three.copy()
-    better[0, column] = max(better[0, column], point[column])
-    assert volume(*better.T) >= expected - 1e-12
-
-
-@given(points(2), ACCURACY, st.integers(0, 1))
+@given(points(), ACCURACY, st.integers(0, 1))
 def test_a_better_point_never_lowers_area_hull_or_weighted_area(
     two: Points, value: float, column: int
 ) -> None:
@@ -74,7 +40,7 @@ def test_a_better_point_never_lowers_area_hull_or_weighted_area(
     assert weighted_area(*better.T, weights) >= weighted_area(*two.T, weights) - 1e-12
 
 
-@given(points(2), st.tuples(FLOOR, FLOOR))
+@given(points(), st.tuples(FLOOR, FLOOR))
 def test_the_hull_lies_between_the_staircase_and_the_box_around_it(
     two: Points, reference: tuple[float, float]
 ) -> None:
@@ -85,7 +51,7 @@ def test_the_hull_lies_between_the_staircase_and_the_box_around_it(
     assert hull_area(*frontier(two).T, reference) == pytest.approx(hull, abs=1e-12)
 
 
-@given(points(2), st.lists(st.tuples(ACCURACY, ACCURACY, ACCURACY, ACCURACY, st.integers(0, 5)), max_size=3))
+@given(points(), st.lists(st.tuples(ACCURACY, ACCURACY, ACCURACY, ACCURACY, st.integers(0, 5)), max_size=3))
 def test_the_weighted_area_is_the_weighted_hypervolume(two: Points, drawn: list[tuple[float, ...]]) -> None:
     rectangles = [(0.0, 0.0, 1.0, 1.0, 1.0)]
     for a, b, c, d, weight in drawn:
@@ -99,7 +65,7 @@ def test_the_weighted_area_is_the_weighted_hypervolume(two: Points, drawn: list[
     assert weighted_area(*two.T, rectangles) == pytest.approx(expected / total, abs=1e-9)
 
 
-@given(points(2, POSITIVE), points(2, POSITIVE))
+@given(points(POSITIVE), points(POSITIVE))
 def test_the_epsilon_indicator_is_that_of_moocore(two: Points, other: Points) -> None:
     lacks = epsilon_indicator((two[:, 0], two[:, 1]), (other[:, 0], other[:, 1]))
     expected = [moocore.epsilon_additive(a, ref=b, maximise=True) for a, b in ((two, other), (other, two))]
@@ -109,7 +75,7 @@ def test_the_epsilon_indicator_is_that_of_moocore(two: Points, other: Points) ->
     assert factors == pytest.approx(expected, rel=1e-9)
 
 
-@given(points(2), st.tuples(FLOOR, FLOOR))
+@given(points(), st.tuples(FLOOR, FLOOR))
 def test_a_contribution_is_the_area_lost_with_the_point(two: Points, reference: tuple[float, float]) -> None:
     whole = area(*two.T, reference)
     lost = [whole - area(*np.delete(two, row, axis=0).T, reference) for row in range(len(two))]
@@ -117,7 +83,7 @@ def test_a_contribution_is_the_area_lost_with_the_point(two: Points, reference: 
 
 
 @settings(max_examples=50)
-@given(st.lists(points(2), min_size=1, max_size=5), st.integers(1, 5))
+@given(st.lists(points(), min_size=1, max_size=5), st.integers(1, 5))
 def test_the_attainment_surface_is_that_of_moocore(sets: list[Points], count: int) -> None:
     count = min(count, len(sets))
     rows = np.concatenate(sets)
@@ -129,7 +95,7 @@ def test_the_attainment_surface_is_that_of_moocore(sets: list[Points], count: in
     assert surface.tolist() == (expected + 0.0).tolist()
 
 
-@given(st.lists(points(2), min_size=1, max_size=5), points(2))
+@given(st.lists(points(), min_size=1, max_size=5), points())
 def test_the_surface_holds_what_its_share_of_sets_attains(sets: list[Points], targets: Points) -> None:
     pairs = [(each[:, 0], each[:, 1]) for each in sets]
     share = attainment(pairs, *targets.T)
@@ -138,15 +104,3 @@ def test_the_surface_holds_what_its_share_of_sets_attains(sets: list[Points], ta
     surface = attainment_surface(pairs, 0.5)
     inside = [(surface >= target).all(axis=1).any() for target in targets]
     assert np.array_equal(inside, share >= 0.5)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_monte_carlo_agrees_on_the_volume(seed: int) -> None:
-    """Independent of any formula: the share of random targets that some point meets."""
-    rng = np.random.default_rng(seed)
-    three = rng.random((12, 3)) * 0.9
-    reference = np.array([0.1, 0.05, 0.2])
-    targets = reference + rng.random((200_000, 3)) * (1 - reference)
-    met = (three[None] >= targets[:, None]).all(axis=2).any(axis=1).mean()
-    measured = volume(*three.T, (0.1, 0.05, 0.2))
-    assert measured == pytest.approx(met, abs=5 * np.sqrt(met * (1 - met) / 200_000))

@@ -14,7 +14,7 @@ the ideal point (1, 1). A point that is added never lowers it and a dominated on
 trapezoid rule over the observed range does not guarantee. Fix the reference before looking at results: (0,
 0), or (chance, 0).
 
-Three accuracies are for :mod:`paretune.frontiers.pareto3d`, other indicators for :mod:`paretune.frontiers.indicators`.
+Other indicators are in :mod:`paretune.frontiers.indicators`.
 """
 
 from typing import Any, overload
