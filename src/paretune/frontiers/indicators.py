@@ -5,13 +5,13 @@ multiobjective optimizers: an analysis and review" (IEEE TEC 2003, https://doi.o
 compare most of them. *Compliant* means: a frontier that another one dominates never gets the better value.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from paretune.frontiers.pareto import Reference, area, checked_accuracies, checked_reference, frontier_mask
+from paretune.frontiers.pareto import Reference, checked_accuracies, checked_reference, frontier_mask
 
 Points = tuple[ArrayLike, ArrayLike]  # clean, robust
 Floats = NDArray[np.float64]
@@ -72,48 +72,6 @@ def trapezoid_area(clean: ArrayLike, robust: ArrayLike) -> float:
     return float(np.trapezoid(r[on_front][order], a[on_front][order]))
 
 
-def weighted_area(clean: ArrayLike, robust: ArrayLike, weights: ArrayLike) -> float:
-    """The share of weight that lies under the frontier, where parts of the plane matter more than others.
-
-    Caveat: any ranking of crossing frontiers can be had by some weights; fix them before looking. Compliant
-    where the weight is positive. Zitzler, Brockhoff & Thiele, "The hypervolume indicator revisited" (EMO 2007,
-    https://doi.org/10.1007/978-3-540-70928-2_64).
-
-    Args:
-        clean: accuracies in [0, 1], shape ``(points,)``, in any order.
-        robust: accuracies in [0, 1], shape ``(points,)``.
-        weights: rectangles ``(clean from, robust from, clean to, robust to, weight per area)``, shape
-            ``(rectangles, 5)``; where they overlap, weights add up.
-
-    Returns:
-        A number in [0, 1]; with one rectangle from (0, 0) to (1, 1) it is :func:`paretune.area`.
-
-    Raises:
-        ValueError: a value is not a finite number in [0, 1], or a rectangle is not one; the row is named.
-
-    >>> low, high = (0, 0, 0.5, 1, 1), (0.5, 0, 1, 1, 3)  # high clean accuracies count three times
-    >>> round(weighted_area([0.8], [0.5], [low, high]), 4)  # (0.5 * 0.5 + 3 * 0.3 * 0.5) / 2
-    0.35
-    """
-    a, r = checked_accuracies(clean=clean, robust=robust)
-    rectangles = np.atleast_2d(np.asarray(weights, dtype=float))
-    if rectangles.ndim != 2 or rectangles.shape[1] != 5 or not len(rectangles):
-        raise ValueError(f"weights must have the shape (rectangles, 5); got {np.shape(weights)}")
-    under = total = 0.0
-    for row, (a0, r0, a1, r1, weight) in enumerate(rectangles.tolist()):
-        if not (0 <= a0 < a1 <= 1 and 0 <= r0 < r1 <= 1 and 0 <= weight < np.inf):
-            raise ValueError(
-                f"row {row}: a rectangle goes from two accuracies up to two others, in [0, 1], with a weight of "
-                f"at least 0; got {rectangles[row].tolist()}"
-            )
-        inside = area(np.clip((a - a0) / (a1 - a0), 0, 1), np.clip((r - r0) / (r1 - r0), 0, 1))
-        mass = weight * (a1 - a0) * (r1 - r0)
-        under, total = under + mass * inside, total + mass
-    if not total:
-        raise ValueError("weights must have a rectangle with a weight above 0")
-    return under / total
-
-
 def epsilon_indicator(
     points: Points, other: Points, *, kind: Literal["additive", "multiplicative"] = "additive"
 ) -> tuple[float, float]:
@@ -154,52 +112,6 @@ def epsilon_indicator(
     return _lack(sets[0], sets[1], kind), _lack(sets[1], sets[0], kind)
 
 
-def contributions(clean: ArrayLike, robust: ArrayLike, reference: Reference = (0.0, 0.0)) -> Floats:
-    """How much area would go with each point: what lies under it and under no other point.
-
-    Caveat: they do not add up to the area, and of two equal or nearly equal points neither contributes.
-
-    Args:
-        clean: accuracies in [0, 1], shape ``(points,)``, in any order.
-        robust: accuracies in [0, 1], shape ``(points,)``.
-        reference: (clean, robust) at which the axes cross, each in [0, 1).
-
-    Returns:
-        Shape ``(points,)``, in the order given; fractions of the ideal point's area.
-
-    Raises:
-        ValueError: a value is not a finite number in [0, 1]; the row is named.
-
-    >>> contributions([0.9, 0.8, 0.5], [0.1, 0.4, 0.3]).round(4).tolist()  # 0.8 * 0.3 - 0.5 * 0.2
-    [0.01, 0.14, 0.0]
-    """
-    a0, r0 = checked_reference(reference)
-    a, r = checked_accuracies(clean=clean, robust=robust)
-    rows = np.flatnonzero(frontier_mask(a, r) & (a > a0) & (r > r0))
-    rows = rows[np.argsort(-a[rows])]
-    made = np.zeros(len(a))
-    if not len(rows):
-        return made
-    left, below = (
-        np.append(a[rows][1:], a0),
-        np.append(r0, r[rows][:-1]),
-    )  # the corner of each point's own box
-    # Any other point in a box, beyond its corner, takes away from it; a point lies in one box at most.
-    others = np.setdiff1d(np.flatnonzero((a > a0) & (r > r0)), rows)
-    box = (
-        np.searchsorted(-a[rows], -a[others], side="right") - 1
-    )  # the last with at least this clean accuracy
-    held = (r[others] <= r[rows][box]) & (r[others] > below[box])
-    for place, row in enumerate(rows):
-        corner = (float(left[place]), float(below[place]))
-        own = (a[row] - corner[0]) * (r[row] - corner[1])
-        taken = others[held & (box == place)]
-        if len(taken):
-            own -= area(a[taken], r[taken], corner) * (1 - corner[0]) * (1 - corner[1])
-        made[row] = max(0.0, own)
-    return made / ((1 - a0) * (1 - r0))
-
-
 def attainment_surface(sets: Sequence[Points], level: float) -> Floats:
     """The frontier that at least this share of the sets attain: the worst seed's at 1, the union's near 0.
 
@@ -233,28 +145,6 @@ def attainment_surface(sets: Sequence[Points], level: float) -> Floats:
     surface = np.column_stack([targets, robust])[reached]
     corners: Floats = surface[frontier_mask(*surface.T)]
     return corners
-
-
-def attainment(sets: Iterable[Points], clean: ArrayLike, robust: ArrayLike) -> Floats:
-    """The share of the sets that attain each target: the empirical attainment function.
-
-    Args:
-        sets: for each repetition the clean and the robust accuracies, two vectors of one length.
-        clean: of the targets, shape ``(targets,)``.
-        robust: of the targets, shape ``(targets,)``.
-
-    Returns:
-        Shape ``(targets,)``, in [0, 1].
-
-    Raises:
-        ValueError: there are no sets, or a value is not a finite number in [0, 1]; the row is named.
-    """
-    a, r = checked_accuracies(clean=clean, robust=robust)
-    best = [_best_robust(_front(*points, (-1.0, -1.0)), a) for points in sets]
-    if not best:
-        raise ValueError("sets must hold at least one set of points; got none")
-    share: Floats = (np.stack(best) >= r).mean(axis=0)
-    return share
 
 
 def _front(clean: ArrayLike, robust: ArrayLike, reference: Reference) -> Floats:

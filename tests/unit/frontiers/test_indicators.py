@@ -4,17 +4,12 @@ import numpy as np
 import pytest
 
 from paretune.frontiers.indicators import (
-    attainment,
     attainment_surface,
-    contributions,
     epsilon_indicator,
     hull_area,
     trapezoid_area,
-    weighted_area,
 )
 from paretune.frontiers.pareto import area
-
-FRONT = ([0.9, 0.8, 0.7], [0.1, 0.4, 0.3])
 
 
 def test_the_hull_adds_the_triangles_between_the_corners() -> None:
@@ -33,23 +28,6 @@ def test_the_trapezoid_ranks_a_dominated_front_first_as_its_caveat_says() -> Non
     assert trapezoid_area([], []) == 0
 
 
-def test_weights_move_what_counts() -> None:
-    whole = (0, 0, 1, 1, 7)
-    assert weighted_area(*FRONT, whole) == pytest.approx(area(*FRONT))
-    assert weighted_area(*FRONT, [(0.5, 0.2, 1, 1, 2)]) == pytest.approx(area(*FRONT, (0.5, 0.2)))
-    assert weighted_area(*FRONT, [whole, whole]) == pytest.approx(area(*FRONT))
-    high = [(0, 0, 0.85, 1, 0), (0.85, 0, 1, 1, 1)]
-    assert weighted_area(*FRONT, high) == pytest.approx(0.05 * 0.1 / 0.15)
-    for wrong in ([(0, 0, 1, 1)], np.zeros((0, 5))):
-        with pytest.raises(ValueError, match=r"shape \(rectangles, 5\)"):
-            weighted_area(*FRONT, wrong)
-    for wrong in ((0, 0, 0, 1, 1), (0, 0, 1, 2, 1), (0, 0, 1, 1, -1), (0, 0, 1, 1, np.nan)):
-        with pytest.raises(ValueError, match="row 1: a rectangle goes"):
-            weighted_area(*FRONT, [whole, wrong])
-    with pytest.raises(ValueError, match="a weight above 0"):
-        weighted_area(*FRONT, (0, 0, 1, 1, 0))
-
-
 def test_the_epsilon_indicator_says_who_lacks_what() -> None:
     ahead, behind = ([0.9, 0.6], [0.3, 0.5]), ([0.8, 0.5], [0.2, 0.4])
     assert epsilon_indicator(ahead, behind) == pytest.approx((-0.1, 0.1))
@@ -66,15 +44,6 @@ def test_the_epsilon_indicator_says_who_lacks_what() -> None:
         epsilon_indicator(ahead, behind, kind="ratio")  # type: ignore[arg-type]
 
 
-def test_contributions_are_what_would_be_lost() -> None:
-    clean, robust = [0.9, 0.8, 0.5, 0.8], [0.1, 0.4, 0.3, 0.35]
-    assert contributions(clean, robust).tolist() == pytest.approx([0.01, 0.8 * 0.3 - 0.8 * 0.25, 0, 0])
-    assert contributions([0.5, 0.5], [0.4, 0.4]).tolist() == [0, 0]
-    assert contributions([0.5], [0.4], (0.25, 0.2)).tolist() == pytest.approx([0.25 * 0.2 / (0.75 * 0.8)])
-    assert contributions([], []).shape == (0,)
-    assert contributions([0.1], [0.9], (0.5, 0.0)).tolist() == [0]
-
-
 def test_the_surface_of_all_sets_lies_under_that_of_half_and_under_that_of_any() -> None:
     sets = [([0.9, 0.5], [0.1, 0.5]), ([0.75], [0.25]), ([0.6], [0.6])]
     assert attainment_surface(sets, 1.0).tolist() == [[0.6, 0.1], [0.5, 0.25]]
@@ -86,12 +55,3 @@ def test_the_surface_of_all_sets_lies_under_that_of_half_and_under_that_of_any()
             attainment_surface(sets, level)
     with pytest.raises(ValueError, match="at least one set"):
         attainment_surface([], 0.5)
-
-
-def test_attainment_counts_the_sets_with_a_point_as_good() -> None:
-    sets = [([0.9, 0.5], [0.1, 0.5]), ([0.75], [0.25])]
-    assert attainment(sets, [0.75, 0.5, 0.95, 0.0], [0.1, 0.5, 0.0, 0.0]).tolist() == [1, 0.5, 0, 1]
-    with pytest.raises(ValueError, match="at least one set"):
-        attainment([], [0.5], [0.5])
-    with pytest.raises(ValueError, match="row 0: clean"):
-        attainment(sets, [np.nan], [0.5])
