@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import gammaln, ndtri
 
 from paretune.frontiers.bootstrap import Units
 from paretune.frontiers.comparing import labelled_points
-from paretune.frontiers.pareto import Reference, checked_accuracies, checked_reference
+from paretune.frontiers.pareto import Reference
 from paretune.frontiers.settings import Settings
 from paretune.runs.store import Run, as_runs
 
@@ -76,7 +76,7 @@ def budget_curves(
         for group in by_seed:
             select = group[["clean_select", "robust_select"]].to_numpy(dtype=float)
             report = group[["clean", "robust"]].to_numpy(dtype=float)
-            expected, by_clean, by_robust = _expected(select, report, budgets, start)
+            expected, by_clean, by_robust = expected_areas(select, report, budgets, start)
             bits = [loaded[row["run_index"]].bits(row) for _, row in group.iterrows()]
             units = Units.of(influence.shape[1])
             for slopes, name, column in ((by_clean, "clean", 0), (by_robust, "robust", 1)):
@@ -99,47 +99,20 @@ def budget_curves(
     return tuple(curves)
 
 
-def expected_area(
-    select: tuple[ArrayLike, ArrayLike],
-    report: tuple[ArrayLike, ArrayLike],
-    budgets: ArrayLike,
-    reference: Reference = (0.0, 0.0),
-) -> Floats:
-    """The expected area of the frontier chosen among ``k`` of the points, for each ``k``.
+def expected_areas(
+    select: Floats, report: Floats, budgets: NDArray[np.intp], reference: Reference
+) -> tuple[Floats, Floats, Floats]:
+    """The expected area of the frontier chosen among ``k`` of the points, for each ``k`` of ``budgets``.
 
     Args:
-        select: clean and robust accuracies that choose, each in [0, 1], shape ``(points,)``.
+        select: clean and robust accuracies that choose, shape ``(points, 2)``.
         report: clean and robust accuracies that measure, in the same order.
         budgets: numbers of points, each from 1 to all.
         reference: (clean, robust) where areas start.
 
     Returns:
-        Shape of ``budgets``.
-
-    Raises:
-        ValueError: a value is not a finite number in [0, 1] (the row is named), or a budget is out of range.
-
-    >>> one, other = [0.9, 0.6], [0.2, 0.5]
-    >>> expected_area((one, other), (one, other), [1, 2]).round(3).tolist()  # (0.18 + 0.3) / 2, then both
-    [0.24, 0.36]
+        The areas, and their derivatives by the report's clean and robust accuracies, shape ``(budgets, points)`` each.
     """
-    columns = checked_accuracies(
-        select_clean=select[0], select_robust=select[1], report_clean=report[0], report_robust=report[1]
-    )
-    sizes = np.asarray(budgets)
-    if sizes.ndim != 1 or not ((sizes >= 1) & (sizes <= len(columns[0])) & (sizes == np.floor(sizes))).all():
-        raise ValueError(
-            f"budgets must be whole numbers from 1 to {len(columns[0])}, the points; got {sizes.tolist()}"
-        )
-    both = np.column_stack(columns)
-    areas, _, _ = _expected(both[:, :2], both[:, 2:], sizes.astype(int), checked_reference(reference))
-    return areas
-
-
-def _expected(
-    select: Floats, report: Floats, budgets: NDArray[np.intp], reference: Reference
-) -> tuple[Floats, Floats, Floats]:
-    """Expected areas, and their derivatives by the report's accuracies, shape ``(budgets, points)`` each."""
     total = len(select)
     eligible = np.flatnonzero((select > reference).all(axis=1))
     order = eligible[np.lexsort((-select[eligible, 1], -select[eligible, 0]))]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.frontiers.budget import budget_curves, expected_area
+from paretune.frontiers.budget import budget_curves, expected_areas
 from paretune.frontiers.cells import chosen_front
 from paretune.frontiers.comparing import compare
 from paretune.frontiers.pareto import ordered_area
@@ -34,23 +34,20 @@ def test_the_expected_area_is_the_mean_over_all_subsets(
     reference: tuple[float, float],
 ) -> None:
     budgets = np.arange(1, len(rows) + 1)
-    found = expected_area(rows[:, :2].T, rows[:, 2:].T, budgets, reference)
+    found, *_ = expected_areas(rows[:, :2], rows[:, 2:], budgets, reference)
     assert found == pytest.approx([every_subset(rows, k, reference) for k in budgets], abs=1e-12)
+
+
+def test_one_point_gives_the_mean_of_the_rectangles_and_all_points_the_area() -> None:
+    rows = np.array([[0.9, 0.2], [0.6, 0.5]])
+    found, *_ = expected_areas(rows, rows, np.array([1, 2]), (0.0, 0.0))
+    assert found == pytest.approx([(0.18 + 0.3) / 2, 0.36])
 
 
 @given(ROWS)
 def test_without_noise_more_budget_never_costs(rows: np.ndarray) -> None:  # type: ignore[type-arg]
-    curve = expected_area(rows[:, :2].T, rows[:, :2].T, np.arange(1, len(rows) + 1))
+    curve, *_ = expected_areas(rows[:, :2], rows[:, :2], np.arange(1, len(rows) + 1), (0.0, 0.0))
     assert (np.diff(curve) >= -1e-12).all()
-
-
-def test_wrong_budgets_are_named() -> None:
-    points = ([0.9, 0.6], [0.2, 0.5])
-    for budgets in ([0], [3], [1.5], 1):
-        with pytest.raises(ValueError, match="budgets must be whole numbers from 1 to 2"):
-            expected_area(points, points, budgets)
-    with pytest.raises(ValueError, match="row 1: report_robust must be a finite accuracy"):
-        expected_area(points, ([0.9, 0.6], [0.2, 50]), [1])
 
 
 def test_curves_end_at_the_areas_of_the_comparison(tmp_path: Path) -> None:
