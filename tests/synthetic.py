@@ -1,6 +1,6 @@
 """Run directories without training: strategies with known frontiers, written as training writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.runs.store import RunWriter
 
 
@@ -113,3 +114,15 @@ def write_runs(
         for seed in seeds:
             write_run(root / f"{number}-seed{seed}", strategy, seed, **options)
     return root
+
+
+def untested(
+    tables: Mapping[str, Mapping[str, float]], margin: float, level: float = 0.95
+) -> list[Ranking[Area, Gap]]:
+    """For each task the areas of its strategies, of which nothing says how sure they are."""
+    rankings = []
+    for task, table in tables.items():
+        areas = [Area(task, name, area, None, None, 1, (0,), (area,)) for name, area in table.items()]
+        areas.sort(key=lambda each: -each.area)
+        rankings.append(Ranking(task, tuple(areas), (), k=1, notes=(), level=level, margin=margin))
+    return rankings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paretune.frontiers.across import AcrossTasks, across_areas
+from paretune.frontiers.across import AcrossTasks, across_rankings
 from paretune.frontiers.comparing import _differences
 from paretune.frontiers.deciding import Decision
 from paretune.frontiers.ranking import Area
@@ -20,6 +20,7 @@ from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import AreaEstimate, Condition, with_p_best
 from paretune.report.specs.pairs import _cells
 from paretune.report.tables import pair_table
+from tests.synthetic import untested
 
 SHARED: dict[str, Any] = {"task": "t", "attack": "PGD()", "threat": "Linf", "epsilon": 0.01}
 RESAMPLES = 120
@@ -264,7 +265,7 @@ def test_no_sentence_over_tasks_contradicts_another(count: int) -> None:
             for row, of_task in enumerate(areas)
         }
         margin = float(rng.choice([0.0, 0.005, 0.05]))
-        made: AcrossTasks = across_areas(tables, margin=margin, level=0.95, winners=[])
+        made: AcrossTasks = across_rankings(untested(tables, margin=margin))
         check_decision(made.decision)
         head = made.verdict.partition("strategies have the largest area of some task")[0]
         if made.certainty == "unknown":

@@ -9,13 +9,12 @@ tasks. Repeats, or the examples of runs, say besides how sure the mean differenc
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 from scipy.stats import rankdata
@@ -68,17 +67,14 @@ class PairAcrossTasks:
     strategy_b: str
     wins: int  # tasks where a has the larger area by more than the margin
     losses: int
-    median_difference: float  # of areas, a - b
-    mean_difference: float
-    low: (
-        float | None
-    )  # the interval of this pair alone, for tasks like these; None where these tasks are copies
+    mean_difference: float  # of areas, a - b
+    low: float | None  # the interval of this pair alone, for tasks like these; None where they are copies
     high: float | None
     p_value: float | None  # Student's t over tasks, two-sided, Holm-adjusted
     here: tuple[float, float] | None  # the interval for these very tasks; None where a task has no interval
     tasks_needed: (
         int | None
-    )  # to tell the two apart, with a chance of 80 %; None if unknown, or a thousand do not suffice
+    )  # to tell the two apart, with a chance of 80 %; None: unknown, or over a thousand
     repeats_needed: int | None  # of each strategy, to tell them apart on these tasks; None if unknown
 
 
@@ -142,18 +138,6 @@ class AcrossTasks:
         )
         like = [pair for pair in self._to_best() if pair.strategy_b in self.tied] or self._to_best()[:1]
         return " ".join([f"{'; '.join(parts)}.", *(self._pair(pair) for pair in like[:_SAID])])
-
-    def to_frame(self) -> pd.DataFrame:
-        """The winners as a table, one row for each task."""
-        return pd.DataFrame(
-            {
-                "task": [winner.task for winner in self.winners],
-                "strategy": [winner.strategy for winner in self.winners],
-                "area": [winner.area for winner in self.winners],
-                "certainty": [winner.certainty for winner in self.winners],
-                "tied": [", ".join(winner.tied) for winner in self.winners],
-            }
-        )
 
     def _to_best(self) -> list[PairAcrossTasks]:
         return [pair for pair in self.pairs if pair.strategy_a == self.ranked[0]]
@@ -223,27 +207,19 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
     )
 
 
-def across_areas(
-    tables: Mapping[str, Mapping[str, float]],
+def across_rankings(
+    rankings: Sequence[Ranking[Area, Gap]],
     *,
-    margin: float,
-    level: float,
-    winners: Iterable[TaskWinner],
-    spreads: Mapping[str, Mapping[tuple[str, str], Spread]] | None = None,
     repeats: int | None = None,
     attack: str = "",
     threat: str = "",
     epsilon: float = 0.0,
 ) -> AcrossTasks:
-    """The strategies over all tasks, from their areas.
+    """The strategies over all tasks.
 
     Args:
-        tables: the area of each strategy, for each task.
-        margin: areas closer than this are equal for practical purposes, and no win.
-        level: of the tests, in (0, 1).
-        winners: one for each task.
-        spreads: for each task, how sure the difference of two strategies is.
-        repeats: of each strategy, the fewest, where spreads come from these.
+        rankings: one for each task, of one level and margin.
+        repeats: of each strategy, the fewest, where the spreads of differences come from these.
         attack: what the tasks share.
         threat: likewise.
         epsilon: likewise.
@@ -251,15 +227,15 @@ def across_areas(
     Raises:
         ValueError: no strategy is in all tasks.
     """
+    tables = {ranking.task: {each.strategy: each.area for each in ranking.areas} for ranking in rankings}
     everywhere = sorted(set.intersection(*(set(table) for table in tables.values())))
     if not everywhere:
         raise ValueError(
             "no strategy is in all tasks: "
             + "; ".join(f"{task} has {', '.join(table)}" for task, table in tables.items())
         )
-    areas = np.array(
-        [[table[name] for name in everywhere] for table in tables.values()]
-    )  # (tasks, strategies)
+    # Of shape (tasks, strategies).
+    areas = np.array([[table[name] for name in everywhere] for table in tables.values()])
     means = areas.mean(axis=0)
     ranks = rankdata(-areas.round(12), axis=1).mean(axis=0)
     order = np.lexsort((ranks, -means.round(12)))
@@ -273,61 +249,29 @@ def across_areas(
         mean_areas=tuple(float(means[i]) for i in order),
         mean_ranks=tuple(float(ranks[i]) for i in order),
         left_out=tuple(sorted(set.union(*(set(table) for table in tables.values())) - {*everywhere})),
-        pairs=_pairs(
-            areas[:, order],
-            ranked,
-            [(spreads or {}).get(task, {}) for task in tables],
-            repeats,
-            level,
-            margin,
-        ),
-        winners=tuple(winners),
-        level=level,
-        margin=margin,
-    )
-
-
-def across_rankings(
-    rankings: Sequence[Ranking[Area, Gap]],
-    *,
-    repeats: int | None = None,
-    attack: str = "",
-    threat: str = "",
-    epsilon: float = 0.0,
-) -> AcrossTasks:
-    """:func:`across_areas` of rankings that share their level and margin."""
-    return across_areas(
-        {ranking.task: {each.strategy: each.area for each in ranking.areas} for ranking in rankings},
-        margin=rankings[0].margin,
+        pairs=_pairs(areas[:, order], ranked, rankings, repeats),
+        winners=tuple(map(TaskWinner.of, rankings)),
         level=rankings[0].level,
-        winners=map(TaskWinner.of, rankings),
-        spreads={
-            ranking.task: {
-                (d.strategy_a, d.strategy_b): d.spread for d in ranking.differences if d.spread is not None
-            }
-            for ranking in rankings
-        },
-        repeats=repeats,
-        attack=attack,
-        threat=threat,
-        epsilon=epsilon,
+        margin=rankings[0].margin,
     )
 
 
 def _pairs(
     areas: NDArray[np.float64],
     names: Sequence[str],
-    spreads: Sequence[Mapping[tuple[str, str], Spread]],
+    rankings: Sequence[Ranking[Area, Gap]],
     repeats: int | None,
-    level: float,
-    margin: float,
 ) -> tuple[PairAcrossTasks, ...]:
     """All pairs of ``names``; areas of shape ``(tasks, names)``, by falling mean."""
-    count = len(areas)
+    count, level, margin = len(areas), rankings[0].level, rankings[0].margin
     first, second = np.triu_indices(len(names), 1)
     gaps = areas[:, first] - areas[:, second]
     means, deviations = gaps.mean(axis=0), gaps.std(axis=0, ddof=1)
-    here = [_here(spreads, a, b) for a, b in combinations(names, 2)]
+    spreads = [_spreads(ranking) for ranking in rankings]
+    here = []  # how sure the mean difference is on these tasks; None if that of one task is not known
+    for pair in combinations(names, 2):
+        known = [of_task[pair] for of_task in spreads if pair in of_task]
+        here.append(pooled(known) if len(known) == count else None)
     # Tasks that agree better than their own errors allow do so by chance.
     least = np.array([0.0 if each is None else each.error * np.sqrt(count) for each in here])
     deviations = np.maximum(np.where(deviations < SAME, 0.0, deviations), least)
@@ -354,7 +298,6 @@ def _pairs(
                 b,
                 int((gaps[:, place] > margin).sum()),
                 int((gaps[:, place] < -margin).sum()),
-                float(np.median(gaps[:, place])),
                 mean,
                 None if copies[place] else mean - float(half[place]),
                 None if copies[place] else mean + float(half[place]),
@@ -369,17 +312,14 @@ def _pairs(
     return tuple(made)
 
 
-def _here(spreads: Sequence[Mapping[tuple[str, str], Spread]], a: str, b: str) -> Spread | None:
-    """How sure the mean difference ``a - b`` is on these tasks; None if that of one task is not known."""
-    found = []
-    for of_task in spreads:
-        if (a, b) in of_task:
-            found.append(of_task[a, b])
-        elif (b, a) in of_task:
-            found.append(of_task[b, a].turned)
-        else:
-            return None
-    return pooled(found)
+def _spreads(ranking: Ranking[Area, Gap]) -> dict[tuple[str, str], Spread]:
+    """How sure the differences of one task are, either way round."""
+    found = {}
+    for d in ranking.differences:
+        if d.spread is not None:
+            found[d.strategy_a, d.strategy_b] = d.spread
+            found[d.strategy_b, d.strategy_a] = d.spread.turned
+    return found
 
 
 def _signed(value: float) -> str:
