@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paretune.frontiers.ranking import Area, Gap, Ranking
+from paretune.frontiers.settings import Settings
 from paretune.runs.store import RunWriter
 
 
@@ -116,13 +117,11 @@ def write_runs(
     return root
 
 
-def untested(
-    tables: Mapping[str, Mapping[str, float]], margin: float, level: float = 0.95
-) -> list[Ranking[Area, Gap]]:
+def untested(tables: Mapping[str, Mapping[str, float]], margin: float) -> list[Ranking[Area, Gap]]:
     """For each task the areas of its strategies, of which nothing says how sure they are."""
     rankings = []
     for task, table in tables.items():
         areas = [Area(task, name, area, None, None, 1, (0,), (area,)) for name, area in table.items()]
         areas.sort(key=lambda each: -each.area)
-        rankings.append(Ranking(task, tuple(areas), (), k=1, notes=(), level=level, margin=margin))
+        rankings.append(Ranking(task, tuple(areas), (), k=1, notes=(), settings=Settings(margin=margin)))
     return rankings

@@ -67,12 +67,12 @@ def conditions(count: int) -> Iterator[Condition]:
             for name, area, drawn in zip(names, areas, own + common, strict=True)
         }
         ranked = sorted(made, key=lambda name: (-made[name].area, name))
-        options: dict[str, Any] = {
-            "level": float(rng.choice([0.8, 0.95])),
-            "margin": float(rng.choice([0.0, 0.005, 0.03, 0.2])),
-            "interval": "basic",
-        }
-        differences = _differences(ranked, made, SHARED, Settings(**options))
+        settings = Settings(
+            level=float(rng.choice([0.8, 0.95])),
+            margin=float(rng.choice([0.0, 0.005, 0.03, 0.2])),
+            resamples=RESAMPLES,
+        )
+        differences = _differences(ranked, made, SHARED, settings)
         estimates = [
             AreaEstimate(
                 **SHARED,
@@ -103,11 +103,7 @@ def conditions(count: int) -> Iterator[Condition]:
             groups=None,
             seeds_resampled=False,
             notes=(),
-            reference=(0.0, 0.0),
-            min_clean=0.0,
-            min_robust=0.0,
-            resamples=RESAMPLES,
-            **options,
+            settings=settings,
         )
 
 
@@ -220,8 +216,7 @@ def ranking(number: int, rng: np.random.Generator) -> TaskRanking:
         equal_budgets=True,
         covers="",
         notes=(),
-        level=0.95,
-        margin=float(rng.choice([0.0, 0.005, 0.03])),
+        settings=Settings(margin=float(rng.choice([0.0, 0.005, 0.03]))),
     )
 
 

@@ -255,10 +255,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         groups=len(samples.report) if groups is not None else None,
         seeds_resampled=seeds_resampled,
         notes=tuple(notes(rows, runs, budget, len(differences), settings, units, groups is not None)),
-        **{
-            name: getattr(settings, name)
-            for name in ("reference", "min_clean", "min_robust", "level", "interval", "resamples", "margin")
-        },
+        settings=settings,
     )
 
 

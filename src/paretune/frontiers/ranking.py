@@ -20,6 +20,7 @@ from paretune.frontiers.deciding import (
     within,
 )
 from paretune.frontiers.repeats import Spread
+from paretune.frontiers.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,17 @@ class Ranking(Generic[A, G]):
     differences: tuple[G, ...]
     k: int  # points of each frontier, or run, that count
     notes: tuple[str, ...]
-    level: float
-    margin: float
+    settings: Settings
+
+    @property
+    def level(self) -> float:
+        """Of intervals and tests."""
+        return self.settings.level
+
+    @property
+    def margin(self) -> float:
+        """Areas closer than this are equal for practical purposes."""
+        return self.settings.margin
 
     @property
     def best(self) -> A:

@@ -8,7 +8,6 @@ from typing import Literal
 import pandas as pd
 
 from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
-from paretune.frontiers.pareto import Reference, floored_reference
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
 from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
@@ -116,11 +115,6 @@ class Condition(Ranking[AreaEstimate, Difference]):
     examples_select: int
     groups: int | None  # of report examples, which are resampled; None where the examples are
     seeds_resampled: bool
-    reference: Reference
-    min_clean: float  # floors of a partial area; 0 for none
-    min_robust: float
-    interval: str  # "basic" or "bca"
-    resamples: int
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
@@ -166,12 +160,12 @@ class Condition(Ranking[AreaEstimate, Difference]):
         """The verdict without what intervals are about."""
         floors = "".join(
             f" above {name} {floor:g}"
-            for name, floor in (("clean", self.min_clean), ("robust", self.min_robust))
+            for name, floor in (("clean", self.settings.min_clean), ("robust", self.settings.min_robust))
             if floor
         )
         remarks, advice = [], []
         if self.best.area <= 0:
-            start = floored_reference(self.reference, self.min_clean, self.min_robust)
+            start = self.settings.start
             remarks.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
         if self.certainty not in ("alone", "clear"):
             parameters = _count(self.recommended.trainable_parameters, "trainable parameter")

@@ -90,7 +90,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
     looks = styles(points["label"])
     first = comparison.conditions[0]
     conditions = comparison.conditions
-    curves = _by_condition(budget_curves(runs, reference=first.reference, level=first.level))
+    curves = _by_condition(budget_curves(runs, reference=first.settings.reference, level=first.level))
     limit = _POINTS // len(conditions)
     rows = [rows for _, rows in split(points)]
     drawings = [draw(each, size=(820, 430), limit=limit) for each in rows]
@@ -113,10 +113,10 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
         parts.append(epsilon_section(number, of_attack, shown, folded=folded))
     unfinished = sum(not run.done for run in runs)
     method = Template(text_of("method.html")).substitute(
-        reference=escape(f"({first.reference[0]:g}, {first.reference[1]:g})"),
+        reference=escape("({:g}, {:g})".format(*first.settings.reference)),
         level=f"{100 * first.level:g}%",
-        interval={"basic": "basic", "bca": "bias-corrected and accelerated"}[first.interval],
-        resamples=f"{first.resamples:,}",
+        interval={"basic": "basic", "bca": "bias-corrected and accelerated"}[first.settings.interval],
+        resamples=f"{first.settings.resamples:,}",
         margin=f"{first.margin:g}",
         versions=escape(_versions(points)),
         runs=run_table(runs, points),

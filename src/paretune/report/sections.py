@@ -99,7 +99,10 @@ def condition_section(
     notes = "".join(f"<li>{escape(note)}</li>" for note in condition.notes)
     floors = [
         f" · {name} at least {floor:.0%}"
-        for name, floor in (("clean", condition.min_clean), ("robust", condition.min_robust))
+        for name, floor in (
+            ("clean", condition.settings.min_clean),
+            ("robust", condition.settings.min_robust),
+        )
         if floor
     ]
     html = Template(text_of("section.html")).substitute(

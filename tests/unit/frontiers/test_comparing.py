@@ -337,7 +337,7 @@ def test_wrong_arguments_are_named(runs: Path, tmp_path: Path) -> None:
 
 def test_a_reference_moves_the_axes(runs: Path) -> None:
     plain, moved = compare(runs), compare(runs, reference=(0.1, 0.0))
-    assert moved.conditions[0].reference == (0.1, 0.0)
+    assert moved.conditions[0].settings.reference == (0.1, 0.0)
     assert moved.areas[0].area < plain.areas[0].area
     nothing = compare(runs, reference=(0.99, 0.0)).areas[0]
     assert (nothing.area, nothing.low, nothing.high) == (0, 0, 0)

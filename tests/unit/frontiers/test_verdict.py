@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from paretune.frontiers.comparing import compare, recommend
+from paretune.frontiers.settings import Settings
 from paretune.runs.store import load_runs
 from tests.synthetic import STRATEGIES, Strategy, write_run, write_runs
 from tests.unit.frontiers.test_comparing import FULL, LORA, runs
@@ -83,7 +84,7 @@ def test_one_task_can_be_asked_for(tmp_path: Path) -> None:
 def test_floors_make_areas_partial(runs: Path) -> None:
     plain, floored = compare(runs).conditions[0], compare(runs, min_clean=0.75, min_robust=0.2).conditions[0]
     moved = compare(runs, reference=(0.75, 0.2)).conditions[0]
-    assert (floored.reference, floored.min_clean, floored.min_robust) == ((0.0, 0.0), 0.75, 0.2)
+    assert floored.settings == Settings(min_clean=0.75, min_robust=0.2)
     assert [e.area for e in floored.areas] == [e.area for e in moved.areas]
     assert floored.best.area != plain.best.area
     assert "the largest area above clean 0.75 above robust 0.2," in floored.verdict
@@ -93,7 +94,7 @@ def test_floors_make_areas_partial(runs: Path) -> None:
 
 def test_both_kinds_of_interval_agree_where_resamples_are_nearly_normal(runs: Path) -> None:
     basic, bca = compare(runs).conditions[0], compare(runs, interval="bca").conditions[0]
-    assert bca.interval == "bca"
+    assert bca.settings.interval == "bca"
     for one, other in zip(basic.areas, bca.areas, strict=True):
         assert one.area == other.area
         width = one.high - one.low

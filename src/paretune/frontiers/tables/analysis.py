@@ -196,8 +196,7 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
         covers=_covers(made, tested),
         notes=tuple(made_notes),
-        level=settings.level,
-        margin=settings.margin,
+        settings=settings,
     )
 
 

@@ -107,8 +107,7 @@ def _ranking(condition: Condition, task: str, names: dict[str, str], points: tup
         ),
         k=condition.k,
         notes=condition.notes,
-        level=condition.level,
-        margin=condition.margin,
+        settings=condition.settings,
         points=(points,) * len(condition.areas),
         equal_budgets=True,
         covers=(
