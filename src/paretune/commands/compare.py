@@ -35,9 +35,9 @@ class Compare(Judging, CompareConfig):
     def __call__(self) -> None:
         """Sweep, table, report."""
         from paretune.frontiers.comparing import compare
-        from paretune.frontiers.verdict import threat_text
         from paretune.report import write_report
         from paretune.runs.lock import alone
+        from paretune.runs.naming import threat_text
         from paretune.runs.sinks import read_sinks
         from paretune.sweep.grid import sweep
 

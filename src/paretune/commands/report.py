@@ -31,8 +31,8 @@ class Report(Judging):
     def __call__(self) -> None:
         """Judge, write, say where."""
         from paretune.frontiers.comparing import compare, of_task
-        from paretune.frontiers.verdict import condition_names
         from paretune.report import write_report
+        from paretune.runs.naming import condition_names
         from paretune.runs.store import load_runs
 
         judged = self.within(of_task(load_runs(self.runs), self.task))

@@ -339,6 +339,3 @@ def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-__all__ = ["AreaEstimate", "Comparison", "Condition", "Difference", "Recommendation", "compare", "recommend"]

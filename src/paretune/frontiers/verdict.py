@@ -10,7 +10,7 @@ import pandas as pd
 from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
 from paretune.frontiers.ranking import Area, Gap, Ranking
-from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
+from paretune.runs.naming import condition_names
 
 
 @dataclass(frozen=True)
@@ -322,15 +322,4 @@ def with_p_best(areas: Sequence[AreaEstimate], differences: Sequence[Difference]
     return tuple(dataclasses.replace(each, p_best=float(p)) for each, p in zip(areas, found, strict=True))
 
 
-__all__ = [
-    "AreaEstimate",
-    "Certainty",
-    "Comparison",
-    "Condition",
-    "Difference",
-    "Recommendation",
-    "attack_text",
-    "condition_names",
-    "epsilon_text",
-    "threat_text",
-]
+__all__ = ["AreaEstimate", "Comparison", "Condition", "Difference", "Recommendation"]

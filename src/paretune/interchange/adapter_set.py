@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import Backbone, Task, network_of, note_task, task_of
 from paretune.backbones.random import GENERATORS, borrowed_randomness
 from paretune.backbones.threads import Gate
-from paretune.interchange.files import save_adapter, stored_tensors_full_names
+from paretune.interchange.files import save_adapter
 from paretune.interchange.loading import load_adapter
+from paretune.interchange.placing import stored_tensors_full_names
 from paretune.strategies.combination import (
     Blend,
     Combination,

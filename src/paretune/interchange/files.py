@@ -44,7 +44,7 @@ from paretune.interchange.checks import (
 from paretune.interchange.directory import write_directory
 from paretune.interchange.peft.directory import PeftFiles
 from paretune.interchange.peft.writing import peft_files
-from paretune.interchange.placing import place, restore_stored, stored_name, stored_tensors_full_names
+from paretune.interchange.placing import place, stored_name, stored_tensors_full_names
 from paretune.interchange.reading import member, read_json, read_tensors
 from paretune.runs.disk import save_tensors, write_json, write_text
 from paretune.strategies import STRATEGIES
@@ -56,16 +56,6 @@ from paretune.strategies.mechanics.adapting import (
     require_adaptation,
 )
 from paretune.strategies.mechanics.base import Anatomy, Strategy
-
-__all__ = [
-    "load_own",
-    "read_adapter",
-    "restore_stored",
-    "save_adapter",
-    "save_merged",
-    "save_peft",
-    "stored_tensors_full_names",
-]
 
 FORMAT = "paretune-adapter"
 VERSION = 3

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from paretune.frontiers.verdict import condition_names
 from paretune.report.drawing import Style, as_points, draw, styles
 from paretune.report.specs import frontier
+from paretune.runs.naming import condition_names
 from paretune.runs.store import Run
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from html import escape
 
 from paretune.frontiers.across import AcrossTasks, across_tasks
-from paretune.frontiers.verdict import Comparison, condition_names, threat_text
+from paretune.frontiers.verdict import Comparison
 from paretune.report.drawing import Drawing, Style
 from paretune.report.marks import legend, symbol
 from paretune.report.sections import Part, use_text
 from paretune.report.specs.frontier import ON_PAGE
 from paretune.report.specs.overview import overview_spec
 from paretune.report.tables import p_text, signed, standing, table
+from paretune.runs.naming import condition_names, threat_text
 
 
 def overview_section(

@@ -8,7 +8,7 @@ from string import Template
 import pandas as pd
 
 from paretune.frontiers.budget import BudgetCurve
-from paretune.frontiers.verdict import Condition, attack_text, threat_text
+from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Drawing, Style
 from paretune.report.figures import describe
 from paretune.report.marks import legend, symbol
@@ -20,6 +20,7 @@ from paretune.report.specs.curves import budget_spec, epsilon_spec
 from paretune.report.specs.frontier import ON_PAGE, Spec, frontier_spec
 from paretune.report.specs.pairs import matrix_spec
 from paretune.report.tables import area_table, pair_table, table
+from paretune.runs.naming import attack_text, threat_text
 
 _CERTAINTY = {
     "clear": "every other strategy is told apart",

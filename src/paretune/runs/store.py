@@ -357,16 +357,3 @@ def _read_run(path: Path) -> Run:
     check_log(path, stated)
     points = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*ROW_FIELDS])
     return Run(path, config, points, stated is not None and stated.done)
-
-
-__all__ = [
-    "ROW_FIELDS",
-    "SCHEMA",
-    "Run",
-    "RunWriter",
-    "as_runs",
-    "find_runs",
-    "load_points",
-    "load_runs",
-    "run_key",
-]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.backbone import seal
 from paretune.interchange.checks import check_tensors
-from paretune.interchange.files import stored_tensors_full_names
+from paretune.interchange.placing import stored_tensors_full_names
 from paretune.runs import disk
 from paretune.strategies.mechanics.adapting import require_adaptation, restore
 

@@ -12,7 +12,8 @@ import torch
 
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.correctness import Scores
-from paretune.interchange.files import read_adapter, restore_stored, save_adapter
+from paretune.interchange.files import read_adapter, save_adapter
+from paretune.interchange.placing import restore_stored
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes

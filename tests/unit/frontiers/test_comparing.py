@@ -13,7 +13,7 @@ from paretune.frontiers.bootstrap import Units, resample_counts
 from paretune.frontiers.cells import HALVINGS, SELECTIONS, Samples, spaced_subsets
 from paretune.frontiers.comparing import compare, labelled_points, recommend
 from paretune.frontiers.pareto import area
-from paretune.frontiers.verdict import attack_text, condition_names, epsilon_text, threat_text
+from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
 from paretune.runs.store import load_runs
 from tests.synthetic import ATTACK, STRATEGIES, Strategy, write_run, write_runs
 

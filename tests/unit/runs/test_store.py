@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from paretune.runs import store
-from paretune.runs.store import RunWriter, load_points, load_runs, run_key
+from paretune.runs.rows import ROW_FIELDS, run_key
+from paretune.runs.store import RunWriter, load_points, load_runs
 from tests.synthetic import ATTACK, STRATEGIES, write_run, write_runs
 
 CONFIG = {"task": "t", "strategy": "LoRA", "strategy_config": "LoRA(rank=2)", "seed": 3, "lr": {"head": 0.1}}
@@ -70,7 +71,7 @@ def test_what_is_written_is_read(run: RunWriter) -> None:
     assert read.done
     assert read.config == {"schema": 1, **CONFIG}
     assert read.key == run.key == run_key({"schema": 1, **CONFIG})
-    assert [*read.points.columns] == [*store.ROW_FIELDS]
+    assert [*read.points.columns] == [*ROW_FIELDS]
     assert [*read.points["step"]] == [10, 20, 30]
     for _, row in read.points.iterrows():
         expected, bits = point(row["step"])

@@ -341,6 +341,3 @@ def _across(tasks: tuple[TaskRanking, ...]) -> AcrossTasks | None:
     if len(tasks) < 2 or not everywhere:
         return None
     return across_rankings(tasks, repeats=min(len(each.seeds) for task in tasks for each in task.areas))
-
-
-__all__ = ["Analysis", "analyze"]

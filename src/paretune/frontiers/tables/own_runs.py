@@ -11,7 +11,8 @@ from paretune.frontiers.comparing import compare_runs, labelled_points
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.verdict import Condition
-from paretune.runs.store import ROW_FIELDS, Run, load_runs
+from paretune.runs.rows import ROW_FIELDS
+from paretune.runs.store import Run, load_runs
 
 _IDENTITY = ["step", "attack", "epsilon"]
 
