@@ -1,6 +1,6 @@
 """What a run is to do, worked out of the arguments of :func:`~paretune.train` and checked before anything is written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,7 +37,7 @@ class Plan:
         examples: of the train split.
         chance: accuracy of the best constant answer on the select split.
         task: classes and data, which the model remembers.
-        config: what identifies the run, as JSON.
+        identity: makes what identifies the run, as JSON; it reads all weights, for which one process is enough.
     """
 
     objective: Objective
@@ -54,7 +54,7 @@ class Plan:
     examples: int
     chance: float
     task: Task
-    config: Mapping[str, Any]
+    identity: Callable[[], dict[str, Any]]
 
     @classmethod
     def of(
@@ -108,7 +108,6 @@ class Plan:
             "seed": seed,
             "backbone": model.architecture,
             "image_size": model.image_size,
-            "weights": fingerprint(model.architecture, tensor_digests(model.module.state_dict())),
             "data": data.fingerprint,
             "objective": objective.to_dict(),
             "epsilon_schedule": epsilon.to_dict(),
@@ -121,6 +120,11 @@ class Plan:
         }
         if options.engine == "compiled":  # which rounds otherwise; the others give the same bits
             config["attack_engine"] = options.engine
+
+        def identity() -> dict[str, Any]:
+            digests = tensor_digests(model.module.state_dict())
+            return config | {"weights": fingerprint(model.architecture, digests)}
+
         described = {
             "name": data.name,
             "fingerprint": data.fingerprint,
@@ -143,7 +147,7 @@ class Plan:
             examples=examples,
             chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
             task=Task(data.train.classes, described),
-            config=config,
+            identity=identity,
         )
 
     def at(self, step: int, rank: int) -> tuple[float, float, int]:

@@ -57,7 +57,7 @@ class Record:
         }
 
     def _open(self, resume: bool) -> RunWriter:
-        writer = RunWriter(self.path, dict(self.plan.config), resume=resume)
+        writer = RunWriter(self.path, self.plan.identity(), resume=resume)
         if writer.done:
             try:
                 read_adapter(self.path / "adapter")

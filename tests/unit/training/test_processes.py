@@ -5,13 +5,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import paretune as pt
+from paretune.attacks.copy.options import CopyOptions
 from paretune.runs.store import load_runs
+from paretune.training import plan
+from paretune.training.objectives import Natural
+from paretune.training.record import Record
 from tests import tiny
 from tests.unit.training.test_loop import ROOT, same_run
 
@@ -125,3 +131,30 @@ def test_the_command_line_prints_once_and_says_how_many_processes_there_are(tmp_
     done = launch(2, "-m", "paretune", "train", *short.split(), "--out", str(tmp_path / "run"))
     assert done.stdout.count("adapter:") == 1
     assert all(f"process {rank} of 2" in done.stderr for rank in (1, 2))
+
+
+def test_only_the_process_that_writes_reads_all_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading: list[str] = []
+    digests = plan.tensor_digests
+    monkeypatch.setattr(plan, "tensor_digests", lambda state: reading.append("weights") or digests(state))
+    made = plan.Plan.of(
+        tiny.backbone(pt.LinearProbe()),
+        tiny.data(),
+        Natural(),
+        epochs=None,
+        steps=1,
+        batch_size=4,
+        attacks=[pt.PGD(pt.Linf(4 / 255))],
+        options=CopyOptions(),
+        optimizer=None,
+        epsilon=None,
+        eval_every=None,
+        points=None,
+        seed=0,
+    )
+    for answer, expected in ((lambda _: None, []), (lambda do: do(), ["weights"])):
+        process: Any = SimpleNamespace(on_main=answer)
+        Record(tmp_path / "run", made, process, resume=True, sinks=())
+        assert reading == expected
