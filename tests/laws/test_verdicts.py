@@ -151,7 +151,7 @@ def check(condition: Condition) -> None:
     assert advice.confidence_set == advice.tied == tied
     assert tied[0] == condition.best.strategy == names[0]
     assert advice.strategy in tied
-    assert {*advice.runners_up} <= {*tied[1:]}
+    assert {*condition.indistinguishable} <= {*tied[1:]}
     assert {each.strategy for each in condition.areas if each.p_best >= 1 - condition.level} == {*tied}
     check_words(condition.verdict, tied, len(names), certainty, decision, condition.margin)
     assert str(advice).startswith("Cannot tell; cheapest: ") == (certainty == "cannot tell")

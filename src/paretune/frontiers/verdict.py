@@ -92,7 +92,6 @@ class Recommendation:
     area: float  # of the recommended strategy
     low: float
     high: float
-    runners_up: tuple[str, ...]  # of the tied, those not told apart from the largest area
     confidence_set: tuple[str, ...]  # the tied: they hold the largest true area, with the level as confidence
     needed: tuple[Needed, ...]  # what would tell the tied from the largest area
 
@@ -196,7 +195,6 @@ class Condition(Ranking[AreaEstimate, Difference]):
             area=self.recommended.area,
             low=self.recommended.low,
             high=self.recommended.high,
-            runners_up=self.indistinguishable,
             confidence_set=self.confidence_set,
             needed=self.needed(),
         )

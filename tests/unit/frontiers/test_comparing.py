@@ -150,7 +150,7 @@ def test_the_verdict_names_the_ties_the_cheapest_and_what_the_interval_covers(ru
     assert recommendation.strategy == "Compacter"
     assert str(recommendation).startswith("Compacter. ")
     assert recommendation.certainty == "tie"
-    assert recommendation.runners_up == ("LoRA",)
+    assert condition.indistinguishable == ("LoRA",)
     assert recommendation.confidence_set == ("Compacter", "LoRA")
     best = condition.best
     assert (recommendation.area, recommendation.low, recommendation.high) == (best.area, best.low, best.high)
