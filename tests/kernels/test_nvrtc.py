@@ -1,6 +1,7 @@
 """The source compiles for every architecture, to machine code without spills and with wide memory accesses."""
 
 import ctypes
+import importlib
 import logging
 import re
 import subprocess
@@ -89,12 +90,17 @@ def launches(simulator: Simulator) -> Iterator[Launch]:
             yield from simulator.launched
 
 
-def test_packed_parameters_are_those_that_the_compiled_kernels_declare(simulator: Simulator) -> None:
+def test_packed_parameters_are_those_that_the_compiled_kernels_declare(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = importlib.import_module("cuda.bindings.nvrtc")  # which is to give PTX, a text that declares them
+    monkeypatch.setattr(api, "nvrtcGetCUBINSize", api.nvrtcGetPTXSize)
+    monkeypatch.setattr(api, "nvrtcGetCUBIN", api.nvrtcGetPTX)
     packed = {each.kernel: each for each in launches(simulator)}
     names = {kernel.partition("<")[0].removeprefix("paretune::") for kernel in packed}
     assert names == {"linf_step", "l2_step", "l2_sums", "l2_move"}
     for kernel, launch in packed.items():
-        program = nvrtc.compile_program([kernel], "compute_75", kind="ptx")
+        program = nvrtc.compile_program([kernel], "compute_75", cache=False)
         text = program.image.decode()
         (declared,) = re.findall(
             rf"\.entry {re.escape(program.symbols[kernel])}\((.*?)\)", text, flags=re.DOTALL
@@ -124,9 +130,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     called: list[str] = []
     original = nvrtc._compile
 
-    def counting(source: str, names: list[str], options: list[str], kind: str) -> nvrtc.Program:
+    def counting(source: str, names: list[str], options: list[str]) -> nvrtc.Program:
         called.append(options[0])
-        return original(source, names, options, kind)
+        return original(source, names, options)
 
     monkeypatch.setattr(nvrtc, "_compile", counting)
     return called
@@ -140,12 +146,15 @@ def test_a_program_is_compiled_once_and_read_back_whole(empty_cache: Path, compi
 
 
 def test_another_source_architecture_or_kernel_is_another_program(
-    empty_cache: Path, compilations: list[str]
+    empty_cache: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvrtc.compile_program(PROGRAM, "sm_90")
     nvrtc.compile_program(PROGRAM, "sm_80")
     nvrtc.compile_program(PROGRAM[:1], "sm_90")
-    nvrtc.compile_program(PROGRAM, "sm_90", source=nvrtc.SOURCE.read_text(encoding="utf-8") + "\n")
+    other = empty_cache / "pgd_step.cu"
+    other.write_text(nvrtc.SOURCE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    monkeypatch.setattr(nvrtc, "SOURCE", other)
+    nvrtc.compile_program(PROGRAM, "sm_90")
     assert len(compilations) == len(entries()) == 4
 
 
@@ -200,9 +209,13 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert nvrtc.cache_directory() == Path.home() / ".cache" / "paretune" / "kernels"
 
 
-def test_a_source_that_does_not_compile_gives_the_compiler_s_log() -> None:
+def test_a_source_that_does_not_compile_gives_the_compiler_s_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvrtc, "SOURCE", tmp_path / "pgd_step.cu")
+    nvrtc.SOURCE.write_text("nonsense")
     with pytest.raises(RuntimeError, match=r"(?s)does not compile.*nonsense"):
-        nvrtc.compile_program(["paretune::f"], "sm_90", source="nonsense", cache=False)
+        nvrtc.compile_program(["paretune::f"], "sm_90", cache=False)
 
 
 def test_without_nvrtc_the_reason_and_the_way_out_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,7 +210,7 @@ class Driver:
         with self._context(index):
             for launch in launches:
                 parameters = pack(launch.arguments)
-                self._checked(
+                nvrtc.checked(
                     self.api.cuLaunchKernel(
                         self._functions[index, launch.kernel],
                         *(launch.blocks, 1, 1),
@@ -241,10 +241,10 @@ class Driver:
             major, minor = torch.cuda.get_device_capability(device)
             compiled = nvrtc.compile_program(program, f"sm_{major}{minor}")
             with self._context(index):
-                module = self._checked(self.api.cuModuleLoadData(compiled.image), "cannot load the kernels")
+                module = nvrtc.checked(self.api.cuModuleLoadData(compiled.image), "cannot load the kernels")
                 for kernel in program:
                     symbol = compiled.symbols[kernel].encode()
-                    self._functions[index, kernel] = self._checked(
+                    self._functions[index, kernel] = nvrtc.checked(
                         self.api.cuModuleGetFunction(module, symbol), f"no {kernel} in the program"
                     )
 
@@ -253,21 +253,15 @@ class Driver:
         """Make the context that torch uses on device ``index`` current, and put back what was."""
         if index not in self._contexts:
             torch.cuda.init()  # type: ignore[no-untyped-call]
-            handle = self._checked(self.api.cuDeviceGet(index), f"no CUDA device {index}")
-            self._contexts[index] = self._checked(
+            handle = nvrtc.checked(self.api.cuDeviceGet(index), f"no CUDA device {index}")
+            self._contexts[index] = nvrtc.checked(
                 self.api.cuDevicePrimaryCtxRetain(handle), f"no context on CUDA device {index}"
             )
-        self._checked(self.api.cuCtxPushCurrent(self._contexts[index]), "cannot change the CUDA context")
+        nvrtc.checked(self.api.cuCtxPushCurrent(self._contexts[index]), "cannot change the CUDA context")
         try:
             yield
         finally:
-            self._checked(self.api.cuCtxPopCurrent(), "cannot restore the CUDA context")
-
-    def _checked(self, result: tuple[Any, ...], failure: str) -> Any:
-        status, *values = result
-        if status.value != 0:
-            raise RuntimeError(f"{failure}: {status.name}")
-        return values[0] if values else None
+            nvrtc.checked(self.api.cuCtxPopCurrent(), "cannot restore the CUDA context")
 
 
 def _index(device: torch.device) -> int:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from paretune.runs.disk import regular, write_atomically
 
@@ -30,7 +30,7 @@ class Program:
     """Compiled kernels.
 
     Args:
-        image: a cubin, or PTX text.
+        image: a cubin.
         symbols: for each C++ name that was asked for, the name of its kernel in ``image``.
     """
 
@@ -53,21 +53,12 @@ def missing() -> str | None:
     return None
 
 
-def compile_program(
-    names: Sequence[str],
-    arch: str,
-    *,
-    kind: Literal["cubin", "ptx"] = "cubin",
-    source: str | None = None,
-    cache: bool = True,
-) -> Program:
+def compile_program(names: Sequence[str], arch: str, *, cache: bool = True) -> Program:
     """The kernels ``names`` for one architecture, from the disk cache if they are there.
 
     Args:
         names: C++ names with their template arguments, such as ``"paretune::l2_sums<float,false,4>"``.
-        arch: ``"sm_90"`` for a cubin, ``"compute_90"`` for PTX.
-        kind: machine code or PTX.
-        source: CUDA text; None takes the file of this package.
+        arch: such as ``"sm_90"``.
         cache: look in :func:`cache_directory`, and keep the result there.
 
     Raises:
@@ -76,13 +67,13 @@ def compile_program(
     """
     if (reason := missing()) is not None:
         raise ImportError(reason)
-    source = SOURCE.read_text(encoding="utf-8") if source is None else source
+    source = SOURCE.read_text(encoding="utf-8")
     options = (f"--gpu-architecture={arch}", *OPTIONS)
-    identity = json.dumps([source, sorted(names), options, kind, _nvrtc_version()])
-    path = cache_directory() / f"{arch}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{kind}"
+    identity = json.dumps([source, sorted(names), options, _nvrtc_version()])
+    path = cache_directory() / f"{arch}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.cubin"
     if cache and (program := _read(path)) is not None:
         return program
-    program = _compile(source, names, options, kind)
+    program = _compile(source, names, options)
     if cache:
         _write(path, program)
     return program
@@ -119,39 +110,39 @@ def _write(path: Path, program: Program) -> None:
         _log.warning("cannot keep compiled kernels in %s (%s); set PARETUNE_CACHE", path.parent, error)
 
 
-def _compile(source: str, names: Sequence[str], options: Sequence[str], kind: str) -> Program:
+def _compile(source: str, names: Sequence[str], options: Sequence[str]) -> Program:
     nvrtc = importlib.import_module("cuda.bindings.nvrtc")
-    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), SOURCE.name.encode(), 0, None, None))
+    program = checked(nvrtc.nvrtcCreateProgram(source.encode(), SOURCE.name.encode(), 0, None, None))
     try:
         for name in names:
-            _checked(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+            checked(nvrtc.nvrtcAddNameExpression(program, name.encode()))
         flags = [option.encode() for option in (*options, f"-I{_include_directory()}")]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
-            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
+            checked(nvrtc.nvrtcGetProgramLog(program, log))
             raise RuntimeError(
                 f"{SOURCE.name} does not compile: {log.decode(errors='replace').strip(chr(0))}"
             )
         symbols = {
-            name: _checked(nvrtc.nvrtcGetLoweredName(program, name.encode())).decode() for name in names
+            name: checked(nvrtc.nvrtcGetLoweredName(program, name.encode())).decode() for name in names
         }
-        size, get = {
-            "cubin": (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN),
-            "ptx": (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX),
-        }[kind]
-        image = b" " * _checked(size(program))
-        _checked(get(program, image))  # fills the bytes in place
+        image = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
+        checked(nvrtc.nvrtcGetCUBIN(program, image))  # fills the bytes in place
         return Program(image, symbols)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _checked(result: tuple[Any, ...]) -> Any:
-    """What an NVRTC call returned, without its status."""
+def checked(result: tuple[Any, ...], failure: str = "NVRTC failed") -> Any:
+    """What a call of NVRTC or of the driver returned, without its status.
+
+    Raises:
+        RuntimeError: the status is no success; the message is ``failure`` and its name.
+    """
     status, *values = result
     if status.value != 0:
-        raise RuntimeError(f"NVRTC failed with {status.name}")
+        raise RuntimeError(f"{failure}: {status.name}")
     return values[0] if values else None
 
 
@@ -159,7 +150,7 @@ def _checked(result: tuple[Any, ...]) -> Any:
 def _nvrtc_version() -> str:
     nvrtc = importlib.import_module("cuda.bindings.nvrtc")
     status, major, minor = nvrtc.nvrtcVersion()
-    _checked((status,))
+    checked((status,))
     return f"{major}.{minor}"
 
 
