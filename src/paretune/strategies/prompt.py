@@ -43,11 +43,6 @@ class VisualPrompt(Strategy):
         if self.size < 1 or int(self.size) != self.size:
             raise ValueError(f"size must be a whole number of at least 1, got {self.size}")
 
-    @property
-    def starts_at_base(self) -> bool:
-        """Tokens take part in the attention from the start, whatever their values."""
-        return self.kind == "padding"
-
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Insert the border, or tokens before the first (or each) block and their removal after the last.
 

@@ -28,6 +28,7 @@ from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.peft.writing import never_called
 from paretune.sweep.config import RunConfig
 from paretune.sweep.grid import directory_name
+from tests.contracts.contract import starts_at_base
 
 SIZE = (32, 48)
 TOKENS = {
@@ -128,7 +129,7 @@ def test_a_strategy_starts_at_the_base_trains_and_is_loaded_again(
             pt.adapt(backbone, strategy)
         return
     pt.adapt(backbone, strategy)
-    if strategy.starts_at_base:
+    if starts_at_base(strategy):
         assert torch.allclose(backbone.eval()(x), before, atol=1e-6)
     attack = pt.PGD(pt.Linf(4 / 255), steps=1)
     run = pt.train(

@@ -57,7 +57,6 @@ def test_a_union_is_as_careful_as_its_most_careful_part_and_merges_if_all_do() -
     assert union.learning_rate == pt.FullFineTune.learning_rate
     assert union.why_not_mergeable == ""
     assert "Compacter: its bottlenecks are nonlinear" in (pt.LoRA() + pt.Compacter()).why_not_mergeable
-    assert not (pt.LoRA() + pt.VisualPrompt(kind="deep")).starts_at_base
 
 
 def test_unions_that_make_no_sense_are_refused() -> None:

@@ -74,11 +74,6 @@ class Strategy(Value, ABC):
         """Both strategies on one model."""
         return Union((self, other)) if isinstance(other, Strategy) else NotImplemented
 
-    @property
-    def starts_at_base(self) -> bool:
-        """Whether a freshly adapted model has the logits of the model it was made from."""
-        return True
-
     def select(self, module: nn.Module, anatomy: Anatomy) -> Selection:
         """What ``where`` means in ``module``."""
         return Selection(self.where, module, anatomy.sites)
@@ -139,11 +134,6 @@ class Union(Strategy):
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.strategies))
-
-    @property
-    def starts_at_base(self) -> bool:
-        """Whether all of them do."""
-        return all(part.starts_at_base for part in self.strategies)
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Install each in turn."""
