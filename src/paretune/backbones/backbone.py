@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.bases import check_base, check_values, heads, unwrapped
+from paretune.backbones.modes import frozen_batch_norms
 from paretune.backbones.sites import Site, find_sites, laid_out
 from paretune.backbones.weights import StateDict
 from paretune.data.sizes import ImageSize, checked_size, pair
@@ -108,7 +109,6 @@ class Backbone(nn.Module):
         self.published = (
             False  # whether the base weights are those that ``source`` names; only load_backbone knows
         )
-        self.frozen_batchnorm = False
         self._sites = sites
         self.training = module.training
 
@@ -141,10 +141,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training mode; batch norms whose statistics a strategy froze stay in evaluation mode."""
         super().train(mode)
-        if mode and self.frozen_batchnorm:
-            for part in self.module.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.eval()
+        for norm in frozen_batch_norms(self.module) if mode else ():
+            norm.eval()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -1,4 +1,4 @@
-"""Training and evaluation mode, module by module."""
+"""Training and evaluation mode, module by module; of the batch norms in a model, which stay in the latter."""
 
 import contextlib
 import threading
@@ -6,10 +6,29 @@ from collections.abc import Iterator
 
 from torch import nn
 
+RECORD = "_paretune_adaptation"  # attribute of a network that holds what the strategy on it has recorded
+
 _LOCK = threading.Lock()
 _evaluating: dict[
     nn.Module, tuple[int, bool]
 ] = {}  # how often each part is evaluated now, and its mode before
+
+
+def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers of ``module`` that in training mode normalise by the statistics of the batch, by name."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return {name: part for name, part in module.named_modules() if isinstance(part, kind)}
+
+
+def frozen_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms that stay in evaluation mode while ``model`` trains, as the strategy on it, if any, has recorded."""
+    return [
+        norm
+        for part in model.modules()
+        if RECORD in part.__dict__
+        for name, norm in part.named_modules()
+        if not part.__dict__[RECORD].follows.get(name, True)
+    ]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones.backbone import Backbone, Task, network_of, note_task, task_of
+from paretune.backbones.backbone import Task, network_of, note_task, task_of
 from paretune.backbones.random import GENERATORS, borrowed_randomness
 from paretune.backbones.threads import Gate
 from paretune.interchange.files import save_adapter
@@ -341,8 +341,6 @@ class AdapterSet:
     def _install(self, strategy: Strategy, anatomy: Anatomy) -> Adaptation:
         with borrowed_randomness():
             self._adaptation = install(self._module, strategy, anatomy)
-        if isinstance(self.model, Backbone):
-            self.model.frozen_batchnorm = strategy.bn == "frozen"
         self.model.train(self.model.training)  # what was inserted too
         return self._adaptation
 

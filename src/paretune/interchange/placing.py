@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paretune.backbones.backbone import Backbone, Task, inside, network_of, note_task
+from paretune.backbones.backbone import Task, inside, network_of, note_task
 from paretune.interchange.checks import check_classes, check_tensors
 from paretune.interchange.reading import held
 from paretune.interchange.sharing import check_apart
 from paretune.strategies.mechanics.adapting import (
     Adaptation,
-    batchnorm_buffers,
     install,
     remove_adapter,
     require_bare,
@@ -59,7 +58,7 @@ def place(
     expected = stored_tensors(trial, adapted)
     if partial:
         check_apart(trial, adapted, f"{origin} is of a library that")
-        own = {stored_name(name) for name in (*base_parameters(trial), *batchnorm_buffers(trial))}
+        own = {stored_name(name) for name in (*base_parameters(trial), *adapted.statistics(trial))}
         expected = {name: value for name, value in expected.items() if name in tensors or name not in own}
     check_tensors(expected, tensors, origin)
     tensors = {name: held(name, value, expected[name].dtype, origin) for name, value in tensors.items()}
@@ -73,8 +72,6 @@ def place(
         raise
     if any(inside(name, anatomy.head) for name in tensors):
         note_task(module, Task())  # that of another head is no more
-    if isinstance(model, Backbone):
-        model.frozen_batchnorm = strategy.bn == "frozen"
     return model.eval()
 
 
@@ -150,8 +147,7 @@ def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict
     """What an adapter file holds, under the names of the adapted module."""
     parameters = dict(module.named_parameters())
     stored: dict[str, Tensor] = {name: parameters[name] for name in adaptation.trained}
-    if adaptation.strategy.bn == "adapt":
-        stored |= batchnorm_buffers(module)
+    stored |= adaptation.statistics(module)
     in_peft = names_in_peft(module)
     if in_peft:  # which may save more than is trained
         state = module.state_dict(keep_vars=True)

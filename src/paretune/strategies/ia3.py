@@ -80,7 +80,7 @@ class IA3(Strategy):
             why = f"{type(layer).__name__} standardises its weight"
         elif "XCA" in parent and len(rows.parts) == 3 and any(rows.parts[:2]):
             why = f"{parent} normalises each channel of the queries and keys"
-        elif self.bn == "adapt" and isinstance(layer, nn.Conv2d) and has_batchnorm(module):
+        elif isinstance(layer, nn.Conv2d) and any(self.follows(module).values()):
             why = "with bn='adapt' the batch norms normalise each channel while training"
         if why:
             raise ValueError(
@@ -147,11 +147,6 @@ def _cuts(conv: nn.Conv2d) -> bool:
     """Whether the windows do not overlap and the map shrinks: patch embeddings and downsampling."""
     pairs = list(zip(conv.kernel_size, conv.stride, strict=True))
     return all(size <= stride for size, stride in pairs) and any(stride > 1 for _, stride in pairs)
-
-
-def has_batchnorm(module: nn.Module) -> bool:
-    """Whether a layer of ``module`` is a batch norm."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
 def scaled_tensors(layer: nn.Module, weight: str, rows: Rows) -> dict[str, Rows]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import inside
-from paretune.strategies.ia3 import has_batchnorm, is_scaled, is_standardised, scaled_tensors
+from paretune.strategies.ia3 import is_scaled, is_standardised, scaled_tensors
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names, plain_tensor
 from paretune.strategies.mechanics.frozen import scaled_linear
 from paretune.strategies.mechanics.keeping import KeptDelta
@@ -59,7 +59,7 @@ class SSF(Strategy):
         for name, layer, weight, kept, moved in _operations(module, anatomy.head):
             if not chosen(name):
                 continue
-            if self.bn == "adapt" and isinstance(layer, nn.Conv2d) and has_batchnorm(module):
+            if isinstance(layer, nn.Conv2d) and any(self.follows(module).values()):
                 raise ValueError(
                     f"SSF: a scale of {name!r} has no effect, because with bn='adapt' the batch norms normalise each "
                     "channel while training; use bn='frozen', or NormTune(bn='adapt')"

@@ -1,12 +1,13 @@
 """Statistics of batch norms taken from images, for networks whose weights come without any."""
 
 import contextlib
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
 
 from paretune.backbones.backbone import Backbone
-from paretune.backbones.modes import modes_kept
+from paretune.backbones.modes import batch_norms, modes_kept
 from paretune.data.images import ImageSplit
 from paretune.strategies.mechanics.adapting import require_bare
 
@@ -28,11 +29,8 @@ def calibrate_batchnorm(
         ValueError: the backbone carries an adapter or has no batch norm with statistics, or fewer than two images are given.
     """
     require_bare(backbone)
-    norms = [
-        part
-        for part in backbone.modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None
-    ]
+    every: Iterable[Any] = batch_norms(backbone).values()
+    norms = [norm for norm in every if norm.running_mean is not None]
     count = min(images, len(split))
     batch_size = min(batch_size, count)
     if not norms or batch_size < 2:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretune.backbones.backbone import Backbone
-from paretune.backbones.modes import modes_kept
+from paretune.backbones.modes import frozen_batch_norms, modes_kept
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 
 CHANCES = 10  # passes in which a layer that training skips by chance may run
@@ -137,12 +137,9 @@ def far_statistics(model: Backbone, images: Tensor) -> str | None:
     that the median over the norms. Pretrained weights had 0.2 to 0.9 on other data than their own, fresh ones 0.14 or less,
     or (DenseNet) 2.4.
     """
-    norms = [
-        part
-        for part in model.modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_var is not None
-    ]
-    if not norms or not model.frozen_batchnorm:
+    frozen: list[Any] = frozen_batch_norms(model)
+    norms = [norm for norm in frozen if norm.running_var is not None]
+    if not norms:
         return None
     sizes: list[float] = []
 
@@ -158,7 +155,7 @@ def far_statistics(model: Backbone, images: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    fresh = not any(bool(norm.running_mean.any() or (norm.running_var != 1).any()) for norm in norms)  # type: ignore[union-attr]
+    fresh = not any(bool(norm.running_mean.any() or (norm.running_var != 1).any()) for norm in norms)
     size, bound = statistics.median(sizes or [1.0]), 2 if fresh else 5
     if 1 / bound <= size <= bound:
         return None

@@ -6,7 +6,7 @@ from torch import nn
 
 from paretune.backbones.backbone import inside
 from paretune.interchange.peft.directory import PeftFiles
-from paretune.strategies.mechanics.adapting import Adaptation, batchnorm_buffers
+from paretune.strategies.mechanics.adapting import Adaptation
 from paretune.strategies.mechanics.base import Delta, base_parameters
 from paretune.strategies.mechanics.wrapped import wrapped_layers
 
@@ -17,8 +17,7 @@ def add_own_parameters(files: PeftFiles, module: nn.Module, adaptation: Adaptati
     base = base_parameters(module)
     trained = {base[name]: name for name in adaptation.trained if name not in files.names}
     whole = {head} | {name.rpartition(".")[0] for name in trained if not name.endswith(".bias")} - {""}
-    if adaptation.strategy.bn == "adapt":
-        whole |= {name.rpartition(".")[0] for name in batchnorm_buffers(module) if name not in files.names}
+    whole |= {name.rpartition(".")[0] for name in adaptation.statistics(module) if name not in files.names}
     whole = {name for name in whole if name == head or not inside(name, head)}
     _check_whole(whole, trained, module, adaptation)
     for name in sorted(whole):
@@ -26,7 +25,7 @@ def add_own_parameters(files: PeftFiles, module: nn.Module, adaptation: Adaptati
         for own, value in layer.state_dict(keep_vars=True).items():
             full = f"{name}.{own}"
             files.add(full, full, value)
-            if full not in adaptation.trained and not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if full not in adaptation.trained and name not in adaptation.follows:
                 raise ValueError(f"peft would also save {full}, which is not trained")
     biases = {name: full for name, full in trained.items() if name.rpartition(".")[0] not in whole}
     files.config["modules_to_save"] = sorted(whole)
@@ -49,7 +48,7 @@ def _check_whole(
         if name in carriers or (parts and name != adaptation.head):
             raise ValueError(f"peft cannot save {name!r} whole beside its adapter")
         partly = [own for own, _ in layer.named_parameters() if f"{name}.{own}" not in trained]
-        if partly and not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if partly and name not in adaptation.follows:
             raise ValueError(f"peft saves a module whole, and {name}.{partly[0]} is not trained")
     for other, part in module.named_modules():
         alike = [name for name in whole if other.endswith(name)]

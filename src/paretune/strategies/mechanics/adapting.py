@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import Backbone, Task, inside, network_of, note_task, task_of
-from paretune.backbones.modes import modes_kept
+from paretune.backbones.modes import RECORD, modes_kept
 from paretune.backbones.random import borrowed_randomness
 from paretune.backbones.sites import Site
 from paretune.strategies.inserted import check_undisturbed
@@ -16,8 +16,6 @@ from paretune.strategies.mechanics.base import Anatomy, Delta, Inserted, Strateg
 from paretune.strategies.mechanics.left_alone import log_left_alone
 from paretune.strategies.mechanics.tied import check_head, check_memory
 from paretune.strategies.mechanics.wrapped import check_merge, unwrap, wrapped_layers
-
-_ATTRIBUTE = "_paretune_adaptation"
 
 
 @dataclass
@@ -34,6 +32,8 @@ class Adaptation:
         tied: the other names of tied tensors in the base's state dict, with the first one.
         required_grad: which parameters were trainable before.
         task: what the model was trained for before.
+        follows: the batch norms by name, and whether the running statistics of each follow training; those of the others
+            stay as they are, see :func:`~paretune.backbones.modes.frozen_batch_norms`.
     """
 
     strategy: Strategy
@@ -44,6 +44,7 @@ class Adaptation:
     tied: dict[str, str]
     required_grad: dict[str, bool]
     task: Task
+    follows: dict[str, bool]
 
     @property
     def head(self) -> str:
@@ -54,6 +55,12 @@ class Adaptation:
     def sites(self) -> tuple[Site, ...]:
         """Where modules may have been inserted."""
         return self.anatomy.sites
+
+    def statistics(self, module: nn.Module) -> dict[str, Tensor]:
+        """The running statistics of the adapted ``module`` that follow training, by name; shared ones under the first."""
+        norms = [module.get_submodule(name) for name, follows in self.follows.items() if follows]
+        following = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+        return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in following}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Adaptation":
         """The record is only read, so copies of a model share it and its values of the base."""
@@ -85,7 +92,6 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         require_bare(backbone)
         strategy.try_on(backbone.module, anatomy)
         install(backbone.module, strategy, anatomy)
-    backbone.frozen_batchnorm = strategy.bn == "frozen"
     log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)
     return backbone.train(backbone.training)
 
@@ -123,10 +129,13 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         base = {
             name: parameter.detach().clone() for name, parameter in before.items() if id(parameter) in train
         }
-        if strategy.bn == "adapt":
-            buffers = batchnorm_buffers(module)
-            base |= {base_names.get(name, name): buffer.clone() for name, buffer in buffers.items()}
-        changing = _changed_in_place(module, strategy)
+        task, follows = task_of(module), strategy.follows(module)
+        adaptation = Adaptation(
+            strategy, anatomy, trained, base, base_names, tied, required_grad, task, follows
+        )
+        statistics = adaptation.statistics(module)
+        base |= {base_names.get(name, name): buffer.clone() for name, buffer in statistics.items()}
+        changing = [*_merged_into(module), *statistics.values()]
         check_memory(module, {*train, *map(id, changing)}, base_parameters(module))
     except BaseException:
         uninstall(module)
@@ -135,30 +144,28 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         raise
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
-    task = task_of(module)
-    adaptation = Adaptation(strategy, anatomy, trained, base, base_names, tied, required_grad, task)
-    module.__dict__[_ATTRIBUTE] = adaptation
+    module.__dict__[RECORD] = adaptation
     return adaptation
 
 
-def _changed_in_place(module: nn.Module, strategy: Strategy) -> list[Tensor]:
-    """What merging or running statistics write to."""
+def _merged_into(module: nn.Module) -> list[Tensor]:
+    """What merging writes to."""
     lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
     found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
     found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
-    return found + (list(batchnorm_buffers(module).values()) if strategy.bn == "adapt" else [])
+    return found
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
     """The record of the strategy that ``model`` (a Backbone or a plain module) carries, if any."""
     module = network_of(model)
-    found: Adaptation | None = module.__dict__.get(_ATTRIBUTE)
+    found: Adaptation | None = module.__dict__.get(RECORD)
     return found
 
 
 def forget_adaptation(module: nn.Module) -> Adaptation | None:
     """Take away the record alone, and return it."""
-    record: Adaptation | None = module.__dict__.pop(_ATTRIBUTE, None)
+    record: Adaptation | None = module.__dict__.pop(RECORD, None)
     return record
 
 
@@ -205,7 +212,7 @@ def merge_adapter(model: nn.Module) -> nn.Module:
     if wrapped_layers(module):
         check_merge(module, adaptation.anatomy)
     uninstall(module, merge=True)
-    _forget(model, module, adaptation)
+    _forget(module, adaptation)
     return model
 
 
@@ -220,7 +227,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     uninstall(module)
     restore(module, adaptation.base)
     note_task(module, adaptation.task)
-    _forget(model, module, adaptation)
+    _forget(module, adaptation)
     return model
 
 
@@ -233,13 +240,6 @@ def restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     # TinyViT and LeViT keep what they compute from parameters until training begins.
     with modes_kept(module):
         module.train()
-
-
-def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of the batch norms, by name; those that several share under the first."""
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    own = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
-    return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
@@ -267,10 +267,8 @@ def uninstall(module: nn.Module, *, merge: bool = False) -> None:
     unwrap(module, merge=merge)
 
 
-def _forget(model: nn.Module, module: nn.Module, adaptation: Adaptation) -> None:
+def _forget(module: nn.Module, adaptation: Adaptation) -> None:
     forget_adaptation(module)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(adaptation.required_grad[name])
         parameter.grad = None
-    if isinstance(model, Backbone):
-        model.frozen_batchnorm = False

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from paretune._values import Value
+from paretune.backbones.modes import batch_norms
 from paretune.backbones.sites import Site
 from paretune.data.sizes import ImageSize
 from paretune.strategies.mechanics.selection import EVERYWHERE, Selection, check_where
@@ -83,6 +84,10 @@ class Strategy(Value, ABC):
 
         Called before a model is adapted, but not for one that is loaded: how that started does not matter.
         """
+
+    def follows(self, module: nn.Module) -> dict[str, bool]:
+        """The batch norms of ``module`` by name, and whether the running statistics of each follow training."""
+        return dict.fromkeys(batch_norms(module), self.bn == "adapt")
 
     @abstractmethod
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
