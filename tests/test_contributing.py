@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 import paretune as pt
+from paretune import strategies
 from paretune._values import parse
 from paretune.attacks import ATTACKS, THREATS
 from paretune.commands.cli import build_parser
 from paretune.data.images import ImageSplit
-from paretune.strategies import STRATEGIES
+from paretune.strategies import STRATEGIES, Strategy
 from tests import tiny
 from tests.contracts.backbones import make
 from tests.contracts.contract import outcome
@@ -33,9 +35,27 @@ def example(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return getattr(importlib.import_module(f"contributed_{name.lower()}"), name)
 
 
+def add_strategy(directory: Path, monkeypatch: pytest.MonkeyPatch) -> type[Strategy]:
+    """``Gain`` as its example has it, in the library by the one line that stands below it."""
+    source, line = (source for source in EXAMPLES if "Gain" in source)
+    (directory / "gain.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(directory)])
+    monkeypatch.setattr(strategies, "gain", None, raising=False)  # so that both go again
+    monkeypatch.setitem(sys.modules, "paretune.strategies.gain", None)  # type: ignore[arg-type]
+    del sys.modules["paretune.strategies.gain"]
+    lines = Path(str(strategies.__file__)).read_text(encoding="utf-8")
+    assert lines.count("# isort: on\n") == 1
+    package: dict[str, Any] = {"__name__": "paretune.strategies"}
+    exec(lines.replace("# isort: on\n", line), package)
+    assert [*package["STRATEGIES"]] == [*STRATEGIES, "Gain"]
+    assert {*package["__all__"]} == {*strategies.__all__, "Gain"}
+    kind: type[Strategy] = package["STRATEGIES"]["Gain"]
+    monkeypatch.setitem(STRATEGIES, "Gain", kind)
+    return kind
+
+
 def test_the_strategy_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy = example("Gain", tmp_path, monkeypatch)
-    monkeypatch.setitem(STRATEGIES, "Gain", strategy)
+    strategy = add_strategy(tmp_path, monkeypatch)
     for base in (make("test_vit"), make("mobilenetv3_small_050"), make_tied("weight")):
         assert outcome(base, strategy(), tmp_path / "adapter") == ("works", "")
     with pytest.raises(ValueError, match="Gain: no Linear or Conv2d layer lies in where="):
@@ -43,8 +63,7 @@ def test_the_strategy_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_line_and_runs_take_the_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy = example("Gain", tmp_path, monkeypatch)
-    monkeypatch.setitem(STRATEGIES, "Gain", strategy)
+    strategy = add_strategy(tmp_path, monkeypatch)
     read = build_parser().parse_args(["train", "--out", "run", "--strategy", "gain"])
     assert read.train.strategy == strategy()
     many = build_parser().parse_args(["compare", "--strategies", "gain,lora"])
@@ -93,6 +112,6 @@ def test_the_objective_is_trained_with(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_it_names_is_there() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     for path in set(re.findall(r"(?<![\w/])((?:src|tests|benchmarks|docs)/[\w/.]*\w)", TEXT)):
         assert (ROOT / path).exists(), path
