@@ -113,7 +113,7 @@ class Adapter(Strategy):
             adapter = Bottleneck(site, self.bottleneck(site.width), kernel, self.activation, self.scale)
             reads = "input" if self.style == "parallel" else self.reads
             name = adapter.to(some.device, some.dtype).attach_reading(module, site, reads)
-            names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
+            names += [f"{name}.{inner}" for inner, _ in adapter.named_parameters()]
         return names
 
 
@@ -159,7 +159,7 @@ def tried_sites(
     if size is None or next(module.parameters()).is_meta:
         return sites
     try:
-        found, wrong = laid_out(module, sites, blank_image(module, anatomy.channels, size), beside=beside)
+        fitting, wrong = laid_out(module, sites, blank_image(module, anatomy.channels, size), beside=beside)
     except Exception as error:  # whatever a model raises
         height, width = pair(size)
         raise ValueError(
@@ -171,7 +171,7 @@ def tried_sites(
             f"{name}: no bottleneck fits at {place!r}: {reason}; leave it out with where=, or name the places with "
             "Backbone(module, sites=...)"
         )
-    return found
+    return fitting
 
 
 def _is_image(site: Site) -> bool:

@@ -108,8 +108,8 @@ class Blend(Inserted):
     def _blend(self, x: Tensor, changed: list[Tensor]) -> Tensor:
         weights: Any = self.weights
         total = x
-        for number, each in enumerate(changed):
-            total = total + weights[number].to(x.dtype) * (each - x)
+        for number, result in enumerate(changed):
+            total = total + weights[number].to(x.dtype) * (result - x)
         return total
 
 
@@ -119,7 +119,7 @@ def inserted_modules(module: nn.Module) -> list[tuple[str, str, Inserted]]:
     Raises:
         ValueError: one of them changes the number of tokens, so that what several would add is not defined.
     """
-    found: list[tuple[str, str, Inserted]] = []
+    outermost: list[tuple[str, str, Inserted]] = []
     hooked = {
         id(getattr(hook, "__self__", None)): path
         for path, part in module.named_modules()
@@ -128,15 +128,15 @@ def inserted_modules(module: nn.Module) -> list[tuple[str, str, Inserted]]:
     # A tap has two names, of which the one outside the module that reads it counts.
     for path, part in module.named_modules(remove_duplicate=False):
         place, _, name = path.rpartition(".")
-        known = isinstance(part, Inserted) and any(part is other for _, _, other in found)
+        known = isinstance(part, Inserted) and any(part is other for _, _, other in outermost)
         if isinstance(part, Inserted) and not known and not isinstance(module.get_submodule(place), Inserted):
             if isinstance(part, PromptTokens | PromptEnd):
                 raise ValueError(
                     "prompt tokens take no part in combinations: tokens of several adapters have no sum; activate one name, "
                     "or use VisualPrompt(kind='padding')"
                 )
-            found.append((hooked.get(id(part), place), name, part))
-    return found
+            outermost.append((hooked.get(id(part), place), name, part))
+    return outermost
 
 
 def part_of(module: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -176,15 +176,15 @@ def combined(
     values: dict[str, Tensor] = {}
     for adapter, changes in adapters:
         for name, value in changes.items():
-            own = base[name]
+            original = base[name]
             # Every adapter has a head, and its weights sum to 1: base + sum w (head - base) is the mean of the heads.
             weight = (head_weights if inside(name, head) else weights)[adapter]
-            if not own.is_floating_point():
-                values[name] = own  # how many batches a batch norm has seen
+            if not original.is_floating_point():
+                values[name] = original  # how many batches a batch norm has seen
             elif name not in values and weight == 1:
                 values[name] = value.clone()  # without the rounding of base + (value - base)
             else:
-                values[name] = values.get(name, own).add(value - own, alpha=weight)
+                values[name] = values.get(name, original).add(value - original, alpha=weight)
     for name, value in values.items():
         if name.endswith("running_var") and bool((value < 0).any()):
             raise ValueError(

@@ -85,7 +85,7 @@ class Compacter(Strategy):
         for site in sites:
             adapter = CompacterAdapter(site, self, rule, like=next(module.parameters()))
             name = adapter.attach_reading(module, site, self.reads)
-            names += [f"{name}.{own}" for own, _ in adapter.named_parameters()]
+            names += [f"{name}.{inner}" for inner, _ in adapter.named_parameters()]
         if self.train_norms:
             names += NormTune(where=self.where).install(module, anatomy)
         present = dict(module.named_parameters())  # a shared rule has one name, that of its first place

@@ -66,8 +66,8 @@ class IA3(Strategy):
                 ):
                     continue  # a tied tensor, of another layer
                 new.append(IA3Delta(scale, its_rows))
-                for holder, own in places[id(plain)]:
-                    new[-1].install(holder, own)
+                for holder, attribute in places[id(plain)]:
+                    new[-1].install(holder, attribute)
         return parameter_names(module, new)
 
     def _check_scale_matters(self, name: str, layer: Any, rows: Rows | None, module: nn.Module) -> None:
@@ -91,7 +91,7 @@ class IA3(Strategy):
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows | None]:
         """Each targeted layer with the rows to scale, or None where its inputs are scaled."""
         layers = {name: matrix.layer for name, matrix in matrices(module, anatomy.head).items()}
-        found: dict[str, Rows | None] = {}
+        rows_of: dict[str, Rows | None] = {}
         for target in self.targets:
             hits: dict[str, Rows | None] = {}
             for part in ("k", "v", "hidden", "channels") if target == "all" else (target,):
@@ -105,9 +105,9 @@ class IA3(Strategy):
                     f"'all', 'hidden', 'channels', a role of {', '.join(ROLES)} or a pattern; {candidates(module)}"
                 )
             for name, rows in hits.items():
-                found[name] = _joined(name, rows, found[name]) if name in found else rows
+                rows_of[name] = _joined(name, rows, rows_of[name]) if name in rows_of else rows
         chosen = self.select(module, anatomy)
-        kept = {name: found[name] for name in layers if name in found and chosen(name)}
+        kept = {name: rows_of[name] for name in layers if name in rows_of and chosen(name)}
         if not kept:
             raise ValueError(
                 f"IA3: none of the layers that targets={self.targets!r} means lies in where={self.where!r}"
@@ -155,8 +155,8 @@ def scaled_tensors(layer: nn.Module, weight: str, rows: Rows) -> dict[str, Rows]
     of_bias = rows
     if weight not in ("weight", "in_proj_weight"):  # of three weights with one bias
         of_bias = Rows(tuple(weight == f"{part}_proj_weight" for part in FUSED["in_proj_weight"]))
-    found = {"gain" if is_standardised(layer) else weight: rows}
-    return found if getattr(layer, bias, None) is None else found | {bias: of_bias}
+    tensors = {"gain" if is_standardised(layer) else weight: rows}
+    return tensors if getattr(layer, bias, None) is None else tensors | {bias: of_bias}
 
 
 def is_scaled(

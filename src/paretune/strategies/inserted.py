@@ -33,11 +33,15 @@ def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:
         expected = _logits(module, image, Inserted.detach_all(module))
         if expected is None:
             return
-        found = _logits(module, image, Inserted.detach_all(module, hooks_only=True))
+        unhooked = _logits(module, image, Inserted.detach_all(module, hooks_only=True))
     finally:
         for handle in handles:
             handle.remove()
-    if ran or found is None or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+    if (
+        ran
+        or unhooked is None
+        or not torch.allclose(unhooked, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    ):
         place = f"at {next(iter(ran or added)).rpartition('.')[0]!r}"
         what = "runs what is inserted" if ran else "changes as soon as something is held"
         raise ValueError(

@@ -119,7 +119,7 @@ class LoRA(Strategy):
     def _matches(self, module: nn.Module, anatomy: Anatomy) -> dict[str, Rows]:
         """Each targeted layer, with the rows that get a difference."""
         layers = matrices(module, anatomy.head)
-        found: dict[str, Rows] = {}
+        rows_of: dict[str, Rows] = {}
         for target in self.targets:
             hits = {
                 name: rows
@@ -132,13 +132,13 @@ class LoRA(Strategy):
                     f"'all', 'linear', 'conv', a role of {', '.join(ROLES)} or a pattern; {candidates(module)}"
                 )
             for name, rows in hits.items():
-                if len(found.get(name, rows).parts) != len(rows.parts):
+                if len(rows_of.get(name, rows).parts) != len(rows.parts):
                     raise ValueError(
                         f"LoRA: targets {self.targets} name {name!r} both as a whole and by its q, k, v parts"
                     )
-                found[name] = found.get(name, rows) | rows
+                rows_of[name] = rows_of.get(name, rows) | rows
         chosen = self.select(module, anatomy)
-        kept = {name: found[name] for name in layers if name in found and chosen(name)}
+        kept = {name: rows_of[name] for name in layers if name in rows_of and chosen(name)}
         if not kept:
             raise ValueError(
                 f"LoRA: none of the layers that targets={self.targets!r} means lies in where={self.where!r}"
@@ -192,9 +192,9 @@ class LoRADelta(KeptDelta):
         self.rank = min(rank, height // len(self.rows.parts), columns)
         self.scaling = scaling
         self.dropout = dropout
-        made: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-        self.lora_A = nn.Parameter(torch.empty(self.n * self.rank, columns, **made))
-        self.lora_B = nn.Parameter(torch.zeros(self.rows.of(height), self.rank, **made))
+        factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        self.lora_A = nn.Parameter(torch.empty(self.n * self.rank, columns, **factory))
+        self.lora_B = nn.Parameter(torch.zeros(self.rows.of(height), self.rank, **factory))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as loralib and peft
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,8 @@ def norm_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """
     kinds = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm | nn.RMSNorm
     for name, part in base_layers(module):
-        own = [parameter for _, parameter in part.named_parameters(recurse=False)]
-        if own and (isinstance(part, kinds) or type(part).__name__.lower().endswith(_NORMS)):
+        parameters = [parameter for _, parameter in part.named_parameters(recurse=False)]
+        if parameters and (isinstance(part, kinds) or type(part).__name__.lower().endswith(_NORMS)):
             yield name, part
 
 

@@ -87,13 +87,13 @@ class Peft(Strategy):
         # Some initialisations take no float64.
         self._inject(trial.to(next(module.parameters()).dtype), anatomy)
         if images is not None and before is not None:
-            own = next(trial.parameters()).dtype
+            precision = next(trial.parameters()).dtype
             with torch.no_grad():
                 try:
                     after = self._run(trial.double(), images)
                 except ValueError:  # some take no float64 (AdaMSS)
-                    images = images.to(own)
-                    after = self._run(trial.to(own), images)
+                    images = images.to(precision)
+                    after = self._run(trial.to(precision), images)
             apart = relative_distance(after, before)
             if apart > TOLERANCE:
                 raise ValueError(
@@ -192,7 +192,7 @@ class Peft(Strategy):
 
     def _check_effect(self, trial: nn.Module, images: torch.Tensor) -> None:
         """Raise if a parameter that would train gets no gradient, at a place where none is zero."""
-        own = {
+        parameters = {
             name: parameter
             for wrapper, layer in wrapped_layers(trial).items()
             for name, parameter in ((f"{wrapper}.{key}", value) for key, value in layer.named_parameters())
@@ -200,11 +200,11 @@ class Peft(Strategy):
         }
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for parameter in own.values():
+            for parameter in parameters.values():
                 noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
                 parameter.add_(0.1 * noise.to(parameter.device, parameter.dtype))
         trial.requires_grad_(False)
-        for parameter in own.values():
+        for parameter in parameters.values():
             parameter.requires_grad_()
         logits = self._run(trial, images)
         with torch.no_grad():
@@ -215,15 +215,15 @@ class Peft(Strategy):
                 f"its logits differ by {apart:.2g} of the largest; use paretune's LoRA, which changes the weight itself"
             )
         outcome = logits.square().sum()
-        found = (
-            torch.autograd.grad(outcome, list(own.values()), allow_unused=True)
+        gradients = (
+            torch.autograd.grad(outcome, list(parameters.values()), allow_unused=True)
             if outcome.requires_grad
-            else [None] * len(own)
+            else [None] * len(parameters)
         )
         dead = [
-            name for (name, _), grad in zip(own.items(), found, strict=True) if grad is None or not grad.any()
+            name for name, grad in zip(parameters, gradients, strict=True) if grad is None or not grad.any()
         ]
-        if dead or not own:
+        if dead or not parameters:
             shown = ", ".join(dead[:3]) if dead else "any layer"
             more = f" and {len(dead) - 3} more" if len(dead) > 3 else ""
             raise ValueError(

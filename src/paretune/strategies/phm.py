@@ -35,10 +35,10 @@ class PHM(nn.Module):
         self, inputs: int, outputs: int, n: int, rank: int, shared: nn.Parameter | None, like: Tensor
     ) -> None:
         super().__init__()
-        made: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-        self.s = nn.Parameter(torch.empty(n, inputs // n, rank, **made))
-        self.t = nn.Parameter(torch.empty(n, rank, outputs // n, **made))
-        self.b = nn.Parameter(torch.zeros(outputs, **made))
+        factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        self.s = nn.Parameter(torch.empty(n, inputs // n, rank, **factory))
+        self.t = nn.Parameter(torch.empty(n, rank, outputs // n, **factory))
+        self.b = nn.Parameter(torch.zeros(outputs, **factory))
         if shared is None:
             self.rule = new_rule(n, like)
         for factor in (*self.s.data, *self.t.data):
@@ -56,8 +56,8 @@ def bottleneck(
     inputs = (x, *layers[0], *layers[1])
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs[1:])
     if training and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        found: Tensor = _Bottleneck.apply(*inputs, activation, add)
-        return found
+        outputs: Tensor = _Bottleneck.apply(*inputs, activation, add)
+        return outputs
     return _contract(*inputs, activation, add)[0]
 
 
@@ -107,9 +107,9 @@ class _Bottleneck(torch.autograd.Function):
         outputs, *kept = _contract(*inputs)
         *tensors, _up_b, ctx.activation, ctx.add = inputs
         ctx.save_for_backward(*tensors, *kept)
-        made: Any = outputs.new_empty(0)
-        found: Tensor = made.set_(outputs)  # no view, which could not be changed in place
-        return found
+        bare: Any = outputs.new_empty(0)
+        output: Tensor = bare.set_(outputs)  # no view, which could not be changed in place
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

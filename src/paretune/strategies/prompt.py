@@ -76,7 +76,7 @@ class VisualPrompt(Strategy):
         some = next(module.parameters())
         border = PromptBorder(anatomy.channels, anatomy.image_size, self.size).to(some.device, some.dtype)
         name = border.attach(module, Site("", "input", "conv", anatomy.channels, 1))
-        return [f"{name}.{own}" for own, _ in border.named_parameters()]
+        return [f"{name}.{inner}" for inner, _ in border.named_parameters()]
 
     def _blocks(self, module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
         """Names and widths of the blocks of a vision transformer."""
@@ -172,7 +172,7 @@ class PromptMask(Inserted):
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
         x = self(args[0])
-        return (x, *(self._widened(each, x.shape[1] - self.number) for each in args[1:]))
+        return (x, *(self._widened(argument, x.shape[1] - self.number) for argument in args[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width), as it is."""

@@ -53,8 +53,8 @@ class SSF(Strategy):
 
         def add(delta: KeptDelta, tensor: Tensor | None) -> None:
             new.append(delta)
-            for holder, own in places[id(tensor)]:
-                delta.install(holder, own)
+            for holder, attribute in places[id(tensor)]:
+                delta.install(holder, attribute)
 
         for name, layer, weight, kept, moved in _operations(module, anatomy.head):
             if not chosen(name):
@@ -108,7 +108,7 @@ def _operations(module: nn.Module, head: str) -> Iterator[tuple[str, Any, str, R
 
 def _rows(name: str, layer: Any, module: nn.Module) -> tuple[Rows, Rows]:
     """Which outputs of the matrix ``name`` are scaled, and which are shifted."""
-    outer, _, own = name.rpartition(".")
+    outer, _, last = name.rpartition(".")
     attention = module.get_submodule(outer)
     if is_standardised(layer) and not isinstance(getattr(layer, "gain", None), nn.Parameter):
         return _NONE, _ALL
@@ -117,7 +117,7 @@ def _rows(name: str, layer: Any, module: nn.Module) -> tuple[Rows, Rows]:
     except ValueError:  # fused, with parts of several sizes
         return _ALL, _NONE
     if keys is None:
-        return _ALL, _NONE if "kv" in own or _UNDONE.search(name) else _ALL
+        return _ALL, _NONE if "kv" in last or _UNDONE.search(name) else _ALL
     every = Rows((True,) * len(keys.parts), keys.groups)
     if "XCA" in type(attention).__name__:
         return Rows((False, False, True)), every

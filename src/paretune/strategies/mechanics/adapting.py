@@ -151,16 +151,16 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
 def _merged_into(module: nn.Module) -> list[Tensor]:
     """What merging writes to."""
     lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
-    found: list[Tensor] = [parametrized.original for each in lists for parametrized in each.values()]
-    found += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
-    return found
+    merged: list[Tensor] = [parametrized.original for tensors in lists for parametrized in tensors.values()]
+    merged += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
+    return merged
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
     """The record of the strategy that ``model`` (a Backbone or a plain module) carries, if any."""
     module = network_of(model)
-    found: Adaptation | None = module.__dict__.get(RECORD)
-    return found
+    record: Adaptation | None = module.__dict__.get(RECORD)
+    return record
 
 
 def forget_adaptation(module: nn.Module) -> Adaptation | None:
@@ -171,10 +171,10 @@ def forget_adaptation(module: nn.Module) -> Adaptation | None:
 
 def require_adaptation(model: nn.Module) -> Adaptation:
     """As :func:`adaptation_of`, but a model without an adapter is an error."""
-    found = adaptation_of(model)
-    if found is None:
+    record = adaptation_of(model)
+    if record is None:
         raise ValueError(f"this {type(model).__name__} carries no adapter; call adapt or load_adapter first")
-    return found
+    return record
 
 
 def require_bare(model: nn.Module) -> None:
@@ -248,8 +248,8 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     if adaptation is None:
         return dict(module.state_dict())
     state = module.state_dict()
-    found = {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
-    return found | {name: found[first] for name, first in adaptation.tied.items()}
+    values = {base: adaptation.base.get(base, state[name]) for name, base in adaptation.base_names.items()}
+    return values | {name: values[first] for name, first in adaptation.tied.items()}
 
 
 def uninstall(module: nn.Module, *, merge: bool = False) -> None:

@@ -63,8 +63,8 @@ class Strategy(Value, ABC):
     learning_rate: ClassVar[float] = 2e-3  # peak rate of AdamW when the user gives none
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            _check_number(each.name, each.type, getattr(self, each.name))
+        for field in fields(self):
+            _check_number(field.name, field.type, getattr(self, field.name))
         if self.bn not in ("frozen", "adapt"):
             raise ValueError(f"bn must be 'frozen' or 'adapt', got {self.bn!r}")
         object.__setattr__(self, "where", check_where(self.where))
@@ -124,7 +124,7 @@ class Union(Strategy):
         alone = [part for part in flat if part.why_alone]
         if alone:
             raise ValueError(f"{type(alone[0]).__name__} cannot be part of a union: {alone[0].why_alone}")
-        made: dict[str, Any] = {
+        derived: dict[str, Any] = {
             "strategies": tuple(flat),
             "bn": policies.pop(),
             # The most careful of the peak rates, because one optimizer moves them all.
@@ -133,7 +133,7 @@ class Union(Strategy):
                 f"{type(part).__name__}: {part.why_not_mergeable}" for part in flat if part.why_not_mergeable
             ),
         }
-        for name, value in made.items():
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
         super().__post_init__()
 
@@ -250,8 +250,8 @@ def _forward_of_linear(layer: Any, inputs: Tensor) -> Tensor:
     """``nn.Linear.forward``. In evaluation mode the logits stay those of the merged model to the last bit."""
     lists = layer.parametrizations
     alone = layer.training and "weight" in lists and len(lists["weight"]) == 1
-    found: Tensor | None = lists["weight"][0].linear(layer, inputs) if alone else None
-    return nn.functional.linear(inputs, layer.weight, layer.bias) if found is None else found
+    outputs: Tensor | None = lists["weight"][0].linear(layer, inputs) if alone else None
+    return nn.functional.linear(inputs, layer.weight, layer.bias) if outputs is None else outputs
 
 
 def _reduce(layer: nn.Module, _protocol: Any) -> tuple[Any, ...]:
@@ -296,7 +296,7 @@ class Inserted(nn.Module):
         if _iterates(
             place
         ):  # it would run self as one more layer: the first of its layers holds self instead
-            inner = ((own, part) for own, part in place.named_modules() if not _iterates(part))
+            inner = ((path, part) for path, part in place.named_modules() if not _iterates(part))
             within, holder = next(inner, ("", place))
             name = f"{self.NAME}_around"
             if holder is place:
@@ -323,8 +323,8 @@ class Inserted(nn.Module):
 
     def changed(self, _args: tuple[Any, ...], branch: Tensor) -> Tensor:
         """What becomes of ``branch``, the output of a module called with these arguments."""
-        found: Tensor = self(branch)
-        return found
+        result: Tensor = self(branch)
+        return result
 
     @staticmethod
     def detach_all(module: nn.Module, *, hooks_only: bool = False) -> Callable[[], None]:
@@ -358,8 +358,8 @@ def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:
     """The parameter or buffer ``name`` of ``layer`` itself, beneath the deltas that it may carry."""
     lists: Any = layer.parametrizations if parametrize.is_parametrized(layer) else {}
     if name in lists and isinstance(lists[name][0], Delta):
-        found: Tensor = lists[name].original
-        return found
+        original: Tensor = lists[name].original
+        return original
     return layer._parameters.get(name, layer._buffers.get(name))
 
 
@@ -368,7 +368,7 @@ def holders(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
     A layer that carries a delta counts, and not the parametrization in which torch keeps the tensor.
     """
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
     for part in module.modules():
         if isinstance(part, parametrize.ParametrizationList) and isinstance(part[0], Delta):
             continue
@@ -376,14 +376,14 @@ def holders(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
         for name in (*part._parameters, *part._buffers, *lists):
             tensor = plain_tensor(part, name)
             if tensor is not None:
-                found.setdefault(id(tensor), []).append((part, name))
-    return found
+                places.setdefault(id(tensor), []).append((part, name))
+    return places
 
 
 def parameter_names(module: nn.Module, added: Iterable[nn.Module]) -> list[str]:
     """Names in ``module`` of the parameters of the modules ``added`` to it."""
-    own = {id(parameter) for part in added for parameter in part.parameters()}
-    return [name for name, parameter in module.named_parameters() if id(parameter) in own]
+    of_added = {id(parameter) for part in added for parameter in part.parameters()}
+    return [name for name, parameter in module.named_parameters() if id(parameter) in of_added]
 
 
 def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -398,15 +398,15 @@ def base_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def base_parameters(module: nn.Module) -> dict[str, str]:
     """Names of the parameters of the model itself, each with the name it had before any strategy."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, part in base_layers(module):
-        own = {key: key for key, _ in part.named_parameters(recurse=False)}
+        keys = {key: key for key, _ in part.named_parameters(recurse=False)}
         lists: Any = part.parametrizations if parametrize.is_parametrized(part) else {}
         for key, parametrized in lists.items():
             if isinstance(parametrized[0], Delta):
-                own[f"parametrizations.{key}.original"] = key
+                keys[f"parametrizations.{key}.original"] = key
             else:  # the model's own, such as a weight norm
-                inner = [f"parametrizations.{key}.{own}" for own, _ in parametrized.named_parameters()]
-                own |= dict(zip(inner, inner, strict=True))
-        found |= {f"{name}.{now}".lstrip("."): f"{name}.{was}".lstrip(".") for now, was in own.items()}
-    return found
+                inner = [f"parametrizations.{key}.{last}" for last, _ in parametrized.named_parameters()]
+                keys |= dict(zip(inner, inner, strict=True))
+        names |= {f"{name}.{now}".lstrip("."): f"{name}.{was}".lstrip(".") for now, was in keys.items()}
+    return names

@@ -16,7 +16,7 @@ class _Kept:
 
     base: Tensor
     place: tuple[int, int]
-    own: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     result: Tensor
     version: int | None
 
@@ -39,15 +39,15 @@ class KeptDelta(Delta):
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Parametrization: the effective tensor."""
-        own: Any = tuple(self._parameters.values())
-        if not self._keeps(tensor, own):
+        values: Any = tuple(self._parameters.values())
+        if not self._keeps(tensor, values):
             return self.effective(tensor)
         place = (tensor.data_ptr(), tensor._version)
         kept = self._kept
         same = kept is not None and kept.base is tensor and kept.place == place
-        if kept is None or not same or kept.version != _version(kept.result) or not _equal(kept.own, own):
+        if not (kept and same and kept.version == _version(kept.result) and _equal(kept.values, values)):
             result = self.effective(tensor)
-            kept = _Kept(tensor, place, tuple(value.clone() for value in own), result, _version(result))
+            kept = _Kept(tensor, place, tuple(value.clone() for value in values), result, _version(result))
             self._kept = kept
         return kept.result
 
@@ -62,14 +62,14 @@ class KeptDelta(Delta):
         """Copies compute their own."""
         return self.__dict__ | {"_kept": None}
 
-    def _keeps(self, tensor: Tensor, own: tuple[Any, ...]) -> bool:
+    def _keeps(self, tensor: Tensor, values: tuple[Any, ...]) -> bool:
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
         # functional_call gives plain tensors for a single call.
         return (
             tensor.device.type == "cpu"
             and not tensor.is_inference()
-            and all(isinstance(value, nn.Parameter) and value.device.type == "cpu" for value in own)
+            and all(isinstance(value, nn.Parameter) and value.device.type == "cpu" for value in values)
         )
 
 

@@ -24,15 +24,15 @@ def log_left_alone(module: nn.Module, strategy: Strategy, trained: Collection[st
     lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
     if not lists:
         return
-    reached = {id(parametrized.original) for each in lists for parametrized in each.values()}
+    reached = {id(parametrized.original) for tensors in lists for parametrized in tensors.values()}
     reachable = {(matrix.layer, matrix.tensor) for matrix in matrices(module, head).values()}
     left: dict[str, None] = {}
     missed: dict[str, None] = {}
     places = holders(module)
     for name, parameter in module.named_parameters():
         is_matrix = sum(size > 1 for size in parameter.shape) > 1
-        own = is_matrix and id(parameter) not in reached and not inside(name, head)
-        if own and name not in trained:
+        untouched = is_matrix and id(parameter) not in reached and not inside(name, head)
+        if untouched and name not in trained:
             folded = ".".join(re.sub(r"^\d+$|(?<=_)\d+$", "*", part) for part in name.split("."))
             left[folded] = None
             if _PROJECTION.search(name) and not reachable & {*places[id(parameter)]}:

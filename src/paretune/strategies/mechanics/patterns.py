@@ -45,11 +45,11 @@ class Pattern:
         """
         start = time.monotonic()
         try:
-            found = self._compiled.fullmatch(name, timeout=max(self._left, 0.001))
+            match = self._compiled.fullmatch(name, timeout=max(self._left, 0.001))
         except (TimeoutError, MemoryError):
             raise ValueError(f"{self._where}: the pattern {self._shown} takes too long to match") from None
         self._left -= time.monotonic() - start
-        return found is not None
+        return match is not None
 
 
 def require_plain(text: Any, where: str) -> None:

@@ -50,9 +50,9 @@ class Rows:
         """One row for each row of the weight: those meant from ``values`` (part by part), the others ``filling``."""
         if self.whole and self.groups == 1:
             return values
-        found = iter(values.view(sum(self.parts), -1, *values.shape[1:]))
+        blocks = iter(values.view(sum(self.parts), -1, *values.shape[1:]))
         shape = (values.shape[0] // sum(self.parts), *values.shape[1:])
-        parts = torch.stack([next(found) if on else values.new_full(shape, filling) for on in self.parts])
+        parts = torch.stack([next(blocks) if on else values.new_full(shape, filling) for on in self.parts])
         grouped = parts.view(len(self.parts), self.groups, -1, *values.shape[1:])
         return grouped.transpose(0, 1).flatten(0, 2)  # (groups, parts, rows, …) to (rows of the weight, …)
 
@@ -81,12 +81,12 @@ class Matrix:
         Raises:
             ValueError: it is computed by a parametrization of the model's own.
         """
-        found = plain_tensor(self.layer, self.tensor)
-        if not isinstance(found, nn.Parameter):
+        parameter = plain_tensor(self.layer, self.tensor)
+        if not isinstance(parameter, nn.Parameter):
             raise ValueError(
                 f"{type(self.layer).__name__} has parametrizations of its own; remove them before adapting"
             )
-        return found
+        return parameter
 
 
 def matrices(module: nn.Module, head: str) -> dict[str, Matrix]:
@@ -95,17 +95,17 @@ def matrices(module: nn.Module, head: str) -> dict[str, Matrix]:
     The weight of a Linear or Conv2d layer has the name of the layer, a projection that an attention module holds itself
     its own full name, such as ``encoder.layers.0.self_attn.in_proj_weight``. A shared layer has several names.
     """
-    found, last = {}, module.get_submodule(head)
+    projections, last = {}, module.get_submodule(head)
     for name, layer in base_layers(module):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             if layer is not last:
-                found[name] = Matrix(layer, "weight")
+                projections[name] = Matrix(layer, "weight")
             continue
         for tensor in PROJECTIONS:
             weight = plain_tensor(layer, tensor)
             if isinstance(weight, nn.Parameter) and weight.ndim == 2:
-                found[f"{name}.{tensor}".lstrip(".")] = Matrix(layer, tensor)
-    return found
+                projections[f"{name}.{tensor}".lstrip(".")] = Matrix(layer, tensor)
+    return projections
 
 
 def named(name: str, pattern: str) -> bool:
@@ -167,7 +167,7 @@ def _fused(target: str, name: str, layer: Any, attention: Any) -> Rows:
     else:
         # Lambda layers and bottleneck attention have keys of another width than values; halo attention interleaves.
         even = rows % len(parts) == 0 and not any(
-            hasattr(attention, own) for own in ("dim_qk", "dim_head_qk")
+            hasattr(attention, width) for width in ("dim_qk", "dim_head_qk")
         )
         groups = 1
     if not even:

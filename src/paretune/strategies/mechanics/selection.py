@@ -95,7 +95,7 @@ def _read(term: str, module: nn.Module, sites: Sequence[Site]) -> Term:
         return lambda name, site: any(inside(name, block) for block in chosen)
     # What stands at several places has several names.
     modules, parameters = (
-        each(remove_duplicate=False) for each in (module.named_modules, module.named_parameters)
+        named(remove_duplicate=False) for named in (module.named_modules, module.named_parameters)
     )
     names = [name for name, _ in (*modules, *parameters)]
     if not any(_matches(name, term) for name in names):

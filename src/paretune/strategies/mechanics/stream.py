@@ -59,8 +59,8 @@ class Reader(Inserted):
 
     def changed(self, args: tuple[Any, ...], branch: Tensor) -> Tensor:
         """As in :class:`Inserted`, by what it reads."""
-        found: Tensor = self(self._read(args, branch), branch)
-        return found
+        result: Tensor = self(self._read(args, branch), branch)
+        return result
 
     def _read(self, args: tuple[Any, ...], branch: Tensor) -> Tensor:
         if self.reads == "input":

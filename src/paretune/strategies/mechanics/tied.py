@@ -10,12 +10,12 @@ from paretune.strategies.mechanics.base import holders
 
 def check_head(module: nn.Module, head: str) -> None:
     """Raise ValueError if the head, which trains for other classes, shares a tensor with another layer."""
-    own = set(module.get_submodule(head).modules())
+    of_head = set(module.get_submodule(head).modules())
     for sharing in holders(module).values():
-        inner = [tensor for part, tensor in sharing if part in own]
+        inner = [tensor for part, tensor in sharing if part in of_head]
         if inner and len(inner) < len(sharing):
             names = {part: name for name, part in module.named_modules()}
-            other, tensor = next((names[part], key) for part, key in sharing if part not in own)
+            other, tensor = next((names[part], key) for part, key in sharing if part not in of_head)
             shared = f"{other}.{tensor}".lstrip(".")
             raise ValueError(
                 f"the head {head!r} shares its {inner[0]} with {shared!r}, which would train with it; "

@@ -65,9 +65,9 @@ class View:
         first = {id(tensor): name for name, tensor in once}
         # Each layer once: of a layer that has two names, functional_call would put the tensors back wrongly.
         self._places = {
-            f"{place}.{own}".lstrip("."): first[id(tensor)]
+            f"{place}.{attribute}".lstrip("."): first[id(tensor)]
             for place, part in self.module.named_modules()
-            for own, tensor in (*part._parameters.items(), *part._buffers.items())
+            for attribute, tensor in (*part._parameters.items(), *part._buffers.items())
             if tensor is not None
         }
 
@@ -82,9 +82,9 @@ class View:
 
     def copied(self) -> "View":
         """Another view of the same tensors."""
-        made = copy.copy(self)
-        made.model = shared_copy(self.model)
-        return made
+        view = copy.copy(self)
+        view.model = shared_copy(self.model)
+        return view
 
     def __call__(self, images: Tensor, values: Tensors, base: Tensors) -> Tensor:
         """Logits (batch, classes) of ``images`` in evaluation mode.
@@ -116,10 +116,10 @@ class View:
                 "LoRA or IA3, or peft's add_weighted_adapter"
             )
         tensors = self._tensors(values, base, "module.")
-        found: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, (), tie_weights=False)
+        changed: dict[str, Tensor] = functional_call(_Effective(self.module), tensors, (), tie_weights=False)
         return {
             self.base_names[name]: value
-            for name, value in (*values.items(), *found.items())
+            for name, value in (*values.items(), *changed.items())
             if name in self.base_names  # of a tied tensor one name
         }
 
@@ -161,8 +161,8 @@ def _read_anew(layer: type[nn.Module], tensor: str) -> None:
     """Pass by the cache of torch's ``parametrize.cached``, which knows the layer but not the tensors given to it."""
 
     def effective(self: Any) -> Tensor:
-        found: Tensor = self.parametrizations[tensor]()
-        return found
+        weight: Tensor = self.parametrizations[tensor]()
+        return weight
 
     setattr(layer, tensor, property(effective))
 

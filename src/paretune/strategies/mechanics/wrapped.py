@@ -24,11 +24,11 @@ def wrapped_layers(module: nn.Module) -> dict[str, Any]:
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found: dict[str, Any] = {}
+    layers: dict[str, Any] = {}
     for name, part in module.named_modules():
-        if isinstance(part, BaseTunerLayer) and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = part
-    return found
+        if isinstance(part, BaseTunerLayer) and not any(name.startswith(f"{outer}.") for outer in layers):
+            layers[name] = part
+    return layers
 
 
 def names_in_peft(module: nn.Module) -> dict[str, str]:
@@ -44,11 +44,11 @@ def names_in_peft(module: nn.Module) -> dict[str, str]:
     # A shared tensor has several names in the state dict; here it has the first.
     state = module.state_dict(keep_vars=True)
     names = {id(value): name for name, value in reversed(state.items())}
-    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
-    beyond = [name for name, value in own.items() if id(value) not in names]
+    saved = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = [name for name, value in saved.items() if id(value) not in names]
     if beyond:
         raise ValueError(f"peft saves {beyond[0]}, which is no tensor of the model")
-    return {name: names[id(value)] for name, value in own.items()}
+    return {name: names[id(value)] for name, value in saved.items()}
 
 
 def keep_as_buffers(module: nn.Module) -> None:
@@ -57,11 +57,11 @@ def keep_as_buffers(module: nn.Module) -> None:
     from peft.tuners._buffer_dict import BufferDict
 
     state = module.state_dict(keep_vars=True)
-    own = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
-    beyond = {id(value) for value in own.values()} - {id(value) for value in state.values()}
+    saved = peft.get_peft_model_state_dict(module, state_dict=state, save_embedding_layers=False)
+    beyond = {id(value) for value in saved.values()} - {id(value) for value in state.values()}
     for layer in wrapped_layers(module).values() if beyond else ():
         for name, value in list(vars(layer).items()):
-            if isinstance(value, dict) and any(id(each) in beyond for each in value.values()):
+            if isinstance(value, dict) and any(id(entry) in beyond for entry in value.values()):
                 setattr(layer, name, BufferDict(value, persistent=True))
 
 
@@ -121,7 +121,7 @@ def random_images(module: nn.Module, anatomy: Anatomy) -> Tensor | None:
     return torch.rand(shape, generator=draw, dtype=torch.float64).to(some.device)
 
 
-def relative_distance(found: Tensor, expected: Tensor) -> float:
+def relative_distance(values: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value; infinite where anything is not finite."""
-    apart = float((found - expected).abs().max() / expected.abs().max())
+    apart = float((values - expected).abs().max() / expected.abs().max())
     return apart if apart == apart else float("inf")
