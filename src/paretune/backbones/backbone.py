@@ -249,8 +249,8 @@ def logits_of(output: Any) -> Tensor:
         return output
     # PP-LCNet of transformers calls its logits a hidden state.
     named = [_named(output, name) for name in ("logits", "last_hidden_state")]
-    found = [value for value in named if value is not None][:1]
-    logits, *others = found or (output if isinstance(output, tuple) and output else (None,))
+    candidates = [value for value in named if value is not None][:1]
+    logits, *others = candidates or (output if isinstance(output, tuple) and output else (None,))
     if any(_alike(logits, other) for other in others):
         raise ValueError(
             f"a classifier must return one tensor of logits; this one returned several of shape {tuple(logits.shape)}: "
@@ -309,7 +309,7 @@ def answer(model: nn.Module, images: Tensor) -> Tensor:
 
 def dtype_of(module: nn.Module) -> torch.dtype:
     """The precision of a network: that of its first parameters."""
-    return next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
 def written(values: Tensor) -> list[float]:

@@ -52,7 +52,7 @@ def check_base(module: nn.Module) -> None:
         raise ValueError(f"{lazy} of this {kind} has no shape yet; run the model on one image first")
     if len({tensor.is_meta for _, tensor in tensors}) > 1:
         check_values(module)
-    beside = [name for name, each in signature(module.forward).parameters.items() if _is_required(each)][1:]
+    beside = [name for name, value in signature(module.forward).parameters.items() if _is_required(value)][1:]
     if beside:
         raise ValueError(
             f"this {kind} takes {', '.join(beside)} beside images; wrap it in a module that takes images alone"
@@ -133,7 +133,7 @@ def heads(module: nn.Module, head: str, logits: Callable[[Any], Tensor], example
     if len(layers) == 1:
         return [head]
     move = 1 + torch.rand(width, generator=torch.Generator().manual_seed(0)).to(example)
-    found = []
+    moving = []
     with modes_kept(module), torch.random.fork_rng(), torch.no_grad():
         module.eval()
         before = logits(module(example))
@@ -152,5 +152,5 @@ def heads(module: nn.Module, head: str, logits: Callable[[Any], Tensor], example
                 and share.abs().min() > 1e-3
                 and torch.allclose(share, share.mean(), rtol=0.02)
             ):
-                found.append(name)
-    return found or [head]
+                moving.append(name)
+    return moving or [head]

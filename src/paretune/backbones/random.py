@@ -33,11 +33,11 @@ def draws(forward: Callable[[], object], devices: Sequence[torch.device]) -> boo
         watch = _Watch()
         with watch:
             forward()
-        if watch.found:
+        if watch.drawn:
             torch.set_rng_state(state)
             for device, its in zip(devices, states, strict=True):
                 torch.cuda.set_rng_state(its, device)
-    return watch.found
+    return watch.drawn
 
 
 class _Watch(TorchDispatchMode):
@@ -45,7 +45,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
-        self.found = False
+        self.drawn = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -56,5 +56,5 @@ class _Watch(TorchDispatchMode):
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             # Attention has the tag whether or not it drops; so has a leaky ReLU that is random in training only.
             idle = given.get("dropout_p", 1) == 0 or given.get("training", True) is False
-            self.found = self.found or (given.get("generator") is None and not idle)
+            self.drawn = self.drawn or (given.get("generator") is None and not idle)
         return func(*args, **kwargs)

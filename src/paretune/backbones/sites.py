@@ -83,9 +83,9 @@ def find_sites(module: nn.Module, given: Sequence[str | Site] | None, example: T
         module, {site.module for site in fixed} | {site.block for site in fixed} | {*matched}, example
     )
     for site in fixed:
-        found = _checked(site, passes)
-        if found != site:
-            what = found if isinstance(found, str) else f"its channels are on axis {found.channel_axis}"
+        checked = _checked(site, passes)
+        if checked != site:
+            what = checked if isinstance(checked, str) else f"its channels are on axis {checked.channel_axis}"
             raise ValueError(f"sites: {site} does not describe {site.module!r}: {what}")
     return (*fixed, *(_described(module, name, passes) for name in matched))
 
@@ -104,15 +104,15 @@ def laid_out(
     names = {name for site in sites for name in (site.module, site.block)}
     passes = _Passes(module, names, example)
     order = list(passes.first)
-    found: list[Site] = []
+    correct: list[Site] = []
     wrong: dict[str, str] = {}
     for site in sites:
         checked = _checked(site, passes, beside=beside)
         if isinstance(checked, Site):
-            found.append(checked)
+            correct.append(checked)
         else:
             wrong[site.module] = checked
-    return sorted(found, key=lambda site: order.index(site.module)), wrong
+    return sorted(correct, key=lambda site: order.index(site.module)), wrong
 
 
 def blank_image(module: nn.Module, channels: int, size: ImageSize) -> Tensor:
@@ -144,7 +144,7 @@ def _block_sites(name: str, block: Any) -> Iterator[Site]:
     ) -> Site:
         return Site(prefix + place, edge, branch, width, axis, name, body and prefix + body)
 
-    mixer = next((own for own in ("attn", "token_mixer") if has(own)), "")
+    mixer = next((child for child in ("attn", "token_mixer") if has(child)), "")
     norm = next(
         (part for part in (getattr(block, "norm2", None), _norm_in_mlp(block)) if part is not None), None
     )
@@ -262,12 +262,12 @@ def _adds_its_input(block: Any) -> bool:
 
 def _last(module: Any, kind: Any, besides: Sequence[str] = ()) -> Any:
     """The last layer of ``kind`` inside ``module``, not looking into its children named ``besides``."""
-    found = [
+    layers = [
         part
         for name, part in module.named_modules()
         if isinstance(part, kind) and name.split(".")[0] not in besides
     ]
-    return found[-1] if found else None
+    return layers[-1] if layers else None
 
 
 def _norm_width(norm: nn.Module) -> int:
@@ -345,7 +345,7 @@ def _checked(site: Site, passes: _Passes, *, beside: bool = False) -> Site | str
     shapes = [run[site.edge == "output"] for run in runs]
     if None in shapes:
         return f"its {site.edge} is no tensor given by position"
-    if beside and any(given != made for given, made in runs):
+    if beside and any(given != output for given, output in runs):
         return f"it makes {runs[0][1]} of {runs[0][0]}, so that no bottleneck fits beside it"
     axes = {_axis(site, shape, passes, index) for index, shape in enumerate(shapes) if shape is not None}
     if len(axes) != 1 or None in axes:

@@ -97,36 +97,36 @@ def load_weights(
         weights = _read(Path(weights))
     expected = module.state_dict()
     parts = {name.split(".")[0] for name in expected}
-    found, normalisation = _without_normalisation(
+    tensors, normalisation = _without_normalisation(
         _unprefixed(_chosen(weights, key, origin, parts), parts, origin), expected, origin
     )
     # timm's families know how to rename old keys and resample position embeddings to the image size.
     adjust = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if adjust:
         try:
-            found = dict(adjust(found, module))
+            tensors = dict(adjust(tensors, module))
         except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(f"{origin} does not fit {type(module).__name__}: {error}") from error
-    for name in [name for name in found if _inside(name, head)]:
-        if name not in expected or found[name].shape != expected[name].shape:
-            del found[name]
+    for name in [name for name in tensors if _inside(name, head)]:
+        if name not in expected or tensors[name].shape != expected[name].shape:
+            del tensors[name]
     wanted = {name for name in expected if not _inside(name, head)}
-    problems = [f"missing {name}" for name in sorted(wanted - set(found))]
-    problems += [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
+    problems = [f"missing {name}" for name in sorted(wanted - set(tensors))]
+    problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(expected))]
     problems += [
-        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(wanted & set(found))
-        if found[name].shape != expected[name].shape
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(wanted & set(tensors))
+        if tensors[name].shape != expected[name].shape
     ]
     problems += [
-        f"{name} holds {str(found[name].dtype).removeprefix('torch.')}, no plain floating-point numbers"
-        for name in sorted(set(expected) & set(found))
-        if expected[name].is_floating_point() and found[name].dtype not in _FLOATS
+        f"{name} holds {str(tensors[name].dtype).removeprefix('torch.')}, no plain floating-point numbers"
+        for name in sorted(set(expected) & set(tensors))
+        if expected[name].is_floating_point() and tensors[name].dtype not in _FLOATS
     ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise ValueError(f"{origin} does not fit {type(module).__name__}: {'; '.join(problems[:4])}{more}")
-    module.load_state_dict(found, strict=False)
+    module.load_state_dict(tensors, strict=False)
     return normalisation
 
 
@@ -205,19 +205,19 @@ def _is_state(value: Any) -> bool:
 
 
 def _chosen(
-    found: Mapping[str, Any], key: str | None, origin: str, parts: set[str], at: str = ""
+    saved: Mapping[str, Any], key: str | None, origin: str, parts: set[str], at: str = ""
 ) -> dict[str, Tensor]:
     """The state dict in a checkpoint: the one that ``key`` names, else the averaged one, else the plain one.
 
     Args:
-        found: a checkpoint or a state dict.
+        saved: a checkpoint or a state dict.
         key: a name in it, several with dots between them, or the first part of the names of the wanted tensors.
         origin: for messages.
         parts: first parts of the names of the network's own tensors.
-        at: where in the checkpoint ``found`` is, with a dot at its end; for messages.
+        at: where in the file ``saved`` is, with a dot at its end; for messages.
     """
-    groups = _groups(found) if _is_state(found) else dict(found)
-    choices = sorted({*AVERAGED, *PLAIN, *WRAPPERS} & {*groups}) if _is_state(found) else _choices(found)
+    groups = _groups(saved) if _is_state(saved) else dict(saved)
+    choices = sorted({*AVERAGED, *PLAIN, *WRAPPERS} & {*groups}) if _is_state(saved) else _choices(saved)
     if key is not None:
         first, _, rest = (key, "", "") if isinstance(groups.get(key), Mapping) else key.partition(".")
         if not isinstance(groups.get(first), Mapping):
@@ -244,16 +244,16 @@ def _chosen(
             f"{origin} seems to keep averaged weights under {at + unknown[0]!r}, a name that is not known; say with "
             f"weights_key which to take: {', '.join(at + name for name in dict.fromkeys((unknown[0], *choices)))[:200]}"
         )
-    if _is_state(found):
-        return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if _is_state(saved):
+        return {str(name): value for name, value in saved.items() if isinstance(value, Tensor)}
     for name in PLAIN:
-        if isinstance(found.get(name), Mapping) and any(_states(found[name])):
+        if isinstance(saved.get(name), Mapping) and any(_states(saved[name])):
             log.info("weights: %r of %s", name, origin)
-            return _chosen(found[name], None, origin, parts, f"{at}{name}.")
+            return _chosen(saved[name], None, origin, parts, f"{at}{name}.")
     listed = (
         f"choose with weights_key: {', '.join(at + choice for choice in choices)}"
         if choices
-        else f"it has {', '.join(map(str, found))}"
+        else f"it has {', '.join(map(str, saved))}"
     )
     raise ValueError(f"{origin} holds no state dict (tensors by name) under a usual name; {listed[:200]}")
 
@@ -267,18 +267,18 @@ def _states(value: Any) -> Iterator[Any]:
             yield from _states(inner)
 
 
-def _choices(found: Mapping[str, Any]) -> list[str]:
+def _choices(checkpoint: Mapping[str, Any]) -> list[str]:
     """Names of the state dicts in a checkpoint."""
     return sorted(
         str(name)
-        for name, value in found.items()
+        for name, value in checkpoint.items()
         if any(_states(value)) and not str(name).startswith("optim")
     )
 
 
-def _averages(found: Mapping[str, Any], within: str = "") -> Iterator[str]:
+def _averages(checkpoint: Mapping[str, Any], within: str = "") -> Iterator[str]:
     """Names, with dots between their levels, of the state dicts in a checkpoint whose name says that they are averaged."""
-    for name, value in found.items():
+    for name, value in checkpoint.items():
         if not any(_states(value)) or str(name).startswith("optim"):
             continue
         words = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
@@ -288,14 +288,14 @@ def _averages(found: Mapping[str, Any], within: str = "") -> Iterator[str]:
             yield from _averages(value, f"{within}{name}.")
 
 
-def _groups(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Models that lie side by side in one state dict, by the first part of their names; each with the normalisation."""
     groups: dict[str, dict[str, Any]] = {}
-    for name, value in found.items():
+    for name, value in state.items():
         first, _, rest = str(name).partition(".")
         if rest:
             groups.setdefault(first, {})[rest] = value
-    shared = {name: value for name, value in found.items() if _is_normalisation(str(name))}
+    shared = {name: value for name, value in state.items() if _is_normalisation(str(name))}
     return {
         first: {
             **{name: value for name, value in shared.items() if not name.startswith(f"{first}.")},
@@ -311,15 +311,15 @@ def _kind(value: Any) -> str:
     )
 
 
-def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[str, Tensor]:
-    """``found`` without the prefixes of wrappers, and without what lies beside the wrapped model, such as a criterion."""
+def _unprefixed(tensors: dict[str, Tensor], parts: set[str], origin: str) -> dict[str, Tensor]:
+    """``tensors`` without the prefixes of wrappers, and without what lies beside the wrapped model, such as a criterion."""
     wrappers = {*WRAPPERS} - parts
-    firsts = (next((piece for piece in name.split(".") if piece not in wrappers), "") for name in found)
+    firsts = (next((piece for piece in name.split(".") if piece not in wrappers), "") for name in tensors)
     numbered = {piece for piece in firsts if piece.isdigit()} - parts
     if len(numbered) <= 2:  # nn.Sequential(normalisation, network)
         wrappers |= set(sorted(numbered, key=int)[-1:])
     short, depths = {}, {}
-    for name in found:
+    for name in tensors:
         pieces = name.split(".")
         depths[name] = next(
             i for i, piece in enumerate(pieces) if piece not in wrappers or i == len(pieces) - 1
@@ -328,7 +328,7 @@ def _unprefixed(found: dict[str, Tensor], parts: set[str], origin: str) -> dict[
     deepest = max(depths.values(), default=0)
     result: dict[str, Tensor] = {}
     beside = []
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         first = short[name].split(".")[0]
         known = first in parts or first.isdigit() or _is_normalisation(name)
         if depths[name] < deepest and not known:
@@ -358,20 +358,20 @@ def _ends_as(name: str, ends: tuple[str, ...]) -> bool:
 
 
 def _without_normalisation(
-    found: dict[str, Tensor], expected: StateDict, origin: str
+    tensors: dict[str, Tensor], expected: StateDict, origin: str
 ) -> tuple[dict[str, Tensor], Normalisation | None]:
-    """``found`` without the tensors of a normalisation layer, and what they say."""
+    """``tensors`` without the tensors of a normalisation layer, and what they say."""
     layer = {
-        name: tensor for name, tensor in found.items() if _is_normalisation(name) and name not in expected
+        name: tensor for name, tensor in tensors.items() if _is_normalisation(name) and name not in expected
     }
     if not layer:
-        return found, None
+        return tensors, None
     values = [
         [tensor.double().flatten() for name, tensor in layer.items() if _ends_as(name, names)]
         for names in (MEANS, STDS)
     ]
-    rest = {name: tensor for name, tensor in found.items() if name not in layer}
-    if not all(values) or any(not torch.equal(each, several[0]) for several in values for each in several):
+    rest = {name: tensor for name, tensor in tensors.items() if name not in layer}
+    if not all(values) or any(not torch.equal(value, several[0]) for several in values for value in several):
         raise ValueError(
             f"{origin} has {', '.join(layer)}, which is no single mean and std of a normalisation layer"
         )
