@@ -193,7 +193,7 @@ class AdapterSet:
                 self._take_off()
             del self._named[name]
             structures = [(adapter.strategy, adapter.anatomy) for adapter in self._named.values()]
-            self._views = [views for views in self._views if any(views.fits(*each) for each in structures)]
+            self._views = [views for views in self._views if any(views.fits(*pair) for pair in structures)]
 
     def save(self, name: str, directory: str | Path, **describing: Any) -> Path:
         """Write one adapter as :func:`~paretune.save_adapter` does, which takes ``describing`` too.
@@ -233,7 +233,7 @@ class AdapterSet:
         groups: dict[str | None, list[int]] = {}
         for number, name in enumerate(adapters):
             groups.setdefault(name, []).append(number)
-        found = []
+        logits = []
         with self._gate.using():
             self._check()
             self._known(*(name for name in groups if name is not None))
@@ -242,9 +242,9 @@ class AdapterSet:
                 chosen = torch.tensor(numbers, device=images.device)
                 values = {} if name is None else self._current(name).values
                 with self._views_of(name).one() as view:
-                    found.append(view(images[chosen], values, base))
+                    logits.append(view(images[chosen], values, base))
         back = torch.tensor([number for numbers in groups.values() for number in numbers]).argsort()
-        return torch.cat(found)[back.to(images.device)]
+        return torch.cat(logits)[back.to(images.device)]
 
     # ---- what is on the model ---------------------------------------------------------------------------------------
 
@@ -303,14 +303,14 @@ class AdapterSet:
         base = base_state(self._module)
         views = {name: self._views_of(name) for name in weights}
         changes = (
-            (name, each.pattern.effective(self._named[name].values, base)) for name, each in views.items()
+            (name, view.pattern.effective(self._named[name].values, base)) for name, view in views.items()
         )
-        inserting = {name: each for name, each in views.items() if inserted_modules(each.pattern.module)}
+        inserting = {name: view for name, view in views.items() if inserted_modules(view.pattern.module)}
         head = self._named[next(iter(weights))].anatomy.head
         values = combined(base, changes, weights, head, head_weights)
         if self._blended is None or self._blended.views != tuple(inserting.values()):
             parts, slots = (
-                zip(*(part_of(each.pattern.module) for each in inserting.values()), strict=True)
+                zip(*(part_of(view.pattern.module) for view in inserting.values()), strict=True)
                 if inserting
                 else ((), ())
             )
@@ -324,9 +324,9 @@ class AdapterSet:
         assert self._adaptation is not None
         blended, adaptation = self._blended, self._adaptation
         adaptation.strategy = Combination(weights, parts=blended.parts)
-        own = adaptation.base
-        own |= {name: base[name].detach().clone() for name in values if name not in own}
-        restore(self._module, own | values)
+        originals = adaptation.base
+        originals |= {name: base[name].detach().clone() for name in values if name not in originals}
+        restore(self._module, originals | values)
         with torch.no_grad():
             for name, slot in zip(inserting, blended.slots, strict=True):
                 for inner, tensor in slot.items():
@@ -371,7 +371,7 @@ class AdapterSet:
         """For adapters of this one's structure; made again when the model's tensors lie elsewhere than before."""
         names = self._adaptation.base_names if self._adaptation is not None else None
         state = self._module.state_dict()
-        seen = frozenset(value.data_ptr() for own, value in state.items() if names is None or own in names)
+        seen = frozenset(value.data_ptr() for key, value in state.items() if names is None or key in names)
         strategy = None if name is None else self._named[name].strategy
         anatomy = None if name is None else self._named[name].anatomy
         with GENERATORS:

@@ -64,13 +64,13 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the hub reads."""
     notes, strategy = config["notes"], str(config["strategy"]["name"])
     data = _data(notes)
-    found: dict[str, Any] = {"library_name": "paretune", "pipeline_tag": "image-classification"}
+    metadata: dict[str, Any] = {"library_name": "paretune", "pipeline_tag": "image-classification"}
     if notes.get("license"):
-        found["license"] = _line(notes["license"])
+        metadata["license"] = _line(notes["license"])
     base = notes.get("base_model") or _hub_id(config["base"])
     if base:
-        found |= {"base_model": _line(base), "base_model_relation": "adapter"}
-    found["tags"] = [
+        metadata |= {"base_model": _line(base), "base_model_relation": "adapter"}
+    metadata["tags"] = [
         "paretune",
         "adversarial-robustness",
         "peft",
@@ -88,8 +88,8 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
             }
             for row in results
         ]
-        found["metrics"] = ["accuracy"]
-        found["model-index"] = [
+        metadata["metrics"] = ["accuracy"]
+        metadata["model-index"] = [
             {
                 "name": _line(call_on(config)),
                 "results": [
@@ -101,7 +101,7 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
                 ],
             }
         ]
-    return found
+    return metadata
 
 
 def _title(config: Mapping[str, Any]) -> str:
@@ -295,8 +295,8 @@ def _hub_id(base: Mapping[str, Any]) -> str | None:
     if kind == "timm":
         from timm.models import get_pretrained_cfg
 
-        found = get_pretrained_cfg(name, allow_unregistered=True)
-        return getattr(found, "hf_hub_id", None)
+        pretrained = get_pretrained_cfg(name, allow_unregistered=True)
+        return getattr(pretrained, "hf_hub_id", None)
     return None
 
 

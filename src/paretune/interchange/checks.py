@@ -73,24 +73,24 @@ def check_preprocessing(model: nn.Module, config: Mapping[str, Any], origin: str
         if len(saved[name]) != len(values) or not np.allclose(saved[name], values, 1e-4, 1e-5)
     ]
     natural = list(range(len(ours["mean"])))
-    order, own = (list(each or natural) for each in (saved.get("channel_order"), model.channel_order))
-    if differing or order != own:
+    order, here = (list(given or natural) for given in (saved.get("channel_order"), model.channel_order))
+    if differing or order != here:
         name = differing[0] if differing else "channel_order"
         theirs = saved[name] if differing else order
         raise ValueError(
             f"the adapter in {origin} was trained on images with {name}={theirs}, this Backbone has "
-            f"{ours[name] if differing else own}; make it with Backbone(module, {name}={theirs}), or pass check_base=False"
+            f"{ours[name] if differing else here}; make it with Backbone(module, {name}={theirs}), or pass check_base=False"
         )
 
 
-def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Raise ValueError unless the names and shapes ``found`` are those that the adapted model has."""
-    problems = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
-    problems += [f"{name} is unknown" for name in sorted(set(found) - set(expected))]
+def check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Raise ValueError unless the names and shapes of ``tensors`` are those that the adapted model has."""
+    problems = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
+    problems += [f"{name} is unknown" for name in sorted(set(tensors) - set(expected))]
     problems += [
-        f"{name} has shape {tuple(found[name].shape)}, the model needs {tuple(expected[name].shape)}"
-        for name in sorted(set(expected) & set(found))
-        if expected[name].shape != found[name].shape
+        f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if expected[name].shape != tensors[name].shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -114,12 +114,12 @@ def check_digests(tensors: Mapping[str, Tensor], recorded: Mapping[str, Any], pa
     odd = sorted(set(tensors) ^ set(recorded))
     if odd:
         raise ValueError(f"{path} and its description disagree on {', '.join(odd[:4])}")
-    for name, found in describe_tensors(tensors).items():
+    for name, present in describe_tensors(tensors).items():
         saved = recorded[name]
-        if saved != found:
+        if saved != present:
             kinds = [
-                f"{each.get('dtype')} {each.get('shape')}" if isinstance(each, dict) else json.dumps(each)
-                for each in (found, saved)
+                f"{entry.get('dtype')} {entry.get('shape')}" if isinstance(entry, dict) else json.dumps(entry)
+                for entry in (present, saved)
             ]
             what = (
                 "other numbers than were" if kinds[0] == kinds[1] else f"{kinds[0]} where {kinds[1][:80]} was"

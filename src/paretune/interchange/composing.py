@@ -54,7 +54,7 @@ def lora(
     targets: tuple[str, ...] | None = None,
 ) -> LoRA:
     """LoRA on exactly the layers of ``ranks``, among ``layers``, those that could be targeted."""
-    rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
+    rank, alpha = (Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, alphas))
 
     def pattern(values: Mapping[str, float], common: float) -> tuple[tuple[str, float], ...]:
         by_value: dict[float, list[str]] = {}

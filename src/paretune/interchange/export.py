@@ -82,20 +82,20 @@ def export_model(
 
 def _merged(model: nn.Module, format: str) -> nn.Module:
     """A copy on the CPU in evaluation mode, merged where that is possible or needed."""
-    found = copy.deepcopy(model).cpu().eval()
-    if format == "onnx" and dtype_of(found).itemsize < 4:
-        found = found.float()  # ONNX has no convolution in bfloat16; onnxruntime crashes on graphs in float16
-    adaptation = adaptation_of(found)
+    twin = copy.deepcopy(model).cpu().eval()
+    if format == "onnx" and dtype_of(twin).itemsize < 4:
+        twin = twin.float()  # ONNX has no convolution in bfloat16; onnxruntime crashes on graphs in float16
+    adaptation = adaptation_of(twin)
     if adaptation is not None and not (format == "onnx" and adaptation.strategy.why_not_mergeable):
         try:
-            merge_adapter(found)
+            merge_adapter(twin)
         except ValueError as error:
             if format == "onnx":
-                return found  # peft's layers, of which not every kind merges
+                return twin  # peft's layers, of which not every kind merges
             raise ValueError(
                 f"format={format!r} needs plain weights: {error}, or use format='onnx'"
             ) from None
-    return found.requires_grad_(False)
+    return twin.requires_grad_(False)
 
 
 def _untie(_module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:

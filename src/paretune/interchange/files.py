@@ -230,7 +230,7 @@ def _says_pixels(said: Mapping[str, Any]) -> bool:
     """Whether a description of the preprocessing, if there is one, has the numbers that are used."""
     order = said.get("channel_order") or []
     lists = [said.get("mean", []), said.get("std", []), order] if said else []
-    numbers = all(isinstance(each, list) and all(type(one) in (int, float) for one in each) for each in lists)
+    numbers = all(isinstance(values, list) and {*map(type, values)} <= {int, float} for values in lists)
     return numbers and _is_size(said.get("image_size")) and (not said or {"mean", "std"} <= set(said))
 
 

@@ -62,24 +62,24 @@ def import_adapter(
     anatomy = anatomy_of(model)
     try:
         if kind == "peft":
-            found = read_peft(module, anatomy.head, path)
+            imported = read_peft(module, anatomy.head, path)
         else:
-            found = read_loralib(module, anatomy.head, path, alpha, enable_lora)
-        tensors = found.tensors | _of_peft(module, anatomy, found, path)
+            imported = read_loralib(module, anatomy.head, path, alpha, enable_lora)
+        tensors = imported.tensors | _of_peft(module, anatomy, imported, path)
     except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if kind == "peft":
-        _check_effect(module, anatomy, found, path)
-    return place(model, found.strategy, anatomy, tensors, path, partial=True)
+        _check_effect(module, anatomy, imported, path)
+    return place(model, imported.strategy, anatomy, tensors, path, partial=True)
 
 
-def _check_effect(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> None:
+def _check_effect(module: nn.Module, anatomy: Anatomy, imported: Imported, path: Path) -> None:
     """Raise where peft's layer would have no effect, and ours one: there the logits would not be those of peft."""
     acts = {
         name.rpartition(".")[0].partition(".parametrizations.")[0]: bool(
             (value != name.endswith(".ia3_l")).any()
         )
-        for name, value in found.tensors.items()
+        for name, value in imported.tensors.items()
         if name.endswith((".lora_B", ".ia3_l"))
     }
     acting = [name for name, does in acts.items() if does]
@@ -94,19 +94,19 @@ def _check_effect(module: nn.Module, anatomy: Anatomy, found: Imported, path: Pa
         )
 
 
-def _of_peft(module: nn.Module, anatomy: Anatomy, found: Imported, path: Path) -> dict[str, Tensor]:
+def _of_peft(module: nn.Module, anatomy: Anatomy, imported: Imported, path: Path) -> dict[str, Tensor]:
     """Tensors that peft's own layers take, by the names of our files."""
-    if not found.through_peft:
+    if not imported.through_peft:
         return {}
-    names = names_in_peft(tried(module, found.strategy, anatomy, path)[0])
+    names = names_in_peft(tried(module, imported.strategy, anatomy, path)[0])
     names = {name: full for name, full in names.items() if not inside(full, anatomy.head)}
-    odd = sorted(set(names) ^ set(found.through_peft))
+    odd = sorted(set(names) ^ set(imported.through_peft))
     if odd:
         where = "missing" if odd[0] in names else "unknown"
         raise ValueError(f"the adapter in {path} does not fit: {odd[0]} is {where}")
     tensors: dict[str, Tensor] = {}
     for name, full in names.items():  # of a tensor that layers share, peft's file has a copy for each
-        value = found.through_peft[name]
+        value = imported.through_peft[name]
         first = tensors.setdefault(stored_name(full), value)
         if first is not value and digest(first) != digest(value):
             raise ValueError(f"{path}: {name} differs from what another layer shares with it")

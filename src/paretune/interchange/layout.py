@@ -27,7 +27,7 @@ def describe(files: PeftFiles, stored: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def decode(
-    found: Mapping[str, Tensor], layout: Mapping[str, Any], shapes: Mapping[str, Any]
+    saved: Mapping[str, Tensor], layout: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Our tensors, of the recorded ``shapes``, out of those of peft's file.
 
@@ -35,13 +35,13 @@ def decode(
         ValueError: the two files disagree.
     """
     names, fused = layout["names"], layout["fused"]
-    odd = set(names) ^ set(shapes) or set(found) ^ {*names.values(), *layout["also"]}
+    odd = set(names) ^ set(shapes) or set(saved) ^ {*names.values(), *layout["also"]}
     if odd:
         raise ValueError(f"they disagree on {', '.join(sorted(odd)[:4])}")
     tensors = {}
     for name, theirs in names.items():
         layer, _, last = name.rpartition(".")
-        value = found[theirs]
+        value = saved[theirs]
         if theirs in layout.get("divided", {}):  # else its type stays as it is, which is checked later
             value = value * float(layout["divided"][theirs])
         if layer in fused and last in ("lora_B", "ia3_l"):
@@ -65,8 +65,8 @@ def _of_rows(value: Tensor, rows: Rows, shape: list[int], name: str) -> Tensor:
     ours = value.new_empty(count, *value.shape[1:])
     ours[index[index > 0] - 1] = value[index > 0]
     if len(shape) == 2:  # each part has its own columns
-        each = torch.arange(parts)
-        ours = ours.view(parts, count // parts, parts, -1)[each, :, each].reshape(shape)
+        number = torch.arange(parts)
+        ours = ours.view(parts, count // parts, parts, -1)[number, :, number].reshape(shape)
     if (value != filling).sum() != (ours != filling).sum():
         raise ValueError(f"{name} changes rows that the strategy leaves as they are")
     return ours

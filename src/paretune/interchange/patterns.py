@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable
 
 def fold(names: Iterable[str], others: Collection[str]) -> tuple[str, ...]:
     """Glob patterns that match each of ``names`` and none of ``others``, with ``*`` for numbers where that is so."""
-    found: dict[str, None] = {}
+    patterns: dict[str, None] = {}
     for name in names:
         folded = ".".join("*" if part.isdecimal() else glob.escape(part) for part in name.split("."))
         if any(fnmatch.fnmatchcase(other, folded) for other in others):
             folded = glob.escape(name)
         # A lone name could be taken for a role ("q") or a kind of layer ("conv"); a pattern cannot.
-        found[folded if not folded.isidentifier() else f"[{folded[0]}]{folded[1:]}"] = None
-    return tuple(found)
+        patterns[folded if not folded.isidentifier() else f"[{folded[0]}]{folded[1:]}"] = None
+    return tuple(patterns)

@@ -58,8 +58,8 @@ def place(
     expected = stored_tensors(trial, adapted)
     if partial:
         check_apart(trial, adapted, f"{origin} is of a library that")
-        own = {stored_name(name) for name in (*base_parameters(trial), *adapted.statistics(trial))}
-        expected = {name: value for name, value in expected.items() if name in tensors or name not in own}
+        present = {stored_name(name) for name in (*base_parameters(trial), *adapted.statistics(trial))}
+        expected = {name: value for name, value in expected.items() if name in tensors or name not in present}
     check_tensors(expected, tensors, origin)
     tensors = {name: held(name, value, expected[name].dtype, origin) for name, value in tensors.items()}
     if strategy.needs_values:
@@ -102,11 +102,11 @@ class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run ``func`` and look at what it returns."""
-        found = func(*args, **(kwargs or {}))
-        for value in tree_leaves(found):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
             if isinstance(value, Tensor) and value.numel() * value.element_size() > self.largest:
                 raise ValueError(f"a tensor of shape {tuple(value.shape)} is far larger than the model")
-        return found
+        return result
 
 
 def _check_runs(

@@ -50,23 +50,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if size > LARGEST_JSON:
         raise ValueError(f"{path} has {size:,} bytes; a description has at most {LARGEST_JSON:,}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds a {type(found).__name__} instead of an object")
-    rest: list[Any] = [found]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(content).__name__} instead of an object")
+    rest: list[Any] = [content]
     while rest:
-        each = rest.pop()
-        if isinstance(each, str) and len(each) > LONGEST_TEXT:
+        part = rest.pop()
+        if isinstance(part, str) and len(part) > LONGEST_TEXT:
             raise ValueError(
-                f"{path} has a text of {len(each):,} letters; a description has at most {LONGEST_TEXT:,} in one"
+                f"{path} has a text of {len(part):,} letters; a description has at most {LONGEST_TEXT:,} in one"
             )
-        if isinstance(each, dict):
-            rest += [*each, *each.values()]
-        elif isinstance(each, list):
-            rest += each
-    return found
+        if isinstance(part, dict):
+            rest += [*part, *part.values()]
+        elif isinstance(part, list):
+            rest += part
+    return content
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             ]
         if packed:
             raise ValueError(f"{path} is compressed, which torch.save does not do; it is not read")
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except ValueError:
         raise
     except Exception as error:  # of a damaged archive, anything may be raised
@@ -107,12 +107,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} is no file of tensors that can be read without running code: {reason}"
         ) from None
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict: tensors by name")
-    _check(path, found)
-    return {str(name): value for name, value in found.items()}
+    _check(path, content)
+    return {str(name): value for name, value in content.items()}
 
 
 def held(name: str, value: Tensor, dtype: torch.dtype, origin: str | Path) -> Tensor:

@@ -24,8 +24,8 @@ def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None
     for tensor in changed:
         sharing = places[id(tensor)]
         if len(sharing) > 1 or uses[sharing[0][0]] > 1:
-            (first, own), (other, _) = sharing[0], sharing[-1]
-            where = f"{names[first]!r} and {names[other]!r} share one {own}"
+            (first, attribute), (other, _) = sharing[0], sharing[-1]
+            where = f"{names[first]!r} and {names[other]!r} share one {attribute}"
             if first is other:
                 where = f"{names[first]!r} stands at several places of the model"
             raise ValueError(f"{library} has an adapter for each layer, and {where}")

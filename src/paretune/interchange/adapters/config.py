@@ -113,7 +113,7 @@ def read_strategies(config: Mapping[str, Any], width: int, blocks: Sequence[str]
         kinds = [part.get("architecture") for part in parts]
         if len(set(kinds)) < len(kinds):
             raise refusal("configs", parts, "it has two of one architecture")
-        return [made for part in parts for made in read_strategies(part, width, blocks)]
+        return [strategy for part in parts for strategy in read_strategies(part, width, blocks)]
     if architecture == "lora":
         return [_lora(_settings(config, _LORA, _LORA_REFUSED), blocks)]
     if architecture in (None, "bottleneck"):
@@ -182,7 +182,7 @@ def _bottlenecks(settings: Mapping[str, Any], width: int, blocks: Sequence[str])
             layers.setdefault(max(1, int(width // factor)), []).append(layer)
     if not layers:
         raise refusal("leave_out", settings["leave_out"], "no layer of the model is left")
-    made: list[Strategy] = []
+    strategies: list[Strategy] = []
     for narrow, chosen in layers.items():
         if narrow > width:
             raise refusal(
@@ -194,10 +194,10 @@ def _bottlenecks(settings: Mapping[str, Any], width: int, blocks: Sequence[str])
         others = [layer for layer in range(len(blocks)) if layer not in chosen]
         where = _where(others, blocks, "attention" if placement == "attention" else "")
         if settings["phm_layer"]:
-            made.append(_compacter(settings, narrow, reduction, placement, where, common))
+            strategies.append(_compacter(settings, narrow, reduction, placement, where, common))
         else:
             scale = fixed_scale(settings)
-            made.append(
+            strategies.append(
                 Adapter(
                     style="pfeiffer" if placement == "mlp" else "houlsby",
                     reduction=reduction,
@@ -206,7 +206,7 @@ def _bottlenecks(settings: Mapping[str, Any], width: int, blocks: Sequence[str])
                     **common,
                 )
             )
-    return made
+    return strategies
 
 
 def _compacter(

@@ -84,10 +84,10 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         ValueError: a file is damaged, the model differs, or a setting cannot be expressed exactly; the message names it.
             The model is unchanged then.
     """
-    found = read(path)
+    files = read(path)
     module = network_of(model)
     anatomy = anatomy_of(model)
-    config, blocks = found.config, blocks_of(anatomy.sites)
+    config, blocks = files.config, blocks_of(anatomy.sites)
     if config["model_type"] != "vit":
         raise ValueError(f"{path}: model_type={config['model_type']!r}; only adapters of a ViT can be read")
     if (
@@ -104,11 +104,11 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     settings = modernised(config)
     try:
         strategies = read_strategies(settings, width, blocks)
-        tensors = place_tensors(settings, held_by(module, found.tensors, path), module, anatomy)
+        tensors = place_tensors(settings, held_by(module, files.tensors, path), module, anatomy)
     except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     strategy = strategies[0] if len(strategies) == 1 else Union(tuple(strategies))
-    tensors |= {f"{anatomy.head}.{name}": value for name, value in found.head.items()}
+    tensors |= {f"{anatomy.head}.{name}": value for name, value in files.head.items()}
     return place(model, strategy, anatomy, tensors, path, partial=True)
 
 

@@ -51,8 +51,8 @@ def place_tensors(
     Raises:
         ValueError: a tensor is unknown, misses its partner, or belongs to a layer that the model does not have.
     """
-    each = config["configs"] if config.get("architecture") == "union" else [config]
-    parts = {part.get("architecture") or "bottleneck": part for part in each}
+    configs = config["configs"] if config.get("architecture") == "union" else [config]
+    parts = {part.get("architecture") or "bottleneck": part for part in configs}
     layers, shared = _sorted(tensors)
     names = blocks_of(anatomy.sites)
     if layers and max(layers) >= len(names):
@@ -60,14 +60,14 @@ def place_tensors(
     placed: Tensors = {}
     for index, layer in sorted(layers.items()):
         for site in anatomy.sites:
-            own = layer.bottlenecks.pop(site.branch, None) if site.block == names[index] else None
-            if own is None:
+            theirs = layer.bottlenecks.pop(site.branch, None) if site.block == names[index] else None
+            if theirs is None:
                 continue
-            made = _bottleneck(own, parts.get("bottleneck", {}))
-            if own:
-                raise ValueError(f"{', '.join(own)} behind the {site.branch} of layer {index} is unknown")
-            kind = "compacter" if "down.s" in made else "bottleneck"
-            placed |= {f"{site.module}.{kind}.{leaf}": value for leaf, value in made.items()}
+            ours = _bottleneck(theirs, parts.get("bottleneck", {}))
+            if theirs:
+                raise ValueError(f"{', '.join(theirs)} behind the {site.branch} of layer {index} is unknown")
+            kind = "compacter" if "down.s" in ours else "bottleneck"
+            placed |= {f"{site.module}.{kind}.{leaf}": value for leaf, value in ours.items()}
         placed |= _low_rank(layer.factors, names[index], module, parts.get("lora", {}))
     return placed | _shared_rules(shared, placed, anatomy)
 
@@ -80,7 +80,7 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[int, _Layer], Tensors]:
         if of_all := _SHARED.fullmatch(name):
             shared[of_all[1]] = value
             continue
-        number, rest = found.groups() if (found := _LAYER.fullmatch(name)) else ("", "")
+        number, rest = of_layer.groups() if (of_layer := _LAYER.fullmatch(name)) else ("", "")
         if inserted := _BOTTLENECK.fullmatch(rest):
             branch = "attention" if inserted[1] == "attention" else "mlp"
             layers.setdefault(int(number), _Layer()).bottlenecks.setdefault(branch, {})[inserted[2]] = value
@@ -92,46 +92,46 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[int, _Layer], Tensors]:
     return layers, shared
 
 
-def _bottleneck(own: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """Tensors of our Bottleneck or CompacterAdapter; takes what it uses out of ``own``."""
+def _bottleneck(theirs: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Tensors of our Bottleneck or CompacterAdapter; takes what it uses out of ``theirs``."""
     scale: Any = fixed_scale(config)
     if scale is None:
-        scale = _take(own, "scaling")
-    if "adapter_up.weight" in own:
+        scale = _take(theirs, "scaling")
+    if "adapter_up.weight" in theirs:
         # The strategy has a field for a constant above 0.
         factor = 1.0 if isinstance(scale, float) and scale > 0 else scale
         return {
-            "down.weight": _take(own, "adapter_down.0.weight"),
-            "down.bias": _take(own, "adapter_down.0.bias"),
-            "up.weight": (_take(own, "adapter_up.weight").T * factor).T,
-            "up.bias": _take(own, "adapter_up.bias") * factor,
+            "down.weight": _take(theirs, "adapter_down.0.weight"),
+            "down.bias": _take(theirs, "adapter_down.0.bias"),
+            "up.weight": (_take(theirs, "adapter_up.weight").T * factor).T,
+            "up.bias": _take(theirs, "adapter_up.bias") * factor,
         }
     if isinstance(scale, Tensor) and scale.numel() > 1:
         raise refusal("scaling", "channel", "a sum of Kronecker products cannot absorb one scale a channel")
-    made = {f"down.{leaf}": value for leaf, value in _phm(own, "adapter_down.0.").items()}
-    made |= {f"up.{leaf}": value for leaf, value in _phm(own, "adapter_up.").items()}
-    return made | {"up.t": made["up.t"] * scale, "up.b": made["up.b"] * scale}
+    ours = {f"down.{leaf}": value for leaf, value in _phm(theirs, "adapter_down.0.").items()}
+    ours |= {f"up.{leaf}": value for leaf, value in _phm(theirs, "adapter_up.").items()}
+    return ours | {"up.t": ours["up.t"] * scale, "up.b": ours["up.b"] * scale}
 
 
-def _phm(own: Tensors, prefix: str) -> Tensors:
+def _phm(theirs: Tensors, prefix: str) -> Tensors:
     """Tensors of our PHM: s (n, inputs / n, rank), t (n, rank, outputs / n), b (outputs,), and its rule if not shared."""
-    if prefix + "W" in own:
+    if prefix + "W" in theirs:
         # Not factorised: a product with the identity.
-        whole = own.pop(prefix + "W")
+        whole = theirs.pop(prefix + "W")
         identity = torch.eye(min(whole.shape[1:]), dtype=whole.dtype).repeat(whole.shape[0], 1, 1)
         s, t = (whole, identity) if whole.shape[2] < whole.shape[1] else (identity, whole)
     else:
-        s, t = _take(own, prefix + "W_left"), _take(own, prefix + "W_right")
-    b = own.pop(prefix + "b", s.new_zeros(t.shape[0] * t.shape[2]))
-    return {"s": s, "t": t, "b": b} | _rule(own, prefix)
+        s, t = _take(theirs, prefix + "W_left"), _take(theirs, prefix + "W_right")
+    b = theirs.pop(prefix + "b", s.new_zeros(t.shape[0] * t.shape[2]))
+    return {"s": s, "t": t, "b": b} | _rule(theirs, prefix)
 
 
-def _rule(own: Tensors, prefix: str = "") -> Tensors:
+def _rule(theirs: Tensors, prefix: str = "") -> Tensors:
     """A (n, n, n), multiplied out if it is factorised; empty if there is none."""
-    if prefix + "phm_rule" in own:
-        return {"rule": own.pop(prefix + "phm_rule")}
-    if prefix + "phm_rule_left" in own:
-        return {"rule": own.pop(prefix + "phm_rule_left") @ _take(own, prefix + "phm_rule_right")}
+    if prefix + "phm_rule" in theirs:
+        return {"rule": theirs.pop(prefix + "phm_rule")}
+    if prefix + "phm_rule_left" in theirs:
+        return {"rule": theirs.pop(prefix + "phm_rule_left") @ _take(theirs, prefix + "phm_rule_right")}
     return {}
 
 
@@ -154,23 +154,23 @@ def _low_rank(
     """Tensors of the LoRA or (IA)³ of one block, for ``factors`` by role; those of a fused layer follow one another."""
     layers: dict[str, dict[int, Tensors]] = {}
     for name, layer in base_layers(module):
-        for role, own in factors.items() if name.startswith(f"{block}.") else ():
+        for role, theirs in factors.items() if name.startswith(f"{block}.") else ():
             rows = match_layer(role, name, layer, module) if isinstance(layer, nn.Linear) else None
             if rows is not None:
-                layers.setdefault(name, {})[rows.parts.index(True)] = own
+                layers.setdefault(name, {})[rows.parts.index(True)] = theirs
     placed: Tensors = {}
     for name, by_part in layers.items():
         parts = [by_part[part] for part in sorted(by_part)]
-        b = torch.cat([_take(own, "lora_B") for own in parts])
-        if any("lora_A" in own for own in parts):
-            placed[f"{name}.lora_A"] = torch.cat([_take(own, "lora_A") for own in parts])
+        b = torch.cat([_take(theirs, "lora_B") for theirs in parts])
+        if any("lora_A" in theirs for theirs in parts):
+            placed[f"{name}.lora_A"] = torch.cat([_take(theirs, "lora_A") for theirs in parts])
             placed[f"{name}.lora_B"] = b
         else:
             placed[f"{name}.ia3_l"] = b.flatten() * config.get("alpha", 1)  # its (IA)³ is scaled by alpha
     return placed
 
 
-def _take(own: Tensors, name: str) -> Tensor:
-    if name not in own:
-        raise ValueError(f"{name} is missing beside {', '.join(own) or 'nothing'}")
-    return own.pop(name)
+def _take(theirs: Tensors, name: str) -> Tensor:
+    if name not in theirs:
+        raise ValueError(f"{name} is missing beside {', '.join(theirs) or 'nothing'}")
+    return theirs.pop(name)

@@ -48,7 +48,7 @@ def read_loralib(
     Raises:
         ValueError: ``alpha`` or ``enable_lora`` is needed, or the tensors do not fit the model.
     """
-    found, metadata = read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
+    saved, metadata = read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
     if alpha is None and "lora_alpha" in metadata:
         alpha = float(metadata["lora_alpha"])
     if enable_lora is None and "enable_lora" in metadata:
@@ -57,22 +57,22 @@ def read_loralib(
         raise ValueError(
             f"{path}: loralib's files do not hold lora_alpha; pass alpha=, a number above 0; got {alpha}"
         )
-    found = held_by(module, found, path)
+    saved = held_by(module, saved, path)
     layers: dict[str, Any] = dict(module.named_modules())
-    pairs = {name.rpartition(".")[0] for name in found if name.endswith((".lora_A", ".lora_B"))}
+    pairs = {name.rpartition(".")[0] for name in saved if name.endswith((".lora_A", ".lora_B"))}
     for name in sorted(pairs):
         if not isinstance(layers.get(name), nn.Linear | nn.Conv2d):
             raise ValueError(
                 f"{path} adapts {name!r}, which is no Linear or Conv2d of this {type(module).__name__}"
             )
         for letter in "AB":
-            if f"{name}.lora_{letter}" not in found:
+            if f"{name}.lora_{letter}" not in saved:
                 raise ValueError(f"{path}: {name}.lora_{letter} is missing")
     read = {
-        name: _read_layer(name, layers[name], module, found, alpha, enable_lora, path)
+        name: _read_layer(name, layers[name], module, saved, alpha, enable_lora, path)
         for name in sorted(pairs)
     }
-    rest = _others(module, head, found, read, path)
+    rest = _others(module, head, saved, read, path)
     tensors: dict[str, Tensor] = {}
     if head in read:  # which trains in full here
         layer = read.pop(head)
@@ -106,12 +106,12 @@ def _read_layer(
     name: str,
     layer: Any,
     module: nn.Module,
-    found: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
     alpha: float,
     enable_lora: Sequence[bool] | None,
     path: Path,
 ) -> _Layer:
-    a, b = found[f"{name}.lora_A"], found[f"{name}.lora_B"]
+    a, b = saved[f"{name}.lora_A"], saved[f"{name}.lora_B"]
     shapes = f"{path}: the factors of {name!r} have the shapes {tuple(a.shape)} and {tuple(b.shape)}"
     if a.ndim != 2 or b.ndim != 2 or 0 in (*a.shape, *b.shape):
         raise ValueError(f"{shapes}, not two axes each")
@@ -162,18 +162,18 @@ def _read_conv(layer: nn.Conv2d, a: Tensor, b: Tensor, alpha: float, shapes: str
 
 
 def _others(
-    module: nn.Module, head: str, found: Mapping[str, Tensor], read: Mapping[str, _Layer], path: Path
+    module: nn.Module, head: str, saved: Mapping[str, Tensor], read: Mapping[str, _Layer], path: Path
 ) -> dict[str, Tensor]:
     """The head and the biases that differ; all else must be the base's."""
     state = module.state_dict()
     rest: dict[str, Tensor] = {}
     differing = []
     biases_only = True
-    for full, value in found.items():
+    for full, value in saved.items():
         if full.endswith((".lora_A", ".lora_B")):
             continue
-        layer, _, own = full.rpartition(".")
-        name = f"{layer.removesuffix('.conv')}.{own}" if layer.removesuffix(".conv") in read else full
+        layer, _, last = full.rpartition(".")
+        name = f"{layer.removesuffix('.conv')}.{last}" if layer.removesuffix(".conv") in read else full
         if name not in state:
             raise ValueError(f"{path} has {full}, which this {type(module).__name__} does not have")
         ours = state[name].cpu()

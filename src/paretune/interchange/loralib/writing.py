@@ -57,9 +57,9 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     if not alphas:
         raise ValueError(f"loralib has LoRA only, and the model carries {adaptation.strategy!r}")
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    for name, own in alphas.items():
-        if own != alpha:
-            tensors[f"{name}.lora_B"] = tensors[f"{name}.lora_B"] * (own / alpha)
+    for name, layer_alpha in alphas.items():
+        if layer_alpha != alpha:
+            tensors[f"{name}.lora_B"] = tensors[f"{name}.lora_B"] * (layer_alpha / alpha)
     _add_own(tensors, module, adaptation.head, adaptation.trained, carriers, adaptation.strategy)
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"format": "pt", "lora_alpha": repr(alpha)}
@@ -109,8 +109,8 @@ def _add_own(
     strategy: Strategy,
 ) -> None:
     base = base_parameters(module)
-    own = {base[name]: module.get_parameter(name) for name in trained if name in base}
-    for name, value in own.items():
+    parameters = {base[name]: module.get_parameter(name) for name in trained if name in base}
+    for name, value in parameters.items():
         layer = name.rpartition(".")[0]
         if not inside(name, head) and not is_bias(name):
             raise ValueError(f"loralib has no place for {name}, which {strategy!r} trains")

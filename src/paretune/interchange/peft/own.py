@@ -22,8 +22,8 @@ def add_own_parameters(files: PeftFiles, module: nn.Module, adaptation: Adaptati
     _check_whole(whole, trained, module, adaptation)
     for name in sorted(whole):
         layer = module.get_submodule(name)
-        for own, value in layer.state_dict(keep_vars=True).items():
-            full = f"{name}.{own}"
+        for key, value in layer.state_dict(keep_vars=True).items():
+            full = f"{name}.{key}"
             files.add(full, full, value)
             if full not in adaptation.trained and name not in adaptation.follows:
                 raise ValueError(f"peft would also save {full}, which is not trained")
@@ -47,7 +47,7 @@ def _check_whole(
         parts = any(child.state_dict() for child in layer.children())
         if name in carriers or (parts and name != adaptation.head):
             raise ValueError(f"peft cannot save {name!r} whole beside its adapter")
-        partly = [own for own, _ in layer.named_parameters() if f"{name}.{own}" not in trained]
+        partly = [key for key, _ in layer.named_parameters() if f"{name}.{key}" not in trained]
         if partly and name not in adaptation.follows:
             raise ValueError(f"peft saves a module whole, and {name}.{partly[0]} is not trained")
     for other, part in module.named_modules():

@@ -67,9 +67,9 @@ def read_peft(module: nn.Module, head: str, directory: Path) -> Imported:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, names layers that the model does not have, or asks for what cannot be done exactly.
     """
-    config, found = read_files(directory)
+    config, tensors = read_files(directory)
     reader = _Reader(module, head, config, directory)
-    return reader.read({name.removeprefix(PREFIX): value for name, value in found.items()})
+    return reader.read({name.removeprefix(PREFIX): value for name, value in tensors.items()})
 
 
 class _Reader:
@@ -81,11 +81,11 @@ class _Reader:
         self.state = module.state_dict()
         self.patterns: dict[str, Pattern] = {}
 
-    def read(self, found: Mapping[str, Tensor]) -> Imported:
+    def read(self, saved: Mapping[str, Tensor]) -> Imported:
         kind = str(self.config.get("peft_type", "")).upper()
         # peft leaves these beside what it reads itself, when it saves all biases and a module whole.
-        found = {name: value for name, value in found.items() if ".original_module." not in name}
-        found = {name: value for name, value in found.items() if not _leftover(name, found)}
+        saved = {name: value for name, value in saved.items() if ".original_module." not in name}
+        saved = {name: value for name, value in saved.items() if not _leftover(name, saved)}
         strange = {
             name
             for name, value in self.config.items()
@@ -97,22 +97,22 @@ class _Reader:
                 "that the adapter is no difference to it; save it again with peft's path_initial_model_for_weight_conversion"
             )
         if kind not in ("LORA", "IA3", "LN_TUNING") or strange:
-            return self._through_peft(found)
+            return self._through_peft(saved)
         ending = {
             "LORA": (".lora_A.weight", ".lora_B.weight", ".lora_B.bias"),
             "IA3": (".ia3_l",),
             "LN_TUNING": (),
         }[kind]
-        own: dict[str, dict[str, Tensor]] = {}
+        adapted: dict[str, dict[str, Tensor]] = {}
         rest: dict[str, Tensor] = {}
-        for name, value in held_by(self.module, found, self.directory).items():
+        for name, value in held_by(self.module, saved, self.directory).items():
             last = next((end for end in ending if name.endswith(end)), None)
             if last is None:
                 plain = name.replace(".base_layer.", ".").replace(".ln_tuning_layers.", ".")
                 rest[current_name(plain, self.state)] = value
             else:
-                own.setdefault(name.removesuffix(last), {})[last.removeprefix(".")] = value
-        layers = {current_name(name.replace(".base_layer.", "."), self.layers): name for name in own}
+                adapted.setdefault(name.removesuffix(last), {})[last.removeprefix(".")] = value
+        layers = {current_name(name.replace(".base_layer.", "."), self.layers): name for name in adapted}
         unknown = [name for name in layers if name not in self.layers] + [
             name for name in rest if name not in self.state
         ]
@@ -120,7 +120,7 @@ class _Reader:
             raise ValueError(
                 f"{self.directory} adapts {unknown[0]!r}, which this {type(self.module).__name__} does not have"
             )
-        if len(layers) != len(own) or (kind != "LN_TUNING" and not own):
+        if len(layers) != len(adapted) or (kind != "LN_TUNING" and not adapted):
             raise ValueError(f"{self.directory} has no tensors of a {kind} adapter, or two of one layer")
         self._check_targets(layers, rest, kind)
         attentions = {
@@ -142,17 +142,17 @@ class _Reader:
         if odd or (
             kind == "LORA" and not all(name in attentions or is_plain(self.layers[name]) for name in layers)
         ):
-            return self._through_peft(found)
+            return self._through_peft(saved)
         tensors: dict[str, Tensor] = {}
         strategies: list[Strategy] = []
-        tuner = {name: own[original] for name, original in layers.items()}
+        tuner = {name: adapted[original] for name, original in layers.items()}
         if kind == "LORA":
             strategies = self._lora(tuner, layers, tensors, rest)
         elif kind == "IA3":
             strategies = self._ia3(tuner, tensors)
         return self._with_rest(strategies, tensors, rest, set(layers))
 
-    def _through_peft(self, found: Mapping[str, Tensor]) -> Imported:
+    def _through_peft(self, tensors: Mapping[str, Tensor]) -> Imported:
         saved = self.config.get("modules_to_save") or []
         settings = {
             key: value
@@ -164,18 +164,18 @@ class _Reader:
         if "init_lora_weights" in settings:
             settings["init_lora_weights"] = True  # the file has what became of them
         # RandLora has its bases in each layer, and once more above them.
-        found = {
+        tensors = {
             name: value
-            for name, value in found.items()
+            for name, value in tensors.items()
             if not name.startswith("base_model.")
             or not any(
-                other.endswith(name.removeprefix("base_model")) and torch.equal(each, value)
-                for other, each in found.items()
+                other.endswith(name.removeprefix("base_model")) and torch.equal(tensor, value)
+                for other, tensor in tensors.items()
                 if other != name
             )
         }
         if settings.get("peft_type") == "ADALORA":
-            found = self._of_all_ranks(found, settings.pop("rank_pattern", None) or {})
+            tensors = self._of_all_ranks(tensors, settings.pop("rank_pattern", None) or {})
         try:
             import peft
 
@@ -187,7 +187,7 @@ class _Reader:
         biases = settings.get("bias", "none") != "none"  # which the tuner trains where they are
         whole = {
             name: value
-            for name, value in found.items()
+            for name, value in tensors.items()
             if name in self.state and (inside(name, self.head) or not (biases and name.endswith(".bias")))
         }
         beyond = [name for name in whole if not inside(name, self.head)]
@@ -195,12 +195,12 @@ class _Reader:
             raise ValueError(
                 f"{self.directory}: modules_to_save={saved} holds {beyond[0]!r} outside the head {self.head!r}"
             )
-        rest = {name: value for name, value in found.items() if name not in whole}
+        rest = {name: value for name, value in tensors.items() if name not in whole}
         return Imported(strategy, whole, rest)
 
-    def _of_all_ranks(self, found: Mapping[str, Tensor], masks: Any) -> dict[str, Tensor]:
+    def _of_all_ranks(self, saved: Mapping[str, Tensor], masks: Any) -> dict[str, Tensor]:
         """Tensors of AdaLoRA with zeros for the ranks that it has given up, which ``masks`` says of each layer."""
-        tensors = dict(found)
+        tensors = dict(saved)
         for key, mask in masks.items():
             layer = key.rpartition(".lora_E")[0]
             kept = torch.tensor(mask, dtype=torch.bool).flatten()
@@ -214,7 +214,7 @@ class _Reader:
 
     def _lora(
         self,
-        own: Mapping[str, Mapping[str, Tensor]],
+        tuner: Mapping[str, Mapping[str, Tensor]],
         originals: Mapping[str, str],
         tensors: dict[str, Tensor],
         rest: dict[str, Tensor],
@@ -222,14 +222,14 @@ class _Reader:
         ranks: dict[str, int] = {}
         alphas: dict[str, float] = {}
         rslora = bool(self.config.get("use_rslora"))
-        for name, parts in own.items():
+        for name, parts in tuner.items():
             for part in ("lora_A.weight", "lora_B.weight"):
                 if part not in parts:
                     raise ValueError(f"{self.directory}: {originals[name]}.{part} is missing")
             layer = self.layers[name]
             outer, _, last = name.rpartition(".")
             times, key = 1, originals[name]
-            if last == "out_proj" and outer in own:  # of an attention, whose rank and alpha it has
+            if last == "out_proj" and outer in tuner:  # of an attention, whose rank and alpha it has
                 times, key = OUT_PROJ_TIMES, originals[outer]
             of_attention = not isinstance(layer, nn.Linear | nn.Conv2d)
             full_weight: Tensor = layer.in_proj_weight if of_attention else layer.weight
@@ -277,10 +277,10 @@ class _Reader:
             if isinstance(layer, nn.Linear | nn.Conv2d) and name != self.head
         ]
 
-    def _ia3(self, own: Mapping[str, Mapping[str, Tensor]], tensors: dict[str, Tensor]) -> list[Strategy]:
+    def _ia3(self, tuner: Mapping[str, Mapping[str, Tensor]], tensors: dict[str, Tensor]) -> list[Strategy]:
         outputs: list[str] = []
         inputs: list[str] = []
-        for name, parts in own.items():
+        for name, parts in tuner.items():
             scale = parts["ia3_l"]
             if name == self.head:
                 raise ValueError(f"{self.directory} scales the head {name!r}, which trains in full here")
@@ -294,7 +294,7 @@ class _Reader:
             (inputs if of_inputs else outputs).append(name)
             tensors[f"{name}.ia3_l"] = scale.flatten()
         linears = self._linears()
-        others = [name for name in linears if name not in own]
+        others = [name for name in linears if name not in tuner]
         if any(
             own_name(name, self.module) in ROLES["fc2"] for name in outputs
         ):  # "hidden" would mean these too
@@ -307,7 +307,7 @@ class _Reader:
             *fold(outputs, [name for name in linears if name not in outputs]),
             *(["hidden"] if inputs else []),
         )
-        return [IA3(targets=targets, where=fold(own, others) if inputs else ("all",))]
+        return [IA3(targets=targets, where=fold(tuner, others) if inputs else ("all",))]
 
     def _with_rest(
         self,
@@ -351,10 +351,10 @@ class _Reader:
         given = self.config.get(key) or []
         if isinstance(given, str):
             return self._matches(given, name, f"{self.directory}: {key}")
-        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        if not isinstance(given, list) or not all(isinstance(pattern, str) for pattern in given):
             raise ValueError(f"{self.directory}: {key} is {given!r} instead of names")
         # For its feedforward_modules, peft compares ends of strings, for target_modules whole components.
-        ends = tuple(given) if key == "feedforward_modules" else tuple(f".{each}" for each in given)
+        ends = tuple(given) if key == "feedforward_modules" else tuple(f".{pattern}" for pattern in given)
         return name in given or (bool(ends) and name.endswith(ends))
 
     def _check_targets(self, layers: Mapping[str, str], rest: Mapping[str, Tensor], kind: str) -> None:
@@ -380,5 +380,5 @@ class _Reader:
                 )
 
 
-def _leftover(name: str, found: Mapping[str, Tensor]) -> bool:
-    return ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in found
+def _leftover(name: str, names: Mapping[str, Tensor]) -> bool:
+    return ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in names

@@ -225,8 +225,8 @@ def _ia3(module: nn.Module) -> PeftFiles:
 def _norms(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     """peft's tuner trains a copy of each norm, with all that it holds."""
     base = base_parameters(module)
-    own = {base[name] for name in adaptation.trained if not inside(name, adaptation.head)}
-    norms = sorted({name.rpartition(".")[0] for name in own})
+    trained = {base[name] for name in adaptation.trained if not inside(name, adaptation.head)}
+    norms = sorted({name.rpartition(".")[0] for name in trained})
     _check_called(module, norms, adaptation)
     files = PeftFiles({"peft_type": "LN_TUNING", "target_modules": selector(norms, module)})
     for norm in norms:
