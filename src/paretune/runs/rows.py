@@ -147,11 +147,11 @@ def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> 
     """Raise ValueError if there are fewer rows of these ``steps`` than ``stated``."""
     if stated is None:
         return
-    found = sum(step <= stated.step for step in steps)
-    if found < stated.points:
+    rows = sum(step <= stated.step for step in steps)
+    if rows < stated.points:
         upto = "" if stated.done else f" up to step {stated.step}"
         raise ValueError(
-            f"{path / 'points.jsonl'} has {found} rows{upto}, but {stated.file.name} says that there are "
+            f"{path / 'points.jsonl'} has {rows} rows{upto}, but {stated.file.name} says that there are "
             f"{stated.points}: rows were lost. The file must be whole: {OTHERWISE}"
         )
 
@@ -169,9 +169,9 @@ def check_log(path: Path, stated: Stated | None) -> None:
     """Raise ValueError if log.jsonl of a finished run is not what ``stated`` says of it."""
     if stated is None or stated.log is None:
         return
-    found = describe_log(path)
-    if found != stated.log:
-        lines = found["lines"] if found else 0
+    present = describe_log(path)
+    if present != stated.log:
+        lines = present["lines"] if present else 0
         said = stated.log.get("lines") if isinstance(stated.log, dict) else None
         what = f"has {lines} lines, but DONE says that there are {said}"
         if lines == said:

@@ -33,9 +33,9 @@ class MLflow(Sink):
 
         client = MlflowClient(tracking_uri=self.tracking_uri)
         experiment = self._experiment(client)
-        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
-        if found:
-            number = found[0].info.run_id
+        runs = client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
+        if runs:
+            number = runs[0].info.run_id
             client.update_run(number, status="RUNNING")
             return _MLflowRun(client, number)
         number = client.create_run(experiment, tags={_KEY: run.key}, run_name=run.name).info.run_id
@@ -47,15 +47,15 @@ class MLflow(Sink):
     def _experiment(self, client: Any) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = client.get_experiment_by_name(self.experiment)
-        if found is None:
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
             try:
                 return str(client.create_experiment(self.experiment))
             except MlflowException:  # another worker was quicker
-                found = client.get_experiment_by_name(self.experiment)
-                if found is None:
+                experiment = client.get_experiment_by_name(self.experiment)
+                if experiment is None:
                     raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 class _MLflowRun:
