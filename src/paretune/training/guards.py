@@ -40,7 +40,7 @@ def check_divergence(
         TrainingDiverged: one of ``values`` is NaN or infinite.
     """
     if not all(bool(torch.isfinite(value).all()) for value in values):
-        noticed = "".join(f". Noticed before: {each}" for each in findings if each.startswith(_FAR))
+        noticed = "".join(f". Noticed before: {finding}" for finding in findings if finding.startswith(_FAR))
         raise TrainingDiverged(
             f"NaN or infinity at step {step} with learning rate {lr:.2g}; the last checkpoint is unharmed. "
             f"Lower the learning rate, e.g. AdamW({lr / 3:.1g}){noticed}"
@@ -75,8 +75,8 @@ def check_gradients(model: Backbone, images: Tensor) -> str | None:
             if frozen.issuperset(without):
                 break
             torch.manual_seed(chance)
-            found = _reached(twin.train(), images)
-            without = [name for name in without if name not in found]
+            reached = _reached(twin.train(), images)
+            without = [name for name in without if name not in reached]
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     # Where the image requires a gradient too, and nothing is skipped.

@@ -76,12 +76,12 @@ class Processes:
         if self.world == 1:
             return
         for buffer in model.module.buffers():
-            each = self.accelerator.gather(buffer.detach().contiguous().view(1, -1))  # (processes, numbers)
-            differ = (each != each[0]).any(0)  # the others keep exactly what they are
+            values = self.accelerator.gather(buffer.detach().contiguous().view(1, -1))  # (processes, numbers)
+            differ = (values != values[0]).any(0)  # the others keep exactly what they are
             if differ.any():
-                mean = each.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else each[0]
+                mean = values.double().mean(0).to(buffer.dtype) if buffer.is_floating_point() else values[0]
                 with torch.no_grad():
-                    buffer.copy_(torch.where(differ, mean, each[0]).view_as(buffer))
+                    buffer.copy_(torch.where(differ, mean, values[0]).view_as(buffer))
 
     def evaluate(
         self, model: Backbone, split: ImageSplit, attacks: Sequence[Attack], seed: int, victim: AttackCopy
