@@ -95,7 +95,7 @@ def launch_step(step: Step, backend: Backend) -> tuple[Tensor, Tensor]:
         return moved, model_input
     layout = memory_format_of(step.images)
     gradient, images, images_adv = (
-        each.contiguous(memory_format=layout) for each in (step.gradient, step.images, step.images_adv)
+        tensor.contiguous(memory_format=layout) for tensor in (step.gradient, step.images, step.images_adv)
     )
     mean, std = (None if values is None else values.contiguous() for values in (step.mean, step.std))
     program = program_of(step)
@@ -110,7 +110,7 @@ def launch_step(step: Step, backend: Backend) -> tuple[Tensor, Tensor]:
     keep: tuple[Tensor, ...] = ()
 
     def launch(kernel: str, chunks: int, threads: int, *arguments: Any) -> Launch:
-        arguments = tuple(Batch(size, chunks) if each is Batch else each for each in arguments)
+        arguments = tuple(Batch(size, chunks) if argument is Batch else argument for argument in arguments)
         return Launch(kernel, program, batch * chunks, threads, arguments)
 
     if step.norm == "Linf":
@@ -122,10 +122,10 @@ def launch_step(step: Step, backend: Backend) -> tuple[Tensor, Tensor]:
     else:
         chunks = _chunks(size, vector, batch, processors)
         partial = torch.empty(batch * chunks * 3, dtype=torch.float64, device=images.device)
-        keep, found = (partial,), _pointer(partial)
+        keep, sums = (partial,), _pointer(partial)
         launches = [
-            launch(l2_sums, chunks, THREADS, *sources, found, Batch, channels),
-            launch(l2_move, chunks, THREADS, *sources, *targets, found, Batch, channels, *amounts),
+            launch(l2_sums, chunks, THREADS, *sources, sums, Batch, channels),
+            launch(l2_move, chunks, THREADS, *sources, *targets, sums, Batch, channels, *amounts),
         ]
     backend.run(launches, images.device)
     del keep  # alive until the launches are on the stream, whose order then guards the memory

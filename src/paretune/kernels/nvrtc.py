@@ -81,8 +81,8 @@ def compile_program(names: Sequence[str], arch: str, *, cache: bool = True) -> P
 
 def cache_directory() -> Path:
     """``$PARETUNE_CACHE/kernels``, else ``$XDG_CACHE_HOME/paretune/kernels``, else below ``~/.cache``."""
-    if own := os.environ.get("PARETUNE_CACHE"):
-        return Path(own).expanduser() / "kernels"
+    if directory := os.environ.get("PARETUNE_CACHE"):
+        return Path(directory).expanduser() / "kernels"
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(shared).expanduser() / "paretune" / "kernels"
 

@@ -23,7 +23,7 @@ def pgd_step(step: Step) -> tuple[Tensor, Tensor]:
         return empty_results(step)
     layout = memory_format_of(step.images)
     gradient, images, images_adv = (
-        each.contiguous(memory_format=layout) for each in (step.gradient, step.images, step.images_adv)
+        tensor.contiguous(memory_format=layout) for tensor in (step.gradient, step.images, step.images_adv)
     )
     per_channel = (1, -1, *[1] * (images.ndim - 2))
     mean, std = (None if values is None else values.reshape(per_channel) for values in (step.mean, step.std))
@@ -92,7 +92,7 @@ def l2_step(
     direction = direction / torch.where(largest == 0, 1, largest)
     length = _length(direction)
     # Rounded first, so that a number and a tensor that holds it give the same bits.
-    step_size, epsilon = (torch.as_tensor(each, dtype=images.dtype) for each in (step_size, epsilon))
+    step_size, epsilon = (torch.as_tensor(number, dtype=images.dtype) for number in (step_size, epsilon))
     scale = step_size / torch.where(length == 0, 1, length)
     moved = torch.addcmul(images_adv, direction, _per_image(scale.to(images.dtype), images))
     change = _length(moved - images)
