@@ -59,10 +59,10 @@ def _versions() -> Iterator[Check]:
     yield Check("system", None, f"{platform.platform()}, Python {sys.version.split()[0]}")
     for package in ("paretune", "torch", "cuda-bindings", "nvidia-cuda-nvrtc"):
         try:
-            found = version(package)
+            present = version(package)
         except PackageNotFoundError:
-            found = "not installed"
-        yield Check(package, None, found)
+            present = "not installed"
+        yield Check(package, None, present)
 
 
 def _threat(norm: Norm) -> Outcome:
@@ -74,8 +74,8 @@ def _threat(norm: Norm) -> Outcome:
     start = threat.random_start(images, Streams(3, torch.arange(4)))
     step_size = threat.epsilon / 2
     wanted = threat.project(threat.step(start, gradient, step_size), images)
-    found, _ = reference.pgd_step(Step(gradient, images, start, norm, step_size, threat.epsilon))
-    error = (found - wanted).abs().max().item()
+    moved, _ = reference.pgd_step(Step(gradient, images, start, norm, step_size, threat.epsilon))
+    error = (moved - wanted).abs().max().item()
     return error <= (0 if norm == "Linf" else 2.0**-22), f"differs from {threat!r} by {error:.1e}"
 
 

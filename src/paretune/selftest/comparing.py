@@ -127,13 +127,13 @@ def compare(take: Take, step: Step) -> Outcome:
     return passed, detail
 
 
-def within_rule(found: Tensor, plain: Tensor, truth: Tensor) -> tuple[bool, str]:
-    """Whether ``found`` is at most twice as far from the float64 ``truth`` as plain PyTorch in float32 is.
+def within_rule(result: Tensor, plain: Tensor, truth: Tensor) -> tuple[bool, str]:
+    """Whether ``result`` is at most twice as far from the float64 ``truth`` as plain PyTorch in float32 is.
 
     The rule of flash-attention's tests. Two roundings at 1, 2⁻²³, are always allowed: plain PyTorch may happen to
     hit a small case exactly.
     """
-    error = (found.double() - truth).abs().max().item()
+    error = (result.double() - truth).abs().max().item()
     allowed = max(2 * (plain.double() - truth).abs().max().item(), 2.0**-23)
     return error <= allowed, f"error {error:.1e}, allowed {allowed:.1e}"
 

@@ -110,11 +110,11 @@ def _attack(device: torch.device, norm: Norm) -> Outcome:
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).to(device)
     images, goals = torch.rand(4, 3, 8, 8, device=device), torch.arange(4, device=device)
     victim = attack_copy(network)
-    found, wanted = (
-        PGD(threat, steps=10, keep="last")(each, images, goals)
-        for each in (victim, attack_copy(network, engine="eager"))
+    captured, wanted = (
+        PGD(threat, steps=10, keep="last")(attacked, images, goals)
+        for attacked in (victim, attack_copy(network, engine="eager"))
     )
-    return torch.equal(found, wanted), f"same as eager steps, by {victim.engine}"
+    return torch.equal(captured, wanted), f"same as eager steps, by {victim.engine}"
 
 
 def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
@@ -137,7 +137,7 @@ def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:
     seconds = _interleaved(contenders, step)
     # What one pass must move: 2 bytes of gradient and 4 + 4 of images in, 4 + 2 out.
     rate = 16 * images.numel() / seconds["kernel"] / 1e9
-    times = ", ".join(f"{name} {1e6 * each:.1f} µs" for name, each in seconds.items())
+    times = ", ".join(f"{name} {1e6 * spent:.1f} µs" for name, spent in seconds.items())
     return None, f"{times}; {rate:.0f} GB/s of the 16 bytes a number that one pass moves"
 
 
@@ -155,4 +155,4 @@ def _interleaved(contenders: dict[str, Take], step: Step, rounds: int = 20) -> d
             torch.cuda.synchronize()
             if turn >= warm_up:
                 times[name].append(begin.elapsed_time(end) / 1000 / calls)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: statistics.median(spent) for name, spent in times.items()}
