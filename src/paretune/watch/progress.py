@@ -117,7 +117,7 @@ class Watcher:
 
     def _seconds_left(self, begun: Iterable[RunProgress], waiting: int) -> float | None:
         """Of the sweep: the steps that are left at the mean speed, over as many runs at a time as there are now."""
-        speeds = [speed for each in self._watched.values() if (speed := each.seconds_per_step()) is not None]
+        speeds = [speed for run in self._watched.values() if (speed := run.seconds_per_step()) is not None]
         running = [run for run in begun if run.state == "running"]
         totals = [run.total for run in begun if run.total]
         if not running or not speeds or not totals:
@@ -164,8 +164,8 @@ class _Watched:
                 self.samples.append((time.monotonic(), step))
             rows = self.measured[max(self.measured)] if self.measured else []
             total, seed = (_whole(config.get(name)) for name in ("steps", "seed"))
-            for field, found in (("steps", total), ("seed", seed)):
-                if found is None and config.get(field) is not None:
+            for field, number in (("steps", total), ("seed", seed)):
+                if number is None and config.get(field) is not None:
                     raise ValueError(f"{self.path / 'config.json'}: {field} must be a whole number")
             speed = self.seconds_per_step()
             return RunProgress(
