@@ -37,16 +37,16 @@ class Strategies(tuple[Strategy, ...]):
         Raises:
             ValueError: it names no strategy, or something else.
         """
-        found: list[Strategy] = []
+        strategies: list[Strategy] = []
         for item in value if isinstance(value, list | tuple) else [value]:
-            found += (
+            strategies += (
                 [from_dict(item, STRATEGIES)]
                 if isinstance(item, Mapping)
                 else parse_many(str(item), STRATEGIES)
             )
-        if not found:
+        if not strategies:
             raise ValueError(f"{value!r} names nothing; name at least one of: {', '.join(STRATEGIES)}")
-        return cls(found)
+        return cls(strategies)
 
 
 class Seeds(tuple[int, ...]):
@@ -269,7 +269,7 @@ class CompareConfig(TaskConfig):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must name each one once and at least one, got {tuple(values)}")
-        shared = {each.name: getattr(self, each.name) for each in dataclasses.fields(TaskConfig)}
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(TaskConfig)}
         return [
             RunConfig(**shared, strategy=strategy, seed=seed)
             for seed in self.seeds

@@ -143,19 +143,16 @@ _messages: "Queue[Any] | None" = None
 def _levels() -> dict[str, int]:
     """The levels that were set, of the root logger under the empty name."""
     known = {"": logging.getLogger()} | logging.Logger.manager.loggerDict
-    return {
-        name: each.level for name, each in known.items() if isinstance(each, logging.Logger) and each.level
-    }
+    return {name: log.level for name, log in known.items() if isinstance(log, logging.Logger) and log.level}
 
 
 def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None:
     global _messages
     _messages = messages
-    for each in (
-        logging.Logger.manager.loggerDict.values()
-    ):  # as a script that configures them on import has left them
-        if isinstance(each, logging.Logger):
-            each.handlers, each.propagate = [], True
+    # As a script that configures them on import has left them.
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.handlers, logger.propagate = [], True
     logging.getLogger().handlers = [QueueHandler(messages)]
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
