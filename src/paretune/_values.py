@@ -269,7 +269,7 @@ class _Reader:
         raise ValueError(f"cannot compute {shown(ast.unparse(node))} in {shown(self.text)}: {why}")
 
     def _make(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = {_key(known): made for known, made in self.choices.items()}
+        named = {_key(known): kind for known, kind in self.choices.items()}
         if _key(name) not in named:
             meant = _KNOWN_AS.get(_key(name), "")
             near = [meant] if _key(meant) in named else difflib.get_close_matches(_key(name), named, n=1)
