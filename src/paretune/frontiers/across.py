@@ -55,7 +55,7 @@ class TaskWinner:
     def of(cls, ranking: Ranking[Area, Gap]) -> Self:
         """That of one task."""
         best = ranking.best
-        sharing = tuple(each.strategy for each in ranking.areas if best.area - each.area < SAME)
+        sharing = tuple(area.strategy for area in ranking.areas if best.area - area.area < SAME)
         return cls(ranking.task, best.strategy, best.area, ranking.certainty, ranking.tied, sharing)
 
 
@@ -273,7 +273,7 @@ def _pairs(
         known = [of_task[pair] for of_task in spreads if pair in of_task]
         here.append(pooled(known) if len(known) == count else None)
     # Tasks that agree better than their own errors allow do so by chance.
-    least = np.array([0.0 if each is None else each.error * np.sqrt(count) for each in here])
+    least = np.array([0.0 if spread is None else spread.error * np.sqrt(count) for spread in here])
     deviations = np.maximum(np.where(deviations < SAME, 0.0, deviations), least)
     errors = deviations / np.sqrt(count)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -283,16 +283,16 @@ def _pairs(
     adjusted = iter(holm(raw[~copies].tolist()))
     half = stdtrit(count - 1, (1 + level) / 2) * errors
     alpha = (1 - level) / max(1, len(raw))
-    made = []
+    differences = []
     for place, (a, b) in enumerate(combinations(names, 2)):
         mean = float(means[place])
         effect = max(mean, margin, SAME)
-        own, seeds = here[place], None
-        if own is not None and repeats is not None:
+        spread, seeds = here[place], None
+        if spread is not None and repeats is not None:
             seeds = needed_seeds(
-                effect, seeds=repeats, v_examples=0.0, v_seeds=own.error**2, alpha=alpha, power=_POWER
+                effect, seeds=repeats, v_examples=0.0, v_seeds=spread.error**2, alpha=alpha, power=_POWER
             )
-        made.append(
+        differences.append(
             PairAcrossTasks(
                 a,
                 b,
@@ -302,14 +302,14 @@ def _pairs(
                 None if copies[place] else mean - float(half[place]),
                 None if copies[place] else mean + float(half[place]),
                 None if copies[place] else next(adjusted),
-                None if own is None else own.interval(level),
+                None if spread is None else spread.interval(level),
                 None
                 if copies[place]
                 else needed_tasks(effect, spread=float(deviations[place]), alpha=alpha, power=_POWER),
                 seeds,
             )
         )
-    return tuple(made)
+    return tuple(differences)
 
 
 def _spreads(ranking: Ranking[Area, Gap]) -> dict[tuple[str, str], Spread]:

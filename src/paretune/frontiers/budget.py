@@ -80,7 +80,7 @@ def budget_curves(
             bits = [loaded[row["run_index"]].bits(row) for _, row in group.iterrows()]
             units = Units.of(influence.shape[1])
             for slopes, name, column in ((by_clean, "clean", 0), (by_robust, "robust", 1)):
-                right = units.right(np.stack([each[f"report/{name}"] for each in bits]))
+                right = units.right(np.stack([of_run[f"report/{name}"] for of_run in bits]))
                 influence += (slopes @ right - (slopes @ report[:, column])[:, None]) / len(by_seed)
             areas += expected / len(by_seed)
         half = ndtri((1 + level) / 2) * np.sqrt((influence**2).mean(axis=1) / influence.shape[1])

@@ -87,8 +87,8 @@ class Cell:
         chosen = []
         for subset in subsets:
             on_select, on_report = ([means[:, subset] for means in pair] for pair in (choosing, measuring))
-            made = choose_and_measure((on_select[0], on_select[1]), (on_report[0], on_report[1]), reference)
-            chosen.append(made)
+            choice = choose_and_measure((on_select[0], on_select[1]), (on_report[0], on_report[1]), reference)
+            chosen.append(choice)
         select = np.column_stack([bits[f"select/{name}"].mean(axis=1) for name in _NAMES])
         fronts = [subset[chosen_front(select[subset], reference)] for subset in subsets]
         kept, positions = np.unique(np.concatenate(fronts), return_inverse=True)
@@ -158,9 +158,7 @@ def load_cell(
     subsets = spaced_subsets(rows["run_index"].to_numpy(), *budget, seed)
     used = np.unique(np.concatenate(subsets))
     loaded = [runs[rows["run_index"].iloc[i]].bits(rows.iloc[i]) for i in used]
-    bits = {
-        f"{split}/{name}": np.stack([each[f"{split}/{name}"] for each in loaded]) for split, name in _KEYS
-    }
+    bits = {f"{split}/{name}": np.stack([run[f"{split}/{name}"] for run in loaded]) for split, name in _KEYS}
     return TrainedCell(
         Cell.of(bits, [np.searchsorted(used, subset) for subset in subsets], reference, samples),
         seed=int(rows["seed"].iloc[0]),

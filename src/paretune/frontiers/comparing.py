@@ -213,28 +213,28 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         cell = load_cell(group, runs, budget, reference, samples, seed)
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
     of_label = {label: [trained.cell for trained in cells[label]] for label in cells}
-    made, seeds_resampled = resample_strategies(
+    resampled, seeds_resampled = resample_strategies(
         of_label, samples, reference, settings.resamples, seed, settings.level
     )
 
-    ranked = sorted(cells, key=lambda label: (-made[label].area, label))
+    ranked = sorted(cells, key=lambda label: (-resampled[label].area, label))
     shared: dict[str, Any] = {name: str(rows[name].iloc[0]) for name in ("task", "attack", "threat")}
     shared["epsilon"] = float(rows["epsilon"].iloc[0])
     areas = []
     for label in ranked:
-        each, trained = made[label], cells[label]
-        low, high = _interval(each.area, each.all, each.influence, settings)
+        estimate, trained = resampled[label], cells[label]
+        low, high = _interval(estimate.area, estimate.all, estimate.influence, settings)
         areas.append(
             AreaEstimate(
                 **shared,
                 strategy=label,
-                area=each.area,
-                low=min(each.area, max(0.0, low)),
-                high=max(each.area, min(1.0, high)),
+                area=estimate.area,
+                low=min(estimate.area, max(0.0, low)),
+                high=max(estimate.area, min(1.0, high)),
                 optimistic=float(np.mean([one.optimistic for one in trained])),
                 k=budget[0],
                 seeds=tuple(one.seed for one in trained),
-                per_seed=each.per_seed,
+                per_seed=estimate.per_seed,
                 trainable_parameters=int(rows.loc[rows["label"] == label, "trainable_parameters"].max()),
                 train_seconds=float(np.mean([one.train_seconds for one in trained])),
                 best_clean=float(np.mean([one.best_clean for one in trained])),
@@ -242,7 +242,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
                 p_best=1.0,
             )
         )
-    differences = _differences(ranked, made, shared, settings)
+    differences = _differences(ranked, resampled, shared, settings)
     units = (len(samples.report), len(samples.select))
     return Condition(
         **shared,
@@ -260,17 +260,17 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
 
 
 def _differences(
-    ranked: list[str], made: dict[str, Resampled], shared: dict[str, Any], settings: Settings
+    ranked: list[str], resampled: dict[str, Resampled], shared: dict[str, Any], settings: Settings
 ) -> list[Difference]:
     tested = tell_apart(
-        np.array([made[label].area for label in ranked]),
-        np.stack([made[label].all for label in ranked]),
+        np.array([resampled[label].area for label in ranked]),
+        np.stack([resampled[label].all for label in ranked]),
         settings.level,
     )
     differences = []
-    seeds = min(len(each.per_seed) for each in made.values())
+    seeds = min(len(estimate.per_seed) for estimate in resampled.values())
     for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
-        a, b = made[a_name], made[b_name]
+        a, b = resampled[a_name], resampled[b_name]
         gap = a.area - b.area
         behind, equivalent, ahead = shares_around(gap, a.all - b.all, settings.margin)
         errors = (a.seed_error, b.seed_error)

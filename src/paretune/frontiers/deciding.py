@@ -72,20 +72,20 @@ class Decision:
             (like, f"{{}} cannot be told apart from it{where}"),
             (near, f"{{}} {{is}} less than {margin:g} behind"),
         ):
-            if found := [name for name, one in zip(names, those, strict=True) if one]:
-                one = len(found) == 1
+            if marked := [name for name, one in zip(names, those, strict=True) if one]:
+                one = len(marked) == 1
                 verbs = {"has": "has" if one else "have", "is": "is" if one else "are"}
-                said.append(text.format(listed(found), **verbs))
+                said.append(text.format(listed(marked), **verbs))
         return said
 
     def behind_others(self, names: Sequence[str]) -> list[str]:
         """Those that are behind another one than the first, and are not told apart from the first itself."""
-        found: dict[int, list[str]] = {}
+        behind: dict[int, list[str]] = {}
         for j in np.flatnonzero(self.tested[0] & ~self.told[0] & ~self.tied).tolist():
-            found.setdefault(int(np.argmax(self.behind[:, j] & self.tied)), []).append(names[j])
+            behind.setdefault(int(np.argmax(self.behind[:, j] & self.tied)), []).append(names[j])
         return [
             f"{listed(those)} {'is' if len(those) == 1 else 'are'} told to be behind {names[i]}, if not behind {names[0]}"
-            for i, those in found.items()
+            for i, those in behind.items()
         ]
 
 

@@ -47,9 +47,9 @@ def tell_apart(estimates: Floats, resampled: Floats, level: float) -> tuple[Floa
     first, second = np.triu_indices(len(estimates), 1)
     gaps = np.abs(estimates[first] - estimates[second])
     gaps[gaps < SAME] = 0.0
-    made = resampled.shape[1] + 1
+    draws = resampled.shape[1] + 1
     allowed = max(
-        1, int(np.searchsorted(np.arange(1, made + 1) / made, 1 - level))
+        1, int(np.searchsorted(np.arange(1, draws + 1) / draws, 1 - level))
     )  # resamples beyond an interval
     spread, alone, half = (np.empty(len(gaps)) for _ in range(3))
 
@@ -61,17 +61,17 @@ def tell_apart(estimates: Floats, resampled: Floats, level: float) -> tuple[Floa
     for pair in range(len(gaps)):
         error = apart(pair)
         spread[pair] = np.sqrt((error**2).mean())
-        alone[pair] = (np.count_nonzero(error >= gaps[pair]) + 1) / made
+        alone[pair] = (np.count_nonzero(error >= gaps[pair]) + 1) / draws
         half[pair] = np.partition(error, -allowed)[-allowed]
     moved = gaps > 0
     scale = np.where(spread > 0, spread, 1.0)
     statistic = np.where(spread > 0, gaps / scale, np.where(moved, np.inf, 0.0))
     adjusted = np.empty(len(gaps))
-    widest = np.zeros(made - 1)
+    widest = np.zeros(draws - 1)
     order = np.argsort(statistic, kind="stable")
     for pair in order:
         widest = np.maximum(widest, apart(pair) / scale[pair])
-        adjusted[pair] = (np.count_nonzero(widest >= statistic[pair]) + 1) / made
+        adjusted[pair] = (np.count_nonzero(widest >= statistic[pair]) + 1) / draws
     adjusted[order[::-1]] = np.maximum.accumulate(np.maximum(adjusted, alone)[order[::-1]])
     return adjusted, alone, half
 

@@ -89,10 +89,10 @@ class Ranking(Generic[A, G]):
     def decision(self) -> Decision:
         """What the tests decide, on ``areas``; everything that is said follows from it."""
         p_values = p_matrix(
-            [each.strategy for each in self.areas],
+            [area.strategy for area in self.areas],
             ((d.strategy_a, d.strategy_b, d.p_value) for d in self.differences),
         )
-        return decide([each.area for each in self.areas], p_values, level=self.level, margin=self.margin)
+        return decide([area.area for area in self.areas], p_values, level=self.level, margin=self.margin)
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -100,14 +100,14 @@ class Ranking(Generic[A, G]):
 
         Of those that could not be tested against the largest, those that have less than ``margin`` to it.
         """
-        made = self.decision
-        return self._named(made.tied & (made.tested[0] | made.told[0] | made.close[0]))
+        decision = self.decision
+        return self._named(decision.tied & (decision.tested[0] | decision.told[0] | decision.close[0]))
 
     @property
     def indistinguishable(self) -> tuple[str, ...]:
         """Of the tied, those that are tested and not told apart from the largest area at ``level``."""
-        made = self.decision
-        return self._named(made.tied & made.tested[0] & ~made.told[0])
+        decision = self.decision
+        return self._named(decision.tied & decision.tested[0] & ~decision.told[0])
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Ranking(Generic[A, G]):
         return self.decision.certainty(equivalent=equivalent and self.best.area > 0)
 
     def _named(self, chosen: Flags) -> tuple[str, ...]:
-        return tuple(each.strategy for each, one in zip(self.areas, chosen, strict=True) if one)
+        return tuple(area.strategy for area, one in zip(self.areas, chosen, strict=True) if one)
 
     def _said(
         self,
@@ -142,7 +142,7 @@ class Ranking(Generic[A, G]):
             advice: after it.
         """
         best, certainty = self.best, self.certainty
-        names = [each.strategy for each in self.areas]
+        names = [area.strategy for area in self.areas]
         what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
         interval = (
             ""

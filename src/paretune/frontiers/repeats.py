@@ -63,7 +63,7 @@ def gap(a: Mapping[str, float], b: Mapping[str, float]) -> Spread | None:
     of_a, of_b = (spread(np.array([*of.values()])) for of in (a, b))
     if of_a is None or of_b is None:
         return None
-    return combined(of_a.mean - of_b.mean, [(each.error, each.freedom) for each in (of_a, of_b)])
+    return combined(of_a.mean - of_b.mean, [(side.error, side.freedom) for side in (of_a, of_b)])
 
 
 def combined(mean: float, sources: Iterable[tuple[float, float]]) -> Spread | None:
@@ -86,5 +86,5 @@ def combined(mean: float, sources: Iterable[tuple[float, float]]) -> Spread | No
 
 def pooled(spreads: Sequence[Spread]) -> Spread | None:
     """The mean of independent estimates, one of each task: what they say of these tasks, and of no others."""
-    sources = [(each.error / len(spreads), each.freedom) for each in spreads]
-    return combined(float(np.mean([each.mean for each in spreads])), sources)
+    sources = [(estimate.error / len(spreads), estimate.freedom) for estimate in spreads]
+    return combined(float(np.mean([estimate.mean for estimate in spreads])), sources)

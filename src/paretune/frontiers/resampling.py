@@ -43,8 +43,8 @@ def resample_strategies(
     drawn: dict[str, list[Floats]] = {label: [] for label in cells}
     for counts in resample_counts(len(samples.report), resamples, seed):
         for label in cells:
-            made = [cell.resampled(counts, samples.report, reference) for cell in cells[label]]
-            drawn[label].append(np.stack(made))
+            areas = [cell.resampled(counts, samples.report, reference) for cell in cells[label]]
+            drawn[label].append(np.stack(areas))
     repeated = np.arange(resamples) % SELECTIONS  # with other report examples each time
     enough = all(len(of_label) >= SEEDS_TO_RESAMPLE for of_label in cells.values())
     result = {}

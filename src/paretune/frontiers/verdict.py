@@ -137,20 +137,20 @@ class Condition(Ranking[AreaEstimate, Difference]):
             ValueError: no strategy is within the limits.
         """
         allowed = [
-            each
-            for each in self.areas
-            if (max_trainable is None or each.trainable_parameters <= max_trainable)
-            and (max_seconds is None or each.train_seconds <= max_seconds)
+            area
+            for area in self.areas
+            if (max_trainable is None or area.trainable_parameters <= max_trainable)
+            and (max_seconds is None or area.train_seconds <= max_seconds)
         ]
         if not allowed:
-            smallest = min(each.trainable_parameters for each in self.areas)
-            fastest = min(each.train_seconds for each in self.areas)
+            smallest = min(area.trainable_parameters for area in self.areas)
+            fastest = min(area.train_seconds for area in self.areas)
             raise ValueError(
                 f"no strategy of task {self.task!r} has max_trainable={max_trainable} and "
                 f"max_seconds={max_seconds}: the smallest trains {smallest:,} parameters, the fastest takes "
                 f"{fastest:.0f} s"
             )
-        names = {each.strategy for each in allowed}
+        names = {area.strategy for area in allowed}
         pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
         return dataclasses.replace(self, areas=with_p_best(allowed, pairs), differences=pairs)
 
@@ -208,7 +208,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
             power: chance to find the difference, in (0, 1).
         """
         alpha = (1 - self.level) / max(1, len(self.differences))
-        made = []
+        needs = []
         for d in self.to_best:
             effect = max(d.difference, self.margin)
             if d.strategy_b not in self.indistinguishable or effect < SAME:
@@ -216,9 +216,9 @@ class Condition(Ranking[AreaEstimate, Difference]):
             v_examples, v_seeds = d.error_examples**2, None if d.error_seeds is None else d.error_seeds**2
             counted = v_seeds if v_seeds is not None and self.seeds_resampled else 0.0
             seeds = min(
-                len(each.seeds) for each in self.areas if each.strategy in (d.strategy_a, d.strategy_b)
+                len(area.seeds) for area in self.areas if area.strategy in (d.strategy_a, d.strategy_b)
             )
-            made.append(
+            needs.append(
                 Needed(
                     d.strategy_a,
                     d.strategy_b,
@@ -239,7 +239,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
                     ),
                 )
             )
-        return tuple(made)
+        return tuple(needs)
 
     def _would_change(self) -> list[str]:
         changes = []
@@ -314,10 +314,10 @@ def with_p_best(areas: Sequence[AreaEstimate], differences: Sequence[Difference]
     """The estimates, the largest first, with the p-value that says whether each is among the best of them."""
     margin = differences[0].margin if differences else 0.0
     p_values = p_matrix(
-        [each.strategy for each in areas], ((d.strategy_a, d.strategy_b, d.p_value) for d in differences)
+        [area.strategy for area in areas], ((d.strategy_a, d.strategy_b, d.p_value) for d in differences)
     )
-    found = best_p_values([each.area for each in areas], p_values, margin=margin)
-    return tuple(dataclasses.replace(each, p_best=float(p)) for each, p in zip(areas, found, strict=True))
+    shares = best_p_values([area.area for area in areas], p_values, margin=margin)
+    return tuple(dataclasses.replace(area, p_best=float(p)) for area, p in zip(areas, shares, strict=True))
 
 
 __all__ = ["AreaEstimate", "Comparison", "Condition", "Difference", "Recommendation"]

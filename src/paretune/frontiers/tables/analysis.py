@@ -53,7 +53,7 @@ class Analysis:
     @property
     def areas(self) -> tuple[Area, ...]:
         """Those of all tasks; within each, best first."""
-        return tuple(each for task in self.tasks for each in task.areas)
+        return tuple(area for task in self.tasks for area in task.areas)
 
     @property
     def verdict(self) -> str:
@@ -69,12 +69,12 @@ class Analysis:
         """The areas as a table, one row for each group of each task; without an interval, its ends are missing."""
         return pd.DataFrame(
             {
-                "task": [each.task for each in self.areas],
-                "group": [each.strategy for each in self.areas],
-                "area": [each.area for each in self.areas],
-                "low": pd.array([each.low for each in self.areas], dtype="Float64"),
-                "high": pd.array([each.high for each in self.areas], dtype="Float64"),
-                "k": [each.k for each in self.areas],
+                "task": [area.task for area in self.areas],
+                "group": [area.strategy for area in self.areas],
+                "area": [area.area for area in self.areas],
+                "low": pd.array([area.low for area in self.areas], dtype="Float64"),
+                "high": pd.array([area.high for area in self.areas], dtype="Float64"),
+                "k": [area.k for area in self.areas],
                 "reference_clean": self.reference[0],
                 "reference_robust": self.reference[1],
             }
@@ -135,16 +135,16 @@ def analyze(
     points = tidy(
         cells, group=group, clean=clean, robust=robust, task=task, seed=seed, select=select, percent=percent
     )
-    own = compare_own(cells.frame, points, settings) if equal_budgets else None
-    if own is not None:
-        tasks = own
+    measured = compare_own(cells.frame, points, settings) if equal_budgets else None
+    if measured is not None:
+        tasks = measured
     else:
         tasks = tuple(
             _rank(str(name), rows, equal_budgets, settings)
             for name, rows in points.groupby("task", sort=True)
         )
         if equal_budgets and {"path", "bits"} <= {*cells.frame.columns}:
-            tasks = tuple(dataclasses.replace(each, notes=(*each.notes, _NO_RUNS)) for each in tasks)
+            tasks = tuple(dataclasses.replace(ranking, notes=(*ranking.notes, _NO_RUNS)) for ranking in tasks)
     return Analysis(tasks, _across(tasks), settings.start, points)
 
 
@@ -161,12 +161,12 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
     for (group, seed), front in sorted(fronts.items()):
         used = k if equal_budgets else len(front)
         areas.setdefault(group, {})[seed] = _area(select[front], report[front], used, settings.start)
-    made = []
+    ranked = []
     for group, of_seed in areas.items():
         values = np.array([*of_seed.values()])
-        found = spread(values)
-        low, high = (None, None) if found is None else found.interval(settings.level)
-        made.append(
+        of_repeats = spread(values)
+        low, high = (None, None) if of_repeats is None else of_repeats.interval(settings.level)
+        ranked.append(
             Area(
                 task=task,
                 strategy=group,
@@ -178,23 +178,23 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
                 per_seed=tuple(of_seed.values()),
             )
         )
-    made.sort(key=lambda each: (-each.area, each.strategy))
-    differences = _differences([(each.strategy, each.area) for each in made], areas, settings.level)
+    ranked.sort(key=lambda area: (-area.area, area.strategy))
+    differences = _differences([(area.strategy, area.area) for area in ranked], areas, settings.level)
     tested = any(d.p_value is not None for d in differences)
     made_notes = [
-        *_notes(rows, sizes, made, equal_budgets, settings.start),
-        *_constant(made, differences),
-        *_settling(made, differences, settings),
+        *_notes(rows, sizes, ranked, equal_budgets, settings.start),
+        *_constant(ranked, differences),
+        *_settling(ranked, differences, settings),
     ]
-    of_frontiers = [[sizes[each.strategy, seed] for seed in areas[each.strategy]] for each in made]
+    of_frontiers = [[sizes[area.strategy, seed] for seed in areas[area.strategy]] for area in ranked]
     return TaskRanking(
         task=task,
-        areas=tuple(made),
-        points=tuple((min(own), max(own)) for own in of_frontiers),
+        areas=tuple(ranked),
+        points=tuple((min(counts), max(counts)) for counts in of_frontiers),
         differences=tuple(differences),
         k=k,
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
-        covers=_covers(made, tested),
+        covers=_covers(ranked, tested),
         notes=tuple(made_notes),
         settings=settings,
     )
@@ -211,14 +211,14 @@ def _differences(
     ranked: list[tuple[str, float]], areas: dict[str, dict[str, float]], level: float
 ) -> list[Gap]:
     pairs = [(*pair, gap(areas[pair[0][0]], areas[pair[1][0]])) for pair in combinations(ranked, 2)]
-    adjusted = iter(holm([found.p_value for *_, found in pairs if found is not None]))
+    adjusted = iter(holm([paired.p_value for *_, paired in pairs if paired is not None]))
     differences = []
-    for (a, area_a), (b, area_b), found in pairs:
-        low, high = (None, None) if found is None else found.interval(level)
-        p_value = None if found is None else next(adjusted)
-        if found is None and _repeated_alike(areas[a], areas[b]):
+    for (a, area_a), (b, area_b), paired in pairs:
+        low, high = (None, None) if paired is None else paired.interval(level)
+        p_value = None if paired is None else next(adjusted)
+        if paired is None and _repeated_alike(areas[a], areas[b]):
             low, high, p_value = 0.0, 0.0, 1.0
-        differences.append(Gap(a, b, area_a - area_b, low, high, p_value, found))
+        differences.append(Gap(a, b, area_a - area_b, low, high, p_value, paired))
     return differences
 
 
@@ -229,12 +229,12 @@ def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
 
 
 def _covers(areas: list[Area], tested: bool) -> str:
-    if not tested and all(each.low is None for each in areas):
+    if not tested and all(area.low is None for area in areas):
         return (
             f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed and with "
             "areas that are not all equal, or runs that hold which examples were right."
         )
-    paired = len({frozenset(each.seeds) for each in areas}) == 1
+    paired = len({frozenset(area.seeds) for area in areas}) == 1
     return (
         f"Intervals{' and tests' if tested else ''} are Student's t over repeats"
         + (", paired by seed" if paired and tested else "")
@@ -265,13 +265,13 @@ def _notes(
             if equal_budgets
             else "areas are of unequal budgets, and more points make a larger area by themselves."
         )
-    repeats = {len(each.seeds) for each in areas}
+    repeats = {len(area.seeds) for area in areas}
     if len(repeats) > 1:
         yield f"Groups have between {min(repeats)} and {max(repeats)} repeats."
-    copied = [each.strategy for each in areas if len(each.seeds) >= LEAST_REPEATS and each.low is None]
+    copied = [area.strategy for area in areas if len(area.seeds) >= LEAST_REPEATS and area.low is None]
     if copied:
         yield f"The repeats of {listed(copied)} have equal areas: copies say nothing of the luck of training."
-    nothing = [each.strategy for each in areas if each.area == 0]
+    nothing = [area.strategy for area in areas if area.area == 0]
     if nothing:
         yield (
             f"No point of {listed(nothing)} is above the reference ({reference[0]:g}, {reference[1]:g}) in both "
@@ -294,22 +294,22 @@ def _notes(
 def _constant(areas: list[Area], differences: list[Gap]) -> Iterator[str]:
     """Those that are behind the best by one and the same amount in each of the repeats that have a spread."""
     best = areas[0]
-    alike = {each.strategy for each in areas if each.low is not None and {*each.seeds} == {*best.seeds}}
-    found = [
+    alike = {area.strategy for area in areas if area.low is not None and {*area.seeds} == {*best.seeds}}
+    constant = [
         d.strategy_b
         for d in differences
         if d.strategy_a == best.strategy and d.p_value is None and {d.strategy_a, d.strategy_b} <= alike
     ]
-    if found:
+    if constant:
         yield (
-            f"{best.strategy} is ahead of {listed(found)} by the same amount in each repeat, to the last digit: such "
+            f"{best.strategy} is ahead of {listed(constant)} by the same amount in each repeat, to the last digit: such "
             "repeats say nothing of how certain that is."
         )
 
 
 def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> Iterator[str]:
     """How many repeats would tell the nearest group that is not told apart from the best."""
-    repeats = {each.strategy: len(each.seeds) for each in areas}
+    repeats = {area.strategy: len(area.seeds) for area in areas}
     tested = sum(d.p_value is not None for d in differences)
     for d in differences:
         if (
@@ -337,7 +337,7 @@ def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> 
 
 
 def _across(tasks: tuple[TaskRanking, ...]) -> AcrossTasks | None:
-    everywhere = set.intersection(*({each.strategy for each in task.areas} for task in tasks))
+    everywhere = set.intersection(*({area.strategy for area in task.areas} for task in tasks))
     if len(tasks) < 2 or not everywhere:
         return None
     return across_rankings(tasks, repeats=min(len(each.seeds) for task in tasks for each in task.areas))

@@ -183,15 +183,15 @@ def tidy(
     for role, name in [*numbers.items(), *((role, name) for role, names in keys.items() for name in names)]:
         if used.setdefault(name, role) != role:
             raise ValueError(f"{used[name]} and {role} are both column {name!r}; each needs its own")
-    made = pd.DataFrame({role: table.texts(names) for role, names in keys.items()})
-    made = made.assign(**{role: "" for role in ("task", "seed") if role not in made})
+    frame = pd.DataFrame({role: table.texts(names) for role, names in keys.items()})
+    frame = frame.assign(**{role: "" for role in ("task", "seed") if role not in frame})
     accuracies = {role: table.numbers(name) for role, name in numbers.items()}
     _check_range(table, numbers, accuracies, percent)
     if percent:
-        _check_percentages(table, made, numbers, accuracies)
-    _check_unmixed(table, made["task"], used)
-    made = made.assign(**{role: values / 100 if percent else values for role, values in accuracies.items()})
-    return made.assign(**{table.counts: table.rows})
+        _check_percentages(table, frame, numbers, accuracies)
+    _check_unmixed(table, frame["task"], used)
+    frame = frame.assign(**{role: values / 100 if percent else values for role, values in accuracies.items()})
+    return frame.assign(**{table.counts: table.rows})
 
 
 def _check_range(

@@ -35,11 +35,11 @@ def compare_own(
         return None
     numbered = frame[["path", *_IDENTITY]].assign(row=np.arange(len(frame)))
     try:
-        found = [_restricted(str(path), rows) for path, rows in numbered.groupby("path", sort=True)]
-        loaded = labelled_points([run for run, _ in found])
+        restricted = [_restricted(str(path), rows) for path, rows in numbered.groupby("path", sort=True)]
+        loaded = labelled_points([run for run, _ in restricted])
     except (OSError, ValueError):
         return None
-    named = points.iloc[np.concatenate([rows for _, rows in found])]
+    named = points.iloc[np.concatenate([rows for _, rows in restricted])]
     for name in ("clean", "robust"):
         if not np.allclose(named[name].to_numpy(dtype=float), loaded[name].to_numpy(dtype=float), atol=1e-6):
             return None
@@ -51,16 +51,16 @@ def compare_own(
     if groups is None or tasks is None:
         return None
     try:
-        compared = compare_runs([run for run, _ in found], settings).conditions
+        compared = compare_runs([run for run, _ in restricted], settings).conditions
     except OSError:  # points without their bits
         return None
-    made = []
-    for each in compared:
-        key = (each.task, each.threat, each.epsilon, each.attack)
+    rankings = []
+    for outcome in compared:
+        key = (outcome.task, outcome.threat, outcome.epsilon, outcome.attack)
         names = {label: group for (of, label), (_, group) in groups.items() if of == key}
-        sizes = loaded[[own == key for own in condition]].groupby("run_index").size()
-        made.append(_ranking(each, tasks[key], names, (int(sizes.min()), int(sizes.max()))))
-    return tuple(sorted(made, key=lambda ranking: ranking.task))
+        sizes = loaded[[setting == key for setting in condition]].groupby("run_index").size()
+        rankings.append(_ranking(outcome, tasks[key], names, (int(sizes.min()), int(sizes.max()))))
+    return tuple(sorted(rankings, key=lambda ranking: ranking.task))
 
 
 def _restricted(path: str, rows: pd.DataFrame) -> tuple[Run, list[int]]:
@@ -100,7 +100,7 @@ def _ranking(condition: Condition, task: str, names: dict[str, str], points: tup
     return TaskRanking(
         task=task,
         areas=tuple(
-            dataclasses.replace(each, task=task, strategy=names[each.strategy]) for each in condition.areas
+            dataclasses.replace(area, task=task, strategy=names[area.strategy]) for area in condition.areas
         ),
         differences=tuple(
             dataclasses.replace(d, task=task, strategy_a=names[d.strategy_a], strategy_b=names[d.strategy_b])

@@ -18,7 +18,7 @@ class TaskRanking(Ranking[Area, Gap]):
     @property
     def ranks(self) -> tuple[float, ...]:
         """Of ``areas``, 1 for the largest; equal areas share theirs."""
-        return tuple(float(rank) for rank in rankdata([-round(each.area, 12) for each in self.areas]))
+        return tuple(float(rank) for rank in rankdata([-round(area.area, 12) for area in self.areas]))
 
     @property
     def sentence(self) -> str:
