@@ -58,7 +58,7 @@ objective = pt.AdversarialTraining(pt.PGD(threat, steps=3))
 for strategy in (pt.BitFit(), pt.LoRA(rank=8)):
     backbone = pt.load_backbone("efficientnet-lite0", num_classes=10, img_size=24)
     model = pt.adapt(backbone, strategy)
-    trainable = sum(p.numel() for p in pt.trainable_parameters(model).values())
+    trainable = sum(p.numel() for p in pt.strategies.trainable_parameters(model).values())
     run = pt.train(
         model,
         data,

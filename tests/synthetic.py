@@ -28,7 +28,7 @@ STRATEGIES = (
     Strategy("BitFit", "BitFit()", -0.02, 31_000),
     Strategy("FullFineTune", "FullFineTune()", -0.08, 3_400_000),
 )
-ATTACK = "PGD(Linf(0.01568627450980392), steps=20)"
+ATTACK = "PGD(Linf(4/255), steps=20)"
 
 
 def right(

@@ -70,7 +70,8 @@ class Value:
                 default = dataclasses.MISSING
             if default is not dataclasses.MISSING and value == default and type(value) is type(default):
                 continue
-            parts.append(f"{field.name}={value!r}" if field.kw_only else repr(value))
+            text = number_text(value) if isinstance(value, float) else repr(value)
+            parts.append(f"{field.name}={text}" if field.kw_only else text)
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +79,16 @@ class Value:
         return {"name": type(self).__name__} | {
             field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
         }
+
+
+def number_text(value: float) -> str:
+    """The shortest text that :func:`parse` reads as this very number: ``4/255`` for what is that, else its ``repr``."""
+    text = repr(value)
+    if len(text) > 10 and math.isfinite(value):
+        levels = round(2 * 255 * value) / 2
+        if levels / 255 == value:
+            return f"{levels:g}/255"
+    return text
 
 
 class FrozenDict(Mapping[str, Any]):

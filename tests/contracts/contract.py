@@ -52,14 +52,14 @@ def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
         raise Refused(str(error)) from error
 
     # Adapting changes no logit.
-    exact = not isinstance(strategy, pt.Peft)  # peft adds its difference to the output instead of the weight
+    exact = not isinstance(strategy, pt.strategies.Peft)  # peft adds its difference to the output instead of the weight
     if starts_at_base(strategy):
         like = freeze_like(copy.deepcopy(base), backbone)
         same(logits(backbone, x), logits(like, x), exact)
 
     # Exactly the declared parameters train, and each of them is alive.
     perturb(backbone)
-    trainable = pt.trainable_parameters(backbone)
+    trainable = pt.strategies.trainable_parameters(backbone)
     wanting = {name for name, parameter in backbone.module.named_parameters() if parameter.requires_grad}
     assert wanting == set(trainable)
     inputs = x.clone().requires_grad_()
@@ -87,7 +87,7 @@ def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
     twin = copy.deepcopy(backbone)
     assert torch.equal(logits(twin, x), after)
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(twin).values():
+        for parameter in pt.strategies.trainable_parameters(twin).values():
             parameter.zero_()
     assert torch.equal(logits(backbone, x), after)
 
@@ -113,7 +113,9 @@ def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
         try:
             pt.merge_adapter(merged)
         except ValueError as error:
-            if not isinstance(strategy, pt.Peft):  # of which not every tuner merges, and never wrongly
+            if not isinstance(
+                strategy, pt.strategies.Peft
+            ):  # of which not every tuner merges, and never wrongly
                 raise AssertionError(f"refused to merge: {error}") from error
             assert torch.equal(logits(merged, x), after)
         else:
@@ -132,7 +134,7 @@ def freeze_like(plain: pt.Backbone, adapted: pt.Backbone) -> pt.Backbone:
     ``torch.matmul`` folds its batch or not depending on whether the weight requires a gradient.
     """
     names = base_parameters(adapted.module)
-    training = {names[name] for name in pt.trainable_parameters(adapted) if name in names}
+    training = {names[name] for name in pt.strategies.trainable_parameters(adapted) if name in names}
     for name, parameter in plain.module.named_parameters():
         parameter.requires_grad_(name in training)
     return plain
@@ -170,7 +172,9 @@ def gradients(backbone: pt.Backbone, x: Tensor) -> None:
     """
     wide = copy.deepcopy(backbone).double()
     own = base_parameters(wide.module)
-    added = {name: value for name, value in pt.trainable_parameters(wide).items() if name not in own}
+    added = {
+        name: value for name, value in pt.strategies.trainable_parameters(wide).items() if name not in own
+    }
     inputs = x.double().requires_grad_()
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     # The logarithm keeps the sums of squares of random networks within the range of the rounding below.
@@ -206,7 +210,7 @@ def perturb(backbone: pt.Backbone, scale: float = 0.02) -> None:
     """Move every trainable parameter, so that zero-initialised factors no longer hide the others."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(backbone).values():
+        for parameter in pt.strategies.trainable_parameters(backbone).values():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 

@@ -17,7 +17,7 @@ def _loha(backbone: pt.Backbone) -> Strategy:
         for name, layer in backbone.module.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and name != backbone.head
     ]
-    return pt.Peft({"peft_type": "LOHA", "r": 2, "target_modules": names})
+    return pt.strategies.Peft({"peft_type": "LOHA", "r": 2, "target_modules": names})
 
 
 # Of each kind its default, or what stands here: where that needs arguments, does not suit small images, or is not all of it.
@@ -36,7 +36,7 @@ _VARIANTS: dict[type[Strategy], dict[str, Strategy | Callable[[pt.Backbone], Str
         "Deep prompt": pt.VisualPrompt(kind="deep", size=3),
     },
     Union: {"LoRA + BitFit": pt.LoRA(rank=2) + pt.BitFit()},
-    pt.Peft: {"Peft LoHa": _loha},
+    pt.strategies.Peft: {"Peft LoHa": _loha},
 }
 MATRIX = {
     name: entry

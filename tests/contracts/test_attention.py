@@ -39,7 +39,7 @@ def test_the_contract_holds(name: str, strategy: Strategy, tmp_path: Path) -> No
     without_bias = isinstance(strategy, pt.BitFit) and name == "pooler without biases"
     check(base, strategy, tmp_path / "adapter")
     model = pt.adapt(copy.deepcopy(base), strategy)
-    outside = pt.trainable_parameters(model, head=False)
+    outside = pt.strategies.trainable_parameters(model, head=False)
     assert without_bias or any("attn" in key for key in outside), outside
 
 
@@ -87,7 +87,7 @@ def test_the_fused_layer_of_torch_sees_the_adapter(name: str, grad: bool) -> Non
 def test_a_pattern_names_the_attention_or_its_projection(target: str, names: set[str]) -> None:
     strategy = pt.LoRA(rank=2, targets=target, rank_pattern={target: 3} if "." in target else {})
     model = pt.adapt(make_attention("encoder"), strategy)
-    outside = pt.trainable_parameters(model, head=False)
+    outside = pt.strategies.trainable_parameters(model, head=False)
     assert {name.partition(".parametrizations.")[0] for name in outside} == names
     if "." in target:
         assert {value.shape[0] for name, value in outside.items() if name.endswith("lora_A")} == {3}
@@ -95,7 +95,7 @@ def test_a_pattern_names_the_attention_or_its_projection(target: str, names: set
 
 def test_hidden_units_of_an_mlp_that_is_a_row_of_layers_have_scales() -> None:
     model = pt.adapt(make_attention("open_clip"), pt.IA3(targets="hidden"))
-    outside = pt.trainable_parameters(model, head=False)
+    outside = pt.strategies.trainable_parameters(model, head=False)
     assert {name.partition(".parametrizations.")[0] for name in outside} == {
         "blocks.0.mlp.3",
         "blocks.1.mlp.3",
@@ -105,7 +105,9 @@ def test_hidden_units_of_an_mlp_that_is_a_row_of_layers_have_scales() -> None:
 
 def test_bitfit_trains_the_biases_of_keys_and_values() -> None:
     model = pt.adapt(make_attention("pooler with biases of keys and values"), pt.BitFit())
-    assert {"attn.bias_k", "attn.bias_v", "attn.in_proj_bias"} <= pt.trainable_parameters(model).keys()
+    assert {"attn.bias_k", "attn.bias_v", "attn.in_proj_bias"} <= pt.strategies.trainable_parameters(
+        model
+    ).keys()
 
 
 def test_what_a_strategy_leaves_alone_is_said_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -201,11 +203,12 @@ def test_a_tuner_of_peft_that_the_fused_layer_passes_by_is_refused() -> None:
     for targets in (["linear1"], ["stem", "linear1"]):
         with pytest.raises(ValueError, match=r"have no effect|passes peft's layers by"):
             pt.adapt(
-                make_attention("encoder"), pt.Peft({"peft_type": "LOHA", "r": 2, "target_modules": targets})
+                make_attention("encoder"),
+                pt.strategies.Peft({"peft_type": "LOHA", "r": 2, "target_modules": targets}),
             )
     pt.adapt(
         make_attention("encoder, tokens first"),
-        pt.Peft({"peft_type": "LOHA", "r": 2, "target_modules": ["stem", "linear1"]}),
+        pt.strategies.Peft({"peft_type": "LOHA", "r": 2, "target_modules": ["stem", "linear1"]}),
     )
 
 
@@ -247,6 +250,6 @@ def test_a_tuner_of_peft_that_could_not_be_taken_off_an_attention_is_refused() -
     base = make_attention("pooler")
     names, expected = list(base.module.state_dict()), logits(base, images(32))
     with pytest.raises(ValueError, match=r"replaces tensors of nn\.MultiheadAttention"):
-        pt.adapt(base, pt.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["attn"]}))
+        pt.adapt(base, pt.strategies.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["attn"]}))
     assert list(base.module.state_dict()) == names
     assert torch.equal(logits(base, images(32)), expected)

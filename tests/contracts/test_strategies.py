@@ -196,4 +196,4 @@ def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(strategy: Strategy
     with torch.device("meta"):
         backbone = pt.load_backbone("timm:vit_base_patch16_224", num_classes=10, pretrained=False)
         pt.adapt(backbone, strategy)
-    assert sum(p.numel() for p in pt.trainable_parameters(backbone, head=False).values()) == count
+    assert sum(p.numel() for p in pt.strategies.trainable_parameters(backbone, head=False).values()) == count

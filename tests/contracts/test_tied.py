@@ -58,10 +58,10 @@ def test_the_contract_holds_and_the_tie_comes_back(tie: str, strategy: Strategy,
 @pytest.mark.parametrize("where", ["a", "b", "*.weight", "b.weight"])
 def test_a_tensor_is_meant_by_any_of_its_names(where: str) -> None:
     model = pt.adapt(make_tied("weight"), pt.FullFineTune(where=where))
-    assert "a.weight" in pt.trainable_parameters(model)
+    assert "a.weight" in pt.strategies.trainable_parameters(model)
     if "." not in where:
         model = pt.adapt(make_tied("weight"), pt.LoRA(rank=2, targets=f"[{where}]"))
-        assert pt.trainable_parameters(model, head=False).keys() == {
+        assert pt.strategies.trainable_parameters(model, head=False).keys() == {
             f"a.parametrizations.weight.0.lora_{letter}" for letter in "AB"
         }
         net: Any = model.module
@@ -126,7 +126,11 @@ def _held_as_buffer(net: Any) -> None:
         (_head_weight, pt.LinearProbe(), "shares its weight"),
         (_view, pt.LoRA(), "a.weight and b.weight are views of one memory"),
         (_view, pt.FullFineTune(where="b"), "a.weight and b.weight are views of one memory"),
-        (_view, pt.Peft({"peft_type": "LOHA", "r": 1, "target_modules": ["a"]}), "views of one memory"),
+        (
+            _view,
+            pt.strategies.Peft({"peft_type": "LOHA", "r": 1, "target_modules": ["a"]}),
+            "views of one memory",
+        ),
         (_buffer, pt.IA3(targets="[a]"), "a.weight and kept are views of one memory"),
         (_held_as_buffer, pt.LoRA(), "'weight' of a Linear is no parameter|no parameter of it"),
         ("weight", pt.LoRA(rank=2, rank_pattern={"b": 3}), "'a' and 'b' share one weight, .* in two ways"),
@@ -259,12 +263,12 @@ def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
             pt.adapt(make_tied(ties), strategy(where=where))
         return
     model, named = (pt.adapt(make_tied(ties), strategy(where=each)) for each in (where, first))
-    trained = pt.trainable_parameters(model, head=False).keys()
-    assert trained == pt.trainable_parameters(named, head=False).keys() != set()
+    trained = pt.strategies.trainable_parameters(model, head=False).keys()
+    assert trained == pt.strategies.trainable_parameters(named, head=False).keys() != set()
     together = pt.adapt(
         make_tied(ties), strategy(where=(where, "bn_a" if strategy is pt.strategies.NormTune else "c"))
     )
-    assert trained <= pt.trainable_parameters(together, head=False).keys()
+    assert trained <= pt.strategies.trainable_parameters(together, head=False).keys()
     perturb(model)
     pt.save_adapter(model, tmp_path / "adapter")
     fresh = pt.load_adapter(make_tied(ties), tmp_path / "adapter")
@@ -274,7 +278,7 @@ def test_a_layer_at_several_places_is_meant_by_any_of_its_names(
 def test_a_target_may_be_the_second_name_of_a_layer() -> None:
     for strategy in (pt.LoRA(rank=2, targets="b"), pt.IA3(targets="b")):
         model = pt.adapt(make_tied("layer"), strategy)
-        assert all(name.startswith("a.") for name in pt.trainable_parameters(model, head=False))
+        assert all(name.startswith("a.") for name in pt.strategies.trainable_parameters(model, head=False))
     with pytest.raises(ValueError, match="matches no Linear"):
         pt.adapt(make_tied("head"), pt.LoRA(targets="classifier"))
 

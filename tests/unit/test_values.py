@@ -1,8 +1,10 @@
 """Values print as calls and read back, and text never runs code."""
 
+import math
+
 import pytest
 
-from paretune._values import from_dict, parse, parse_many
+from paretune._values import from_dict, number_text, parse, parse_many, parse_number
 from paretune.attacks import L2, PGD, Linf
 from paretune.strategies import STRATEGIES, BitFit, Compacter, LoRA
 
@@ -61,3 +63,36 @@ def test_errors_name_the_nearest_choice_and_the_fields() -> None:
         parse("LoRA(rank=0)", CHOICES)
     with pytest.raises(ValueError, match="has no field depth"):
         from_dict({"name": "LoRA", "depth": 3}, CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1 / 255, "1/255"),
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.5/255"),
+        (0.5, "0.5"),
+        (0.03, "0.03"),
+        (1e-05, "1e-05"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_are_short_and_exact(value: float, text: str) -> None:
+    assert number_text(value) == text
+    assert text == "inf" or parse_number("value", text) == value
+
+
+def test_neighbours_of_a_fraction_keep_their_digits() -> None:
+    for number in range(1, 256):
+        value = number / 255
+        assert parse_number("value", number_text(value)) == value
+        assert number_text(math.nextafter(value, 2)) != number_text(value)
+
+
+def test_threats_and_attacks_print_as_people_write_them() -> None:
+    assert str(Linf(1 / 255)) == "Linf 1/255"
+    assert repr(PGD(Linf(2 / 255), step_size=1 / 255)) == "PGD(Linf(2/255), step_size=1/255)"
+    assert parse("PGD(Linf(2/255), step_size=1/255)", {"PGD": PGD, "Linf": Linf}) == PGD(
+        Linf(2 / 255), step_size=1 / 255
+    )

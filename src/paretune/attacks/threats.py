@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from paretune._values import Value
+from paretune._values import Value, number_text
 from paretune.attacks.streams import Streams
 from paretune.kernels import Norm, Step, pgd_step
 
@@ -37,6 +37,10 @@ class Threat(Value, ABC):
         object.__setattr__(self, "epsilon", float(self.epsilon))
         if not (self.epsilon > 0 and math.isfinite(self.epsilon)):
             raise ValueError(f"{name}: epsilon must be a finite number above 0, got {self.epsilon:g}")
+
+    def __str__(self) -> str:
+        """``Linf 4/255``."""
+        return f"{type(self).__name__} {number_text(self.epsilon)}"
 
     def with_epsilon(self, epsilon: float) -> Self:
         """The same norm with another radius."""

@@ -180,6 +180,14 @@ class Backbone(nn.Module):
         """Ends of the residual branches, in forward order; empty where the family is unknown."""
         return find_sites(self.module, self._sites, self._example())
 
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, how many there are, and their share, as peft does."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        count, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+        print(
+            f"trainable params: {trained:,} || all params: {count:,} || trainable%: {100 * trained / max(count, 1):.4f}"
+        )
+
     @property
     def fingerprint(self) -> str:
         """Digest of the architecture and of every weight and buffer outside the head."""

@@ -58,7 +58,7 @@ Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for
 
 
 def compare(
-    runs: str | Path | Run | Iterable[Run | str | Path],
+    runs: str | Path | Run | pd.DataFrame | Iterable[Run | str | Path],
     *,
     reference: Reference = (0.0, 0.0),
     level: float = 0.95,
@@ -76,7 +76,8 @@ def compare(
     runs of one training seed, with other learning rates say, are points of one frontier.
 
     Args:
-        runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
+        runs: a directory, runs from :func:`paretune.runs.load_runs`, several of either, or points: those rows of
+            :func:`paretune.load_points` that are to count.
         reference: (clean, robust) where areas start; fix it before looking. (0, 0), or (chance, 0).
         level: of the intervals and tests, in (0, 1).
         resamples: of the report examples, at least 100.
@@ -124,7 +125,7 @@ def compare_runs(
 
 
 def recommend(
-    runs: str | Path | Run | Iterable[Run | str | Path],
+    runs: str | Path | Run | pd.DataFrame | Iterable[Run | str | Path],
     *,
     task: str | None = None,
     max_trainable: int | None = None,

@@ -165,7 +165,7 @@ class AdapterSet:
 
         Raises:
             ValueError: an unknown name, a weight that means nothing, or adapters that have no combination (prompt tokens,
-                :class:`~paretune.Peft`). The model is as before then.
+                :class:`~paretune.strategies.Peft`). The model is as before then.
         """
         if head is not None and not isinstance(which, Mapping):
             raise ValueError(f"head={head!r} is for combinations; every adapter has its own head")

@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])")
+from paretune._values import parse_number
+
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?:/255)?(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ def expected_robustness(
 
 def family(attack: str, epsilon: float) -> str:
     """The attack with ``ε`` wherever it names its radius, so that attacks which differ in nothing else agree."""
-    return _NUMBER.sub(lambda found: "ε" if abs(float(found[0]) - epsilon) < 1e-9 else found[0], attack)
+
+    def named(number: re.Match[str]) -> str:
+        return "ε" if abs(parse_number("epsilon", number[0]) - epsilon) < 1e-9 else number[0]
+
+    return _NUMBER.sub(named, attack)
 
 
 def _choose(rows: pd.DataFrame, epsilons: NDArray[np.float64]) -> tuple[NDArray[np.float64], int] | None:

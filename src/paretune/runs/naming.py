@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from paretune._values import number_text
+
 
 def epsilon_text(epsilon: float) -> str:
     """``4/255`` where the value is that, else a short decimal."""
@@ -15,6 +17,11 @@ def epsilon_text(epsilon: float) -> str:
 def threat_text(threat: str, epsilon: float) -> str:
     """``L∞ ≤ 4/255``."""
     return f"{'L∞' if threat == 'Linf' else threat} ≤ {epsilon_text(epsilon)}"
+
+
+def as_called(attack: str) -> str:
+    """``PGD(Linf(4/255))`` for ``PGD(Linf(0.01568627450980392))``: the same number, as attacks print it now."""
+    return re.sub(r"(?<![\w.])\d+\.\d{6,}(?!\w)", lambda match: number_text(float(match[0])), attack)
 
 
 def attack_text(attack: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from paretune.runs.disk import regular
+from paretune.runs.naming import as_called
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +213,7 @@ def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON ({error}). The file is damaged: {OTHERWISE}") from None
         check_row(row, where, key)
+        row["attack"] = as_called(row["attack"])
         for field, value in implied(config, row["step"]).items():
             if row[field] != value:
                 raise ValueError(

@@ -13,6 +13,7 @@ moment loses at most the point it was writing. Whoever reads it sees when lines 
 copied, merged and read without this library.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -53,6 +54,9 @@ from paretune.runs.rows import (
 )
 
 log = logging.getLogger(__name__)
+
+
+_POINT = ["run", "step", "attack", "epsilon"]  # what no two points have in common
 
 
 class RunWriter:
@@ -313,13 +317,38 @@ def load_points(path: str | Path) -> pd.DataFrame:
     return pd.concat(filled or tables[:1], ignore_index=True)
 
 
-def as_runs(runs: str | Path | Run | Iterable[Run | str | Path]) -> list[Run]:
-    """Runs from a path, from one run, or from several of either."""
+def as_runs(runs: str | Path | Run | pd.DataFrame | Iterable[Run | str | Path]) -> list[Run]:
+    """Runs from a path, from one run, from several of either, or from points: rows of :func:`load_points`.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: the points have no ``path`` or ``run``, or name a point that its run does not have.
+    """
+    if isinstance(runs, pd.DataFrame):
+        return _runs_of(runs)
     if isinstance(runs, Run):
         return [runs]
     if isinstance(runs, str | Path):
         return load_runs(runs)
     return [run for item in runs for run in as_runs(item)]
+
+
+def _runs_of(points: pd.DataFrame) -> list[Run]:
+    """The runs that ``points`` are of, with these points only."""
+    if missing := {"path", *_POINT}.difference(points.columns):
+        raise ValueError(
+            f"points lack {', '.join(sorted(missing))}; give rows of paretune.load_points, or rank other tables with "
+            "paretune.analyze"
+        )
+    runs = []
+    for path, rows in points.groupby("path", sort=False):
+        (run,) = load_runs(str(path))
+        wanted = set(rows[_POINT].itertuples(index=False, name=None))
+        kept = [point in wanted for point in run.points[_POINT].itertuples(index=False, name=None)]
+        if sum(kept) < len(rows):
+            raise ValueError(f"points hold {len(rows)} rows of {path}, which has {sum(kept)} of these")
+        runs.append(dataclasses.replace(run, points=run.points[kept].reset_index(drop=True)))
+    return runs
 
 
 def _lines(rows: Iterable[Row]) -> str:

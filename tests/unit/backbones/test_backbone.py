@@ -180,4 +180,4 @@ def test_an_unknown_family_takes_patterns_and_otherwise_lists_candidates() -> No
     backbone = pt.Backbone(Unknown(), image_size=16, sites=["bran*"])
     assert backbone.sites == (pt.backbones.Site("branch", "output", "conv", 8, 1),)
     pt.adapt(backbone, pt.Compacter(reduction=2))
-    assert "branch.compacter.up.t" in pt.trainable_parameters(backbone)
+    assert "branch.compacter.up.t" in pt.strategies.trainable_parameters(backbone)

@@ -335,7 +335,7 @@ def trained(name: str) -> tuple[pt.Backbone, Tensor, Tensor]:
     """A model whose adapter counts, images and their logits."""
     model = pt.adapt(load(name), pt.LoRA(rank=2)).eval()
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(model).values():
+        for parameter in pt.strategies.trainable_parameters(model).values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         return model, images(), model(images())
 

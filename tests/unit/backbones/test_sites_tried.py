@@ -126,7 +126,7 @@ def test_a_place_that_serves_both_branches_is_left_out(
         assert [site.block for site in base.sites] == ["blocks.1", "blocks.1"]
     assert "it runs 2 times while 'blocks.0' runs 1 times" in caplog.text
     pt.adapt(base, strategy)
-    assert not any(name.startswith("blocks.0") for name in pt.trainable_parameters(base))
+    assert not any(name.startswith("blocks.0") for name in pt.strategies.trainable_parameters(base))
 
 
 @pytest.mark.parametrize("strategy", BOTTLENECKS, ids=repr)
@@ -156,7 +156,7 @@ def test_blocks_that_do_not_run_count_for_nothing(caplog: pytest.LogCaptureFixtu
             assert {site.block for site in base.sites} == {"blocks.0"}
         assert "'blocks.1.drop_path1': it does not run on an image" in caplog.text
         pt.adapt(base, pt.LoRA(rank=1, where="last:1"))
-        assert all(name.startswith(("blocks.0", "head")) for name in pt.trainable_parameters(base))
+        assert all(name.startswith(("blocks.0", "head")) for name in pt.strategies.trainable_parameters(base))
 
 
 def test_a_model_that_fails_on_an_image_of_the_size_it_is_said_to_have_takes_no_bottleneck() -> None:
@@ -259,14 +259,16 @@ def test_encoder_layers_of_torch_are_a_known_family(
     before = logits(base, x)
     adapted = pt.adapt(base, strategy)
     torch.testing.assert_close(logits(adapted, x), before)  # torch's fused evaluation makes way for adapters
-    assert len({name.rpartition(".")[0] for name in pt.trainable_parameters(adapted)}) > 4
+    assert len({name.rpartition(".")[0] for name in pt.strategies.trainable_parameters(adapted)}) > 4
     perturb(adapted)
     # Each image has its own logits, whichever images are beside it.
     torch.testing.assert_close(logits(adapted, x)[:1], logits(adapted, x[:1]))
     for part in adapted.modules():
         part.training = not isinstance(part, nn.Dropout)
     adapted(x).square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in pt.trainable_parameters(adapted).values())
+    assert all(
+        p.grad is not None and p.grad.any() for p in pt.strategies.trainable_parameters(adapted).values()
+    )
 
 
 def test_prompts_are_refused_where_the_tokens_come_first() -> None:

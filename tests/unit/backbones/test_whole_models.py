@@ -54,7 +54,7 @@ def test_a_saved_model_comes_back_whole(arch: str, name: str) -> None:
     back = through_a_file(backbone)
     assert torch.equal(logits(back, x), logits(backbone, x))
     assert list(back.state_dict()) == list(backbone.state_dict())
-    assert set(pt.trainable_parameters(back)) == set(pt.trainable_parameters(backbone))
+    assert set(pt.strategies.trainable_parameters(back)) == set(pt.strategies.trainable_parameters(backbone))
     back.train()(x).square().sum().backward()  # what is shared is one parameter again
     assert all(p.grad is not None for n, p in back.module.named_parameters() if p.requires_grad)
     twin = copy.deepcopy(back.eval())

@@ -14,7 +14,7 @@ from paretune.frontiers.cells import HALVINGS, SELECTIONS, Samples, spaced_subse
 from paretune.frontiers.comparing import compare, labelled_points, recommend
 from paretune.frontiers.pareto import area
 from paretune.runs.naming import attack_text, condition_names, epsilon_text, threat_text
-from paretune.runs.store import load_runs
+from paretune.runs.store import load_points, load_runs
 from tests.synthetic import ATTACK, STRATEGIES, Strategy, write_run, write_runs
 
 LORA, COMPACTER, BITFIT, FULL = STRATEGIES
@@ -353,7 +353,7 @@ def test_epsilons_read_as_people_write_them(epsilon: float, text: str) -> None:
 
 
 def test_attacks_read_as_people_write_them() -> None:
-    attack = "PGD(Linf(0.01568627450980392), steps=20, step_size=0.5)"
+    attack = "PGD(Linf(4/255), steps=20, step_size=0.5)"
     assert attack_text(attack) == "PGD(Linf(4/255), steps=20, step_size=0.5)"
 
 
@@ -365,3 +365,25 @@ def test_conditions_are_named_by_what_tells_them_apart() -> None:
         "digits, L∞ ≤ 4/255, PGD(steps=20)",
         "digits, L∞ ≤ 4/255, AutoAttack()",
     ]
+
+
+def test_points_are_compared_as_their_runs_are(runs: Path) -> None:
+    assert compare(load_points(runs)) == compare(runs)
+
+
+def test_only_the_points_that_are_given_count(runs: Path) -> None:
+    points = load_points(runs)
+    some = points[(points["seed"] < 2) & points["strategy"].isin(["LoRA", "BitFit"])]
+    (condition,) = compare(some).conditions
+    assert {(each.strategy, each.seeds) for each in condition.areas} == {("LoRA", (0, 1)), ("BitFit", (0, 1))}
+    assert condition.areas == compare([run for run in load_runs(runs) if run.key in {*some["run"]}]).areas
+    first = points.groupby("run").head(2)
+    assert compare(first).conditions[0].k == 2
+
+
+def test_points_that_no_run_has_are_refused(runs: Path) -> None:
+    points = load_points(runs)
+    with pytest.raises(ValueError, match=r"points lack path; .* paretune\.analyze"):
+        compare(points.drop(columns="path"))
+    with pytest.raises(ValueError, match=r"which has \d+ of these"):
+        compare(points.assign(step=points["step"] + 1))

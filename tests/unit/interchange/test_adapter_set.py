@@ -72,7 +72,7 @@ def draw(model: nn.Module, seed: int) -> None:
     """Move the active adapter, and the statistics of batch norms if they adapt."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(model).values():
+        for parameter in pt.strategies.trainable_parameters(model).values():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         adaptation = adaptation_of(model)
         if adaptation is not None and adaptation.strategy.bn == "adapt":
@@ -240,7 +240,7 @@ def test_training_changes_the_active_adapter_alone() -> None:
         before[name] = logits(model, x)
     adapters.activate("a1")
     model(x).square().sum().backward()
-    torch.optim.SGD(pt.trainable_parameters(model).values(), lr=0.01).step()
+    torch.optim.SGD(pt.strategies.trainable_parameters(model).values(), lr=0.01).step()
     stepped = logits(model, x)
     assert not torch.equal(stepped, before["a1"])
     adapters.activate("a0")
@@ -282,7 +282,7 @@ def test_the_adapter_that_a_model_carries_gets_a_name() -> None:
     draw(model, 0)
     x = images(model.image_size)
     expected = logits(model, x)
-    parameters = list(pt.trainable_parameters(model).values())
+    parameters = list(pt.strategies.trainable_parameters(model).values())
     adapters = pt.interchange.AdapterSet(model)
     with pytest.raises(
         ValueError, match=r"carries LoRA\(rank=2\), which has no name here; give it one with add\(NAME\)"
@@ -291,7 +291,9 @@ def test_the_adapter_that_a_model_carries_gets_a_name() -> None:
     adapters.add("first")
     adapters.add("second", pt.Compacter())
     assert (adapters.active, adapters.names) == ("first", ("first", "second"))
-    assert all(a is b for a, b in zip(parameters, pt.trainable_parameters(model).values(), strict=True))
+    assert all(
+        a is b for a, b in zip(parameters, pt.strategies.trainable_parameters(model).values(), strict=True)
+    )
     adapters.activate("second")
     adapters.activate("first")
     assert torch.equal(logits(model, x), expected)
@@ -395,7 +397,7 @@ def test_statistics_that_would_have_a_negative_variance_are_refused() -> None:
 def test_adapters_of_peft_switch_and_mix_but_do_not_combine() -> None:
     model = make("hf_vit")
     names = [name for name, part in model.module.named_modules() if name.endswith(("q_proj", "fc1"))]
-    loha = pt.Peft({"peft_type": "LOHA", "r": 2, "target_modules": names})
+    loha = pt.strategies.Peft({"peft_type": "LOHA", "r": 2, "target_modules": names})
     adapters = with_adapters(model, loha, loha, pt.LoRA(rank=2))
     x = images(model.image_size)
     expected = []

@@ -23,7 +23,7 @@ HOSTILE = "<script>alert(1)</script>\n---\nlicense: mit\n---\n# owned\n```\n[x](
 
 def description(**changes: Any) -> dict[str, Any]:
     """A paretune.json as training writes it."""
-    result = {"attack": "PGD(Linf(0.01568627450980392), steps=20)", "threat": "Linf", "epsilon": 4 / 255}
+    result = {"attack": "PGD(Linf(4/255), steps=20)", "threat": "Linf", "epsilon": 4 / 255}
     result |= {"clean": 0.91, "robust": 0.52, "examples": 400}
     area = {"task": "digits", "attack": "PGD", "threat": "Linf", "epsilon": 4 / 255, "area": 0.5, "low": 0.4}
     area |= {"high": 0.6, "level": 0.95, "points": 4, "seeds": 2, "rank": 1, "of": 3}
@@ -41,7 +41,7 @@ def description(**changes: Any) -> dict[str, Any]:
         },
         "versions": {"paretune": "0.1.0"},
         "notes": {
-            "objective": "AdversarialTraining(PGD(Linf(0.01568627450980392), steps=7))",
+            "objective": "AdversarialTraining(PGD(Linf(4/255), steps=7))",
             "data": {"name": "digits", "fingerprint": "def456", "train": 1200, "report": 400},
             "results": [result, {**result, "epsilon": 8 / 255, "robust": 0.3, "attack": "PGD(Linf(8/255))"}],
             "findings": [{"step": 40, "finding": "catastrophic overfitting"}],

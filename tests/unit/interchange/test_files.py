@@ -20,7 +20,7 @@ def saved(directory: Path, strategy=None, arch: str = "resnet18") -> tuple[pt.Ba
     backbone = pt.adapt(make(arch), strategy or pt.LoRA(rank=2))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(backbone).values():
+        for parameter in pt.strategies.trainable_parameters(backbone).values():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     pt.save_adapter(backbone, directory, classes=["a", "b", "c", "d", "e"], notes={"threat": "Linf(4/255)"})
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_merged_weights_are_a_plain_timm_checkpoint(tmp_path) -> None:
     with torch.no_grad():
         assert torch.equal(stock((images(64) - backbone.mean) / backbone.std), logits)
         assert torch.equal(backbone(images(64)), logits)  # the model itself keeps its adapter
-    assert pt.trainable_parameters(backbone)
+    assert pt.strategies.trainable_parameters(backbone)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         pt.interchange.save_merged(backbone, tmp_path / "merged.pth")
 

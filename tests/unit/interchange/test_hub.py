@@ -37,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def adapter(tmp_path: Path) -> tuple[Path, pt.Backbone]:
     model = tiny.backbone(pt.LoRA(rank=2))
     with torch.no_grad():
-        for parameter in pt.trainable_parameters(model).values():
+        for parameter in pt.strategies.trainable_parameters(model).values():
             parameter.normal_(std=0.3)
     model.eval()
     return pt.save_adapter(model, tmp_path / "adapter"), model

@@ -178,13 +178,13 @@ def test_a_model_of_a_wider_type_takes_every_number(dtype: torch.dtype, tmp_path
     model.module.to(dtype)
     pt.adapt(model, pt.LoRA(rank=2))
     with torch.no_grad():
-        for value in pt.trainable_parameters(model).values():
+        for value in pt.strategies.trainable_parameters(model).values():
             value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
     pt.save_adapter(model, tmp_path / "a")
     wide = make("test_vit").double()
     pt.load_adapter(wide, tmp_path / "a", check_base=False)
-    for name, value in pt.trainable_parameters(model).items():
-        assert torch.equal(pt.trainable_parameters(wide)[name], value.double())
+    for name, value in pt.strategies.trainable_parameters(model).items():
+        assert torch.equal(pt.strategies.trainable_parameters(wide)[name], value.double())
 
 
 # What other libraries write: ``value`` stands somewhere in a float32 tensor that is then of ``dtype``.
@@ -241,7 +241,9 @@ def test_numbers_of_other_libraries_are_read_exactly_or_refused(
     else:
         import_adapter(fresh, where, **how)
         flat = [
-            t.flatten() for t in pt.trainable_parameters(fresh).values() if t.numel() == tensors[name].numel()
+            t.flatten()
+            for t in pt.strategies.trainable_parameters(fresh).values()
+            if t.numel() == tensors[name].numel()
         ]
         assert any(torch.equal(t.double(), tensors[name].flatten().double()) for t in flat)
 
@@ -263,7 +265,7 @@ def test_half_precision_is_widened_before_anything_is_multiplied(tmp_path: Path)
 
 def checkpointed(tmp_path: Path) -> tuple[Path, pt.Backbone, torch.optim.Optimizer]:
     model = tiny.backbone(pt.FullFineTune(bn="adapt"))
-    optimizer = torch.optim.AdamW(pt.trainable_parameters(model).values())
+    optimizer = torch.optim.AdamW(pt.strategies.trainable_parameters(model).values())
     model(torch.rand(4, 3, 8, 8)).square().sum().backward()
     optimizer.step()
     save_checkpoint(tmp_path / "c.safetensors", model.module, optimizer, {"step": 3})
@@ -317,6 +319,6 @@ def test_a_changed_checkpoint_is_refused_and_the_model_stays(change: Any, tmp_pa
 def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     path, *_ = checkpointed(tmp_path)
     other = tiny.backbone(pt.LinearProbe())
-    optimizer = torch.optim.AdamW(pt.trainable_parameters(other).values())
+    optimizer = torch.optim.AdamW(pt.strategies.trainable_parameters(other).values())
     with pytest.raises(ValueError, match="does not fit"):
         load_checkpoint(path, other.module, optimizer)

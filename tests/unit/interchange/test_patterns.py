@@ -96,7 +96,7 @@ def test_a_hostile_pattern_in_a_strategy_of_ours_does_not_reach_peft() -> None:
         {"target_modules": ["fc1"], "exclude_modules": "(?R)"},
     ):
         with pytest.raises(ValueError, match=r"matches no module|is not read|no regular expression"):
-            pt.adapt(make("test_vit"), pt.Peft({"peft_type": "LOHA", "r": 2} | config))
+            pt.adapt(make("test_vit"), pt.strategies.Peft({"peft_type": "LOHA", "r": 2} | config))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four strategies, two seeds, two attacks of one strength and a weaker one."""
     attacks = (
         (ATTACK, "Linf", 4 / 255, 1.0),
-        ("AutoAttack(Linf(0.01568627450980392))", "Linf", 4 / 255, 0.9),
+        ("AutoAttack(Linf(4/255))", "Linf", 4 / 255, 0.9),
         ("PGD(L2(0.5))", "L2", 0.5, 0.8),
     )
     return write_runs(tmp_path_factory.mktemp("runs"), STRATEGIES, attacks=attacks)

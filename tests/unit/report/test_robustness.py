@@ -68,7 +68,7 @@ def test_curves_of_runs_are_means_over_their_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attack", "epsilon", "name"),
     [
-        ("PGD(Linf(0.01568627450980392), steps=20)", 4 / 255, "PGD(Linf(ε), steps=20)"),
+        ("PGD(Linf(4/255), steps=20)", 4 / 255, "PGD(Linf(ε), steps=20)"),
         ("PGD(L2(0.5), steps=20, step_size=0.1)", 0.5, "PGD(L2(ε), steps=20, step_size=0.1)"),
         ("PGD(L1(20.0), steps=10)", 20.0, "PGD(L1(ε), steps=10)"),
         ("AutoAttack(Linf(1e-05))", 1e-5, "AutoAttack(Linf(ε))"),

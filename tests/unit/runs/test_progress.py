@@ -13,7 +13,7 @@ def test_a_long_note_is_cut_and_the_times_stay(width: int) -> None:
     shown = bars()
     task = shown.add_task("evaluate", total=2000, note="")
     shown.update(
-        task, completed=73.4, note="PGD(Linf(0.00784313725490196), steps=20, restarts=5, momentum=0.75)"
+        task, completed=73.4, note="PGD(Linf(0.00784313725490197), steps=20, restarts=5, momentum=0.75)"
     )
     text = io.StringIO()
     Console(file=text, width=width).print(shown.get_renderable())

@@ -46,7 +46,7 @@ def expected(run: Path) -> dict[str, dict[int, float]]:
     for row in rows_of(run, "log.jsonl"):
         for key in ("epsilon", "loss", "accuracy"):
             shown.setdefault(f"train/{key}", {})[row["step"]] = row[key]
-    attack = "PGD-Linf-0.01568627450980392-steps-3"
+    attack = "PGD-Linf-4-255-steps-3"
     for row in rows_of(run, "points.jsonl"):
         values = {"report/clean": row["clean"], "select/clean": row["clean_select"]}
         values |= {f"report/robust/{attack}": row["robust"], f"select/robust/{attack}": row["robust_select"]}

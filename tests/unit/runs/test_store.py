@@ -337,3 +337,9 @@ def test_the_synthetic_runs_are_real_runs(tmp_path: Path) -> None:
     (read,) = load_runs(write_run(tmp_path, STRATEGIES[0]))
     assert len(read.points) == 8
     assert {*read.points["attack"]} == {ATTACK}
+
+
+def test_attacks_of_older_rows_are_those_of_today(run: RunWriter) -> None:
+    run.append(*point(40, attack="PGD(Linf(0.01568627450980392), steps=20)"))
+    (loaded,) = load_runs(run.path)
+    assert loaded.points["attack"].tolist()[-1] == "PGD(Linf(4/255), steps=20)"

@@ -100,7 +100,7 @@ def test_ranks_and_alphas_follow_the_patterns() -> None:
     assert strategy.of_layer("blocks.1.mlp.fc1") == (3, 1 / 3)
     assert strategy.of_layer("head") == (4, 2.0)
     model = pt.adapt(make("test_vit"), strategy)
-    parameters = pt.trainable_parameters(model)
+    parameters = pt.strategies.trainable_parameters(model)
     assert parameters["blocks.0.mlp.fc1.parametrizations.weight.0.lora_A"].shape[0] == 2
     assert parameters["blocks.5.mlp.fc1.parametrizations.weight.0.lora_A"].shape[0] == 3
     with pytest.raises(
@@ -163,7 +163,7 @@ def test_training_without_the_effective_weight_gives_the_logits_and_gradients_of
 ) -> None:
     model = pt.adapt(make("test_vit"), strategy).double()
     perturb(model)
-    weights = pt.trainable_parameters(model)
+    weights = pt.strategies.trainable_parameters(model)
     x = images(model.image_size).double().requires_grad_()
     found = []
     for forward in (None, nn.Linear.forward):

@@ -23,18 +23,18 @@ from tests.contracts.contract import check, logits, perturb
     ids=lambda config: type(config).__name__,
 )
 def test_the_contract_holds_for_tuners_of_peft(config: peft.PeftConfig, tmp_path: Path) -> None:
-    check(make("test_vit"), pt.Peft(config), tmp_path / "adapter")
+    check(make("test_vit"), pt.strategies.Peft(config), tmp_path / "adapter")
 
 
 def test_only_what_differs_from_the_defaults_is_kept() -> None:
-    strategy = pt.Peft(peft.LoHaConfig(r=4, target_modules=["fc1", "fc2"]))
+    strategy = pt.strategies.Peft(peft.LoHaConfig(r=4, target_modules=["fc1", "fc2"]))
     assert repr(strategy) == "Peft({'peft_type': 'LOHA', 'r': 4, 'target_modules': ('fc1', 'fc2')})"
-    assert strategy == pt.Peft({"peft_type": "LOHA", "r": 4, "target_modules": ["fc1", "fc2"]})
+    assert strategy == pt.strategies.Peft({"peft_type": "LOHA", "r": 4, "target_modules": ["fc1", "fc2"]})
 
 
 def test_the_logits_are_those_of_peft_itself() -> None:
     config = {"peft_type": "LORA", "r": 2, "target_modules": ["qkv"]}
-    model = pt.adapt(make("test_vit"), pt.Peft(config))
+    model = pt.adapt(make("test_vit"), pt.strategies.Peft(config))
     perturb(model)
     reference = make("test_vit")
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["qkv"]), reference.module)
@@ -75,7 +75,7 @@ def test_what_peft_gets_wrong_is_refused_and_the_model_stays(
     backbone = make(arch)
     state = {name: value.clone() for name, value in backbone.module.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        pt.adapt(backbone, pt.Peft(config))
+        pt.adapt(backbone, pt.strategies.Peft(config))
     now = backbone.module.state_dict()
     assert list(now) == list(state)
     assert all(torch.equal(now[name], state[name]) for name in state)
@@ -86,7 +86,7 @@ def test_what_peft_gets_wrong_is_refused_and_the_model_stays(
 def test_a_merge_that_peft_gets_wrong_is_refused_and_the_model_stays() -> None:
     """Of weight-standardised convolutions peft standardises its own factors too."""
     backbone = make("resnetv2_50x1_bit")
-    model = pt.adapt(backbone, pt.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["conv2"]}))
+    model = pt.adapt(backbone, pt.strategies.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["conv2"]}))
     perturb(model)
     x = images(64)
     before = logits(model, x)
@@ -97,12 +97,12 @@ def test_a_merge_that_peft_gets_wrong_is_refused_and_the_model_stays() -> None:
 
 def test_a_configuration_without_a_type_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a peft_type"):
-        pt.Peft({"r": 4})
+        pt.strategies.Peft({"r": 4})
     with pytest.raises(TypeError, match=r"must be a peft\.PeftConfig or a mapping"):
-        pt.Peft("LORA")
+        pt.strategies.Peft("LORA")
 
 
 def test_without_peft_the_error_has_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'paretune\[peft\]'"):
-        pt.adapt(make("test_vit"), pt.Peft({"peft_type": "LOHA", "target_modules": ["qkv"]}))
+        pt.adapt(make("test_vit"), pt.strategies.Peft({"peft_type": "LOHA", "target_modules": ["qkv"]}))

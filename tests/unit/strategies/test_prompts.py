@@ -24,7 +24,7 @@ def test_a_border_is_added_to_the_normalised_image_and_leaves_the_middle() -> No
     torch.testing.assert_close(logits(model, x), expected)
     assert not shown[:, 5:-5, 5:-5].any()
     assert shown.count_nonzero() == sum(
-        p.numel() for p in pt.trainable_parameters(model, head=False).values()
+        p.numel() for p in pt.strategies.trainable_parameters(model, head=False).values()
     )
 
 

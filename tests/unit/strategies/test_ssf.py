@@ -81,7 +81,9 @@ def test_nothing_undoes_a_shift(arch: str) -> None:
     base = make(arch)
     model = adapted(base)
     x = torch.rand(2, 3, base.image_size, base.image_size, generator=torch.Generator().manual_seed(1))
-    shifts = {name: p for name, p in pt.trainable_parameters(model).items() if name.endswith("ssf_shift")}
+    shifts = {
+        name: p for name, p in pt.strategies.trainable_parameters(model).items() if name.endswith("ssf_shift")
+    }
     slopes = torch.autograd.grad(model(x.double()).square().sum(), list(shifts.values()))
     largest = max(float(slope.abs().max()) for slope in slopes)
     for name, slope in zip(shifts, slopes, strict=True):
@@ -172,7 +174,7 @@ def test_keys_that_are_normalised_are_shifted() -> None:
 def test_a_layer_without_a_bias_is_scaled_only() -> None:
     model = pt.adapt(make("resnet18"), SSF())
     convolution, norm = (
-        set(pt.trainable_parameters(model)) & {*names}
+        set(pt.strategies.trainable_parameters(model)) & {*names}
         for names in (
             (f"conv1.parametrizations.{each}" for each in ("weight.0.ssf_scale", "bias.1.ssf_shift")),
             (f"bn1.parametrizations.{each}" for each in ("weight.0.ssf_scale", "bias.1.ssf_shift")),
@@ -185,7 +187,9 @@ def test_a_layer_without_a_bias_is_scaled_only() -> None:
 
 def test_where_selects_and_finds_nothing() -> None:
     model = pt.adapt(make("test_vit"), SSF(where="last:1 & mlp"))
-    assert {name.split(".parametrizations")[0] for name in pt.trainable_parameters(model, head=False)} == {
+    assert {
+        name.split(".parametrizations")[0] for name in pt.strategies.trainable_parameters(model, head=False)
+    } == {
         "blocks.5.mlp.fc1",
         "blocks.5.mlp.fc2",
     }
@@ -199,7 +203,7 @@ def test_batch_norms_that_would_undo_the_scale_are_refused() -> None:
     with pytest.raises(ValueError, match=r"SSF: a scale of 'conv1' has no effect, because with bn='adapt'"):
         pt.adapt(make("resnet18"), SSF(bn="adapt"))
     model = pt.adapt(make("resnet18"), SSF(bn="adapt", where="*bn*"))
-    assert all(".bn" in f".{name}" for name in pt.trainable_parameters(model, head=False))
+    assert all(".bn" in f".{name}" for name in pt.strategies.trainable_parameters(model, head=False))
 
 
 def test_a_bias_of_two_weights_is_refused_and_nothing_changes() -> None:

@@ -206,10 +206,10 @@ def test_what_can_be_adapted_is_saved_and_loaded_here_and_in_peft(
     model = copy.deepcopy(base)
     if case in REFUSED:
         with pytest.raises(ValueError, match=rf"^Peft\([A-Z_0-9]+\): (.|\n)*{REFUSED[case]}"):
-            pt.adapt(model, pt.Peft(CASES[case]))
+            pt.adapt(model, pt.strategies.Peft(CASES[case]))
         same_state(model, base)
         return
-    pt.adapt(model, pt.Peft(CASES[case]))
+    pt.adapt(model, pt.strategies.Peft(CASES[case]))
     perturb(model)
     expected = logits(model, images(160))
     assert not torch.allclose(expected, logits(base, images(160)))

@@ -13,7 +13,7 @@ EXAMPLES = [
     pt.LoRA(rank=4) + pt.BitFit(),
     pt.LoRA(rank=4, where="attention") + pt.Adapter(where=("mlp",)) + pt.strategies.NormTune(),
     pt.LoRA(bn="adapt", rank_pattern={"a.*": 2}) + pt.BitFit(bn="adapt"),
-    pt.Peft({"peft_type": "LOHA", "r": 4, "target_modules": ["qkv", "fc1"]}),
+    pt.strategies.Peft({"peft_type": "LOHA", "r": 4, "target_modules": ["qkv", "fc1"]}),
     pt.FullFineTune(where="last:2"),
     pt.VisualPrompt(kind="deep", size=3),
 ]
@@ -36,7 +36,7 @@ def test_a_union_prints_as_the_sum_that_makes_it() -> None:
 
 def test_a_union_trains_what_its_parts_train() -> None:
     def trained(strategy: Strategy) -> set[str]:
-        return set(pt.trainable_parameters(pt.adapt(make("test_vit"), strategy)))
+        return set(pt.strategies.trainable_parameters(pt.adapt(make("test_vit"), strategy)))
 
     together = trained(pt.LoRA() + pt.BitFit())
     assert together == trained(pt.LoRA()) | trained(pt.BitFit())
@@ -46,7 +46,10 @@ def test_a_union_trains_what_its_parts_train() -> None:
 
 def test_the_order_does_not_change_how_many_parameters_train() -> None:
     sizes = {
-        sum(p.numel() for p in pt.trainable_parameters(pt.adapt(make("test_vit"), strategy)).values())
+        sum(
+            p.numel()
+            for p in pt.strategies.trainable_parameters(pt.adapt(make("test_vit"), strategy)).values()
+        )
         for strategy in (pt.IA3() + pt.BitFit(), pt.BitFit() + pt.IA3())
     }
     assert len(sizes) == 1
@@ -67,6 +70,6 @@ def test_unions_that_make_no_sense_are_refused() -> None:
     with pytest.raises(TypeError, match="made of strategies"):
         Union((pt.LoRA(), "BitFit"))
     with pytest.raises(ValueError, match="Peft cannot be part of a union"):
-        pt.LoRA() + pt.Peft({"peft_type": "LOHA"})
+        pt.LoRA() + pt.strategies.Peft({"peft_type": "LOHA"})
     with pytest.raises(TypeError, match="unsupported operand"):
         pt.LoRA() + 1

@@ -91,12 +91,12 @@ def test_every_parameter_that_is_cut_off_is_named(how: str, strategy: Strategy) 
     # Behind a trainable adapter the input requires a gradient, so that reentrant checkpointing cuts off nothing.
     if how == "reentrant":
         model = backbone(how, "plain", strategy=strategy)
-        cut = {name for name in pt.trainable_parameters(model) if name.startswith("blocks.0.mlp")}
+        cut = {name for name in pt.strategies.trainable_parameters(model) if name.startswith("blocks.0.mlp")}
         if isinstance(strategy, pt.LoRA):  # of the stem too
             assert checked(model) is None
             return
     else:
-        cut = {name for name in pt.trainable_parameters(model) if name.startswith("blocks.1.mlp")}
+        cut = {name for name in pt.strategies.trainable_parameters(model) if name.startswith("blocks.1.mlp")}
     with pytest.raises(ValueError, match="got no gradient in the first backward pass") as error:
         checked(model)
     shared = {name for name in cut if name.endswith("rule")}  # the others' gradient reaches it

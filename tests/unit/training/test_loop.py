@@ -192,7 +192,7 @@ def test_frozen_parameters_do_not_move_and_trained_ones_do(tmp_path) -> None:
             attacks=[pt.PGD(pt.Linf(1 / 255), steps=1)],
             progress=False,
         )
-        trained = pt.trainable_parameters(model)
+        trained = pt.strategies.trainable_parameters(model)
         moving = {parameter.data_ptr() for parameter in trained.values()}
         for name, value in model.module.state_dict().items():
             assert (not torch.equal(value, before[name])) == (value.data_ptr() in moving), (strategy, name)

@@ -168,7 +168,9 @@ def test_an_imported_adapter_is_one_of_ours(name: str, tmp_path: Path) -> None:
     other = pt.load_adapter(hugging_face(), tmp_path / "ours")
     assert torch.equal(logits(other), logits(model))
     trained = {key for key, value in model.named_parameters() if value.requires_grad}
-    assert trained == set(pt.trainable_parameters(model)) >= {"classifier.weight", "classifier.bias"}
+    assert (
+        trained == set(pt.strategies.trainable_parameters(model)) >= {"classifier.weight", "classifier.bias"}
+    )
     pt.remove_adapter(model)
     assert list(before) == list(model.state_dict())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -42,8 +42,11 @@ EXPRESSIBLE = [
     pytest.param(
         "coatnet_pico_rw_224", pt.IA3(), marks=pytest.mark.slow
     ),  # heads first, and 1 × 1 convolutions for q, k, v
-    ("test_vit", pt.Peft({"peft_type": "LOKR", "r": 2, "target_modules": ["fc1"]})),
-    ("test_vit", pt.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["qkv"], "use_dora": True})),
+    ("test_vit", pt.strategies.Peft({"peft_type": "LOKR", "r": 2, "target_modules": ["fc1"]})),
+    (
+        "test_vit",
+        pt.strategies.Peft({"peft_type": "LORA", "r": 2, "target_modules": ["qkv"], "use_dora": True}),
+    ),
     ("convnext_atto", pt.LoRA(rank=2, targets=("stem.0", "*.mlp.fc?"))),
     pytest.param("convnext_atto", pt.IA3(), marks=pytest.mark.slow),
     ("resnet26d", pt.LoRA(rank=2)),

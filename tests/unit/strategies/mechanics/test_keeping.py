@@ -49,12 +49,12 @@ def test_a_second_forward_pass_makes_no_effective_weight_and_gives_the_same(stra
 def _step(model: pt.Backbone) -> None:
     """With gradients from the images, in evaluation mode."""
     model(images(model.image_size)).square().sum().backward()
-    torch.optim.AdamW(pt.trainable_parameters(model).values(), lr=0.1).step()
+    torch.optim.AdamW(pt.strategies.trainable_parameters(model).values(), lr=0.1).step()
 
 
 def _behind_the_back(model: pt.Backbone) -> None:
     """As some optimizers and averages do, which torch does not count."""
-    for parameter in pt.trainable_parameters(model).values():
+    for parameter in pt.strategies.trainable_parameters(model).values():
         parameter.data.mul_(1.5)
 
 
@@ -66,7 +66,9 @@ def _base(model: pt.Backbone) -> None:
 
 
 def _restored(model: pt.Backbone) -> None:
-    restore(model.module, {name: value * 1.5 for name, value in pt.trainable_parameters(model).items()})
+    restore(
+        model.module, {name: value * 1.5 for name, value in pt.strategies.trainable_parameters(model).items()}
+    )
 
 
 def _loaded(model: pt.Backbone) -> None:
@@ -138,7 +140,7 @@ def test_other_precision_and_inference_mode_are_right(strategy: Strategy) -> Non
 def test_training_makes_no_effective_weight_and_has_the_gradients_of_one(strategy: Strategy) -> None:
     model = adapted(strategy).double()
     x = images(model.image_size).double()
-    trained = list(pt.trainable_parameters(model).values())
+    trained = list(pt.strategies.trainable_parameters(model).values())
     expected = torch.autograd.grad(model(x).square().sum(), trained)
     for part in model.modules():
         if isinstance(part, nn.Linear):

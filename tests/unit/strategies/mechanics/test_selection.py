@@ -10,7 +10,7 @@ from tests.contracts.backbones import make
 
 def trained(strategy: Strategy, arch: str = "test_vit") -> set[str]:
     """Names of the trained parameters outside the head."""
-    return set(pt.trainable_parameters(pt.adapt(make(arch), strategy), head=False))
+    return set(pt.strategies.trainable_parameters(pt.adapt(make(arch), strategy), head=False))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_model_with_parametrizations_of_its_own_trains_in_full_and_takes_no_di
     torch.nn.utils.parametrizations.weight_norm(backbone.module.get_submodule("blocks.0.mlp.fc1"))
     every = {name for name, _ in backbone.module.named_parameters()}
     assert "blocks.0.mlp.fc1.parametrizations.weight.original1" in every
-    assert set(pt.trainable_parameters(pt.adapt(backbone, pt.FullFineTune()))) == every
+    assert set(pt.strategies.trainable_parameters(pt.adapt(backbone, pt.FullFineTune()))) == every
     pt.remove_adapter(backbone)
     with pytest.raises(ValueError, match="has parametrizations of its own"):
         pt.adapt(backbone, pt.LoRA())

@@ -94,11 +94,13 @@ def test_fields_that_mean_nothing_are_refused(fields: dict[str, str], message: s
 def test_a_compacter_is_part_of_a_union() -> None:
     """Its shared rule, which several adapters name, trains once."""
     model = pt.adapt(make("hf_vit"), pt.Compacter() + pt.BitFit())
-    assert sum(name.endswith("rule") for name in pt.trainable_parameters(model)) == 1
+    assert sum(name.endswith("rule") for name in pt.strategies.trainable_parameters(model)) == 1
 
 
 def test_rules_of_their_own_are_one_for_each_projection() -> None:
     model = pt.adapt(make("hf_vit"), pt.Compacter(shared_rule=False))
-    rules = [value for name, value in pt.trainable_parameters(model).items() if name.endswith("rule")]
+    rules = [
+        value for name, value in pt.strategies.trainable_parameters(model).items() if name.endswith("rule")
+    ]
     assert len(rules) == 2 * len(model.sites)
     assert len({rule.data_ptr() for rule in rules}) == len(rules)
