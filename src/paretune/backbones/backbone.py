@@ -184,7 +184,7 @@ class Backbone(nn.Module):
         """Print how many parameters train, how many there are, and their share, as peft does."""
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         count, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
-        print(
+        print(  # noqa: T201
             f"trainable params: {trained:,} || all params: {count:,} || trainable%: {100 * trained / max(count, 1):.4f}"
         )
 
