@@ -3,7 +3,7 @@
 python benchmarks/releases.py ../before .    # appends to benchmarks/releases.csv
 python benchmarks/releases.py ../before . --rounds 5 --options "--epochs 2 --seeds 0"
 
-The task is the embedded default, on one thread and in one process, because CPU time of one thread is steadier than wall time.
+The task is the embedded default, on one thread in one process, because CPU time of one thread is steadier than wall time.
 """
 
 import argparse
