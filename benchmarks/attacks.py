@@ -386,14 +386,14 @@ def overhead(record: Rows, quick: bool) -> None:
     images, labels = batch(8 if quick else 32, 98)
     twin = Twin(network("dinov2-small", 98), torch.float32, CopyOptions())
     victim = attack_copy(network("dinov2-small", 98), precision="fp32")
-    ascent = steps.Ascent(THREAT, images, labels, STEP_SIZE, THREAT.epsilon, False, "auto")
+    ascent = steps.Ascent(THREAT, images, labels, STEP_SIZE, THREAT.epsilon, False, int(labels.max()))
     gradient = torch.randn(images.shape)
     bounds = ascent.bounds()
 
     def outside() -> None:
         with torch.no_grad():
             twin.enter(steps.tail(twin, images, gradient, images, bounds, STEP_SIZE))
-            steps.is_finite(gradient)
+            steps.is_finite(gradient, gradient.sum())
 
     works: dict[str, Work] = {
         "step": lambda: victim.ascend(THREAT, images, images, labels, step_size=STEP_SIZE, steps=2),

@@ -22,6 +22,7 @@ from paretune.attacks.inputs import (
 )
 from paretune.attacks.streams import Streams
 from paretune.attacks.threats import Threat
+from paretune.attacks.waiting import extent
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Oracle:
 
     def __init__(self, victim: AttackCopy, highest_class: int) -> None:
         self.victim = victim
-        self._highest_class = highest_class
+        self.highest_class = highest_class
         self._finite: list[Tensor] = []
         self.forwards = 0
         """Images that went through the victim."""
@@ -256,16 +257,13 @@ class Oracle:
         self.first_gradients += len(gradient)
 
     def finish(self) -> None:
-        """Raise ValueError if a gradient was not finite, or a loss was NaN.
-
-        Once at the end, because each look makes an accelerator wait.
-        """
+        """Raise ValueError if a gradient was not finite, or a loss was NaN; see :func:`check_finite`."""
         if self._finite:
             check_finite(self._finite)
         self._finite.clear()
 
     def _checked(self, logits: Tensor, batch: int) -> Tensor:
-        check_logits(logits, batch, self._highest_class)
+        check_logits(logits, batch, self.highest_class)
         self.forwards += batch
         self.on_pass()
         return logits
@@ -306,11 +304,11 @@ def attacking(
     """
     victim = attack_copy(model)
     check_images(images, victim.device)
-    goals = classes = check_classes("labels", labels, images)
+    goals = check_classes("labels", labels, images)
+    _, highest_class = extent(labels)
     if targets is not None:
         goals = check_classes("targets", targets, images)
-        classes = torch.cat([classes, goals])
-    highest_class = int(classes.max()) if len(classes) else 0
+        highest_class = max(highest_class, extent(targets)[1])
     oracle = Oracle(victim, highest_class)
     if places is None:
         places = torch.arange(len(images))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from paretune.attacks.waiting import extent, require
 from paretune.backbones.backbone import check_scores
 from paretune.backbones.random import borrowed_randomness
 
@@ -42,17 +43,20 @@ def check_images(images: Tensor, device: torch.device) -> None:
         )
     if images.numel() == 0:
         return
-    low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+    low, high = torch.aminmax(images.detach())
+    require((low >= 0) & (high <= 1), lambda: _out_of_range(float(low), float(high)))
+
+
+def _out_of_range(low: float, high: float) -> ValueError:
     if low != low or high != high:
-        raise ValueError("images hold NaN")
-    if low < 0 or high > 1:
-        if low >= -1e-3 and high <= 1 + 1e-3:
-            advice = "if that is rounding: images.clamp(0, 1)"
-        elif low >= 0 and high > 16:
-            advice = "for pixels 0 to 255: images / 255"
-        else:
-            advice = "normalise inside the model, not before it: Backbone(module, mean=..., std=...)"
-        raise ValueError(f"images must lie in [0, 1], got values from {low:.9g} to {high:.9g}; {advice}")
+        return ValueError("images hold NaN")
+    if low >= -1e-3 and high <= 1 + 1e-3:
+        advice = "if that is rounding: images.clamp(0, 1)"
+    elif low >= 0 and high > 16:
+        advice = "for pixels 0 to 255: images / 255"
+    else:
+        advice = "normalise inside the model, not before it: Backbone(module, mean=..., std=...)"
+    return ValueError(f"images must lie in [0, 1], got values from {low:.9g} to {high:.9g}; {advice}")
 
 
 def check_classes(name: str, classes: Tensor, images: Tensor) -> Tensor:
@@ -72,8 +76,9 @@ def check_classes(name: str, classes: Tensor, images: Tensor) -> Tensor:
         )
     if classes.device != images.device:
         raise ValueError(f"{name} are on {classes.device}, the images on {images.device}")
-    if classes.numel() and int(classes.min()) < 0:
-        raise ValueError(f"{name} must be class indices from 0, got {int(classes.min())}")
+    lowest, _ = extent(classes)
+    if lowest < 0:
+        raise ValueError(f"{name} must be class indices from 0, got {lowest}")
     return classes.detach().to(torch.int64)
 
 

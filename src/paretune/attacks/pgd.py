@@ -137,6 +137,7 @@ class PGD(SearchAttack):
                 step_size=self.effective_step_size,
                 steps=self.steps,
                 targeted=self.targeted,
+                highest_class=call.oracle.highest_class,
             )
         for _ in range(self.steps):
             images_adv = lanes.images_adv.requires_grad_()

@@ -135,7 +135,7 @@ class Backbone(nn.Module):
     def enter(self, images: Tensor) -> Tensor:
         """What the network is shown for images in [0, 1]: normalised, its channels in order, in its precision."""
         normalised = (images - self.mean) / self.std
-        ordered = normalised if self.channel_order is None else normalised[:, self.channel_order]
+        ordered = normalised if self.channel_order is None else in_order(normalised, self.channel_order)
         return ordered.to(dtype_of(self.module))
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -227,6 +227,11 @@ class Backbone(nn.Module):
                 "the model with one head, or average their weights into one layer"
             )
         self._head_is_open = False
+
+
+def in_order(images: Tensor, order: Sequence[int]) -> Tensor:
+    """The channels of ``images`` in this order; not by an index, whose copy to an accelerator would wait for it."""
+    return torch.stack([images[:, channel] for channel in order], dim=1)
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -7,7 +7,9 @@ their mean before each evaluation: the running means are those of whole batches 
 spread between the shares.
 
 Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
-(:mod:`paretune.training.measuring`); the checks of an attack's arguments and gradients do.
+(:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
+those numbers, and an error names the step it is from. What the first step takes is the exception: its batch shows what the
+model is like. So are models, and attacks and objectives of one's own, that look at values themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.guards import check_gradients, far_statistics
-from paretune.training.measuring import FreshCopy, Readings, measure, naming_divergence
+from paretune.training.measuring import FreshCopy, Readings, measure
 from paretune.training.objectives import Objective, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.plan import Batches, Plan
@@ -124,9 +126,10 @@ def train(
         wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
         record.go_on(model, optim)
         copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
-        readings = Readings(record, device)
+        readings = Readings(record, device, parameters)
         batches = Batches(plan, record.step, rank, processes.world)
-        loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers)
+        pin = device.type == "cuda"  # from pinned memory a copy is not waited for
+        loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin)
         bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
         with torch.random.fork_rng(), bar as show, record.writing():
             model.train()
@@ -138,8 +141,8 @@ def train(
                 if step == 1:
                     record.note(far_statistics(model, batch.images), step)  # waits, once a run
                 torch.manual_seed(batch.seed)  # dropout and stochastic depth
-                with naming_divergence(parameters, step, plan.lr, record.findings):
-                    loss, logits = objective.loss(wrapped, copy, batch)  # waits where the attack checks
+                with readings.checking(step, batch):
+                    loss, logits = objective.loss(wrapped, copy, batch)
                 processes.accelerator.backward(loss)
                 if step == batches.start + 1:
                     unused = check_gradients(model, batch.images)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +10,16 @@ from torch import Tensor
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
+from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
 from paretune.runs.progress import Status
-from paretune.training.guards import catastrophic_overfitting, check_divergence, transfer_failure
+from paretune.training.guards import (
+    TrainingDiverged,
+    catastrophic_overfitting,
+    check_divergence,
+    transfer_failure,
+)
 from paretune.training.objectives import TrainingBatch
 from paretune.training.record import Record
 
@@ -38,42 +44,84 @@ class FreshCopy:
         return self.copy
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What is kept of a step until it is read.
+
+    Args:
+        step: its number.
+        epsilon: of its attack.
+        numbers: loss, accuracy, norm of the gradient, and whether all checks are well.
+        checks: of its attack, in their order.
+        largest: of the weights it began with, which is NaN where one is; nothing where there are no checks.
+    """
+
+    step: int
+    epsilon: float
+    numbers: Tensor
+    checks: list[Check]
+    largest: Sequence[Tensor]
+
+
 class Readings:
-    """Loss, accuracy and norm of the gradient of the steps, which stay on the device until they are read.
+    """Loss, accuracy, norm of the gradient and checks of the steps, which stay on the device until they are read.
 
     Args:
         record: of the run; its log gets a line a step.
         device: of the model.
+        parameters: that are trained.
     """
 
-    def __init__(self, record: Record, device: torch.device) -> None:
-        self.record = record
-        self.every = 1 if device.type == "cpu" else WAIT_EVERY
-        self._unread: list[tuple[int, float, Tensor]] = []
+    def __init__(self, record: Record, device: torch.device, parameters: Sequence[Tensor]) -> None:
+        self.record, self.parameters = record, parameters
+        self.every = WAIT_EVERY if runs_ahead(device) else 1
+        self._checks: list[Check] = []  # of the present step
+        self._unread: list[_Step] = []
         self.since_point: list[Status] = []
 
+    @contextlib.contextmanager
+    def checking(self, step: int, batch: TrainingBatch) -> Iterator[None]:
+        """Around the loss: what the checks of an attack look at is read with the numbers, on a CPU at once.
+
+        Raises:
+            TrainingDiverged: an attack refuses the weights for what is NaN or infinite.
+            ValueError: the error of a check, here or of an earlier step.
+        """
+        together: contextlib.AbstractContextManager[list[Check]] = contextlib.nullcontext([])
+        if self.every > 1:
+            together = deferring(batch.labels, (batch.lowest_class, batch.highest_class))
+        try:
+            with (
+                naming_divergence(self.parameters, step, self.record.plan.lr, self.record.findings),
+                together as self._checks,
+            ):
+                yield
+        except (ValueError, TrainingDiverged):  # of which what nobody has read yet may be the reason
+            self._settle()
+            self._refuse(step, self._checks, self.parameters)
+            raise
+
     def add(self, step: int, batch: TrainingBatch, loss: Tensor, logits: Tensor, norm: Tensor) -> None:
-        """Keep the numbers of a step."""
+        """Keep the numbers of a step, before it changes the weights."""
         accuracy = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        numbers = torch.stack([loss.detach().float(), accuracy, norm.detach().float()])
-        self._unread.append((step, batch.epsilon, numbers))
+        well, largest = accuracy.new_ones(()), []
+        if self._checks:
+            well = torch.stack([ok for ok, _ in self._checks]).all().float()
+            largest = [torch.nn.utils.get_total_norm(self.parameters, float("inf"))]
+        numbers = torch.stack([loss.detach().float(), accuracy, norm.detach().float(), well])
+        self._unread.append(_Step(step, batch.epsilon, numbers, self._checks, largest))
 
     def read(self, step: int) -> list[Status]:
         """The steps since the last reading, if it is time for one at ``step``; the accelerator is waited for, once.
 
         Raises:
             TrainingDiverged: a loss or a gradient is NaN or infinite.
+            ValueError: the error of a check, which names the step.
         """
-        plan, point = self.record.plan, step in self.record.plan.measured_at
+        point = step in self.record.plan.measured_at
         if step % self.every and not point:
             return []
-        read = []
-        numbers = torch.stack([numbers for _, _, numbers in self._unread]).cpu()
-        for (at, epsilon, _), row in zip(self._unread, numbers, strict=True):
-            check_divergence([row], at, plan.lr, findings=self.record.findings)
-            loss, accuracy, _ = row.tolist()
-            read.append(Status(at, plan.total, epsilon, loss, accuracy))
-        self._unread = []
+        read = self._settle()
         self.since_point += read
         lines = [
             {name: getattr(status, name) for name in ("step", "epsilon", "loss", "accuracy")}
@@ -81,6 +129,28 @@ class Readings:
         ]
         self.record.log(lines, sync=point)
         return read
+
+    def _settle(self) -> list[Status]:
+        unread, self._unread = self._unread, []
+        read: list[Status] = []
+        if not unread:
+            return read
+        plan, findings = self.record.plan, self.record.findings
+        rows = torch.stack([each.numbers for each in unread]).cpu()
+        for each, row in zip(unread, rows, strict=True):
+            loss, accuracy, _, well = row.tolist()
+            if not well:
+                self._refuse(each.step, each.checks, each.largest)
+            check_divergence([row], each.step, plan.lr, findings=findings)
+            read.append(Status(each.step, plan.total, each.epsilon, loss, accuracy))
+        return read
+
+    def _refuse(self, step: int, checks: Sequence[Check], weights: Sequence[Tensor]) -> None:
+        """Raise the error of the first check that is not well, as ``step`` would have with these ``weights``."""
+        for ok, error in checks:
+            if not ok:
+                with naming_divergence(weights, step, self.record.plan.lr, self.record.findings):
+                    raise ValueError(f"step {step}: {error()}")
 
 
 def measure(

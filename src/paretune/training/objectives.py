@@ -23,6 +23,7 @@ class TrainingBatch:
         epsilon: strength of the attack at this step; 0 means no attack.
         seed: seeds the attack.
         highest_class: the largest label.
+        lowest_class: the smallest.
     """
 
     images: Tensor
@@ -30,13 +31,19 @@ class TrainingBatch:
     epsilon: float
     seed: int
     highest_class: int
+    lowest_class: int = 0
 
     @classmethod
     def on(
         cls, device: torch.device, images: Tensor, labels: Tensor, epsilon: float, seed: int
     ) -> "TrainingBatch":
-        """The batch on ``device``; what a check must know of the labels is read before they move there."""
-        return cls(images.to(device), labels.to(device), epsilon, seed, int(labels.max()))
+        """The batch on ``device``; what a check must know of the labels is read before they move there.
+
+        Nothing waits for the device where the tensors are in pinned memory.
+        """
+        lowest, highest = int(labels.min()), int(labels.max())
+        images, labels = (each.to(device, non_blocking=each.is_pinned()) for each in (images, labels))
+        return cls(images, labels, epsilon, seed, highest, lowest)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from paretune.attacks.copy.steps import MOST_SHAPES, Ascent, check_finite, in_sh
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.inputs import check_logits
 from paretune.attacks.threats import FUSED
+from paretune.attacks.waiting import at_once
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class CapturedSteps:
                 return ascent(self.twin, images_adv, steps)
             # One step as it is first, for the errors of the model: a graph has none.
             ascent(self.twin, images_adv, 1)
-            self._graphs[key] = self._record(ascent, images_adv, steps)
+            with at_once():
+                self._graphs[key] = self._record(ascent, images_adv, steps)
         graph = self._graphs[key]
         return ascent(self.twin, images_adv, steps) if graph is None else graph(ascent, images_adv)
 
@@ -83,6 +85,7 @@ class CapturedSteps:
                 images=1 - ascent.images,
                 goals=(ascent.goals + 1) % graph.classes,
                 step_size=ascent.step_size / 2,
+                highest_class=graph.classes - 1,
             )
             close = replace(ascent, epsilon=ascent.step_size / 4)
             for again, start in ((ascent, images_adv), (other, other.images), (close, close.images)):
@@ -141,11 +144,8 @@ class _Graph:
         return made
 
     def __call__(self, ascent: Ascent, images_adv: Tensor) -> Tensor:
-        check_logits(
-            torch.empty(len(images_adv), self.classes, device="meta"),
-            len(images_adv),
-            int(ascent.goals.max()),
-        )
+        blank = torch.empty(len(images_adv), self.classes, device="meta")
+        check_logits(blank, len(images_adv), ascent.highest_class)
         self._fill(ascent, images_adv)
         self.replay()
         check_finite(self.finite)

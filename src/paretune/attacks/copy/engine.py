@@ -21,6 +21,7 @@ from paretune.attacks.copy.precision import Decision, Precision, decide
 from paretune.attacks.copy.steps import Ascent, CompiledSteps
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.threats import Threat
+from paretune.attacks.waiting import extent
 from paretune.backbones.bases import check_values, unwrapped
 from paretune.backbones.random import GENERATORS, borrowed_randomness
 from paretune.backbones.threads import Gate, Lock
@@ -76,6 +77,7 @@ class AttackCopy:
         step_size: float,
         steps: int = 1,
         targeted: bool = False,
+        highest_class: int | None = None,
     ) -> Tensor:
         """``images_adv`` after steps of projected gradient ascent on the cross-entropy, for the whole batch.
 
@@ -90,6 +92,7 @@ class AttackCopy:
             step_size: length of a step in pixel units, in the norm of ``threat``.
             steps: how many, at least 1.
             targeted: descend to ``goals`` instead.
+            highest_class: of ``goals`` the largest, or more; looked for when None, which an accelerator is waited for.
 
         Returns:
             Float32 images of the same shape, in the ball and in [0, 1].
@@ -107,7 +110,11 @@ class AttackCopy:
         ):
             twin = self._decide(images_adv)
             twin.prepare(images_adv)
-            ascent = Ascent(threat, images.detach(), goals, step_size, threat.epsilon, targeted)
+            if highest_class is None:
+                _, highest_class = extent(goals)
+            ascent = Ascent(
+                threat, images.detach(), goals, step_size, threat.epsilon, targeted, highest_class
+            )
             with self._making:
                 recorded = self._recorded_steps(twin)
                 if recorded is not None:
@@ -150,9 +157,9 @@ class AttackCopy:
         """Take over the model's present weights, in place: call it after each optimizer step.
 
         Trainable parameters are always read again, frozen ones when torch has counted a change, and buffers
-        (batch-norm statistics) when their values differ. Only what is made of changed tensors is merged or
-        folded again. A model whose tensors have other names, shapes or another device than before is copied
-        afresh, and its precision decided anew.
+        (batch-norm statistics) when their values differ; on an accelerator always, because a comparison would
+        wait for it. Only what is made of changed tensors is merged or folded again. A model whose tensors have
+        other names, shapes or another device than before is copied afresh, and its precision decided anew.
 
         Raises:
             RuntimeError: called in the course of an attack on this copy.

@@ -18,6 +18,7 @@ from paretune.attacks.copy.options import Engine
 from paretune.attacks.copy.twin import Twin
 from paretune.attacks.inputs import check_logits
 from paretune.attacks.threats import FUSED, Linf, Threat
+from paretune.attacks.waiting import require
 from paretune.kernels import Step, pgd_step, reference
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Ascent:
         step_size: in pixel units; a tensor where it may change between replays of a graph.
         epsilon: radius, likewise; the threat's.
         targeted: lower the cross-entropy to ``goals`` instead.
+        highest_class: the largest of ``goals``, or more.
     """
 
     threat: Threat
@@ -44,6 +46,7 @@ class Ascent:
     step_size: float | Tensor
     epsilon: float | Tensor
     targeted: bool
+    highest_class: int
 
     def __call__(self, twin: Twin, images_adv: Tensor, steps: int) -> Tensor:
         """``images_adv`` after ``steps`` steps.
@@ -51,13 +54,11 @@ class Ascent:
         Raises:
             ValueError: the model has too few classes, no gradient, or one that is not finite.
         """
-        images_adv, finite = self.climb(twin, images_adv, steps, int(self.goals.max()))
+        images_adv, finite = self.climb(twin, images_adv, steps)
         check_finite(finite)
         return images_adv
 
-    def climb(
-        self, twin: Twin, images_adv: Tensor, steps: int, highest_class: int = 0
-    ) -> tuple[Tensor, list[Tensor]]:
+    def climb(self, twin: Twin, images_adv: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
         """The steps, without a look at any value: the images, and for each gradient whether it is finite."""
         behind_entry = type(self.threat) in FUSED and images_adv.device.type in ("cpu", "cuda")
         bounds = self.bounds() if behind_entry else ()
@@ -69,7 +70,7 @@ class Ascent:
         for _ in range(steps):
             leaf = (entered if behind_entry else images_adv).detach().requires_grad_()
             logits = twin.logits(leaf if behind_entry else twin.enter(leaf))
-            check_logits(logits, len(leaf), highest_class)
+            check_logits(logits, len(leaf), self.highest_class)
             loss = loss_of(logits, self.goals, self.targeted)
             gradient = input_gradient(loss, leaf)
             finite.append(is_finite(gradient, loss))
@@ -87,7 +88,7 @@ class Ascent:
         """Lowest and highest value of each pixel for Linf, which stay the same for all steps; the radius for L2."""
         if isinstance(self.threat, Linf):
             return reference.linf_box(self.images, self.epsilon)
-        return (torch.as_tensor(self.epsilon, device=self.images.device),)
+        return (_amount(self.epsilon, self.images),)
 
     @property
     def _takes_kernel(self) -> bool:
@@ -139,7 +140,7 @@ class CompiledSteps:
             return ascent(self.twin, images_adv, steps)
         if shape in self._classes:
             blank = torch.empty(len(images_adv), self._classes[shape] or 0, device="meta")
-            check_logits(blank, len(images_adv), int(ascent.goals.max()))
+            check_logits(blank, len(images_adv), ascent.highest_class)
             return self._steps(ascent, images_adv, steps)
         if len(self._classes) == MOST_SHAPES:
             logger.info("attack copy: batches of shape %s are not compiled", tuple(shape))
@@ -160,7 +161,7 @@ class CompiledSteps:
     def _steps(self, ascent: Ascent, images_adv: Tensor, steps: int) -> Tensor:
         if self._step is None:
             self._step = torch.compile(self._one_step, fullgraph=True, dynamic=False)
-        step_size = torch.as_tensor(ascent.step_size, device=images_adv.device)
+        step_size = _amount(ascent.step_size, images_adv)
         bounds, finite = ascent.bounds(), []
         with torch.no_grad():
             images_adv = images_adv.detach()
@@ -238,11 +239,17 @@ def is_finite(gradient: Tensor, loss: Tensor) -> Tensor:
 
 
 def check_finite(finite: list[Tensor]) -> None:
-    """Raise ValueError if one of the flags is False; called once for all steps, because a look waits for the device."""
-    if not torch.stack(finite).all():
-        raise ValueError(
-            "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
-        )
+    """Raise ValueError if one of the flags is False, through :func:`~paretune.attacks.waiting.require`; once for all steps,
+    because a look waits for the device."""
+    message = (
+        "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
+    )
+    require(torch.stack(finite).all(), lambda: ValueError(message))
+
+
+def _amount(amount: float | Tensor, like: Tensor) -> Tensor:
+    """On the device of ``like``, without the wait for it that a copy of a number would be."""
+    return amount if isinstance(amount, Tensor) else torch.full((), amount, device=like.device)
 
 
 def in_short(error: Exception) -> str:

@@ -20,7 +20,8 @@ from torch.nn.utils import parametrize
 
 from paretune.attacks.copy import folding, rewriting
 from paretune.attacks.copy.options import CopyOptions
-from paretune.backbones.backbone import Backbone, check_scores, logits_of
+from paretune.attacks.waiting import runs_ahead
+from paretune.backbones.backbone import Backbone, check_scores, in_order, logits_of
 from paretune.backbones.random import GENERATORS, borrowed_randomness, draws
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Twin:
     def logits(self, entered: Tensor) -> Tensor:
         """Float32 logits of what :meth:`enter` returned."""
         order: Any = self.module.channel_order if self._splits else None
-        logits = run(self.network, entered if order is None else entered[:, order])
+        logits = run(self.network, entered if order is None else in_order(entered, order))
         check_scores(logits)
         return logits.float()
 
@@ -284,8 +285,12 @@ class Twin:
     def _remember(self, sources: dict[str, Tensor]) -> None:
         """Note the state of ``sources``, so that a later change shows."""
         for name, source in sources.items():
-            # Buffers by value, because batch norms update their statistics without torch counting it.
-            self._seen[name] = _stamp(source) if isinstance(source, nn.Parameter) else source.clone()
+            if isinstance(source, nn.Parameter):
+                self._seen[name] = _stamp(source)
+            else:
+                # Buffers by value, because batch norms update their statistics without torch counting it; None, which is
+                # always a change, where a comparison would wait.
+                self._seen[name] = None if runs_ahead(source.device) else source.clone()
 
     def _has_changed(self, name: str, source: Tensor) -> bool:
         seen = self._seen[name]

@@ -14,6 +14,7 @@ from paretune.attacks import L2, AttackCopy, Engine, Linf, Threat, attack_copy
 from paretune.attacks.copy import captured
 from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.threats import THREATS
+from paretune.attacks.waiting import deferring
 from paretune.kernels import Norm
 from paretune.selftest import on_gpu
 from paretune.selftest.comparing import NORMS
@@ -329,3 +330,22 @@ def test_the_self_test_says_whether_the_steps_were_compiled(
 
     monkeypatch.setattr(torch, "compile", refuse)
     assert on_gpu._compiled(torch.device("cpu"), norm) == (False, "eager, differs by 0.0e+00")
+
+
+def test_what_a_graph_is_compared_on_is_no_error_of_the_images(recorded: list[str]) -> None:
+    """The gradient is NaN at 0, hence where the comparison turns images of ones around."""
+
+    class Root(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :5].abs().sqrt()
+
+    images, goals = torch.ones(3, 3, 4, 4), torch.arange(3)
+    plain, graph = engines(Root())
+    found, wanted = [], []
+    for victim, into in ((graph, found), (plain, wanted)):
+        with deferring(goals, (0, 2)) as checks:
+            into.append(victim.ascend(Linf(0.1), images, images, goals, step_size=0.02, steps=2))
+        assert checks
+        assert all(ok for ok, _ in checks)
+    assert torch.equal(found[0], wanted[0])
+    assert graph.engine == "eager"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from paretune import Backbone, Compacter, LoRA, adapt, remove_adapter
 from paretune.attacks import attack_copy
+from paretune.attacks.copy import twin
 from tests.unit.attacks.copy.test_engine import (
     _own_randomness,
     assert_same_function,
@@ -146,3 +147,17 @@ def test_a_refresh_follows_a_model_that_gains_and_loses_an_adapter() -> None:
         victim.refresh()
         assert_same_function(victim, model, images)
         assert torch.equal(victim(images), attack_copy(model)(images))
+
+
+def test_a_copy_on_an_accelerator_takes_over_all_buffers_without_a_look_at_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(twin, "runs_ahead", lambda device: True)
+    model, images = timm_model("test_resnet").requires_grad_(False).train(), torch.rand(6, 3, 32, 32)
+    victim = attack_copy(model)
+    victim(images)
+    monkeypatch.delattr(torch, "equal")
+    model(images)
+    victim.refresh()
+    monkeypatch.undo()
+    assert torch.equal(victim(images), attack_copy(model)(images))
