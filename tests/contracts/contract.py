@@ -52,7 +52,9 @@ def check(base: pt.Backbone, strategy: Strategy, directory: Path) -> None:
         raise Refused(str(error)) from error
 
     # Adapting changes no logit.
-    exact = not isinstance(strategy, pt.strategies.Peft)  # peft adds its difference to the output instead of the weight
+    exact = not isinstance(
+        strategy, pt.strategies.Peft
+    )  # peft adds its difference to the output instead of the weight
     if starts_at_base(strategy):
         like = freeze_like(copy.deepcopy(base), backbone)
         same(logits(backbone, x), logits(like, x), exact)
