@@ -5,7 +5,6 @@ and measurement therefore never share an example, and which example goes where f
 the arguments alone. Images leave this module as float32 in [0, 1] of shape (batch, 3, height, width).
 """
 
-import difflib
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from paretune.data.pixels import Reader
+from paretune.data.reading import Reading, read_source
 from paretune.data.sizes import ImageSize, checked_size
-from paretune.data.sources import SOURCES, Source, digest, read_folder, read_huggingface, stored_source
+from paretune.data.sources import SOURCES, Source, digest, stored_source
 from paretune.data.splits import ROLES, SPLITS, split_rows
 
 
@@ -34,9 +34,12 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         ids: Identity of each example in the whole data set, whatever the seed, the limit and the image size;
             int64, shape (examples,).
         fingerprint: Digest of data set, image size, ids and labels. Results with the same fingerprint are
-            about the same images in the same order. Of a folder, names and sizes of the files stand for their
-            content; of a Hugging Face data set, its name, sizes and labels.
+            about the same images in the same order. Of a folder or a table, names and sizes of the files stand for
+            their content; of a data set of torch or Hugging Face, its length, classes, labels and the pixels of up
+            to 32 evenly spaced examples.
         classes: Name of each class, which labels index; None where nobody named them.
+        groups: Number of the group of each example, for ``compare(groups=...)``; int64, shape (examples,). None
+            where the data has no groups.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         read: Reader,
         fingerprint: str,
         classes: tuple[str, ...] | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         self.labels = labels
         self.ids = ids
         self.fingerprint = fingerprint
         self.classes = classes
+        self.groups = groups
         self._read = read
 
     def __len__(self) -> int:
@@ -94,7 +99,8 @@ class ImageData:
         classes: Name of each class; labels index them.
         image_size: In pixels, the side of square images, or (height, width) of others.
         loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
-            absolute. None for tensors.
+            absolute. None for what has no name and no path.
+        learnt: Digest of the examples that the train split comes from, before they are split.
         fingerprint: Digest of the three splits.
     """
 
@@ -105,6 +111,7 @@ class ImageData:
     classes: tuple[str, ...]
     image_size: ImageSize
     loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
+    learnt: str | None = field(default=None, compare=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,20 +175,25 @@ class ImageData:
         if images.dtype != torch.uint8:
             images = images.to(torch.float32)
         source = stored_source(name, classes, {"train": (images, labels)})
-        return _split(source, names, img_size=img_size, seed=seed, limit=limit, splits=splits)
+        source = replace(source, named=names is not None)
+        return _split(source, img_size=img_size, seed=seed, limit=limit, splits=splits)
 
 
 def load_data(
-    name_or_path: str | Path,
+    name_or_path: str | Path | Dataset[Any] | Mapping[str, Any] | tuple[Any, ...] | Any,
     *,
     img_size: ImageSize | None = None,
     seed: int = 0,
     limit: int | None = None,
     splits: tuple[float, float, float] = SPLITS,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
     root: str | Path | None = None,
     download: bool = False,
 ) -> ImageData:
-    """Load a data set by name or from a folder, and split it.
+    """Load labelled images by name, from files or from a data set, and split them.
 
     Example:
         >>> data = load_data("digits", img_size=32)
@@ -193,12 +205,26 @@ def load_data(
 
     An official test set becomes the report split, whatever the seed, and only the rest is split; likewise an
     official validation set is the select split, or the report split where no test set was published. Splits
-    are stratified: each holds its share of every class to within one example, and at least one.
+    are stratified: each holds its share of every class to within one example, and at least one. Of groups,
+    each goes to one split, and shares are as near as that allows.
+
+    What is read by its own name (digits and the like) is held in memory; all else is opened when a batch asks for it.
 
     Args:
-        name_or_path: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"hf:NAME"`` (through
-            the package ``datasets``), or a folder that holds one folder of images per class, or ``train`` and
-            ``val`` and/or ``test`` folders of that kind. Files are decoded when a batch asks for them.
+        name_or_path: One of
+
+            - ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, or ``"hf:NAME"`` through the package
+              ``datasets``;
+            - a folder that holds one folder of images per class, at any depth, or ``train`` and ``val`` and/or
+              ``test`` folders of that kind. Images are told by their suffix, in any case; names that begin with a
+              dot are passed over;
+            - a .csv, .tsv or .parquet file or a DataFrame with a column of paths and one of labels, and maybe one of
+              splits (train, val, test) and one of groups, whose images are never in two splits;
+            - a map-style data set of torch or torchvision, whose examples are (image, label), or a data set of
+              Hugging Face. Images are PIL images, tensors or arrays, see :func:`paretune.data.pixels.decoded`, which
+              read the same each time;
+            - given splits: a tuple (train, select, report) or (train, report), or a mapping with those names or
+              train, val and test, of any of the last three.
         img_size: In pixels, the side of square images, or (height, width). Images are scaled (bicubic,
             antialiased) until they just cover it, and the centre is cut out. The default keeps the size of the
             images, which must then be equal.
@@ -207,44 +233,87 @@ def load_data(
             takes examples away and moves none to another split.
         splits: Shares of train, select and report, which sum to 1. Beside an official test set, train and
             select share the rest in proportion.
-        root: The torchvision folder with Fashion-MNIST or CIFAR. The default is ``data``; Fashion-MNIST is
-            sought in the place of the Debian package ``dataset-fashion-mnist`` first.
+        name: What to call the data in results; its own name by default.
+        classes: Names of the classes in the order of labels, where the data does not say or not in this order.
+        columns: Names of columns by what they hold, ``"image"``, ``"label"``, ``"split"`` or ``"group"``, where they
+            are called otherwise than ``path``, ``label``, ``split`` and ``group`` or the like.
+        skip_bad: Decode all files first, and leave out those that cannot be read, with a warning that names them.
+            Otherwise such files are an error that names all whose beginning or end is damaged; damage in the middle
+            shows when a batch reads it.
+        root: Where relative paths of a table start; the default is the folder of the file. Or the torchvision folder
+            with Fashion-MNIST or CIFAR; the default is ``data``, and Fashion-MNIST is sought in the place of the
+            Debian package ``dataset-fashion-mnist`` first.
         download: Let torchvision download Fashion-MNIST or CIFAR into ``root``.
 
     Raises:
         ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its
-            splits, or an image cannot be read.
-        FileNotFoundError: The data set or the folder is not on this machine.
+            splits, images cannot be read, or an example does not read the same twice.
+        TypeError: The data cannot be read by row: a stream, or a data loader.
+        FileNotFoundError: The data set, the folder or the table is not on this machine.
         ImportError: ``"hf:NAME"`` without the package ``datasets``.
     """
-    name = str(name_or_path)
-    root = None if root is None else Path(root)
-    if isinstance(name_or_path, str) and name in SOURCES:
-        source = SOURCES[name](root, download)
-    elif isinstance(name_or_path, str) and name.startswith("hf:"):
-        source = read_huggingface(name.removeprefix("hf:"))
-    elif name and Path(name).is_dir():
-        source = read_folder(Path(name))
-        name = str(Path(name).resolve())
-    elif isinstance(name_or_path, Path) or len(Path(name).parts) > 1:
-        raise FileNotFoundError(f"name_or_path={name!r} is not a folder")
-    else:
-        near = difflib.get_close_matches(name.lower().replace("_", "-"), SOURCES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"name_or_path={name!r} is no known data set and no folder; {hint}"
-            f"Choices: {', '.join(SOURCES)}, hf:NAME, or a folder of class folders"
-        )
-    made = _split(source, source.classes, img_size=img_size, seed=seed, limit=limit, splits=splits)
+    how = Reading(
+        name=name,
+        classes=classes,
+        columns=columns or {},
+        root=None if root is None else Path(root),
+        download=download,
+        skip_bad=skip_bad,
+    )
+    made = _split(read_source(name_or_path, how), img_size=img_size, seed=seed, limit=limit, splits=splits)
+    if not isinstance(name_or_path, str | Path):
+        return made
+    path = Path(name_or_path)
+    known = str(name_or_path).startswith("hf:") or name_or_path in SOURCES
     loaded_with = {
-        "name_or_path": name,
+        "name_or_path": str(name_or_path if known else path.resolve()),
         "img_size": list(made.image_size) if isinstance(made.image_size, tuple) else made.image_size,
         "seed": int(seed),
         "limit": None if limit is None else int(limit),
         "splits": [float(share) for share in splits],
-        "root": None if root is None else str(root.resolve()),
+        "root": None if root is None else str(Path(root).resolve()),
+        "name": name,
+        "classes": None if classes is None else list(classes),
+        "columns": dict(columns or {}),
+        "skip_bad": bool(skip_bad),
     }
     return replace(made, loaded_with=loaded_with)
+
+
+def as_data(data: Any, img_size: ImageSize) -> ImageData:
+    """``data`` if it is split, else what :func:`load_data` makes of it at ``img_size``."""
+    return data if isinstance(data, ImageData) else load_data(data, img_size=img_size)
+
+
+def as_split(
+    data: Any, img_size: ImageSize | None, classes: Sequence[str] | None, learnt: str | None
+) -> ImageSplit:
+    """``data`` if it is a split, else all examples of what :func:`load_data` takes, at ``img_size``.
+
+    Args:
+        data: Without splits of its own.
+        img_size: None keeps the size of the images.
+        classes: Names of the classes in the order of a model's logits, for data that does not say.
+        learnt: Digest of the examples that the model was trained on, where known: ``ImageData.learnt``.
+
+    Raises:
+        ValueError: It is in several splits, or the model was trained on it.
+    """
+    if isinstance(data, ImageSplit):
+        return data
+    if isinstance(data, ImageData):
+        raise ValueError("data has three splits; measure data.report, which nothing was chosen by")
+    source = read_source(data, Reading(classes=classes))
+    if len(source.pools) > 1:
+        raise ValueError(f"{source.name} is in several splits; measure load_data(...).report")
+    if learnt in (source.learnt, source.content):
+        raise ValueError(
+            f"the model was trained on images of {source.name}; measure load_data(...).report, with the seed and the limit "
+            "of the training, of which it has seen none"
+        )
+    _check_label_range(source)
+    img_size = None if img_size is None else checked_size("img_size", img_size)
+    return _one(source, torch.arange(len(source.labels)), img_size)
 
 
 def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence[str] | None) -> None:
@@ -305,7 +374,6 @@ def _check_images(images: Tensor) -> None:
 
 def _split(
     source: Source,
-    names: tuple[str, ...] | None,
     *,
     img_size: ImageSize | None,
     seed: int,
@@ -327,16 +395,24 @@ def _split(
         seed=seed,
         limit=limit,
         shares=splits,
+        groups=None if source.groups is None else source.groups.numpy(),
     )
     size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
-    made = {}
-    for role in ROLES:
-        ids = torch.from_numpy(rows[role])
-        labels = source.labels[ids]
-        fingerprint = digest(source.content, f"image_size={size}", ids, labels)
-        read = source.pixels.reader(ids, size, resize=img_size is not None)
-        made[role] = ImageSplit(labels, ids, read, fingerprint, names)
-    return ImageData(source.name, made["train"], made["select"], made["report"], source.classes, size)
+    train, select, report = (_one(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES)
+    learnt = source.learnt or source.content
+    return ImageData(source.name, train, select, report, source.classes, size, learnt=learnt)
+
+
+def _one(
+    source: Source, ids: Tensor, img_size: ImageSize | None, size: ImageSize | None = None
+) -> ImageSplit:
+    """One split: the rows ``ids`` at ``img_size``, or all at ``size``, the one that they have."""
+    size = img_size or size or checked_size("images", source.pixels.shape_of(int(ids[0])))
+    labels = source.labels[ids]
+    fingerprint = digest(source.content, f"image_size={size}", ids, labels)
+    read = source.pixels.reader(ids, size, resize=img_size is not None)
+    groups = None if source.groups is None else source.groups[ids]
+    return ImageSplit(labels, ids, read, fingerprint, source.classes if source.named else None, groups)
 
 
 def _check_number(name: str, value: int, *, least: int) -> None:
@@ -348,7 +424,7 @@ def _check_number(name: str, value: int, *, least: int) -> None:
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
 
 
-def _check_labels(source: Source) -> None:
+def _check_label_range(source: Source) -> None:
     labels, classes = source.labels, source.classes
     outside = (labels < 0) | (labels >= len(classes))
     if outside.any():
@@ -357,6 +433,11 @@ def _check_labels(source: Source) -> None:
             f"labels must lie between 0 and {len(classes) - 1} for {len(classes)} classes; "
             f"example {first} has {int(labels[first])}"
         )
+
+
+def _check_labels(source: Source) -> None:
+    _check_label_range(source)
+    labels, classes = source.labels, source.classes
     if len(classes) < 2:
         raise ValueError(f"{source.name!r} has only one class ({', '.join(classes)}); a classifier needs two")
     for pool, roles in source.pools:

@@ -1,43 +1,25 @@
-"""Where labelled images come from: digits, Fashion-MNIST, CIFAR, class folders and Hugging Face data sets.
+"""All labelled images of one data set, and those that have a name: digits, Fashion-MNIST and CIFAR.
 
-Every function here returns a :class:`Source`: all examples of one data set in a fixed order. Which of them
-train a model and which measure it is decided in :mod:`paretune.data.splits`.
+Every reader of a data set returns a :class:`Source`: all examples in a fixed order. Which of them train a model
+and which measure it is decided in :mod:`paretune.data.splits`.
 """
 
 import gzip
 import hashlib
-import logging
 import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from paretune.data.pixels import LazyPixels, Pixels, StoredPixels
-from paretune.data.splits import ROLES, Pools, pools_of
-from paretune.runs.disk import regular
+from paretune.data.pixels import Pixels, StoredPixels
+from paretune.data.splits import Pools, pools_of
 
-logger = logging.getLogger(__name__)
-
-# What others call the parts of a data set, in lower case, and the split that each becomes.
-_PART_ROLES = {
-    "train": "train",
-    "training": "train",
-    "val": "select",
-    "valid": "select",
-    "validation": "select",
-    "dev": "select",
-    "test": "report",
-    "testing": "report",
-}
-_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _TORCHVISION_ROOT = Path("data")  # as in torchvision's own examples
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -57,6 +39,9 @@ class Source:
         pixels: The images.
         content: Digest of what the examples are.
         pools: Consecutive ranges of rows and the roles that each range is split into.
+        named: Whether somebody named the classes; else they are numbers.
+        groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
+        learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
     """
 
     name: str
@@ -65,6 +50,9 @@ class Source:
     pixels: Pixels
     content: str
     pools: Pools
+    named: bool = True
+    groups: Tensor | None = None
+    learnt: str | None = None
 
 
 def digest(*parts: str | Tensor) -> str:
@@ -181,129 +169,6 @@ def _read_cifar(name: str, class_name: str, root: Path | None, download: bool) -
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         parts[role], classes = (images, torch.tensor(part.targets)), part.classes
     return stored_source(name, classes, parts)
-
-
-def read_folder(path: Path) -> Source:
-    """A folder with one folder of images per class, or ``train`` and ``val`` and/or ``test`` of that kind.
-
-    Its digest is made of file names and sizes, because reading every file would take too long.
-    """
-    parts = _folder_parts(path)
-    classes = _folders(parts["train"])
-    if not classes:
-        raise ValueError(f"{parts['train']} has no class folders; expected {parts['train']}/<class>/<image>")
-    files: list[Path] = []
-    labels: list[int] = []
-    sizes: dict[str, int] = {}
-    for role, part in parts.items():
-        if unknown := sorted(set(_folders(part)) - set(classes)):
-            raise ValueError(f"{part} has the class folder {unknown[0]!r}, which {parts['train']} lacks")
-        for label, name in enumerate(classes):
-            found = _image_files(part / name)
-            if not found:
-                suffixes = ", ".join(_IMAGE_SUFFIXES)
-                raise ValueError(f"no image ({suffixes}) lies in the class folder {part / name}")
-            files += found
-            labels += [label] * len(found)
-        sizes[role] = len(files) - sum(sizes.values())
-    pools = pools_of(sizes)
-    listing = [f"{file.relative_to(path).as_posix()} {regular(file).stat().st_size}" for file in files]
-    content = digest(repr(classes), repr(pools), "\n".join(listing))
-    names = [str(file) for file in files]
-    pixels = LazyPixels(partial(_open_file, names), names.__getitem__, cheap_to_open=True)
-    return Source(path.resolve().name, tuple(classes), torch.tensor(labels), pixels, content, pools)
-
-
-def _folder_parts(path: Path) -> dict[str, Path]:
-    """Folders of class folders by role, in the order of roles."""
-    roles = {name: _PART_ROLES.get(name.lower()) for name in _folders(path)}
-    if "train" not in roles.values() or None in roles.values():
-        return {"train": path}
-    parts: dict[str, Path] = {}
-    for role in ROLES:
-        names = [name for name in roles if roles[name] == role]
-        if len(names) > 1:
-            raise ValueError(f"{path} has both {names[0]!r} and {names[1]!r}; keep one of them")
-        if names:
-            parts[role] = path / names[0]
-    return parts
-
-
-def _folders(path: Path) -> list[str]:
-    """Names of the folders in ``path``, sorted, without hidden ones and what an archiver of macOS adds."""
-    names = sorted(entry.name for entry in path.glob("*") if entry.is_dir())
-    return [name for name in names if not name.startswith(".") and name != "__MACOSX"]
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = [file for file in folder.glob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
-    return sorted(file for file in files if not file.name.startswith("."))
-
-
-def _open_file(files: Sequence[str], row: int) -> Any:
-    from PIL import Image
-
-    return Image.open(files[row])
-
-
-def read_huggingface(name: str) -> Source:
-    """A data set of the Hugging Face hub, or a local folder in one of its formats, through ``datasets``.
-
-    Its digest is made of its name, its sizes and its labels.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            f'load_data("hf:{name}") needs the package datasets; install it with: '
-            'pip install "paretune[datasets]"'
-        ) from None
-    for file in Path(name).rglob("*"):  # of a local folder
-        if file.exists() and not file.is_dir():
-            regular(file)
-    loaded = datasets.load_dataset(name)
-    by_role = {_PART_ROLES[part]: part for part in reversed(loaded) if part in _PART_ROLES}
-    parts = {role: by_role[role] for role in ROLES if role in by_role}
-    if len(loaded) == 1:
-        parts = {"train": next(iter(loaded))}
-    if "train" not in parts:
-        raise ValueError(f"hf:{name} has the splits {', '.join(loaded)}, but none called 'train'")
-    features = loaded[parts["train"]].features
-    image_column = _only_column(name, features, datasets.Image)
-    label_column = _only_column(name, features, datasets.ClassLabel)
-    labels = {role: torch.tensor(list(loaded[part][label_column])) for role, part in parts.items()}
-    for role in set(labels) - {"train"}:
-        if bool((labels[role] < 0).all()):  # the mark of a test set whose answers were never published
-            logger.info("hf:%s: the split %r has no labels and is left out", name, parts[role])
-            del labels[role], parts[role]
-    classes = tuple(features[label_column].names)
-    images = [loaded[part].select_columns([image_column]) for part in parts.values()]
-    opened = partial(_open_row, images, image_column)
-    pixels = LazyPixels(opened, partial("{1} of hf:{0}".format, name), cheap_to_open=False)
-    all_labels = torch.cat(list(labels.values()))
-    pools = pools_of({role: len(part) for role, part in labels.items()})
-    content = digest(name, repr(classes), repr(pools), all_labels)
-    return Source(f"hf:{name}", classes, all_labels, pixels, content, pools)
-
-
-def _only_column(name: str, features: Mapping[str, Any], kind: type) -> str:
-    found = [column for column, feature in features.items() if isinstance(feature, kind)]
-    if len(found) != 1:
-        columns = ", ".join(f"{column}: {type(feature).__name__}" for column, feature in features.items())
-        raise ValueError(
-            f"hf:{name} must have one column of type {kind.__name__}, not {len(found)} ({columns}); "
-            "read it with datasets and pass tensors to ImageData.from_tensors"
-        )
-    return found[0]
-
-
-def _open_row(parts: Sequence[Any], column: str, row: int) -> Any:
-    """The image of a row, counted over all parts."""
-    for part in parts:
-        if row < len(part):
-            return part[row][column]
-        row -= len(part)
-    raise IndexError(row)
 
 
 # Names that load_data knows and what reads them, given the torchvision folder and whether to download to it.

@@ -41,6 +41,7 @@ def split_rows(
     seed: int,
     limit: int | None,
     shares: Sequence[float],
+    groups: Rows | None = None,
 ) -> dict[str, Rows]:
     """Rows of each split, in a random order.
 
@@ -55,9 +56,11 @@ def split_rows(
         limit: Number of rows to keep over all splits, in proportion to ``shares`` as far as splits reach. It
             takes rows away and moves none to another split.
         shares: Share of each of ``ROLES``; in a pool with fewer roles they share in proportion.
+        groups: Number of the group of each example, shape (examples,). What is in one group goes to one split, so
+            that splits hold their share of each class as nearly as groups let them.
 
     Raises:
-        ValueError: ``limit`` cannot keep one example of each class in each split.
+        ValueError: ``limit`` cannot keep one example of each class in each split, or the groups cannot.
     """
     cells: dict[str, list[Rows]] = {role: [] for role in ROLES}  # the rows of each class, in random order
     position = np.empty(len(labels), np.int64)  # place of each row in the random order
@@ -67,9 +70,15 @@ def split_rows(
         position[order] = np.arange(len(order))
         by_class = order[np.argsort(labels[order], kind="stable")]
         counts = np.bincount(labels[order], minlength=num_classes)
+        wanted_shares = [shares[ROLES.index(role)] for role in roles]
+        if groups is not None:
+            role_of = _grouped(labels[by_class], groups[by_class], counts, wanted_shares)
         for members in np.split(by_class, np.cumsum(counts)[:-1]):
-            sizes = apportion([shares[ROLES.index(role)] for role in roles], len(members))
-            for role, part in zip(roles, np.split(members, np.cumsum(sizes)[:-1]), strict=True):
+            if groups is not None:
+                parts = [members[role_of[groups[members]] == number] for number in range(len(roles))]
+            else:
+                parts = np.split(members, np.cumsum(apportion(wanted_shares, len(members)))[:-1])
+            for role, part in zip(roles, parts, strict=True):
                 cells[role].append(part)
     if limit is not None and limit < len(labels):
         if limit < len(ROLES) * num_classes:
@@ -83,6 +92,40 @@ def split_rows(
         cells = {role: [part[: next(keep)] for part in parts] for role, parts in cells.items()}
     rows = {role: np.concatenate(parts) for role, parts in cells.items()}
     return {role: part[np.argsort(position[part])] for role, part in rows.items()}
+
+
+def _grouped(labels: Rows, groups: Rows, counts: Rows, shares: Sequence[float]) -> Rows:
+    """Number of the role of each group, indexed by the number of the group.
+
+    Large groups choose first, each the role that lacks most of what it has. The last groups of a class go where it is
+    missing.
+
+    Raises:
+        ValueError: A class has too few groups for the roles.
+    """
+    _, first, members = np.unique(groups, return_index=True, return_inverse=True)
+    table = np.zeros((len(first), len(counts)))  # examples by group and class
+    np.add.at(table, (members, labels), 1)
+    lacking = np.outer(np.asarray(shares) / np.sum(shares), counts)  # examples by role and class
+    missing = np.full(lacking.shape, True)
+    remaining = (table > 0).sum(0)
+    role_of = np.full(int(groups.max()) + 1, -1)
+    for group in np.lexsort((first, -table.sum(1))):  # of equal size, in the random order
+        has = table[group] > 0
+        urgent = missing & (has & (remaining <= missing.sum(0)))
+        allowed = urgent.any(1) if urgent.any() else np.full(len(shares), True)
+        role = int(np.where(allowed, lacking @ table[group], -np.inf).argmax())
+        role_of[groups[first[group]]] = role
+        lacking[role] -= table[group]
+        missing[role] &= ~has
+        remaining -= has
+    if missing.any():
+        role, label = (int(each[0]) for each in np.nonzero(missing))
+        raise ValueError(
+            f"class {label} has {int((table[:, label] > 0).sum())} groups, too few or too large for {len(shares)} splits "
+            "that each hold all classes; split by hand, with a column of splits"
+        )
+    return role_of
 
 
 def apportion(shares: npt.ArrayLike, total: int, capacity: npt.NDArray[np.int64] | None = None) -> list[int]:

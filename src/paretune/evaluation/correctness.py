@@ -20,7 +20,7 @@ from paretune.attacks.state import PROBED, claimed, keep, reading
 from paretune.backbones.backbone import answer, task_of
 from paretune.backbones.bases import check_values
 from paretune.backbones.modes import evaluation_mode
-from paretune.data.images import ImageSplit, check_same_classes
+from paretune.data.images import ImageSplit, as_split, check_same_classes
 from paretune.runs.progress import bars
 
 Bits = NDArray[np.bool_]
@@ -75,7 +75,7 @@ class Scores:
 
 def evaluate(
     model: nn.Module,
-    data: ImageSplit,
+    data: ImageSplit | Any,
     attacks: Sequence[Attack] = (),
     *,
     epsilons: Sequence[float] | None = None,
@@ -95,7 +95,9 @@ def evaluate(
     Args:
         model: a classifier of images in [0, 1].
         data: for example ``load_data("digits").report``. Its labels must mean what the logits of the model mean: where the
-            names of both are known, as they are of an adapter and of a data set, other names are refused.
+            names of both are known, as they are of an adapter and of a data set, other names are refused. Of what else
+            :func:`~paretune.load_data` takes, all examples are measured, at the image size of ``model``; splits of its own,
+            and the data that ``model`` was trained on, are refused.
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
@@ -120,6 +122,10 @@ def evaluate(
             or ``engine`` is given with a ``victim``.
         BlockingIOError: another process is at work in ``state``.
     """
+    trained = task_of(model)
+    data = as_split(
+        data, getattr(model, "image_size", None), trained.classes, (trained.data or {}).get("learnt")
+    )
     if len(data) == 0:
         raise ValueError("data has no examples")
     check_values(model)

@@ -15,7 +15,7 @@ model is like. So are models, and attacks and objectives of one's own, that look
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -24,7 +24,7 @@ from paretune.attacks import Attack
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, note_task
-from paretune.data.images import ImageData
+from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
@@ -41,7 +41,7 @@ from paretune.training.schedules import EpsilonSchedule
 
 def train(
     model: Backbone,
-    data: ImageData,
+    data: ImageData | Any,
     objective: Objective,
     *,
     out: str | Path,
@@ -69,7 +69,7 @@ def train(
 
     Args:
         model: from :func:`~paretune.adapt`.
-        data: its train split is learnt; select and report are measured.
+        data: train is learnt, select and report are measured. ``load_data`` splits what else it takes, at ``model``'s size.
         objective: ``Natural()`` or ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
@@ -99,6 +99,7 @@ def train(
         OSError: another process is at work in ``out``, or a file cannot be written; the same call goes on once that ends.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
+    data = as_data(data, model.image_size)
     plan = Plan.of(
         model,
         data,

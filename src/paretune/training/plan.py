@@ -131,6 +131,7 @@ class Plan:
             "train": examples,
             "report": len(data.report),
             "loaded_with": data.loaded_with,
+            "learnt": data.learnt,
         }
         return cls(
             objective=objective,

@@ -322,11 +322,11 @@ def make_two_validations(root: Path) -> None:
     [
         (make_no_classes, r"no class folders; expected .*/<class>/<image>"),
         (make_empty_class, r"no image \(.*\.png.*\) lies in the class folder .*dog"),
-        (make_nested, r"no image .* lies in the class folder .*fold1"),
+        (make_nested, r"no image lies in the class folder .*fold1 itself.* name is that of a split"),
         (make_one_class, r"only one class \(cat\)"),
         (make_few, r"class 'dog' .* has 2 examples for train and select and report"),
-        (make_unreadable, r"cannot read the image .*dog.3\.png"),
-        (make_deep, r"the image .*dog.3\.png has more than 8 bits"),
+        (make_unreadable, r"cannot read 1 of the 10 images of .*dog.3\.png"),
+        (make_deep, r"cannot read .*dog.3\.png \(it has more than 8 bits"),
         (make_class_only_in_test, r"class folder 'yak', which .*train lacks"),
         (make_class_missing_in_test, r"no image .* lies in the class folder .*test.dog"),
         (make_two_validations, r"has both 'val' and 'valid'"),
@@ -336,20 +336,6 @@ def test_wrong_folders_are_named(tmp_path: Path, make: Callable[[Path], None], m
     make(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_data(tmp_path)
-
-
-def test_an_image_that_is_cut_off_is_named_when_it_is_read(tmp_path: Path) -> None:
-    """Its header is whole, so only decoding can tell."""
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        for number in range(4):
-            pixels = (noise(1, 64, 64, 3)[0].numpy() * 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
-    path = tmp_path / "cat" / "0.png"
-    path.write_bytes(path.read_bytes()[:3000])
-    data = load_data(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot read the image .*cat.0\.png .*remove or replace"):
-        read_all(data)
 
 
 def test_a_folder_fingerprint_follows_its_files(tmp_path: Path) -> None:
@@ -366,8 +352,7 @@ def test_a_folder_fingerprint_follows_its_files(tmp_path: Path) -> None:
     assert len({one.fingerprint, renamed.fingerprint, replaced.fingerprint}) == 3
 
 
-class FakeImage:
-    """Stands for ``datasets.Image``."""
+FakeImage = type("Image", (), {"__doc__": "Stands for ``datasets.Image``."})
 
 
 class FakeLabel:
@@ -382,6 +367,7 @@ class FakePart:
     def __init__(self, columns: dict[str, list[Any]], features: dict[str, Any]) -> None:
         self._columns = columns
         self.features = features
+        self.column_names = [*columns]
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -447,7 +433,7 @@ def test_hub_images_of_other_sizes_are_named_when_read(hub: dict[str, dict[str, 
     hub["mixed"] = {"train": fake_part(40)}
     hub["mixed"]["train"]._columns["picture"][17] = Image.new("RGB", (8, 9))
     data = load_data("hf:mixed")
-    with pytest.raises(ValueError, match=r"the image 17 of hf:mixed is 9x8.*img_size="):
+    with pytest.raises(ValueError, match=r"the image 17 of hf:mixed \(train\) is 9x8.*img_size="):
         read_all(data)
     assert read_all(load_data("hf:mixed", img_size=16)).shape == (40, 3, 16, 16)
 
@@ -457,9 +443,9 @@ def test_hub_images_of_other_sizes_are_named_when_read(hub: dict[str, dict[str, 
     [
         (
             {"train": fake_part(40, breed=FakeLabel())},
-            r"one column of type FakeLabel, not 2 .*breed: FakeLabel",
+            r"one column of the label, not 2 .*breed: FakeLabel",
         ),
-        ({"train": FakePart({"animal": [0, 1]}, {"animal": FakeLabel()})}, r"type FakeImage, not 0"),
+        ({"train": FakePart({"animal": [0, 1]}, {"animal": FakeLabel()})}, r"one column of the image, not 0"),
         ({"test": fake_part(4), "validation": fake_part(4)}, r"none called 'train'"),
         ({"train": fake_part(40, label=-1)}, r"example 0 has -1"),
     ],

@@ -1,0 +1,168 @@
+"""Labelled images that are opened one by one, before they are split, and several of them as given splits."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paretune.data.pixels import LazyPixels
+from paretune.data.sources import Source, digest
+from paretune.data.splits import ROLES, pools_of
+
+# What others call the parts of a data set, in lower case, and the split that each becomes.
+PART_ROLES = {
+    "train": "train",
+    "training": "train",
+    "select": "select",
+    "val": "select",
+    "valid": "select",
+    "validation": "select",
+    "dev": "select",
+    "report": "report",
+    "test": "report",
+    "testing": "report",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Labelled images in a fixed order.
+
+    Attributes:
+        classes: Name of each class; labels index them.
+        named: Whether somebody named the classes; else they are numbers.
+        labels: Class of each example, int64, shape (examples,).
+        pixels: The images.
+        content: Text that says what the examples are.
+        groups: What each example belongs to, for parts whose examples are not independent.
+    """
+
+    classes: tuple[str, ...]
+    named: bool = True
+    labels: Tensor
+    pixels: LazyPixels
+    content: str
+    groups: tuple[str, ...] | None = None
+
+
+def joined(name: str, parts: Mapping[str, Part]) -> Source:
+    """One source of the parts by role, of which the train part names the classes.
+
+    Raises:
+        ValueError: There is no train part, a part has other classes, or a group is in several parts.
+    """
+    if "train" not in parts:
+        raise ValueError(f"{name} has no train part; it has {' and '.join(parts)}")
+    parts = {role: parts[role] for role in ROLES if role in parts}
+    train = parts["train"]
+    for role, part in parts.items():
+        if part.classes != train.classes:
+            raise ValueError(
+                f"{name}: the {role} part has the classes {', '.join(part.classes)}, and the train part "
+                f"{', '.join(train.classes)}; give all parts the same classes in the same order"
+            )
+    pools = pools_of({role: len(part.labels) for role, part in parts.items()})
+    return Source(
+        name,
+        train.classes,
+        torch.cat([part.labels for part in parts.values()]),
+        train.pixels if len(parts) == 1 else _pixels([*parts.values()]),
+        digest(repr([*train.classes]), repr(pools), *(part.content for part in parts.values())),
+        pools,
+        named=train.named,
+        groups=_groups(name, parts),
+        learnt=digest(repr([*train.classes]), train.content),
+    )
+
+
+def _pixels(parts: Sequence[Part]) -> LazyPixels:
+    rows = [(number, row) for number, part in enumerate(parts) for row in range(len(part.labels))]
+    opened, names = [part.pixels.open_image for part in parts], [part.pixels.where for part in parts]
+    files = all(part.pixels.files for part in parts)
+    return LazyPixels(partial(_of_parts, opened, rows), partial(_of_parts, names, rows), files)
+
+
+def _of_parts(parts: Sequence[Callable[[int], Any]], rows: Sequence[tuple[int, int]], row: int) -> Any:
+    """What the part of a row, which counts over all parts, says of it."""
+    number, inside = rows[row]
+    return parts[number](inside)
+
+
+def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
+    """Number of the group of each example; None if there are no groups, or not everywhere."""
+    known = {role: part.groups for role, part in parts.items() if part.groups is not None}
+    roles: dict[str, set[str]] = {}
+    for role, groups in known.items():
+        for group in groups:
+            roles.setdefault(group, set()).add(role)
+    if across := sorted(group for group, found in roles.items() if len(found) > 1):
+        raise ValueError(
+            f"{name}: {len(across)} of {len(roles)} groups are in several splits, so that some of what is measured was "
+            f"learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each to one split, or leave the "
+            "splits to paretune"
+        )
+    if len(known) < len(parts):
+        return None
+    codes = {group: number for number, group in enumerate(roles)}
+    return torch.tensor([codes[group] for groups in known.values() for group in groups])
+
+
+def class_labels(
+    values: Sequence[Any], classes: Sequence[str] | None, where: str
+) -> tuple[Tensor, tuple[str, ...], bool]:
+    """Labels as numbers, the names of the classes, and whether somebody named them.
+
+    Args:
+        values: Numbers of classes, or their names.
+        classes: Names of all classes in their order, where known.
+        where: What to call a value in an error, before its row.
+
+    Raises:
+        ValueError: A value is neither, or names no class.
+    """
+    found = [_label(value, f"{where} {row}") for row, value in enumerate(values)]
+    names = {value for value in found if isinstance(value, str)}
+    if names and len(names) < len(set(found)):
+        number = next(value for value in found if not isinstance(value, str))
+        raise ValueError(f"{where}: labels are names or numbers, not both; got {min(names)!r} and {number}")
+    if not names:
+        largest = max((int(value) for value in found), default=0)
+        if classes is None and largest >= len(found):
+            raise ValueError(
+                f"{where}: labels must count from 0 without gaps; {len(found)} of them reach {largest}"
+            )
+        known = tuple(map(str, range(largest + 1))) if classes is None else tuple(classes)
+        return torch.tensor(found, dtype=torch.int64), known, classes is not None
+    known = tuple(in_order(names)) if classes is None else tuple(classes)
+    codes = {name: code for code, name in enumerate(known)}
+    if strange := [row for row, value in enumerate(found) if value not in codes]:
+        raise ValueError(
+            f"{where} {strange[0]} has the label {found[strange[0]]!r}, the first of {len(strange)} that are none of the "
+            f"classes {', '.join(known)}"
+        )
+    return torch.tensor([codes[str(value)] for value in found]), known, True
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorted names, numbers by their size."""
+    names = list(names)
+    numbers = all(name.isascii() and name.isdecimal() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+
+
+def _label(value: Any, where: str) -> int | str:
+    if isinstance(value, str):
+        return value
+    array = np.asarray(value)
+    if array.size == 1 and array.dtype.kind in "iu":
+        return int(array.reshape(()))
+    what = (
+        f"a vector of {array.size} numbers; give the number of the class, its argmax"
+        if array.size > 1
+        else repr(value)
+    )
+    raise ValueError(f"{where}: a label is the number of a class from 0 on, or its name, not {what}")
