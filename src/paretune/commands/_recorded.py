@@ -18,6 +18,7 @@ def load_recorded(
     *,
     data: str | None,
     root: str | None,
+    skip_bad: bool,
     limit: int | Literal["all"] | None,
     seed: int | None,
 ) -> "ImageData":
@@ -31,7 +32,8 @@ def load_recorded(
         config: content of its ``paretune.json``.
         model: carries it.
         data: name or folder; None is what the adapter says, here and below.
-        root: where torchvision keeps its data sets.
+        root: where torchvision keeps its data sets, or where the paths of a table start.
+        skip_bad: leave out images that cannot be read; False is what the adapter says.
         limit: number of images over all splits.
         seed: of the splits.
 
@@ -49,11 +51,13 @@ def load_recorded(
         called = f", called {notes['name']!r}," if "name" in notes else ""
         raise ValueError(
             f"{adapter} does not say where the images{called} are that it was trained on; pass --data with digits, "
-            "fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME"
+            "fashion-mnist, cifar10, cifar100, a folder of class folders, a CSV file of paths and labels, or hf:NAME"
         )
     trained: dict[str, Any] = {"img_size": model.image_size, "limit": None, "seed": 0}
-    trained |= {key: recorded[key] for key in (*trained, "splits", "root") if key in recorded}
+    known = (*trained, "splits", "root", "name", "classes", "columns", "skip_bad")
+    trained |= {key: recorded[key] for key in known if key in recorded}
     trained |= {"root": root} if root is not None else {}
+    trained |= {"skip_bad": True} if skip_bad else {}
     asked = trained | ({"seed": seed} if seed is not None else {})
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
     try:

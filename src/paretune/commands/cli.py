@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.INFO
     )  # which weights of a checkpoint were taken
     logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
+    logging.getLogger("paretune.data.files").setLevel(logging.WARNING)  # which images are left out
     if "MASTER_ADDR" in os.environ:
         logging.getLogger("paretune.training.processes").setLevel(logging.INFO)
     try:

@@ -1,6 +1,7 @@
 """``paretune compare``: every strategy on one task, the table, the report."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,7 +43,8 @@ class Compare(Judging, CompareConfig):
         from paretune.sweep.grid import sweep
 
         sinks = read_sinks(self.sinks)
-        runs = sweep(self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks)
+        tell = partial(print, flush=True)
+        runs = sweep(self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)

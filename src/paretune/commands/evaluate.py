@@ -18,10 +18,11 @@ class Evaluate:
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME, with the classes of the
-            adapter. null takes what the adapter was trained on, if it has not changed since, and likewise the three options
-            below.
-        data_root: where torchvision keeps its data sets.
+        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
+            labels, or hf:NAME, with the classes of the adapter. null takes what the adapter was trained on, if it has not
+            changed since, and likewise the options below up to split_seed.
+        data_root: where torchvision keeps its data sets, or where the paths of a table start.
+        skip_bad: leave out images that cannot be read, and say how many.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
         norm: norm of the threat model.
@@ -45,6 +46,7 @@ class Evaluate:
     weights_key: str | None = None
     data: str | None = None
     data_root: str | None = None
+    skip_bad: bool = False
     limit: int | Literal["all"] | None = None
     split_seed: int | None = None
     norm: Literal["Linf", "L2", "L1"] = "Linf"
@@ -92,6 +94,7 @@ class Evaluate:
             model,
             data=self.data,
             root=self.data_root,
+            skip_bad=self.skip_bad,
             limit=self.limit,
             seed=self.split_seed,
         )

@@ -24,7 +24,11 @@ from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
 
-CPU_SIZES = {"efficientnet-lite0": 24, "dinov2-small": 28}
+# The demo takes two minutes on a CPU: few images, and small ones.
+_DEMO_LIMIT = 1000
+# Sizes of the offline backbones for the demo and for all other data; DINOv2 was mostly trained at 224, although its
+# weights end at 518.
+_SIZES = {"efficientnet-lite0": (24, 224), "dinov2-small": (28, 224)}
 
 
 class Strategies(tuple[Strategy, ...]):
@@ -79,11 +83,13 @@ class TaskConfig:
         backbone: pretrained model: efficientnet-lite0, dinov2-small, timm:NAME or hf:NAME_OR_DIRECTORY.
         weights: a .safetensors or .pth file for that architecture; nothing is downloaded then.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, but sizes
-            that suit a CPU for the two offline backbones: 24 for efficientnet-lite0, 28 for dinov2-small.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or hf:NAME.
-        data_root: where torchvision keeps its data sets, for cifar10 and the like.
-        limit: use this many images only, over all splits; null uses all.
+        img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, 224 for
+            dinov2-small; of digits, the demo, 24 for efficientnet-lite0 and 28 for dinov2-small, which suit a CPU.
+        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
+            labels, or hf:NAME.
+        data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
+        skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
+        limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         split_seed: seeds the train, select and report splits, which all runs share.
         norm: norm of the threat model.
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
@@ -106,7 +112,8 @@ class TaskConfig:
     img_size: ImageSize | Sides | None = None
     data: str = "digits"
     data_root: str | None = None
-    limit: int | None = 1000
+    skip_bad: bool = False
+    limit: int | Literal["all"] | None = None
     split_seed: int = 0
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: str = "2/255"
@@ -125,7 +132,7 @@ class TaskConfig:
             check_whole(name, getattr(self, name), least)
         if self.img_size is not None:
             object.__setattr__(self, "img_size", checked_size("img_size", self.img_size))
-        if self.limit is not None:
+        if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("split_seed", self.split_seed, 0, LAST_SEED)
         if not 0 < self.epochs <= MOST:
@@ -158,7 +165,7 @@ class TaskConfig:
             return load_backbone(
                 self.backbone,
                 num_classes=num_classes,
-                img_size=self._size,
+                img_size=self.size,
                 weights=self.weights,
                 weights_key=self.weights_key,
                 seed=seed,
@@ -166,10 +173,15 @@ class TaskConfig:
 
     def load_data(self) -> ImageData:
         """The data at the backbone's size."""
-        size = self.load_backbone(2, 0).image_size if self._size is None else self._size
+        size = self.load_backbone(2, 0).image_size if self.size is None else self.size
         with told("data", self.data):
             data = load_data(
-                self.data, img_size=size, seed=self.split_seed, limit=self.limit, root=self.data_root
+                self.data,
+                img_size=size,
+                seed=self.split_seed,
+                limit=self.most,
+                root=self.data_root,
+                skip_bad=self.skip_bad,
             )
         if self.batch_size > len(data.train):
             raise ValueError(
@@ -178,21 +190,35 @@ class TaskConfig:
             )
         return data
 
-    def check(self) -> None:
-        """Load data and backbone once, for the errors that this brings to light."""
+    def check(self) -> ImageData:
+        """Load data and backbone once, for the errors that this brings to light; returns the data."""
         data = self.load_data()
         steps = self.steps(data)
         check_whole("points", self.points, 1, steps, hint=f": {self.epochs:g} epochs have {steps} steps")
         self.load_backbone(len(data.classes), 0)
+        return data
 
     def steps(self, data: ImageData) -> int:
         """Optimizer steps of a run."""
         return max(1, round(self.epochs * (len(data.train) // self.batch_size)))
 
     @property
-    def _size(self) -> ImageSize | None:
-        """None for the backbone's own."""
-        return CPU_SIZES.get(self.backbone) if self.img_size is None else self.img_size
+    def is_demo(self) -> bool:
+        """Whether the data is that of the demo, whose defaults are small."""
+        return self.data == "digits"
+
+    @property
+    def size(self) -> ImageSize | None:
+        """Of the images; None for the backbone's own."""
+        demo, own = _SIZES.get(self.backbone, (None, None))
+        return self.img_size or (demo if self.is_demo else own)
+
+    @property
+    def most(self) -> int | None:
+        """The images to keep over all splits; None for all."""
+        if self.limit is None:
+            return _DEMO_LIMIT if self.is_demo else None
+        return None if self.limit == "all" else self.limit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from logging.handlers import QueueHandler
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from paretune.data.images import ImageData
 from paretune.runs import disk
 from paretune.runs.lock import alone
 from paretune.runs.progress import Status, bars
@@ -27,6 +28,7 @@ from paretune.runs.rows import read_json
 from paretune.runs.sinks.base import Openable, backfill
 from paretune.runs.store import Run, load_runs
 from paretune.strategies import LinearProbe
+from paretune.sweep.announcing import data_line, time_line
 from paretune.sweep.config import RunConfig
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def sweep(
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
+    tell: Callable[[str], object] | None = None,
 ) -> list[Run]:
     """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
 
@@ -56,12 +59,14 @@ def sweep(
         resume: go on with runs that were stopped; False starts them over.
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
+        tell: called before the runs begin, for each task with a line on its data and one on about how long it will take.
 
     Returns:
         One run a configuration, in the same order.
 
     Raises:
-        ValueError: ``workers`` is below 1, or two configurations are the same.
+        ValueError: ``workers`` is below 1, two configurations are the same, or a finished run is on other images than its
+            data holds now.
         RuntimeError: a worker ended abruptly.
         Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
     """
@@ -75,17 +80,34 @@ def sweep(
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
-    if resume and all((path / "DONE").exists() for path in paths):
+    done = {path for path in paths if resume and (path / "DONE").exists()}
+    threads = max(1, cores // workers)
+    tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
+    for config, path in zip(configs, paths, strict=True):
+        shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0)
+        tasks.setdefault(shared, []).append((config, path))
+    for task, runs in tasks.items():
+        left = [config for config, path in runs if path not in done]
+        try:
+            data = task.check()  # a wrong name is an error here and now, not in every worker
+        except (ValueError, OSError) as error:
+            if left:
+                raise
+            log.warning("whether the data of finished runs has changed since is not known: %s", error)
+            continue
+        for path in done.intersection(path for _, path in runs):
+            _check_unchanged(path, data)
+        if tell is not None and left:
+            tell(data_line(data))
+            tell(time_line(left, data, workers=min(workers, len(left)), threads=threads))
+    if len(done) == len(paths):
         for path in paths:
             backfill(path, sinks)
         return [load_runs(path)[0] for path in paths]
-    for config in {dataclasses.replace(config, strategy=LinearProbe(), seed=0) for config in configs}:
-        config.check()  # a wrong name is an error here and now, not in every worker
     with alone(out, patience=60):
         announce(out, configs)
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
-    threads = max(1, cores // workers)
     with (
         _shown(messages, [path.name for path in paths], enabled=progress),
         ProcessPoolExecutor(
@@ -111,9 +133,22 @@ def sweep(
     return [load_runs(path)[0] for path in paths]
 
 
+def _check_unchanged(path: Path, data: ImageData) -> None:
+    recorded = load_runs(path)[0].config.get("data")
+    if recorded != data.fingerprint:
+        raise ValueError(
+            f"{path} has a finished run on other images than {data.name} holds now: restore them, give another out, or "
+            "resume=False (--resume false) to start the runs over"
+        )
+
+
 def directory_name(config: RunConfig) -> str:
     """``lora-rank-4-seed0-1a2b3c4d``: readable, and different for different configurations."""
-    values = {**vars(config), "strategy": config.strategy.to_dict()}
+    values = {**vars(config), "strategy": config.strategy.to_dict(), "limit": config.most}
+    if not config.is_demo:
+        values["img_size"] = config.size
+    if not config.skip_bad:
+        del values["skip_bad"]
     if config.engine != "compiled":  # the others give the same numbers
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)
@@ -159,6 +194,7 @@ def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None
     torch.set_num_threads(threads)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
+    logging.getLogger("paretune.data.files").setLevel(logging.ERROR)  # the sweep has said what it leaves out
     # A sweep that is killed takes its workers along; the runs go on from their checkpoints next time.
     parent = multiprocessing.parent_process()
     if parent is not None:
