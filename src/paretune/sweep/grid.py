@@ -80,14 +80,14 @@ def sweep(
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
-    done = {path for path in paths if resume and (path / "DONE").exists()}
+    finished = {path for path in paths if resume and (path / "DONE").exists()}
     threads = max(1, cores // workers)
     tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
     for config, path in zip(configs, paths, strict=True):
         shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0)
         tasks.setdefault(shared, []).append((config, path))
     for task, runs in tasks.items():
-        left = [config for config, path in runs if path not in done]
+        left = [config for config, path in runs if path not in finished]
         try:
             data = task.check()  # a wrong name is an error here and now, not in every worker
         except (ValueError, OSError) as error:
@@ -95,12 +95,12 @@ def sweep(
                 raise
             log.warning("whether the data of finished runs has changed since is not known: %s", error)
             continue
-        for path in done.intersection(path for _, path in runs):
+        for path in finished.intersection(path for _, path in runs):
             _check_unchanged(path, data)
         if tell is not None and left:
             tell(data_line(data))
             tell(time_line(left, data, workers=min(workers, len(left)), threads=threads))
-    if len(done) == len(paths):
+    if len(finished) == len(paths):
         for path in paths:
             backfill(path, sinks)
         return [load_runs(path)[0] for path in paths]

@@ -74,7 +74,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--seed", str(2**64), f"seed must be a whole number from 0 to 4294967295, got {2**64}"),
         ("--seed", "1.5", "--seed must be a whole number, got '1.5'"),
         ("--seed", "", "--seed must be a whole number, got ''"),
-        ("--limit", "", "--limit must be a whole number or null, got ''"),
+        ("--limit", "", "--limit must be one of all or a whole number or null, got ''"),
         ("--split-seed", "-1", "split_seed must be a whole number from 0"),
         ("--img-size", "0", "img_size must be a whole number from 1"),
         ("--limit", "0", "limit must be a whole number from 1"),
