@@ -31,8 +31,8 @@ import pandas as pd
 
 import paretune as pt
 from paretune.report.drawing import styles
-from paretune.sweep.config import CompareConfig, Seeds, Strategies
-from paretune.sweep.grid import sweep
+from paretune.sweeps.config import CompareConfig, Seeds, Strategies
+from paretune.sweeps.grid import run_all
 
 place = Path(os.environ.get("PARETUNE_OUT") or tempfile.mkdtemp())  # runs that are there are not repeated
 
@@ -51,7 +51,7 @@ config = CompareConfig(
     points=6,
 )
 natural = dataclasses.replace(config, train_steps=0)
-runs = sweep([*config.runs(), *natural.runs()], place / "runs", progress=False)
+runs = run_all([*config.runs(), *natural.runs()], place / "runs", progress=False)
 points = pt.load_points(place / "runs")
 print(f"{len(runs)} runs, {len(points)} points; {int(points['examples'].iloc[0])} images measure them")
 

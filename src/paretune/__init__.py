@@ -35,12 +35,13 @@ _NAMES = {
     "runs": ("load_points",),
     "frontiers": ("analyze", "area", "compare", "recommend"),
     "report": ("write_report",),
+    "sweeps": ("sweep",),
     "interchange": ("export_model", "import_adapter", "load_adapter", "save_adapter"),
 }
 _HOME = {name: folder for folder, names in _NAMES.items() for name in names}
-_FOLDERS = (*_NAMES, "kernels", "sweep", "watch", "selftest", "commands")
+_FOLDERS = (*_NAMES, "kernels", "watch", "selftest", "commands")
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +55,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_FOLDERS])
+    return sorted([*__all__, *_FOLDERS, "__version__"])

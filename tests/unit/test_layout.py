@@ -22,7 +22,7 @@ FOLDERS = {
         "training",
         "interchange",
     ),
-    *("frontiers", "report", "sweep", "watch", "selftest", "commands"),
+    *("frontiers", "report", "sweeps", "watch", "selftest", "commands"),
 }
 Arrow = tuple[str, str, str]  # the module that imports, the module it imports, the name it takes from there
 

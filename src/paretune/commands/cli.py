@@ -13,7 +13,7 @@ from paretune._values import from_dict, parse
 from paretune.commands import COMMANDS
 from paretune.commands.options import bounded, check_config, in_words, spelt
 from paretune.data.sizes import Sides
-from paretune.sweep.config import Seeds, Strategies
+from paretune.sweeps.config import Seeds, Strategies
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from paretune.commands._judging import Judging, print_condition
 from paretune.commands._printing import print_findings
-from paretune.sweep.config import CompareConfig
+from paretune.sweeps.config import CompareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,13 @@ class Compare(Judging, CompareConfig):
         from paretune.runs.lock import alone
         from paretune.runs.naming import threat_text
         from paretune.runs.sinks import read_sinks
-        from paretune.sweep.grid import sweep
+        from paretune.sweeps.grid import run_all
 
         sinks = read_sinks(self.sinks)
         tell = partial(print, flush=True)
-        runs = sweep(self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell)
+        runs = run_all(
+            self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
+        )
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from paretune.commands._printing import cell, print_findings, print_table
-from paretune.sweep.config import RunConfig
+from paretune.sweeps.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
 from paretune.frontiers.ranking import Area, Gap, Ranking
-from paretune.runs.naming import condition_names
+from paretune.runs.naming import attack_text, condition_names, threat_text
 
 
 @dataclass(frozen=True)
@@ -272,11 +272,14 @@ class Condition(Ranking[AreaEstimate, Difference]):
         return changes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """One :class:`Condition` for each task, attack and epsilon."""
+    """One :class:`Condition` for each task, attack and epsilon; prints as their areas and verdicts."""
 
     conditions: tuple[Condition, ...]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(_table, self.conditions))
 
     @property
     def areas(self) -> tuple[AreaEstimate, ...]:
@@ -300,6 +303,29 @@ class Comparison:
         """The areas as a table, one row for each estimate."""
         frame = pd.DataFrame([dataclasses.asdict(estimate) for estimate in self.areas])
         return frame.set_index(["task", "attack", "threat", "epsilon"]).reset_index()
+
+
+def _table(condition: Condition) -> str:
+    columns = (
+        "area",
+        f"{condition.settings.level * 100:g}% interval",
+        "best clean",
+        "best robust",
+        "trainable",
+    )
+    rows = [
+        (
+            f"{each.area:.3f}",
+            f"{each.low:.3f} to {each.high:.3f}",
+            f"{each.best_clean:.3f}",
+            f"{each.best_robust:.3f}",
+            f"{each.trainable_parameters:,}",
+        )
+        for each in condition.areas
+    ]
+    table = pd.DataFrame(rows, columns=columns, index=[each.strategy for each in condition.areas])
+    heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
+    return f"{heading}\n{table.to_string()}\n{condition.verdict}"
 
 
 def _rounded(number: int) -> str:

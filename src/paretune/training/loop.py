@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader
 
 from paretune.attacks import Attack
 from paretune.attacks.copy.options import CopyOptions, Engine
@@ -129,8 +128,7 @@ def train(
         copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
         readings = Readings(record, device, parameters)
         batches = Batches(plan, record.step, rank, processes.world)
-        pin = device.type == "cuda"  # from pinned memory a copy is not waited for
-        loader = DataLoader(data.train, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin)
+        loader = batches.loader(data.train, workers, device)
         bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
         with torch.random.fork_rng(), bar as show, record.writing():
             model.train()

@@ -6,12 +6,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from paretune._values import check_whole
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
-from paretune.data.images import ImageData, check_same_classes
+from paretune.data.images import ImageData, ImageSplit, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
@@ -177,6 +178,11 @@ class Batches:
 
     def __init__(self, plan: Plan, start: int, rank: int, world: int) -> None:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
+
+    def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
+        """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
+        pinned = device.type == "cuda"
+        return DataLoader(split, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
     def __iter__(self) -> Iterator[list[int]]:
         plan = self.plan

@@ -26,8 +26,8 @@ from paretune.data.sizes import Sides, checked_size, pair
 from paretune.interchange import read_adapter, save_peft
 from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.peft.writing import never_called
-from paretune.sweep.config import RunConfig
-from paretune.sweep.grid import directory_name
+from paretune.sweeps.config import RunConfig
+from paretune.sweeps.grid import directory_name
 from tests.contracts.contract import starts_at_base
 
 SIZE = (32, 48)

@@ -278,7 +278,7 @@ def test_integers_are_no_weights() -> None:
 
 def test_the_command_line_and_runs_choose_too(tmp_path) -> None:
     from paretune.commands._loading import load_adapted
-    from paretune.sweep.config import TaskConfig
+    from paretune.sweeps.config import TaskConfig
 
     torch.save({"state_dict": PLAIN, "state_dict_ema": EMA}, tmp_path / "c.pth")
     task = TaskConfig(

@@ -9,8 +9,8 @@ import torch
 
 import paretune as pt
 from paretune.commands.cli import COMMANDS, main
-from paretune.sweep.config import CompareConfig, RunConfig, Seeds, Strategies
-from paretune.sweep.grid import directory_name
+from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweeps.grid import directory_name
 from tests.synthetic import write_runs
 
 # A full path through the command line in seconds: random weights, tiny images, few steps.
@@ -292,7 +292,7 @@ def test_the_engine_that_is_named_reaches_training(tmp_path, weights, monkeypatc
         named.append(engine)
         raise RuntimeError("that is enough")
 
-    monkeypatch.setattr("paretune.sweep.config.train", note)
+    monkeypatch.setattr("paretune.sweeps.config.train", note)
     options = [*SMALL, "--weights", weights, "--out", str(tmp_path / "out")]
     assert main(["train", *options, "--engine", "graph"]) == 2
     assert named == ["graph"]

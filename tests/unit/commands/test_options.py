@@ -12,7 +12,7 @@ from paretune.attacks import ATTACKS, THREATS
 from paretune.commands.cli import COMMANDS, build_parser, main
 from paretune.commands.options import MOST_CHARACTERS, MOST_NODES, check_yaml
 from paretune.strategies import STRATEGIES
-from paretune.sweep.config import RunConfig, Seeds, Strategies
+from paretune.sweeps.config import RunConfig, Seeds, Strategies
 
 NEEDED = {
     "evaluate": ["adapter"],
@@ -48,8 +48,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("it began")
 
-    monkeypatch.setattr("paretune.sweep.config.train", never)
-    monkeypatch.setattr("paretune.sweep.grid.sweep", never)
+    monkeypatch.setattr("paretune.sweeps.config.train", never)
+    monkeypatch.setattr("paretune.sweeps.grid.run_all", never)
     monkeypatch.setattr("paretune.commands.evaluate.load_adapted", never)
 
 

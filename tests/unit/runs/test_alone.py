@@ -14,8 +14,8 @@ import torch
 
 import paretune as pt
 from paretune.runs.lock import alone
-from paretune.sweep.config import RunConfig
-from paretune.sweep.grid import announce, directory_name
+from paretune.sweeps.config import RunConfig
+from paretune.sweeps.grid import announce, directory_name
 from tests import tiny
 from tests.unit.evaluation.test_evaluation_state import PGD, split
 from tests.unit.training.test_loop import ROOT, same_run

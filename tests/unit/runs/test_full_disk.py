@@ -17,7 +17,7 @@ import paretune as pt
 from paretune.attacks import AutoAttack, Linf
 from paretune.commands.cli import main
 from paretune.interchange.directory import write_directory
-from paretune.sweep import grid
+from paretune.sweeps import grid
 from tests import tiny
 from tests.synthetic import write_runs
 from tests.unit.commands.test_cli import SMALL, weights  # noqa: F401  # a fixture

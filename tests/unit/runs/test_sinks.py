@@ -18,8 +18,8 @@ import torch
 from paretune.runs.lines import Tail
 from paretune.runs.sinks import SINKS, MLflow, SinkRun, StepRows, TensorBoard, Trackio, WandB, read_sinks
 from paretune.strategies import BitFit
-from paretune.sweep.config import CompareConfig, Seeds, Strategies
-from paretune.sweep.grid import sweep
+from paretune.sweeps.config import CompareConfig, Seeds, Strategies
+from paretune.sweeps.grid import run_all
 from tests import tiny
 from tests.unit.training.test_loop import same_run
 
@@ -358,9 +358,9 @@ def test_every_run_of_a_sweep_is_sent_from_its_process(tmp_path) -> None:
         strategies=Strategies((BitFit(),)),
         seeds=Seeds((0,)),
     )
-    runs = sweep(config.runs(), tmp_path / "runs", workers=1, progress=False, sinks=[TensorBoard()])
+    runs = run_all(config.runs(), tmp_path / "runs", workers=1, progress=False, sinks=[TensorBoard()])
     late = TensorBoard(directory=str(tmp_path / "late"))
-    sweep(config.runs(), tmp_path / "runs", workers=1, progress=False, sinks=[late])  # all complete
+    run_all(config.runs(), tmp_path / "runs", workers=1, progress=False, sinks=[late])  # all complete
     for run in runs:
         steps = [row["step"] for row in rows_of(run.path, "log.jsonl")]
         for directory in (run.path / "tensorboard", tmp_path / "late" / run.path.name):

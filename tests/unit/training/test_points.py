@@ -9,7 +9,7 @@ import pytest
 import paretune as pt
 from paretune.commands.cli import main
 from paretune.runs.store import Run, load_runs
-from paretune.sweep.config import RunConfig
+from paretune.sweeps.config import RunConfig
 from paretune.training.plan import measuring_steps
 from tests import tiny
 from tests.unit.commands.test_cli import SMALL, weights  # noqa: F401  # a fixture

@@ -18,8 +18,8 @@ import pytest
 
 from paretune.runs.store import Run, RunWriter
 from paretune.strategies import BitFit, LoRA
-from paretune.sweep.config import CompareConfig, Seeds, Strategies
-from paretune.sweep.grid import announce, directory_name
+from paretune.sweeps.config import CompareConfig, Seeds, Strategies
+from paretune.sweeps.grid import announce, directory_name
 from paretune.watch import WatchServer, watching
 from paretune.watch.progress import Watcher
 from paretune.watch.reporting import Reporter

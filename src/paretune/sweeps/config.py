@@ -183,6 +183,10 @@ class TaskConfig:
                 root=self.data_root,
                 skip_bad=self.skip_bad,
             )
+        return self.checked(data)
+
+    def checked(self, data: ImageData) -> ImageData:
+        """``data``, of which a batch must fit into the train split."""
         if self.batch_size > len(data.train):
             raise ValueError(
                 f"batch_size={self.batch_size} is more than the {len(data.train)} images of the train split; give at most "

@@ -11,7 +11,7 @@ import pytest
 
 import paretune as pt
 from paretune.runs.progress import Status
-from paretune.sweep.grid import _levels, _shown, directory_name, sweep
+from paretune.sweeps.grid import _levels, _shown, directory_name, run_all
 from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
 from tests.unit.training.test_points import small
 
@@ -44,7 +44,7 @@ def test_a_sweep_says_what_its_runs_would_say_here_alone(
         small(weights, points=1, precision="auto", strategy=strategy, epochs=0.2)
         for strategy in (pt.BitFit(), pt.LoRA(rank=2))
     ]
-    sweep(configs, tmp_path / "sweep", workers=2, progress=False)
+    run_all(configs, tmp_path / "sweep", workers=2, progress=False)
     together = lines(caplog, tmp_path / "sweep")
     for config in configs:
         quiet: list[Status] = []

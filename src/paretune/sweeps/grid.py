@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import queue
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,8 @@ from paretune.runs.rows import read_json
 from paretune.runs.sinks.base import Openable, backfill
 from paretune.runs.store import Run, load_runs
 from paretune.strategies import LinearProbe
-from paretune.sweep.announcing import data_line, time_line
-from paretune.sweep.config import RunConfig
+from paretune.sweeps.announcing import data_line, time_line
+from paretune.sweeps.config import RunConfig
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def sweep(
+def run_all(
     configs: Sequence[RunConfig],
     out: str | Path,
     *,
@@ -65,13 +67,14 @@ def sweep(
         One run a configuration, in the same order.
 
     Raises:
-        ValueError: ``workers`` is below 1, two configurations are the same, or a finished run is on other images than its
-            data holds now.
+        ValueError: ``workers`` is below 1, or above it for what cannot be sent to them; two configurations are the same, or
+            a finished run is on other images than its data holds now.
         RuntimeError: a worker ended abruptly.
         Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
     """
     out = Path(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = workers
     if workers is None:
         workers = 1 if torch.cuda.is_available() else cores
     if workers < 1:
@@ -106,6 +109,16 @@ def sweep(
         return [load_runs(path)[0] for path in paths]
     with alone(out, patience=60):
         announce(out, configs)
+    if (reason := _stays_here(configs)) is not None:
+        if asked is not None and asked > 1:
+            raise ValueError(
+                f"workers={asked}, but the data or the model cannot be sent to them: {reason}; give workers=1"
+            )
+        log.info("the runs are made in this process, one by one: %s", reason)
+        return [
+            config.run(path, resume=resume, progress=progress, sinks=sinks)
+            for config, path in zip(configs, paths, strict=True)
+        ]
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     with (
@@ -133,6 +146,17 @@ def sweep(
     return [load_runs(path)[0] for path in paths]
 
 
+def _stays_here(configs: Sequence[RunConfig]) -> str | None:
+    """Why a configuration cannot be sent to another process; None if it can."""
+    try:
+        sent = bytes(ForkingPickler.dumps(configs[0]))
+    except Exception as error:  # whatever somebody's class raises
+        return f"{type(error).__name__}: {error}"
+    if b"__main__" in sent and not hasattr(sys.modules["__main__"], "__file__"):
+        return "a class of it is defined in this notebook or shell, not in a file"
+    return None
+
+
 def _check_unchanged(path: Path, data: ImageData) -> None:
     recorded = load_runs(path)[0].config.get("data")
     if recorded != data.fingerprint:
@@ -144,7 +168,8 @@ def _check_unchanged(path: Path, data: ImageData) -> None:
 
 def directory_name(config: RunConfig) -> str:
     """``lora-rank-4-seed0-1a2b3c4d``: readable, and different for different configurations."""
-    values = {**vars(config), "strategy": config.strategy.to_dict(), "limit": config.most}
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}
+    values |= {"strategy": config.strategy.to_dict(), "limit": config.most}
     if not config.is_demo:
         values["img_size"] = config.size
     if not config.skip_bad:

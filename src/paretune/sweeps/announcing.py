@@ -11,7 +11,7 @@ from paretune.attacks import attack_copy
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.strategies import adapt, trainable_parameters
-from paretune.sweep.config import RunConfig
+from paretune.sweeps.config import RunConfig
 from paretune.training.objectives import TrainingBatch
 
 _PIXELS = 1 << 19  # of a batch that is timed: 10 images of 224x224, or all of a batch of small ones

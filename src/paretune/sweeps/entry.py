@@ -1,0 +1,137 @@
+"""Train every strategy on one task and judge them: ``paretune compare`` as a function, for objects too."""
+
+import copy
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paretune._values import number_text
+from paretune.backbones.backbone import Backbone
+from paretune.data.images import ImageData, load_data
+from paretune.frontiers.comparing import compare
+from paretune.frontiers.settings import Settings
+from paretune.frontiers.verdict import Comparison
+from paretune.runs.sinks.base import Openable
+from paretune.strategies import Strategy, adaptation_of
+from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweeps.grid import run_all
+
+_JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
+_TASK = [option.name for option in dataclasses.fields(CompareConfig)]
+
+
+def sweep(
+    data: Any = "digits",
+    strategies: str | Sequence[str | Strategy] | None = None,
+    seeds: str | Sequence[int] = (0, 1),
+    *,
+    backbone: str | Backbone = "efficientnet-lite0",
+    out: str | Path = "paretune-runs",
+    workers: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    sinks: Sequence[Openable] = (),
+    **options: Any,
+) -> Comparison:
+    """Train every strategy on one task with every seed, and say which has the best frontier.
+
+    Called again, it goes on with stopped runs and repeats no finished ones. ``paretune.write_report(out)`` writes the page.
+    In a script, call it under ``if __name__ == "__main__":``, because workers are processes that import the script.
+
+    Example:
+        >>> outcome = sweep("digits", ["LoRA(rank=4)", "BitFit"], epsilon=4 / 255)  # doctest: +SKIP
+        >>> print(outcome)  # doctest: +SKIP
+
+    Args:
+        data: what :func:`paretune.load_data` takes, or what it returns.
+        strategies: strategies, or texts that name them; None for full fine-tuning, LoRA, BitFit and Compacter.
+        seeds: of the heads, the strategies' parameters, the batches and the attacks.
+        backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
+            has, so that its logits are those of the classes of ``data``.
+        out: directory of the runs.
+        workers: processes; None takes one a core, or one in all if there is a GPU. Data sets and models that cannot be
+            sent to another process, such as those of classes that a notebook defines, are used in this one, run by run.
+        resume: False starts the runs over.
+        progress: show bars on the terminal.
+        sinks: who else receives the rows of each run, see :func:`paretune.train`.
+        **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
+            ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, … of :class:`~paretune.sweeps.config.TaskConfig`), and
+            how it is judged (``margin``, ``level``, ``min_clean``, … of :func:`paretune.compare`). ``epsilon`` may be a
+            number.
+
+    Raises:
+        TypeError: there is no such option, or ``backbone`` carries an adapter already.
+        ValueError: an option is out of range, the data is not what the backbone takes, or several ``workers`` are wanted
+            for what cannot be sent to them.
+        RuntimeError: a worker ended abruptly.
+    """
+    for name in options:
+        if name not in {*_JUDGING, *_TASK}:
+            near = difflib.get_close_matches(name, [*_TASK, *_JUDGING], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"sweep has no option {name!r}{hint} Options: {', '.join([*_TASK, *_JUDGING])}")
+    judging = {name: options.pop(name) for name in _JUDGING if name in options}
+    Settings(**judging)
+    if isinstance(options.get("epsilon"), float):
+        options["epsilon"] = number_text(options["epsilon"])
+    if strategies is not None:
+        options["strategies"] = Strategies.read(strategies)
+    named = isinstance(data, str | Path)
+    config = CompareConfig(
+        data=str(data) if named else "",
+        backbone=backbone if isinstance(backbone, str) else f"{backbone.architecture} {backbone.fingerprint}",
+        seeds=Seeds.read(seeds),
+        **options,
+    )
+    runs: Sequence[RunConfig] = config.runs()
+    if not named or isinstance(backbone, Backbone):
+        runs = _given(runs, data, backbone)
+    return compare(
+        run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenRun(RunConfig):
+    """A run on data, and maybe on a backbone, that are objects; the texts in their place tell them apart."""
+
+    objects: tuple[ImageData, Backbone | None] = field(compare=False, repr=False)
+
+    def load_backbone(self, num_classes: int, seed: int) -> Backbone:
+        """A copy of what was given."""
+        given = self.objects[1]
+        return super().load_backbone(num_classes, seed) if given is None else copy.deepcopy(given)
+
+    def load_data(self) -> ImageData:
+        """What was given."""
+        return self.checked(self.objects[0])
+
+
+def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> list[RunConfig]:
+    """The runs on these objects."""
+    own = backbone if isinstance(backbone, Backbone) else None
+    if own is not None and adaptation_of(own) is not None:
+        raise TypeError(
+            "backbone carries an adapter already; give the one that it was made of, and strategies"
+        )
+    task = runs[0]
+    if not isinstance(data, ImageData):
+        size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
+        data = load_data(
+            data,
+            img_size=size,
+            seed=task.split_seed,
+            limit=task.most,
+            root=task.data_root,
+            skip_bad=task.skip_bad,
+        )
+    if own is not None and own.num_classes != len(data.classes):
+        raise ValueError(
+            f"backbone has {own.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"
+        )
+    text = f"{data.name} {data.fingerprint}"
+    values = [{**vars(run), "data": text, "img_size": data.image_size} for run in runs]
+    return [GivenRun(**each, objects=(data, own)) for each in values]
