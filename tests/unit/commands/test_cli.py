@@ -1,6 +1,7 @@
 """The command line, run as a user runs it but in this process."""
 
 import os
+import re
 
 import pandas as pd
 import pytest
@@ -52,6 +53,12 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatc
     assert (out / "report.png").stat().st_size > 10_000
     for picture in ("frontier_png", "frontier_pdf"):  # slow, and seen once
         monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    data, time, first = first.split("\n", 2)
+    assert data == (
+        "digits: 120 images at 32x32: 72 to train on, 18 to select by, 30 to report; 10 classes (0, 1, 2, 3, 4, …) of 11 to "
+        "13 images"
+    )
+    assert re.fullmatch(r"2 runs of 4 steps: about \d+ minutes?", time)
     assert main(arguments) == 0  # finished runs are not repeated
     assert capsys.readouterr().out == first
 
