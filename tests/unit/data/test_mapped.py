@@ -19,7 +19,10 @@ from torch.utils.data import (
     random_split,
 )
 
+import paretune as pt
 from paretune.data.images import ImageData, as_split, load_data
+from paretune.training import Natural
+from tests import tiny
 from tests.unit.data.test_images import noise, read_all, splits_of
 
 CLASSES = ["cat", "dog", "owl"]
@@ -116,7 +119,7 @@ def test_labels_are_numbers_or_names(label: Callable[[int], Any]) -> None:
         ),
         (
             Pets(image=lambda row: PIXELS[row].float()),
-            r"image 0 of Pets \(its values go from \d+ to 255, not from 0 to 1",
+            r"image 0 of Pets \(its values go from \d+ to 25\d, not from 0 to 1",
         ),
         (Pets(image=lambda row: PIXELS[row] / 127.5 - 1), r"its values go from -.*leave Normalize out"),
         (Pets(image=lambda row: PIXELS[row] / 0), r"its values go from"),
@@ -371,9 +374,6 @@ def test_all_examples_of_a_data_set_make_one_split() -> None:
 
 
 def test_train_and_evaluate_take_a_data_set(tmp_path: Path) -> None:
-    import paretune as pt
-    from tests import tiny
-
     learnt = Pets(
         lambda row: PIXELS[row % 30], lambda row: row % 10, 60, targets=[row % 10 for row in range(60)]
     )
@@ -386,7 +386,7 @@ def test_train_and_evaluate_take_a_data_set(tmp_path: Path) -> None:
             pt.train(
                 model,
                 data,
-                pt.Natural(),
+                Natural(),
                 attacks=[attack],
                 steps=1,
                 batch_size=4,
