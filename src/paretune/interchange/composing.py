@@ -1,6 +1,5 @@
 """What a foreign file means here: a strategy that trains and computes the same, and its tensors."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,11 +113,6 @@ def own_parameters(
         else:
             strategies.append(BitFit(where=fold(biases, [name for name in every if name not in biases])))
     return strategies
-
-
-def with_adapting(strategy: Strategy) -> Strategy:
-    """The same with running statistics that are part of the adapter."""
-    return dataclasses.replace(strategy, bn="adapt")
 
 
 def together(strategies: Sequence[Strategy]) -> Strategy:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from paretune.interchange.adapters import reading
-from paretune.interchange.reading import member, read_checkpoint, read_json, read_tensors
+from paretune.interchange.reading import member, read_json, read_state
 
 Format = Literal["paretune", "peft", "adapters", "loralib"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -54,4 +54,4 @@ def _tensors(path: Path) -> dict[str, object]:
     path = path.resolve()
     if not path.is_file():
         raise ValueError(f"{path} is neither a directory nor a regular file")
-    return dict(read_tensors(path)[0] if path.suffix == ".safetensors" else read_checkpoint(path))
+    return dict(read_state(path)[0])

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import Backbone, dtype_of, logits_of, network_of, written
 from paretune.backbones.random import borrowed_randomness
 from paretune.data.sizes import checked_size, pair
-from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.directory import write_directory
 from paretune.runs.disk import write_atomically, write_json
-from paretune.strategies.mechanics.adapting import adaptation_of, merge_adapter
+from paretune.strategies.mechanics.adapting import adaptation_of, anatomy_of, merge_adapter
 from paretune.strategies.mechanics.base import Anatomy
 from paretune.strategies.mechanics.wrapped import TOLERANCE, random_images, relative_distance
 

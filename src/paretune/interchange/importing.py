@@ -6,7 +6,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import digest, inside, network_of
-from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.composing import Imported
 from paretune.interchange.detect import FORMATS, detect
 from paretune.interchange.files import load_own
@@ -14,7 +13,7 @@ from paretune.interchange.loralib.reading import read_loralib
 from paretune.interchange.peft.reading import read_peft
 from paretune.interchange.peft.writing import never_called, wrapped_by_peft
 from paretune.interchange.placing import place, stored_name, tried
-from paretune.strategies.mechanics.adapting import require_bare
+from paretune.strategies.mechanics.adapting import anatomy_of, require_bare
 from paretune.strategies.mechanics.base import Anatomy
 from paretune.strategies.mechanics.wrapped import names_in_peft
 

@@ -115,6 +115,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and its metadata, or the state dict in a file of ``torch.save``.
+
+    Raises:
+        ValueError: as :func:`read_tensors` and :func:`read_checkpoint`.
+    """
+    return read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
+
+
 def held(name: str, value: Tensor, dtype: torch.dtype, origin: str | Path) -> Tensor:
     """``value`` as ``dtype``, which must hold each of its numbers exactly: a cast never changes what an adapter computes.
 

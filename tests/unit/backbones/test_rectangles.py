@@ -24,8 +24,8 @@ from paretune.commands._printing import cell
 from paretune.commands.cli import main
 from paretune.data.sizes import Sides, checked_size, pair
 from paretune.interchange import read_adapter, save_peft
-from paretune.interchange.anatomy import anatomy_of
 from paretune.interchange.peft.writing import never_called
+from paretune.strategies.mechanics.adapting import anatomy_of
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.grid import directory_name
 from tests.contracts.contract import starts_at_base

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import network_of
 from paretune.interchange.adapters.config import modernised, read_strategies
 from paretune.interchange.adapters.tensors import place_tensors
-from paretune.interchange.anatomy import anatomy_of
+from paretune.interchange.composing import together
 from paretune.interchange.placing import place
-from paretune.interchange.reading import held_by, member, read_checkpoint, read_json, read_tensors
-from paretune.strategies import Union
+from paretune.interchange.reading import held_by, member, read_json, read_state
+from paretune.strategies.mechanics.adapting import anatomy_of
 from paretune.strategies.mechanics.selection import blocks as blocks_of
 
 CONFIG = "adapter_config.json"
@@ -107,16 +107,14 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         tensors = place_tensors(settings, held_by(module, files.tensors, path), module, anatomy)
     except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    strategy = strategies[0] if len(strategies) == 1 else Union(tuple(strategies))
     tensors |= {f"{anatomy.head}.{name}": value for name, value in files.head.items()}
-    return place(model, strategy, anatomy, tensors, path, partial=True)
+    return place(model, together(strategies), anatomy, tensors, path, partial=True)
 
 
 def _read_first(directory: Path, names: tuple[str, ...]) -> dict[str, Tensor] | None:
     for name in names:
         if (directory / name).exists():
-            file = member(directory, name)
-            return read_tensors(file)[0] if file.suffix == ".safetensors" else read_checkpoint(file)
+            return read_state(member(directory, name))[0]
     return None
 
 

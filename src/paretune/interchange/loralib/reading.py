@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.backbone import inside
 from paretune.interchange.composing import Imported, factors, lora, own_parameters, product, together
-from paretune.interchange.reading import held_by, read_checkpoint, read_tensors
+from paretune.interchange.reading import held_by, read_state
 from paretune.strategies import Strategy
 from paretune.strategies.bitfit import is_bias
 from paretune.strategies.mechanics.roles import FUSED, Rows, match_layer
@@ -48,7 +48,7 @@ def read_loralib(
     Raises:
         ValueError: ``alpha`` or ``enable_lora`` is needed, or the tensors do not fit the model.
     """
-    saved, metadata = read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
+    saved, metadata = read_state(path)
     if alpha is None and "lora_alpha" in metadata:
         alpha = float(metadata["lora_alpha"])
     if enable_lora is None and "enable_lora" in metadata:
@@ -136,8 +136,13 @@ def _read_layer(
     is_fused = name.rpartition(".")[2] == "qkv" and count == 3 and rank <= min(rows // count, columns)
     if is_fused and match_layer("q", name, layer, module) == Rows((True, False, False)):
         return _Layer(parts, rank, alpha, a, b)
-    dense = Rows(parts).spread(torch.block_diag(*b.view(n, -1, rank)), 0.0)  # type: ignore[no-untyped-call]
-    return _Layer(None, n * rank, alpha * n, *factors(a, dense))
+    return _Layer(None, n * rank, alpha * n, *factors(a, _dense(b, parts)))
+
+
+def _dense(b: Tensor, parts: tuple[bool, ...]) -> Tensor:
+    """B (rows, n · r) of the whole layer, from the pairs of its n enabled parts."""
+    pairs = b.view(sum(parts), -1, b.shape[1])
+    return Rows(parts).spread(torch.block_diag(*pairs), 0.0)  # type: ignore[no-untyped-call]
 
 
 def _read_conv(layer: nn.Conv2d, a: Tensor, b: Tensor, alpha: float, shapes: str) -> _Layer:
@@ -202,10 +207,6 @@ def _others(
 
 
 def _is_merged(ours: Tensor, value: Tensor, layer: _Layer) -> bool:
-    if layer.parts is None:
-        b = layer.b
-    else:
-        pairs = layer.b.view(sum(layer.parts), -1, layer.rank)
-        b = Rows(layer.parts).spread(torch.block_diag(*pairs), 0.0)  # type: ignore[no-untyped-call]
+    b = layer.b if layer.parts is None else _dense(layer.b, layer.parts)
     merged = ours + layer.alpha / layer.rank * (b @ layer.a).view_as(ours).to(ours)
     return torch.allclose(merged, value, rtol=1e-4, atol=1e-5 * float(merged.abs().max()))

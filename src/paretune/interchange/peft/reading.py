@@ -1,5 +1,6 @@
 """A directory of peft in our terms: LoRA, (IA)³ and norm tuning without peft, its other tuners through peft itself."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import inside
-from paretune.interchange.composing import (
-    Imported,
-    factors,
-    lora,
-    own_parameters,
-    product,
-    together,
-    with_adapting,
-)
+from paretune.interchange.composing import Imported, factors, lora, own_parameters, product, together
 from paretune.interchange.patterns import fold
 from paretune.interchange.peft.directory import PREFIX
 from paretune.interchange.peft.older_names import current_name
 from paretune.interchange.peft.writing import OUT_PROJ_TIMES, is_attention, is_plain
-from paretune.interchange.reading import held_by, member, read_checkpoint, read_json, read_tensors
+from paretune.interchange.reading import held_by, member, read_json, read_state
 from paretune.strategies import IA3, Peft, Strategy
 from paretune.strategies.mechanics.patterns import Pattern
 from paretune.strategies.mechanics.roles import ROLES, matrices, own_name
@@ -56,8 +49,7 @@ def read_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ]
     if not names:
         raise FileNotFoundError(f"{directory} has no adapter_model.safetensors")
-    path = member(directory, names[0])
-    return config, read_tensors(path)[0] if path.suffix == ".safetensors" else read_checkpoint(path)
+    return config, read_state(member(directory, names[0]))[0]
 
 
 def read_peft(module: nn.Module, head: str, directory: Path) -> Imported:
@@ -323,7 +315,7 @@ class _Reader:
         )
         moving = [name for name in outside if name.endswith(("running_mean", "running_var"))]
         if moving:
-            strategies = [with_adapting(strategy) for strategy in strategies]
+            strategies = [dataclasses.replace(strategy, bn="adapt") for strategy in strategies]
         return Imported(together(strategies), tensors | dict(rest))
 
     def _number(self, name: str, patterns: str, default: str, otherwise: float) -> Any:

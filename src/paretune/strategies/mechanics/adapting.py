@@ -88,8 +88,8 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         )
     with borrowed_randomness():
         torch.manual_seed(seed)
-        anatomy = Anatomy(backbone.head, backbone.sites, backbone.image_size, backbone.mean.shape[1])
         require_bare(backbone)
+        anatomy = anatomy_of(backbone)
         strategy.try_on(backbone.module, anatomy)
         install(backbone.module, strategy, anatomy)
     log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)
@@ -161,6 +161,16 @@ def adaptation_of(model: nn.Module) -> Adaptation | None:
     module = network_of(model)
     record: Adaptation | None = module.__dict__.get(RECORD)
     return record
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """What strategies are told about ``model``, which may be a plain module."""
+    present = adaptation_of(model)
+    if present is not None:
+        return present.anatomy
+    if not isinstance(model, Backbone):
+        model = Backbone(model)
+    return Anatomy(model.head, model.sites, model.image_size, model.mean.shape[1])
 
 
 def forget_adaptation(module: nn.Module) -> Adaptation | None:
