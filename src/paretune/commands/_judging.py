@@ -62,9 +62,9 @@ class Judging:
         if self.max_trainable is None and self.max_seconds is None:
             return runs
         allowed = {
-            (each.task, each.strategy)
+            (area.task, area.strategy)
             for condition in compare(runs, resamples=100).conditions  # for what they cost, not for intervals
-            for each in condition.within(max_trainable=self.max_trainable, max_seconds=self.max_seconds).areas
+            for area in condition.within(max_trainable=self.max_trainable, max_seconds=self.max_seconds).areas
         }
         points = labelled_points(runs)
         names = zip(points["task"], points["label"], points["run_index"], strict=True)
@@ -83,16 +83,16 @@ def print_condition(condition: "Condition", heading: str) -> None:
         [*columns, "best clean", "best robust", "trainable", "train s"],
         [
             [
-                each.strategy,
-                f"{each.area:.3f}",
-                f"{each.low:.3f} to {each.high:.3f}",
-                " ".join(f"{area:.3f}" for area in each.per_seed),
-                f"{each.best_clean:.3f}",
-                f"{each.best_robust:.3f}",
-                f"{each.trainable_parameters:,}",
-                f"{each.train_seconds:.0f}",
+                estimate.strategy,
+                f"{estimate.area:.3f}",
+                f"{estimate.low:.3f} to {estimate.high:.3f}",
+                " ".join(f"{area:.3f}" for area in estimate.per_seed),
+                f"{estimate.best_clean:.3f}",
+                f"{estimate.best_robust:.3f}",
+                f"{estimate.trainable_parameters:,}",
+                f"{estimate.train_seconds:.0f}",
             ]
-            for each in condition.areas
+            for estimate in condition.areas
         ],
     )
     advice = condition.recommendation

@@ -47,7 +47,7 @@ def shortened(content: Any, depth: int = 8) -> Any:
         return "…"
     if isinstance(content, list):
         more = [f"… ({len(content):,} entries)"] if len(content) > MOST else []
-        return [shortened(each, depth - 1) for each in content[:MOST]] + more
+        return [shortened(item, depth - 1) for item in content[:MOST]] + more
     if isinstance(content, dict):
         some = list(content.items())[:MOST]
         short = {shortened(key): shortened(value, depth - 1) for key, value in some}

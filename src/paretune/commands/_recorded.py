@@ -62,13 +62,13 @@ def load_recorded(
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}
     try:
         with told("data", data):
-            found = load_data(name, **asked)
+            measured = load_data(name, **asked)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"what {adapter} was trained on is not here: {error}; pass --data or --data-root with where it is now"
         ) from None
-    check_same_classes(model.num_classes, model.classes, found.classes)
-    original = found if asked == trained else load_data(name, **trained)
+    check_same_classes(model.num_classes, model.classes, measured.classes)
+    original = measured if asked == trained else load_data(name, **trained)
     if original.fingerprint != notes.get("fingerprint"):
         why = f"{name} differs from the data that the adapter was trained on"
         if "fingerprint" not in notes:
@@ -78,20 +78,20 @@ def load_recorded(
                 f"{why}: it is split otherwise now, so that images which were learnt would be measured. Restore it, or pass "
                 f"--data {name} to measure it all the same"
             )
-        _say(f"{why}; some of the {len(found.report)} images that are measured may be among those")
-        return found
-    seen = set(original.train.ids.tolist()) & set(found.report.ids.tolist())
+        _say(f"{why}; some of the {len(measured.report)} images that are measured may be among those")
+        return measured
+    seen = set(original.train.ids.tolist()) & set(measured.report.ids.tolist())
     if seen:
         raise ValueError(
-            f"the adapter was trained on {len(seen)} of the {len(found.report)} images that --split-seed {asked['seed']} "
+            f"the adapter was trained on {len(seen)} of the {len(measured.report)} images that --split-seed {asked['seed']} "
             f"would measure; leave it out, or give {trained['seed']}, with which it was trained"
         )
-    if found.report.fingerprint != original.report.fingerprint:
+    if measured.report.fingerprint != original.report.fingerprint:
         _say(
-            f"{len(found.report)} images are measured, not the {len(original.report)} that the run of the adapter "
+            f"{len(measured.report)} images are measured, not the {len(original.report)} that the run of the adapter "
             "reports; it was trained on none of them"
         )
-    return found
+    return measured
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -197,10 +197,10 @@ def _foreign(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if kind == "peft":
         return read_files(path)
     if kind == "adapters":
-        found = reading.read(path)
-        return dict(found.config), {
-            **found.tensors,
-            **{f"head.{name}": value for name, value in found.head.items()},
+        files = reading.read(path)
+        return dict(files.config), {
+            **files.tensors,
+            **{f"head.{name}": value for name, value in files.head.items()},
         }
     tensors, metadata = read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
     return dict(metadata), tensors

@@ -86,13 +86,13 @@ class Analyze:
             rows = [
                 [
                     f"{rank:g}",
-                    each.strategy,
-                    f"{each.area:.3f}",
-                    "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}",
-                    str(each.k),
-                    str(len(each.seeds)),
+                    group.strategy,
+                    f"{group.area:.3f}",
+                    "" if group.low is None else f"{group.low:.3f} to {group.high:.3f}",
+                    str(group.k),
+                    str(len(group.seeds)),
                 ]
-                for rank, each in zip(task.ranks, task.areas, strict=True)
+                for rank, group in zip(task.ranks, task.areas, strict=True)
             ]
             print_table(["rank", "group", "area", interval, "K", "repeats"], rows)
             print(task.sentence)

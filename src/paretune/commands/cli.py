@@ -112,9 +112,9 @@ def build_parser() -> Any:
         one.command = name
         one.add_argument("--config", action=Config, help="YAML file with any of these options")
         one.add_class_arguments(command, None, as_positional=True)
-        made = {field.name: field.default_factory for field in fields(command)}  # type: ignore[arg-type]
+        factories = {field.name: field.default_factory for field in fields(command)}  # type: ignore[arg-type]
         for action in one._actions:
-            factory = made.get(action.dest, MISSING)
+            factory = factories.get(action.dest, MISSING)
             if (
                 factory is not MISSING and action.default != SUPPRESS
             ):  # jsonargparse has made a dict of the value

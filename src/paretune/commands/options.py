@@ -33,16 +33,16 @@ Commands = Mapping[str, Any]
 
 def spelt(arguments: Sequence[str]) -> list[str]:
     """The arguments as the parser wants them: ``--print-config`` is ``--print_config``, and a minus may begin a value."""
-    found: list[str] = []
+    joined: list[str] = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            found.append("--" + name[2:].replace("-", "_") + equals + value)
-        elif _NEGATIVE.match(argument) and found and found[-1].startswith("--") and "=" not in found[-1]:
-            found[-1] += f"={argument}"
+            joined.append("--" + name[2:].replace("-", "_") + equals + value)
+        elif _NEGATIVE.match(argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
         else:
-            found.append(argument)
-    return found
+            joined.append(argument)
+    return joined
 
 
 def bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -136,18 +136,19 @@ def unknown_options(keys: Sequence[str], command: str, commands: Commands) -> st
     for key in keys:
         root, _, inner = key.partition(".")
         if root in known and inner:
-            default = next(each for each in dataclasses.fields(commands[command]) if each.name == root)
-            made = default.default_factory() if default.default_factory is not dataclasses.MISSING else None
-            has = f"; its fields: {', '.join(_fields(type(made)))}" if dataclasses.is_dataclass(made) else ""
+            default = next(field for field in dataclasses.fields(commands[command]) if field.name == root)
+            value = default.default_factory() if default.default_factory is not dataclasses.MISSING else None
+            fields = ", ".join(_fields(type(value))) if dataclasses.is_dataclass(value) else ""
+            has = f"; its fields: {fields}" if fields else ""
             return f"{_spelt(root)} has no field {inner!r}{has}"
         owners = [name for name, other in commands.items() if root in _fields(other)]
         whose.setdefault(" and ".join(owners), []).append(_spelt(key))
         near += difflib.get_close_matches(root, known, n=1)
     told = [
-        f"{', '.join(own)} {'belong' if len(own) > 1 else 'belongs'} to {owners}"
+        f"{', '.join(options)} {'belong' if len(options) > 1 else 'belongs'} to {owners}"
         if owners
-        else f"there is no option {', '.join(own)}"
-        for owners, own in whose.items()
+        else f"there is no option {', '.join(options)}"
+        for owners, options in whose.items()
     ]
     hint = " and ".join(_spelt(name) for name in dict.fromkeys(near))
     way = f"{command} takes {hint}" if hint else f"paretune {command} --help lists what it takes"
@@ -157,35 +158,35 @@ def unknown_options(keys: Sequence[str], command: str, commands: Commands) -> st
 def in_words(message: str, command: str | None, commands: Commands) -> str:
     """The parser's message with the option, the value and the way out, without its types."""
     text = " ".join(message.split())
-    if found := re.fullmatch(r"unrecognized arguments: (.*)", text):
-        options = [word[2:].partition("=")[0] for word in found[1].split(" ") if word.startswith("--")]
+    if match := re.fullmatch(r"unrecognized arguments: (.*)", text):
+        options = [word[2:].partition("=")[0] for word in match[1].split(" ") if word.startswith("--")]
         if command and options:
             return unknown_options(options, command, commands)
-        return f"{shown(found[1])} is no argument of paretune {command or ''}; see --help"
-    if found := re.fullmatch(r"Subcommand '(\w+)' does not accept option '(.*)'", text):
-        return unknown_options([found[2]], found[1], commands)
-    if found := re.fullmatch(r"the following arguments are required: ((\w+)\..*)", text):
-        names = " and ".join(name.rpartition(".")[2].upper() for name in found[1].split(", "))
-        return f"{found[2]} needs {names}; see paretune {found[2]} --help"
-    if found := re.match(r"argument (?:--)?([\w.]+): expected one argument", text):
-        return f"{_spelt(found[1])} needs a value"
-    if found := re.match(r"argument subcommand: invalid choice: '(.*?)'", text):
-        close = difflib.get_close_matches(found[1], commands, n=1)
+        return f"{shown(match[1])} is no argument of paretune {command or ''}; see --help"
+    if match := re.fullmatch(r"Subcommand '(\w+)' does not accept option '(.*)'", text):
+        return unknown_options([match[2]], match[1], commands)
+    if match := re.fullmatch(r"the following arguments are required: ((\w+)\..*)", text):
+        names = " and ".join(name.rpartition(".")[2].upper() for name in match[1].split(", "))
+        return f"{match[2]} needs {names}; see paretune {match[2]} --help"
+    if match := re.match(r"argument (?:--)?([\w.]+): expected one argument", text):
+        return f"{_spelt(match[1])} needs a value"
+    if match := re.match(r"argument subcommand: invalid choice: '(.*?)'", text):
+        close = difflib.get_close_matches(match[1], commands, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"there is no command {shown(found[1])}; {hint}The commands: {', '.join(commands)}"
-    if found := re.fullmatch(r'Parser key "([\w.]+)": (.*)', text):
-        return _of_value(_spelt(found[1]), found[2])
+        return f"there is no command {shown(match[1])}; {hint}The commands: {', '.join(commands)}"
+    if match := re.fullmatch(r'Parser key "([\w.]+)": (.*)', text):
+        return _of_value(_spelt(match[1]), match[2])
     return text
 
 
 def _of_value(option: str, reason: str) -> str:
-    if found := re.fullmatch(r"Not of type \w+: (.*)", reason):
-        return f"{option}: {found[1]}"
-    if found := re.match(r"Unable to load config ['\"](.*?)['\"]", reason):
-        return f"{option} is set field by field, {option}.FIELD VALUE, as --help shows; got {shown(found[1])}"
-    if not (found := _MISTYPED.match(reason)):
+    if match := re.fullmatch(r"Not of type \w+: (.*)", reason):
+        return f"{option}: {match[1]}"
+    if match := re.match(r"Unable to load config ['\"](.*?)['\"]", reason):
+        return f"{option} is set field by field, {option}.FIELD VALUE, as --help shows; got {shown(match[1])}"
+    if not (match := _MISTYPED.match(reason)):
         return f"{option}: {reason}"
-    types, value = found[1] or found[2], found[3]
+    types, value = match[1] or match[2], match[3]
     literal = re.search(r"Literal\[(.*?)\]", types)
     choices = re.findall(r"'(.*?)'", literal[1]) if literal else []
     wanted = [f"one of {', '.join(choices)}"] if choices else []
