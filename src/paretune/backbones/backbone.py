@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from paretune.backbones.bases import check_base, check_values, heads, unwrapped
 from paretune.backbones.modes import frozen_batch_norms
 from paretune.backbones.sites import Site, find_sites, laid_out
-from paretune.backbones.weights import StateDict
 from paretune.data.sizes import ImageSize, checked_size, pair
 
 log = logging.getLogger(__name__)
+
+StateDict = Mapping[str, Tensor]
 
 _TASK = "_paretune_task"
 
@@ -313,9 +314,8 @@ def _alike(first: Any, other: Any) -> bool:
 
 def answer(model: nn.Module, images: Tensor) -> Tensor:
     """Logits (batch, classes), at least in float32, of any classifier of images in [0, 1], in whatever precision it is."""
-    if not any(
-        isinstance(part, Backbone) for part in model.modules()
-    ):  # which casts them itself, and exactly
+    # A Backbone casts them itself, and exactly.
+    if not any(isinstance(part, Backbone) for part in model.modules()):
         images = images.to(dtype_of(model))
     return _checked(logits_of(model(images)))
 

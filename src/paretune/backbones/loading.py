@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from paretune.backbones.backbone import Backbone, find_head, inside
+from paretune.backbones.backbone import Backbone, StateDict, find_head, inside
 from paretune.backbones.processors import pixels_of
 from paretune.backbones.random import borrowed_randomness
-from paretune.backbones.weights import Normalisation, StateDict, load_weights
+from paretune.backbones.weights import Normalisation, load_weights
 from paretune.data.sizes import ImageSize, checked_size, pair
 
 
@@ -154,9 +154,8 @@ def load_timm(
     size = img_size or checked_size(f"the input_size of {name!r}", settings["input_size"][-2:])
     embedding: Any = getattr(module, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
-    overlap = (
-        getattr(getattr(embedding, "proj", None), "stride", patch) != patch
-    )  # as in PVT, of any image size
+    # As in PVT, of any image size.
+    overlap = getattr(getattr(embedding, "proj", None), "stride", patch) != patch
     patch = 1 if patch is None or overlap else checked_size("patch_size", patch)
     if any(side % step for side, step in zip(pair(size), pair(patch), strict=True)):
         raise ValueError(f"img_size must be a multiple of the patch size {patch} of {name!r}; got {size}")

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paretune.backbones.backbone import StateDict, inside
 from paretune.runs.disk import regular
 
 log = logging.getLogger(__name__)
-
-StateDict = Mapping[str, Tensor]
 
 # Names of the averaged and of the plain weights in a checkpoint, the first that is there first; the order of timm.
 AVERAGED = (
@@ -107,10 +106,10 @@ def load_weights(
             tensors = dict(adjust(tensors, module))
         except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(f"{origin} does not fit {type(module).__name__}: {error}") from error
-    for name in [name for name in tensors if _inside(name, head)]:
+    for name in [name for name in tensors if inside(name, head)]:
         if name not in expected or tensors[name].shape != expected[name].shape:
             del tensors[name]
-    wanted = {name for name in expected if not _inside(name, head)}
+    wanted = {name for name in expected if not inside(name, head)}
     problems = [f"missing {name}" for name in sorted(wanted - set(tensors))]
     problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(expected))]
     problems += [
@@ -389,7 +388,3 @@ def _without_normalisation(
             "Backbone(module, mean=, std=)"
         )
     return rest, Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def _inside(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix + ".")
