@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from paretune.runs.disk import naming, sync_directory
+from paretune.runs.disk import naming, sync
 
 
 def write_directory(directory: str | Path, mark: str, write: Callable[[Path], None]) -> Path:
@@ -34,8 +34,8 @@ def write_directory(directory: str | Path, mark: str, write: Callable[[Path], No
         try:
             write(staging)
             for file in staging.rglob("*"):
-                _sync(file)
-            sync_directory(staging)
+                sync(file)
+            sync(staging)
             staging.chmod(0o755)
             if directory.exists():
                 old = staging.with_name(staging.name.removesuffix(".tmp") + ".old.tmp")
@@ -44,15 +44,7 @@ def write_directory(directory: str | Path, mark: str, write: Callable[[Path], No
                 shutil.rmtree(old)
             else:
                 os.replace(staging, directory)
-            sync_directory(directory.parent)
+            sync(directory.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return directory
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir():
-        sync_directory(path)
-    else:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

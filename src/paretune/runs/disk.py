@@ -64,10 +64,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with naming(path):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, path)
-            sync_directory(path.parent)
+            sync(path.parent)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -89,9 +88,9 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(gone)
 
 
-def sync_directory(path: Path) -> None:
-    """Make a rename in ``path`` durable where the system can."""
-    if os.name == "posix":
+def sync(path: Path) -> None:
+    """Make the content of a file, or a rename in a directory where the system can, durable."""
+    if os.name == "posix" or not path.is_dir():
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -94,7 +94,7 @@ class RunWriter:
             # over, and never one that lacks rows.
             for name in ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
-                disk.sync_directory(self.path)
+                disk.sync(self.path)
         self._cut_torn_line()
         self._rows = [row for _, row in read_rows(self.path, self.config)]
         stated = read_stated(self.path, self.key)
@@ -259,9 +259,8 @@ class Run:
         bits: Bits = {}
         for split, suffix, examples, fingerprint in SPLITS:
             count = int(row[examples])
-            if metadata.get(fingerprint) != row[fingerprint] or metadata.get(f"{split}_examples") != str(
-                count
-            ):
+            said = metadata.get(fingerprint), metadata.get(f"{split}_examples")
+            if said != (row[fingerprint], str(count)):
                 raise ValueError(
                     f"{path} is about other examples than the row of step {row['step']}: {metadata}"
                 )
