@@ -72,9 +72,7 @@ class PairAcrossTasks:
     high: float | None
     p_value: float | None  # Student's t over tasks, two-sided, Holm-adjusted
     here: tuple[float, float] | None  # the interval for these very tasks; None where a task has no interval
-    tasks_needed: (
-        int | None
-    )  # to tell the two apart, with a chance of 80 %; None: unknown, or over a thousand
+    tasks_needed: int | None  # to tell the two apart, with a chance of 80 %; None: unknown, or too many
     repeats_needed: int | None  # of each strategy, to tell them apart on these tasks; None if unknown
 
 

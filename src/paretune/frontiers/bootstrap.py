@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-Floats = NDArray[np.float64]
+from paretune.frontiers.deciding import Floats
+
 Bits = NDArray[np.bool_]
 
-_BLOCK = (
-    2**24
-)  # counts held at once: 64 MB as float32, in which all counts and their sums up to 2^24 are exact
+# Counts held at once: 64 MB as float32, in which all counts and their sums up to 2^24 are exact.
+_BLOCK = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ def bca_interval(
     Efron, "Better bootstrap confidence intervals" (JASA 1987), equation (3.9): quantiles of ``resampled`` at
     levels moved by the median bias and by the skewness, ``acceleration``.
     """
-    bias = _bias(estimate, resampled)
+    bias = float(ndtri(_share(resampled, estimate)))
     z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
     low, high = np.quantile(resampled, ndtr(bias + z / (1 - acceleration * z)))
     return float(low), float(high)
@@ -140,10 +140,6 @@ def acceleration(influence: Floats) -> float:
     """A sixth of the skewness of the influence of each unit on the estimate: equation (6.6) of Efron (1987)."""
     spread = float((influence**2).sum()) ** 1.5
     return float((influence**3).sum()) / (6 * spread) if spread > 0 else 0.0
-
-
-def _bias(estimate: float, resampled: Floats) -> float:
-    return float(ndtri(_share(resampled, estimate)))
 
 
 def _share(resampled: Floats, value: float) -> float:

@@ -22,11 +22,10 @@ from scipy.special import gammaln, ndtri
 
 from paretune.frontiers.bootstrap import Units
 from paretune.frontiers.comparing import labelled_points
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.pareto import Reference
 from paretune.frontiers.settings import Settings
 from paretune.runs.store import Run, as_runs
-
-Floats = NDArray[np.float64]
 
 BUDGETS = 40  # at most, evenly spread over the logarithm
 

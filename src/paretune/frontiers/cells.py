@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paretune.frontiers.bootstrap import Bits, Floats, Units, resample_counts
+from paretune.frontiers.bootstrap import Bits, Units, resample_counts
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.pareto import Reference, area, frontier_mask, ordered_area
 from paretune.runs.store import Run
 
@@ -201,9 +202,8 @@ def choose_and_measure(
         Shape ``(measurements, choices)``.
     """
     (a0, r0), (select_clean, select_robust), (clean, robust) = reference, choosing, measuring
-    height = np.where(
-        (select_clean > a0) & (select_robust > r0), select_robust, -1.0
-    )  # -1 is never on a front
+    beyond = (select_clean > a0) & (select_robust > r0)
+    height = np.where(beyond, select_robust, -1.0)  # -1 is never on a front
     order = np.lexsort((-height, -select_clean), axis=-1)
     height = np.take_along_axis(height, order, axis=1)
     none = np.full((len(order), 1), -1.0)

@@ -36,8 +36,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from paretune.frontiers.bootstrap import Floats, Units, acceleration, basic_interval, bca_interval
+from paretune.frontiers.bootstrap import Units, acceleration, basic_interval, bca_interval
 from paretune.frontiers.cells import Samples, TrainedCell, load_cell
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.inference import shares_around, tell_apart
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask

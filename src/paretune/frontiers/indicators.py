@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.pareto import Reference, checked_accuracies, checked_reference, frontier_mask
 
 Points = tuple[ArrayLike, ArrayLike]  # clean, robust
-Floats = NDArray[np.float64]
 
 
 def hull_area(clean: ArrayLike, robust: ArrayLike, reference: Reference = (0.0, 0.0)) -> float:

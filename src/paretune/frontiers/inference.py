@@ -4,11 +4,8 @@ Every function takes estimates and their bootstrap resamples, drawn jointly, so 
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from paretune.frontiers.deciding import SAME
-
-Floats = NDArray[np.float64]
+from paretune.frontiers.deciding import SAME, Floats
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -48,9 +45,8 @@ def tell_apart(estimates: Floats, resampled: Floats, level: float) -> tuple[Floa
     gaps = np.abs(estimates[first] - estimates[second])
     gaps[gaps < SAME] = 0.0
     draws = resampled.shape[1] + 1
-    allowed = max(
-        1, int(np.searchsorted(np.arange(1, draws + 1) / draws, 1 - level))
-    )  # resamples beyond an interval
+    # Resamples beyond an interval.
+    allowed = max(1, int(np.searchsorted(np.arange(1, draws + 1) / draws, 1 - level)))
     spread, alone, half = (np.empty(len(gaps)) for _ in range(3))
 
     def apart(pair: int) -> Floats:

@@ -27,9 +27,7 @@ class Needed:
 
     strategy_a: str
     strategy_b: str
-    effect: (
-        float  # the true difference that would be found: the observed one, or the margin if that is larger
-    )
+    effect: float  # the true difference that would be found: the observed one, or the margin if larger
     power: float  # the chance to find it
     examples: int | None  # report examples (and select examples in proportion); None: no number suffices
     seeds: int | None  # training seeds of each strategy; None: unknown from one seed, or no number suffices

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paretune.frontiers.bootstrap import Floats, expanded, resample_counts, seed_error, seed_luck
+from paretune.frontiers.bootstrap import expanded, resample_counts, seed_error, seed_luck
 from paretune.frontiers.cells import SELECTIONS, Cell, Samples, choice_errors
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.pareto import Reference
 
 SEEDS_TO_RESAMPLE = 5  # of fewer, the spread between seeds is hardly known

@@ -28,9 +28,7 @@ class AreaEstimate(Area):
     train_seconds: float  # of one seed, mean
     best_clean: float  # report accuracy of the checkpoint with the best one on select, mean over seeds
     best_robust: float
-    p_best: (
-        float  # with which others are ahead by the margin or more: below 1 - level, it is not among the best
-    )
+    p_best: float  # that none is ahead by the margin or more: below 1 - level, it is not among the best
 
 
 @dataclass(frozen=True)

@@ -169,11 +169,8 @@ def _check_same(make: Callable[[], nn.Module], module: nn.Module, anatomy: Anato
         try:
             apart = relative_distance(logits_of(make().double().eval()(images)), expected)
             why = f"the logits would differ by {apart:.2g} of the largest" if apart > TOLERANCE else ""
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:  # tensors of other shapes, arguments that it does not take
+        except (RuntimeError, TypeError, ValueError) as error:
+            # Tensors of other shapes, arguments that it does not take.
             why = " ".join(str(error).split())[:300]
     if why:
         raise ValueError(

@@ -98,9 +98,8 @@ def _compiled(device: torch.device, norm: Norm) -> Outcome:
         for victim in victims
     )
     error = (compiled - plain).abs().max().item()
-    return error <= _ROUNDING and victims[
-        1
-    ].engine == "compiled", f"{victims[1].engine}, differs by {error:.1e}"
+    engine = victims[1].engine
+    return error <= _ROUNDING and engine == "compiled", f"{engine}, differs by {error:.1e}"
 
 
 def _attack(device: torch.device, norm: Norm) -> Outcome:

@@ -245,8 +245,7 @@ def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable])
 def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> Iterator[None]:
     """One bar for the whole sweep and one for each run under way; and what the workers log."""
     stop = threading.Event()
-    display = bars()
-    display.disable = not enabled
+    display = bars(enabled=enabled)
 
     def listen() -> None:
         with display:

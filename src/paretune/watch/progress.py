@@ -205,9 +205,8 @@ class _Watched:
 
     def _read(self) -> None:
         log, points = self.log.read(), self.points.read()
-        if (
-            log.restarted or points.restarted
-        ):  # the run was resumed: its files were cut to the last checkpoint
+        if log.restarted or points.restarted:
+            # The run was resumed: its files were cut to the last checkpoint.
             self._forget()
             log, points = self.log.read(), self.points.read()
         if log.rows:

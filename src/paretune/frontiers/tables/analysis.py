@@ -24,8 +24,8 @@ import pandas as pd
 
 from paretune.frontiers.across import AcrossTasks, across_rankings
 from paretune.frontiers.cells import chosen_front, spaced_subsets
-from paretune.frontiers.deciding import SAME, gap_text, listed
-from paretune.frontiers.inference import Floats, holm
+from paretune.frontiers.deciding import SAME, Floats, gap_text, listed
+from paretune.frontiers.inference import holm
 from paretune.frontiers.pareto import Reference, ordered_area
 from paretune.frontiers.power import needed_seeds
 from paretune.frontiers.ranking import Area, Gap

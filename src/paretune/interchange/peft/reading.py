@@ -262,13 +262,6 @@ class _Reader:
         dropout = float(self.config.get("lora_dropout") or 0.0)
         return [lora(ranks, alphas, list(matrices(self.module, self.head)), rslora, dropout)]
 
-    def _linears(self) -> list[str]:
-        return [
-            name
-            for name, layer in self.layers.items()
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != self.head
-        ]
-
     def _ia3(self, tuner: Mapping[str, Mapping[str, Tensor]], tensors: dict[str, Tensor]) -> list[Strategy]:
         outputs: list[str] = []
         inputs: list[str] = []
@@ -285,20 +278,19 @@ class _Reader:
                 )
             (inputs if of_inputs else outputs).append(name)
             tensors[f"{name}.ia3_l"] = scale.flatten()
-        linears = self._linears()
+        linears = [
+            name
+            for name, layer in self.layers.items()
+            if isinstance(layer, nn.Linear | nn.Conv2d) and name != self.head
+        ]
         others = [name for name in linears if name not in tuner]
-        if any(
-            own_name(name, self.module) in ROLES["fc2"] for name in outputs
-        ):  # "hidden" would mean these too
-            apart: list[Strategy] = [
-                IA3(targets=fold(outputs, [name for name in linears if name not in outputs]))
-            ]
+        chosen = fold(outputs, [name for name in linears if name not in outputs])
+        # "hidden" would mean these too.
+        if any(own_name(name, self.module) in ROLES["fc2"] for name in outputs):
+            apart: list[Strategy] = [IA3(targets=chosen)]
             hidden = fold(inputs, [name for name in linears if name not in inputs])
             return apart + ([IA3(targets=("hidden",), where=hidden)] if inputs else [])
-        targets = (
-            *fold(outputs, [name for name in linears if name not in outputs]),
-            *(["hidden"] if inputs else []),
-        )
+        targets = (*chosen, "hidden") if inputs else chosen
         return [IA3(targets=targets, where=fold(tuner, others) if inputs else ("all",))]
 
     def _with_rest(

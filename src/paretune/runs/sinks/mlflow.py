@@ -61,9 +61,8 @@ class MLflow(Sink):
 class _MLflowRun:
     def __init__(self, client: Any, number: str) -> None:
         self.client, self.number = client, number
-        self.last = (
-            0  # a process that was killed between sending and remembering it has sent more than it knows
-        )
+        # A process that was killed between sending and remembering it has sent more than it knows.
+        self.last = 0
         for name in ("train/loss", "report/clean"):
             history = client.get_metric_history(number, name)
             self.last = max([self.last, *(metric.step for metric in history)])

@@ -293,9 +293,8 @@ class Inserted(nn.Module):
         """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
         place = module.get_submodule(site.module)
         within, holder, name = "", place, self.NAME
-        if _iterates(
-            place
-        ):  # it would run self as one more layer: the first of its layers holds self instead
+        if _iterates(place):
+            # It would run self as one more layer: the first of its layers holds self instead.
             inner = ((path, part) for path, part in place.named_modules() if not _iterates(part))
             within, holder = next(inner, ("", place))
             name = f"{self.NAME}_around"
