@@ -90,7 +90,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
     looks = styles(points["label"])
     first = comparison.conditions[0]
     conditions = comparison.conditions
-    curves = _by_condition(budget_curves(runs, reference=first.settings.reference, level=first.level))
+    curves = _by_condition(budget_curves(runs, reference=first.settings.start, level=first.level))
     limit = _POINTS // len(conditions)
     rows = [rows for _, rows in split(points)]
     drawings = [draw(each, size=(820, 430), limit=limit) for each in rows]
