@@ -21,9 +21,11 @@ from paretune.backbones.backbone import answer, task_of
 from paretune.backbones.bases import check_values
 from paretune.backbones.modes import evaluation_mode
 from paretune.data.images import ImageSplit, as_split, check_same_classes
+from paretune.frontiers.classes import ByClass, by_class, name_of
 from paretune.runs.progress import bars
 
 Bits = NDArray[np.bool_]
+Seen = Callable[[Attack | None, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +37,16 @@ class Scores:
         robust: for each attack (examples,) booleans, right on the clean and on the attacked image.
         split: fingerprint of the examples.
         classes: number of the model's logits; 0 where no example was measured here.
+        labels: (examples,) true classes, int64.
+        names: name of each class; None where nobody named them.
     """
 
     clean: Bits
     robust: dict[Attack, Bits]
     split: str
     classes: int = 0
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -50,6 +56,40 @@ class Scores:
     def robust_accuracy(self, attack: Attack) -> float:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
+
+    def balanced_accuracy(self, attack: Attack | None = None) -> float:
+        """Mean over the classes of the fraction right, so that rare classes count as much as common ones.
+
+        Args:
+            attack: right on the clean and on the attacked image; None for the clean one alone.
+        """
+        return float(self._by_class(attack).accuracy.mean())
+
+    def per_class(self, attack: Attack | None = None, *, level: float = 0.95) -> pd.DataFrame:
+        """One row per class, worst first: class, examples, clean, clean_low, clean_high, and with an attack robust,
+        robust_low, robust_high. Worst is the lowest robust accuracy, or clean accuracy without an attack.
+
+        Args:
+            attack: one of those that were evaluated; None for the clean images alone.
+            level: of the intervals, in (0, 1). They are Wilson's, see :mod:`paretune.frontiers.classes`.
+        """
+        measured = {"clean": self._by_class(None, level)}
+        if attack is not None:
+            measured["robust"] = self._by_class(attack, level)
+        columns: dict[str, Any] = {
+            "class": [name_of(label, self.names) for label in measured["clean"].labels],
+            "examples": measured["clean"].examples,
+        }
+        for name, each in measured.items():
+            columns |= {name: each.accuracy, f"{name}_low": each.low, f"{name}_high": each.high}
+        worst = [*measured.values()][-1].worst_first
+        return pd.DataFrame(columns).iloc[worst].reset_index(drop=True)
+
+    def _by_class(self, attack: Attack | None, level: float = 0.95) -> ByClass:
+        if self.labels is None:
+            raise ValueError("these scores have no labels, so nothing can be said of their classes")
+        bits = self.clean if attack is None else self.robust[attack]
+        return by_class(self.labels, bits[None], level=level)
 
     def ran(self, attack: Attack) -> str:
         """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.Attack.on`."""
@@ -86,6 +126,7 @@ def evaluate(
     engine: Engine = "auto",
     progress: bool = False,
     state: str | Path | None = None,
+    seen: Seen | None = None,
 ) -> Scores:
     """Measure ``model`` on every example of ``data``: clean, and under each attack.
 
@@ -112,6 +153,9 @@ def evaluate(
         progress: show a bar with the time left on the terminal.
         state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
             call, and its bits are those of an uninterrupted one.
+        seen: called with what is judged, some examples at a time: None or an attack, places (n,) of the examples in ``data``,
+            the clean or attacked images (n, channels, height, width) there, and the logits (n, classes) of ``model`` for
+            them. Examples that are wrong when clean are not attacked, and those that ``state`` holds are not seen again.
 
     Raises:
         TypeError: something in ``attacks`` is not an attack.
@@ -154,7 +198,7 @@ def evaluate(
     batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
     together = max((attack.portion for attack in attacks), default=1)
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
-    run = _Run(model, victim, attacks, data, batch_size, seed)
+    run = _Run(model, victim, attacks, data, batch_size, seed, seen)
     with evaluation_mode(model), contextlib.ExitStack() as held:
         kept = None
         if state is not None:
@@ -176,7 +220,8 @@ def evaluate(
             bits[:, places.numpy()] = measured
             done += len(places)
             shown.update(task, completed=done)
-    return Scores(bits[0], dict(zip(attacks, bits[1:], strict=True)), data.fingerprint, run.classes)
+    robust = dict(zip(attacks, bits[1:], strict=True))
+    return Scores(bits[0], robust, data.fingerprint, run.classes, data.labels.cpu().numpy(), data.classes)
 
 
 @dataclass(eq=False)
@@ -189,6 +234,7 @@ class _Run:
     data: ImageSplit
     batch_size: int
     seed: int
+    seen: Seen | None
     classes: int = 0
 
     def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
@@ -200,7 +246,7 @@ class _Run:
             show: called with the fraction of all passes that is done, and what is being done.
         """
         images, labels = self._take(places)
-        clean = self._right(images, labels)
+        clean = self._right(images, labels, None, places)
         # An example that is wrong when clean is not robust; only the others are attacked.
         rows = clean.nonzero().flatten()
         # What cannot run on so many classes raises here, before anything is attacked.
@@ -223,7 +269,7 @@ class _Run:
                     state=scratch and scratch / str(number),
                     progress=told,
                 )
-                survived[rows] = self._right(attacked, labels[rows])
+                survived[rows] = self._right(attacked, labels[rows], attack, places[rows.cpu()])
             robust.append(survived)
         bits: Bits = torch.stack([clean, *robust]).cpu().numpy()
         return bits
@@ -257,9 +303,15 @@ class _Run:
         check_images(images, first.device)
         return images, check_classes("labels", labels, images)
 
-    def _right(self, images: Tensor, labels: Tensor) -> Tensor:
-        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels))
-        return torch.cat([predicted(self._logits(*part)) for part in zip(*parts, strict=True)]) == labels
+    def _right(self, images: Tensor, labels: Tensor, attack: Attack | None, places: Tensor) -> Tensor:
+        right = []
+        parts = (torch.split(tensor, self.batch_size) for tensor in (images, labels, places))
+        for some, true, where in zip(*parts, strict=True):
+            logits = self._logits(some, true)
+            right.append(predicted(logits) == true)
+            if self.seen is not None:
+                self.seen(attack, where, some, logits)
+        return torch.cat(right)
 
     def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():

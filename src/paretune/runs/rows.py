@@ -50,6 +50,7 @@ ROW_FIELDS: dict[str, type] = {
     "versions": dict,
 }
 _LARGEST = 2**63 - 1  # of whole numbers in a table
+_DTYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}  # of NumPy, and their names in a safetensors file
 _ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
 SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
 
@@ -292,8 +293,8 @@ def check_bits(row: Row, bits: Mapping[str, NDArray[np.bool_]]) -> None:
             )
 
 
-def load_packed(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
-    """Bits of a file, eight examples a byte, and what it says of them."""
+def load_packed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Arrays of a file that :func:`pack` made, and what it says of them; bits are eight examples a byte."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; copy run directories whole")
     try:
@@ -303,22 +304,25 @@ def load_packed(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def pack(tensors: Mapping[str, NDArray[np.uint8]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of byte vectors.
+def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of bytes, int64 and float32.
 
     The safetensors library orders metadata at random; with the order fixed, a run that is repeated or resumed
     gives the same bytes. Format: https://huggingface.co/docs/safetensors/index#format
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    values = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     end = 0
-    for name in sorted(tensors):
-        start, end = end, end + tensors[name].size
-        header[name] = {"dtype": "U8", "shape": [tensors[name].size], "data_offsets": [start, end]}
+    for name, value in values.items():
+        start, end = end, end + value.nbytes
+        header[name] = {
+            "dtype": _DTYPES[value.dtype.str],
+            "shape": [*value.shape],
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return (
-        len(text).to_bytes(8, "little") + text + b"".join(tensors[name].tobytes() for name in sorted(tensors))
-    )
+    return len(text).to_bytes(8, "little") + text + b"".join(value.tobytes() for value in values.values())
 
 
 def differences(stored: Any, given: Any, name: str = "") -> str:

@@ -3,6 +3,7 @@
     RUN/config.json           what makes the run; its hash is the key of the run
     RUN/points.jsonl          one line per evaluated point: (step, attack, epsilon) -> accuracies and cost
     RUN/bits/step-….safetensors   packed correctness of every example, from which the accuracies follow
+    RUN/examples.safetensors      labels of the report examples, and pictures of a few under attack
     RUN/checkpoint.safetensors    of an unfinished run; says how many points there are up to its step
     RUN/adapter               of a finished run
     RUN/log.jsonl             one line per step of training, if that wrote the run
@@ -18,7 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paretune.runs import disk
+from paretune.runs.examples import EXAMPLES, Examples
 from paretune.runs.lines import append_whole, whole_lines
 from paretune.runs.rows import (
     CHECKPOINT,
@@ -92,7 +94,7 @@ class RunWriter:
         if not resume:
             # What counts the rows goes before the rows, so that a process killed here leaves a run that goes on or starts
             # over, and never one that lacks rows.
-            for name in ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl"):
+            for name in ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl", EXAMPLES):
                 (self.path / name).unlink(missing_ok=True)
                 disk.sync(self.path)
         self._cut_torn_line()
@@ -147,6 +149,10 @@ class RunWriter:
         if self.done:
             self.finish(read_json(self.path / "DONE"))
 
+    def keep(self, kept: Examples) -> None:
+        """Keep whom the report split shows, in the place of what was kept before."""
+        kept.write(self.path)
+
     def truncate_after(self, step: int) -> None:
         """Forget what came after ``step``, an adapter too: a run resumed from a checkpoint at ``step`` makes it again.
 
@@ -177,6 +183,8 @@ class RunWriter:
         counted: dict[str, Any] = {"points": len(self._rows)}
         if (described := describe_log(self.path)) is not None:
             counted["log"] = described
+        if (kept := Examples.read(self.path)) is not None:
+            counted["examples"] = kept.digest
         disk.write_json(self.path / "DONE", {**summary, "schema": SCHEMA, "run": self.key, **counted})
 
     def _complete(self, row: Row) -> dict[str, Any]:
@@ -278,6 +286,25 @@ class Run:
                     )
                 bits[f"{split}/{name}"] = right
         return bits
+
+    def examples(self) -> Examples | None:
+        """Labels of the report examples, and pictures of the last point; None where they were not kept.
+
+        Raises:
+            ValueError: their file is damaged, gone, or about other examples than the rows.
+        """
+        stated = read_json(self.path / "DONE").get("examples") if self.done else None
+        kept = Examples.read(self.path, stated)
+        if kept is None or not len(self.points):
+            return None
+        row = self.points.iloc[-1]
+        if (kept.report_id, len(kept.labels)) != (row["report_id"], row["examples"]):
+            raise ValueError(
+                f"{self.path / EXAMPLES} is about other examples than the rows: {kept.report_id}"
+            )
+        if kept.pictures is not None and kept.pictures.step not in {*self.points["step"]}:
+            return replace(kept, pictures=None)  # a run that goes on will come to that point again
+        return kept
 
 
 def load_runs(path: str | Path) -> list[Run]:

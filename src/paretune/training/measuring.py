@@ -21,6 +21,7 @@ from paretune.training.guards import (
     transfer_failure,
 )
 from paretune.training.objectives import TrainingBatch
+from paretune.training.pictures import Album
 from paretune.training.record import Record
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
@@ -167,10 +168,14 @@ def measure(
     record.stop_clock()
     record.processes.equalise_buffers(model)
     with naming_divergence(parameters, last.step, plan.lr, record.findings):
+        album = Album(data.report, plan.attacks[0]) if last.step == plan.total else None
         report, select = (
-            record.processes.evaluate(model, split, plan.attacks, plan.seed, copy())
-            for split in (data.report, data.select)
+            record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
+            for split, seen in ((data.report, album), (data.select, None))
         )
+    pictures = None
+    if album is not None:
+        pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
     record.so_far["attack_precision"] = copy().precision
     clean, robust = select.clean_accuracy, max(select.robust_accuracy(attack) for attack in plan.attacks)
     record.note(transfer_failure(clean, plan.chance, len(data.select), last.epsilon), last.step)
@@ -179,7 +184,7 @@ def measure(
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
-    record.point(last.step, report, select, model, optimizer)
+    record.point(last.step, report, select, model, optimizer, pictures)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

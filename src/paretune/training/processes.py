@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from torch import nn
 from paretune.attacks import Attack, AttackCopy
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageSplit
-from paretune.evaluation.correctness import Bits, Scores, evaluate
+from paretune.evaluation.correctness import Bits, Scores, Seen, evaluate
 
 log = logging.getLogger(__name__)  # which the command line shows under a launcher
 
@@ -84,17 +85,27 @@ class Processes:
                     buffer.copy_(torch.where(differ, mean, values[0]).view_as(buffer))
 
     def evaluate(
-        self, model: Backbone, split: ImageSplit, attacks: Sequence[Attack], seed: int, victim: AttackCopy
+        self,
+        model: Backbone,
+        split: ImageSplit,
+        attacks: Sequence[Attack],
+        seed: int,
+        victim: AttackCopy,
+        seen: Seen | None = None,
     ) -> Scores:
-        """:func:`~paretune.evaluate`, of which each process does its share."""
-        scores = evaluate(model, split, attacks, seed=seed, shard=(self.rank, self.world), victim=victim)
-        if self.world == 1:
-            return scores
+        """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""
+        shard = (self.rank, self.world)
+        scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen)
 
         def add_up(bits: Bits) -> Bits:
-            here = torch.from_numpy(bits.astype(np.int32)).to(self.accelerator.device)
-            total: torch.Tensor = self.accelerator.reduce(here, "sum")
-            return total.cpu().numpy().astype(bool)
+            return self.total(torch.from_numpy(bits.astype(np.int32))).numpy().astype(bool)
 
         robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
-        return Scores(add_up(scores.clean), robust, scores.split, scores.classes)
+        return replace(scores, clean=add_up(scores.clean), robust=robust)
+
+    def total(self, here: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, on the CPU."""
+        if self.world == 1:
+            return here
+        summed: torch.Tensor = self.accelerator.reduce(here.to(self.accelerator.device), "sum")
+        return summed.cpu()

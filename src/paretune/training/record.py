@@ -12,8 +12,10 @@ import torch
 
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.correctness import Scores
+from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored
+from paretune.runs.examples import Examples, Pictures
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
@@ -135,9 +137,15 @@ class Record:
             self._write(row, sync=sync and row is rows[-1])
 
     def point(
-        self, step: int, report: Scores, select: Scores, model: Backbone, optimizer: torch.optim.Optimizer
+        self,
+        step: int,
+        report: Scores,
+        select: Scores,
+        model: Backbone,
+        optimizer: torch.optim.Optimizer,
+        pictures: Pictures | None,
     ) -> None:
-        """Append the rows of an evaluation point and replace the checkpoint."""
+        """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
         if self.writer is not None:
             spent = {key: self.so_far[key] for key in ("train_seconds", "cpu_seconds", "attack_precision")}
@@ -172,6 +180,9 @@ class Record:
                         "bits_key": key,
                     }
                 )
+            assert report.labels is not None  # evaluate gives them
+            names = tuple(name_of(label, report.names) for label in range(report.classes))
+            self.writer.keep(Examples(report.split, names, report.labels, pictures))
             self.writer.append(rows, bits)
             self.so_far["points"] = self.writer.points
             save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far)
