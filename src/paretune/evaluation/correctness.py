@@ -153,9 +153,10 @@ def evaluate(
         progress: show a bar with the time left on the terminal.
         state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
             call, and its bits are those of an uninterrupted one.
-        seen: called with what is judged, some examples at a time: None or an attack, places (n,) of the examples in ``data``,
-            the clean or attacked images (n, channels, height, width) there, and the logits (n, classes) of ``model`` for
-            them. Examples that are wrong when clean are not attacked, and those that ``state`` holds are not seen again.
+        seen: called with what is judged, some examples at a time: None or an attack, places (n,) of the examples in
+            ``data``, the clean or attacked images (n, channels, height, width) there, and the logits (n, classes) of
+            ``model`` for them. Examples that are wrong when clean are not attacked, and those that ``state`` holds are not
+            seen again.
 
     Raises:
         TypeError: something in ``attacks`` is not an attack.

@@ -14,9 +14,11 @@ from paretune.frontiers.budget import BudgetCurve, budget_curves
 from paretune.frontiers.comparing import compare
 from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.frontiers.verdict import Comparison
+from paretune.report.classes import Groups, classes_section
 from paretune.report.drawing import as_points, draw, styles
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
 from paretune.report.overview import overview_section
+from paretune.report.pictures import pictures_section
 from paretune.report.robustness import RobustnessCurve, robustness_curves
 from paretune.report.sections import Part, condition_section, epsilon_section, plural
 from paretune.report.shell import assemble, csv_link, text_of
@@ -58,7 +60,7 @@ def write_report(
     path = Path(path)
     loaded = as_runs(runs)
     comparison = compare(loaded, **options)
-    disk.write_text(path, _page(loaded, comparison, title))
+    disk.write_text(path, _page(loaded, comparison, title, options.get("groups")))
     disk.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
     # Encoding takes about a second a million pixels, so many conditions share the pixels of one.
     png = frontier_png(loaded, title=title, scale=2 / math.sqrt(len(comparison.conditions)))
@@ -82,10 +84,10 @@ def report_html(runs: Runs, *, title: str | None = None, **options: Any) -> str:
     """
     converter()
     loaded = as_runs(runs)
-    return _page(loaded, compare(loaded, **options), title)
+    return _page(loaded, compare(loaded, **options), title, options.get("groups"))
 
 
-def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
+def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Groups | None) -> str:
     points = as_points(runs)
     looks = styles(points["label"])
     first = comparison.conditions[0]
@@ -111,6 +113,10 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None) -> str:
     for number, of_attack in enumerate(over_epsilon):
         shown = {curve.strategy: looks[curve.strategy] for curve in of_attack}
         parts.append(epsilon_section(number, of_attack, shown, folded=folded))
+    for number, (task, of_task) in enumerate(points.groupby("task", sort=True)):
+        ranked = [*dict.fromkeys(a.strategy for c in conditions if c.task == task for a in c.areas)]
+        parts.append(pictures_section(number, str(task), ranked, of_task, runs, looks, folded=folded))
+    parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)
     method = Template(text_of("method.html")).substitute(
         reference=escape("({:g}, {:g})".format(*first.settings.reference)),

@@ -42,7 +42,7 @@ def assemble(*, title: str, summary: str, body: str, plots: Mapping[str, Spec]) 
         title=escape(title),
         summary=escape(summary),
         body=body,
-        style=text_of("page.css"),
+        style=text_of("page.css") + text_of("pictures.css"),
         data=_script_json(packed({"config": ON_PAGE.config(), "plots": dict(plots)})),
         library=_library(),
         script=text_of("page.js"),

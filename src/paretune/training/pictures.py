@@ -64,7 +64,7 @@ class Album:
         return Pictures(
             step,
             attack,
-            places=np.array(self._places),
+            places=np.array(self._places, dtype=np.int64),
             clean=self._clean.numpy(),
             attacked=attacked.numpy(),
             predicted=guesses.numpy(),

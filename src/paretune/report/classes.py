@@ -1,0 +1,166 @@
+"""The section of a report about classes: which ones a strategy gets wrong, clean and under attack."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from paretune.frontiers.classes import ByClass, by_class
+from paretune.frontiers.verdict import Condition, condition_names
+from paretune.report.drawing import Style
+from paretune.report.marks import symbol
+from paretune.report.sections import Part
+from paretune.report.tables import table
+from paretune.runs.examples import Examples
+from paretune.runs.store import Run
+
+_MANY, _WORST, _BEST = 20, 10, 3  # of more than so many classes, so many are listed
+_TABLES = 12  # strategies of a condition with a table of their own; of more, those with the largest areas
+
+Groups = Mapping[str, tuple[ArrayLike, ArrayLike]]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One strategy under one condition."""
+
+    label: str
+    clean: ByClass
+    robust: ByClass
+
+
+def classes_section(
+    conditions: Sequence[Condition],
+    rows: Sequence[pd.DataFrame],
+    runs: list[Run],
+    looks: dict[str, Style],
+    groups: Groups | None,
+    *,
+    folded: bool,
+) -> Part:
+    """Balanced accuracy beside the plain one, and the classes of each strategy, worst first.
+
+    Args:
+        conditions: what the report is about.
+        rows: the points of each, as :func:`paretune.report.drawing.as_points` gives them.
+        runs: that ``run_index`` of the points counts.
+        looks: of the strategies.
+        groups: as in :func:`paretune.compare`.
+        folded: whether the section starts folded to its heading.
+    """
+    names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
+    several = len(conditions) > 1
+    parts = []
+    for name, condition, own in zip(names, conditions, rows, strict=True):
+        kept = next((kept for index in own["run_index"].unique() if (kept := runs[index].examples())), None)
+        if kept is None:
+            body = '<p class="small">Labels were not kept: a version of paretune that kept none wrote the runs.</p>'
+        else:
+            of_task = (groups or {}).get(condition.task)
+            body = _condition(condition, own, runs, kept, of_task and of_task[0], looks)
+        heading = f"<summary>{escape(name)}</summary>"
+        parts.append(f"<details {'' if folded else 'open'}>{heading}{body}</details>" if several else body)
+    intro = (
+        '<p class="small">Of each seed the checkpoint with the best robust accuracy on the select split, measured on the '
+        "report split and averaged over seeds. Balanced accuracy is the mean over classes, in which rare ones count as much "
+        f"as common ones. Intervals ({100 * conditions[0].level:g}%) are Wilson’s, of one class and strategy each: of many "
+        "classes, the worst looks worse than it is.</p>"
+    )
+    html = (
+        f'<section class="card" aria-labelledby="classes"><details class="fold" {"" if folded else "open"}>'
+        f'<summary><h2 id="classes">Class by class</h2></summary>{intro}{"".join(parts)}</details></section>'
+    )
+    return Part(html, {})
+
+
+def _condition(
+    condition: Condition,
+    rows: pd.DataFrame,
+    runs: list[Run],
+    kept: Examples,
+    groups: ArrayLike | None,
+    looks: dict[str, Style],
+) -> str:
+    measured = [
+        _measure(estimate.strategy, rows, runs, kept, groups, condition.level) for estimate in condition.areas
+    ]
+    head = ("Strategy", "Clean", "Balanced clean", "Robust", "Balanced robust", "Worst class, robust")
+    summary = []
+    for each in measured:
+        worst = int(each.robust.worst_first[0])
+        ends = each.robust.low[worst], each.robust.high[worst]
+        summary.append(
+            (
+                f"{symbol(looks[each.label])}<span>{escape(each.label)}</span>",
+                _with_interval(*each.clean.plain),
+                _with_interval(*each.clean.balanced),
+                _with_interval(*each.robust.plain),
+                _with_interval(*each.robust.balanced),
+                f"{escape(kept.classes[each.robust.labels[worst]])}: "
+                + _with_interval(float(each.robust.accuracy[worst]), *map(float, ends)),
+            )
+        )
+    figures = [_classes(each, kept.classes, looks) for each in measured[:_TABLES]]
+    left_out = (
+        f'<p class="small">Tables are of the {_TABLES} strategies with the largest areas.</p>'
+        if len(measured) > _TABLES
+        else ""
+    )
+    shown = table("Plain and balanced accuracy", head, summary)
+    return f'{shown}<div class="grids">{"".join(figures)}</div>{left_out}'
+
+
+def _measure(
+    label: str, rows: pd.DataFrame, runs: list[Run], kept: Examples, groups: ArrayLike | None, level: float
+) -> _Measured:
+    """The chosen checkpoint of each seed; "Best robust" in the table of areas is the same choice."""
+    own = rows[rows["label"] == label].sort_values(["run_index", "step"])
+    chosen = [of_seed.iloc[np.argmax(of_seed["robust_select"])] for _, of_seed in own.groupby("seed")]
+    bits = [runs[row["run_index"]].bits(row) for row in chosen]
+    clean, robust = (
+        by_class(kept.labels, np.stack([each[f"report/{name}"] for each in bits]), level=level, groups=groups)
+        for name in ("clean", "robust")
+    )
+    return _Measured(label, clean, robust)
+
+
+def _classes(each: _Measured, names: Sequence[str], looks: dict[str, Style]) -> str:
+    """One strategy: its classes by rising robust accuracy."""
+    order = [int(place) for place in each.robust.worst_first]
+    said, between = "", len(order) - _WORST - _BEST
+    if len(order) > _MANY:
+        said = f' <span class="small">the {_WORST} worst and the {_BEST} best of {len(order)}</span>'
+        order = order[:_WORST] + order[-_BEST:]
+    rows = [
+        (
+            f"<span>{escape(names[each.robust.labels[place]])}</span>",
+            str(each.robust.examples[place]),
+            *(
+                text
+                for found in (each.robust, each.clean)
+                for text in (
+                    f"<strong>{found.accuracy[place]:.1%}</strong>",
+                    _interval(float(found.low[place]), float(found.high[place])),
+                )
+            ),
+        )
+        for place in order
+    ]
+    if said:
+        rows.insert(_WORST, (f"<span>{between} between</span>", *5 * ("…",)))
+    head = ("Class", "Images", "Robust", "Interval", "Clean", "Interval")
+    return (
+        f"<figure><figcaption>{symbol(looks[each.label])} {escape(each.label)}{said}</figcaption>"
+        f"{table(f'{each.label}: accuracy of each class', head, rows)}</figure>"
+    )
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f'{value:.1%} <span class="small">{_interval(low, high)}</span>'
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:.1f} – {high:.1%}"

@@ -1,0 +1,169 @@
+"""The section of a report with pictures: images as they are, what the attack adds to them, and what the model then says."""
+
+import base64
+import struct
+import zlib
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from paretune.frontiers.verdict import attack_text
+from paretune.report.drawing import Style
+from paretune.report.marks import symbol
+from paretune.report.sections import Part
+from paretune.report.tables import table
+from paretune.runs.examples import Examples, Pictures
+from paretune.runs.store import Run
+
+MOST_BYTES = 6_000_000  # of the pictures of one task, before they are compressed
+_SHARP = 104  # pixels: as wide as a picture is shown; smaller ones are enlarged without blur
+
+Image = NDArray[np.float32]
+
+
+def pictures_section(
+    number: int,
+    task: str,
+    ranked: Sequence[str],
+    rows: pd.DataFrame,
+    runs: list[Run],
+    looks: dict[str, Style],
+    *,
+    folded: bool,
+) -> Part:
+    """A grid for each strategy: its run with the first seed that has pictures.
+
+    Args:
+        number: of the task; ids end with it.
+        task: of the runs.
+        ranked: the strategies in the order of the page.
+        rows: their points, as :func:`paretune.report.drawing.as_points` gives them.
+        runs: that ``run_index`` of the points counts.
+        looks: of the strategies.
+        folded: whether the section starts folded to its heading.
+    """
+    found: list[tuple[str, Run, Examples, Pictures]] = []
+    lacking: dict[str, list[str]] = {}
+    for label in ranked:
+        of_label = rows[rows["label"] == label].sort_values(["seed", "run_index"])
+        own = [runs[index] for index in of_label["run_index"].unique()]
+        kept = next(((run, *pair) for run in own if (pair := _kept(run))), None)
+        if kept is None:
+            lacking.setdefault(_why_not(own[0]), []).append(label)
+        else:
+            found.append((label, *kept))
+    each = max((3 * pictures.clean[0].size for *_, pictures in found), default=1)
+    strategies = max(1, MOST_BYTES // each)
+    images = max(1, strategies // max(1, len(found)))
+    grids = [
+        _grid(label, run, kept, pictures, images, looks) for label, run, kept, pictures in found[:strategies]
+    ]
+    if len(found) > strategies:
+        lacking["would make this page too large"] = [label for label, *_ in found[strategies:]]
+    missing = "".join(
+        f'<p class="small">No pictures of {escape(", ".join(labels))}: {why}.</p>'
+        for why, labels in lacking.items()
+    )
+    intro = (
+        '<p class="small">Images of the report split, chosen by place alone: the first of each class as they come, then the '
+        "second of each. In the middle what the attack adds, around grey and enlarged. Below an image the class that the "
+        "model sees and how sure it is (softmax). Images that are wrong when clean are not attacked. Pixels and answers are "
+        "those of the evaluation at the last point of training of one run each; the drawing rounds pixels to 8 bits.</p>"
+    )
+    html = (
+        f'<section class="card" aria-labelledby="pictures-{number}"><details class="fold" {"" if folded else "open"}>'
+        f'<summary><h2 id="pictures-{number}">What the attack does <span>{escape(task)}</span></h2></summary>'
+        f'{intro if grids else ""}{missing}<div class="grids">{"".join(grids)}</div></details></section>'
+    )
+    return Part(html, {})
+
+
+def png(image: Image) -> bytes:
+    """A picture of 8 bits a channel; grey where all channels are equal.
+
+    Args:
+        image: in [0, 1], shape ``(channels, height, width)``; of other than 3 channels the mean is drawn.
+    """
+    if len(image) != 3 or (image == image[0]).all():
+        image = image.mean(axis=0, keepdims=True) if len(image) != 3 else image[:1]
+    channels, height, width = image.shape
+    pixels = np.rint(255 * image.astype(np.float64)).astype(np.uint8).transpose(1, 2, 0)
+    lines = np.zeros((height, 1 + channels * width), dtype=np.uint8)  # each begins with 0: no filter
+    lines[:, 1:] = pixels.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def amplified(changes: Image) -> tuple[Image, float]:
+    """Changes around grey, enlarged until the largest just fits, and the factor that did it: 1 where nothing changed."""
+    largest = float(np.abs(changes).max())
+    factor = 0.5 / largest if largest else 1.0
+    return np.clip(0.5 + factor * changes, 0, 1).astype(np.float32), factor
+
+
+def _kept(run: Run) -> tuple[Examples, Pictures] | None:
+    kept = run.examples()
+    return (kept, kept.pictures) if kept is not None and kept.pictures is not None else None
+
+
+def _why_not(run: Run) -> str:
+    if run.examples() is None:
+        return "a version of paretune that kept none wrote the run"
+    return "the images are too large to keep" if run.done else "the run is not finished"
+
+
+def _grid(
+    label: str, run: Run, kept: Examples, pictures: Pictures, images: int, looks: dict[str, Style]
+) -> str:
+    """Rows are images; columns are clean, added, attacked."""
+    clean, attacked = pictures.clean[:images], pictures.attacked[:images]
+    added, factor = amplified(attacked - clean)
+    rows: list[tuple[str, ...]] = []
+    for number, place in enumerate(pictures.places[:images]):
+        true = int(kept.labels[place])
+        name = kept.classes[true]
+        before, after = (_said(kept.classes, true, pictures, when, number) for when in (0, 1))
+        first = _image(clean[number], f"{name}, clean; the model says {before[1]}") + before[0]
+        if pictures.predicted[0, number] != true:
+            rows.append((_heading(name, int(place)), first, "–", '<span class="said">not attacked</span>'))
+            continue
+        middle = _image(added[number], f"What the attack adds to {name}, times {factor:g}")
+        last = _image(attacked[number], f"{name}, attacked; the model says {after[1]}") + after[0]
+        rows.append((_heading(name, int(place)), first, middle, last))
+    shown = table(
+        f"{label}: images under attack", ["Class", "Clean", f"Added × {factor:.3g}", "Attacked"], rows
+    )
+    return (
+        f"<figure><figcaption>{symbol(looks[label])} {escape(label)} "
+        f'<span class="small">seed {escape(str(run.config["seed"]))}, step {pictures.step}, '
+        f"{escape(attack_text(pictures.attack))}</span></figcaption>"
+        f'<div class="pictures">{shown}</div></figure>'
+    )
+
+
+def _heading(name: str, place: int) -> str:
+    return f'<span title="place {place} of the report split">{escape(name)}</span>'
+
+
+def _said(classes: Sequence[str], true: int, pictures: Pictures, when: int, number: int) -> tuple[str, str]:
+    """What the model says of an image, as HTML and as words."""
+    guess, sure = int(pictures.predicted[when, number]), float(pictures.confidence[when, number])
+    right, name = guess == true, classes[guess]
+    text = f"{name} {sure:.0%}"
+    kind = "said" if right else "said wrong"
+    return f'<span class="{kind}">{"✓" if right else "✗"} {escape(text)}</span>', text
+
+
+def _image(image: Image, described: str) -> str:
+    height, width = image.shape[1:]
+    sharp = ' class="sharp"' if width < _SHARP else ""
+    content = base64.b64encode(png(image)).decode()
+    return f'<img{sharp} alt="{escape(described)}" width="{width}" height="{height}" src="data:image/png;base64,{content}">'
