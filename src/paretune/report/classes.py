@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from paretune.frontiers.classes import ByClass, by_class
 from paretune.frontiers.verdict import Condition, condition_names
 from paretune.report.drawing import Style
+from paretune.report.labels import shorten
 from paretune.report.marks import symbol
 from paretune.report.sections import Part
 from paretune.report.tables import table
@@ -99,7 +100,7 @@ def _condition(
                 _with_interval(*each.clean.balanced),
                 _with_interval(*each.robust.plain),
                 _with_interval(*each.robust.balanced),
-                f"{escape(kept.classes[each.robust.labels[worst]])}: "
+                f"{escape(shorten(kept.classes[each.robust.labels[worst]]))}: "
                 + _with_interval(float(each.robust.accuracy[worst]), *map(float, ends)),
             )
         )

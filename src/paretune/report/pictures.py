@@ -47,22 +47,19 @@ def pictures_section(
     """
     found: list[tuple[str, Run, Examples, Pictures]] = []
     lacking: dict[str, list[str]] = {}
+    size = 1  # values of an image in a grid
     for label in ranked:
         of_label = rows[rows["label"] == label].sort_values(["seed", "run_index"])
         own = [runs[index] for index in of_label["run_index"].unique()]
-        kept = next(((run, *pair) for run in own if (pair := _kept(run))), None)
-        if kept is None:
+        if (len(found) + 1) * size > MOST_BYTES:
+            lacking.setdefault("the page would be too large", []).append(label)
+        elif (kept := next(filter(None, map(_kept, own)), None)) is None:
             lacking.setdefault(_why_not(own[0]), []).append(label)
         else:
             found.append((label, *kept))
-    each = max((3 * pictures.clean[0].size for *_, pictures in found), default=1)
-    strategies = max(1, MOST_BYTES // each)
-    images = max(1, strategies // max(1, len(found)))
-    grids = [
-        _grid(label, run, kept, pictures, images, looks) for label, run, kept, pictures in found[:strategies]
-    ]
-    if len(found) > strategies:
-        lacking["would make this page too large"] = [label for label, *_ in found[strategies:]]
+            size = 3 * kept[-1].clean[0].size
+    images = max(1, MOST_BYTES // (size * max(1, len(found))))
+    grids = [_grid(label, run, kept, pictures, images, looks) for label, run, kept, pictures in found]
     missing = "".join(
         f'<p class="small">No pictures of {escape(", ".join(labels))}: {why}.</p>'
         for why, labels in lacking.items()
@@ -85,10 +82,10 @@ def png(image: Image) -> bytes:
     """A picture of 8 bits a channel; grey where all channels are equal.
 
     Args:
-        image: in [0, 1], shape ``(channels, height, width)``; of other than 3 channels the mean is drawn.
+        image: in [0, 1], shape ``(1 or 3, height, width)``.
     """
-    if len(image) != 3 or (image == image[0]).all():
-        image = image.mean(axis=0, keepdims=True) if len(image) != 3 else image[:1]
+    if (image == image[0]).all():
+        image = image[:1]
     channels, height, width = image.shape
     pixels = np.rint(255 * image.astype(np.float64)).astype(np.uint8).transpose(1, 2, 0)
     lines = np.zeros((height, 1 + channels * width), dtype=np.uint8)  # each begins with 0: no filter
@@ -109,9 +106,9 @@ def amplified(changes: Image) -> tuple[Image, float]:
     return np.clip(0.5 + factor * changes, 0, 1).astype(np.float32), factor
 
 
-def _kept(run: Run) -> tuple[Examples, Pictures] | None:
+def _kept(run: Run) -> tuple[Run, Examples, Pictures] | None:
     kept = run.examples()
-    return (kept, kept.pictures) if kept is not None and kept.pictures is not None else None
+    return (run, kept, kept.pictures) if kept is not None and kept.pictures is not None else None
 
 
 def _why_not(run: Run) -> str:
@@ -157,7 +154,7 @@ def _said(classes: Sequence[str], true: int, pictures: Pictures, when: int, numb
     """What the model says of an image, as HTML and as words."""
     guess, sure = int(pictures.predicted[when, number]), float(pictures.confidence[when, number])
     right, name = guess == true, classes[guess]
-    text = f"{name} {sure:.0%}"
+    text = f"{name} · {sure:.0%}"
     kind = "said" if right else "said wrong"
     return f'<span class="{kind}">{"✓" if right else "✗"} {escape(text)}</span>', text
 
