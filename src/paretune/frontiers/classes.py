@@ -76,21 +76,22 @@ def by_class(
             f"bits must have the shape (seeds, examples) and labels (examples,), with examples; got {bits.shape} and "
             f"{labels.shape}"
         )
-    units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     classes, members, examples = np.unique(labels, return_inverse=True, return_counts=True)
+    units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(units)
+    # The groups of each class: those of the first class, then those of the second, …
+    parts, sizes_within = np.unique(members * len(labels) + units, return_counts=True)
+    alike = examples**2 / np.bincount(parts // len(labels), sizes_within**2)
+    combined = np.linalg.norm if len(parts) == len(sizes) else np.sum  # a group in two lets them err together
+
     per_seed = np.stack([np.bincount(members, row, len(classes)) for row in bits]) / examples
     accuracy = per_seed.mean(axis=0)
-    alike = np.array([_independent(units[members == place]) for place in range(len(classes))])
     low, high = _wilson(accuracy, alike, level)
-    crossing = len({*zip(units, members, strict=True)}) > len(
-        {*units}
-    )  # such groups let classes err together
-    combined = np.sum if crossing else np.linalg.norm
     below, above = (float(combined(side)) / len(classes) for side in (accuracy - low, high - accuracy))
+    low, high = _with_luck(per_seed, accuracy - low, high - accuracy, level)
     whole = bits.mean(axis=1)
     plain = whole.mean()
-    all_low, all_high = _wilson(plain, _independent(units), level)
-    low, high = _with_luck(per_seed, accuracy - low, high - accuracy, level)
+    plain_low, plain_high = _wilson(plain, len(labels) ** 2 / (sizes**2).sum(), level)
     return ByClass(
         classes,
         examples,
@@ -98,19 +99,13 @@ def by_class(
         low,
         high,
         balanced=_one(per_seed.mean(axis=1), below, above, level),
-        plain=_one(whole, plain - all_low, all_high - plain, level),
+        plain=_one(whole, plain - plain_low, plain_high - plain, level),
     )
 
 
 def name_of(label: int, names: tuple[str, ...] | None) -> str:
     """What a class is called: its name, or its label where it has none."""
     return str(label) if names is None else names[label]
-
-
-def _independent(units: NDArray[np.int64]) -> float:
-    """How many independent examples are worth as much as these, at the least."""
-    sizes = np.unique(units, return_counts=True)[1].astype(float)
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _wilson(accuracy: ArrayLike, examples: ArrayLike, level: float) -> tuple[Floats, Floats]:
