@@ -13,6 +13,7 @@ from paretune.frontiers.verdict import Condition, condition_names
 from paretune.report.drawing import Style
 from paretune.report.labels import shorten
 from paretune.report.marks import symbol
+from paretune.report.pictures import card
 from paretune.report.sections import Part
 from paretune.report.tables import table
 from paretune.runs.examples import Examples
@@ -53,28 +54,30 @@ def classes_section(
         folded: whether the section starts folded to its heading.
     """
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
-    several = len(conditions) > 1
     parts = []
     for name, condition, own in zip(names, conditions, rows, strict=True):
         kept = next((kept for index in own["run_index"].unique() if (kept := runs[index].examples())), None)
-        if kept is None:
-            body = '<p class="small">Labels were not kept: a version of paretune that kept none wrote the runs.</p>'
-        else:
+        if kept is not None:
             of_task = (groups or {}).get(condition.task)
             body = _condition(condition, own, runs, kept, of_task and of_task[0], looks)
-        heading = f"<summary>{escape(name)}</summary>"
-        parts.append(f"<details {'' if folded else 'open'}>{heading}{body}</details>" if several else body)
+            heading = f"<summary>{escape(name)}</summary>"
+            several = len(conditions) > 1
+            parts.append(
+                f"<details {'' if folded else 'open'}>{heading}{body}</details>" if several else body
+            )
     intro = (
         '<p class="small">Of each seed the checkpoint with the best robust accuracy on the select split, measured on the '
         "report split and averaged over seeds. Balanced accuracy is the mean over classes, in which rare ones count as much "
         f"as common ones. Intervals ({100 * conditions[0].level:g}%) are Wilson’s, of one class and strategy each: of many "
         "classes, the worst looks worse than it is.</p>"
     )
-    html = (
-        f'<section class="card" aria-labelledby="classes"><details class="fold" {"" if folded else "open"}>'
-        f'<summary><h2 id="classes">Class by class</h2></summary>{intro}{"".join(parts)}</details></section>'
-    )
-    return Part(html, {})
+    lacking = len(conditions) - len(parts)
+    of = f" of {lacking} conditions" if parts else ""
+    missing = f"The labels{of} were not kept: a version of paretune that kept none wrote the runs."
+    missing = f'<p class="small">{missing}</p>' if lacking else ""
+    if not parts:
+        return card("classes", "Class by class", missing, folded=None)
+    return card("classes", "Class by class", intro + "".join(parts) + missing, folded=folded)
 
 
 def _condition(

@@ -113,9 +113,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     for number, of_attack in enumerate(over_epsilon):
         shown = {curve.strategy: looks[curve.strategy] for curve in of_attack}
         parts.append(epsilon_section(number, of_attack, shown, folded=folded))
-    for number, (task, of_task) in enumerate(points.groupby("task", sort=True)):
-        ranked = [*dict.fromkeys(a.strategy for c in conditions if c.task == task for a in c.areas)]
-        parts.append(pictures_section(number, str(task), ranked, of_task, runs, looks, folded=folded))
+    parts.append(pictures_section(conditions, points, runs, looks, folded=folded))
     parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)
     method = Template(text_of("method.html")).substitute(

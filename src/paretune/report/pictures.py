@@ -4,13 +4,14 @@ import base64
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paretune.frontiers.verdict import attack_text
+from paretune.frontiers.verdict import Condition, attack_text
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
 from paretune.report.sections import Part
@@ -18,64 +19,93 @@ from paretune.report.tables import table
 from paretune.runs.examples import Examples, Pictures
 from paretune.runs.store import Run
 
-MOST_BYTES = 6_000_000  # of the pictures of one task, before they are compressed
+MOST_BYTES = 6_000_000  # of all pictures of a page, before they are compressed
 _SHARP = 104  # pixels: as wide as a picture is shown; smaller ones are enlarged without blur
 
 Image = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    run: Run
+    examples: Examples
+    pictures: Pictures
+
+
 def pictures_section(
-    number: int,
-    task: str,
-    ranked: Sequence[str],
-    rows: pd.DataFrame,
+    conditions: Sequence[Condition],
+    points: pd.DataFrame,
     runs: list[Run],
     looks: dict[str, Style],
     *,
     folded: bool,
 ) -> Part:
-    """A grid for each strategy: its run with the first seed that has pictures.
+    """A grid for each task and strategy: its run with the first seed that has pictures.
 
     Args:
-        number: of the task; ids end with it.
-        task: of the runs.
-        ranked: the strategies in the order of the page.
-        rows: their points, as :func:`paretune.report.drawing.as_points` gives them.
+        conditions: what the report is about.
+        points: as :func:`paretune.report.drawing.as_points` gives them.
         runs: that ``run_index`` of the points counts.
         looks: of the strategies.
         folded: whether the section starts folded to its heading.
     """
-    found: list[tuple[str, Run, Examples, Pictures]] = []
-    lacking: dict[str, list[str]] = {}
-    size = 1  # values of an image in a grid
-    for label in ranked:
-        of_label = rows[rows["label"] == label].sort_values(["seed", "run_index"])
-        own = [runs[index] for index in of_label["run_index"].unique()]
-        if (len(found) + 1) * size > MOST_BYTES:
-            lacking.setdefault("the page would be too large", []).append(label)
-        elif (kept := next(filter(None, map(_kept, own)), None)) is None:
-            lacking.setdefault(_why_not(own[0]), []).append(label)
+    tasks: dict[str, dict[str, _Kept | str]] = {}  # of each strategy what was kept, or why nothing is shown
+    size, found = 1, 0  # values of an image in a grid, and grids
+    for task, label in dict.fromkeys((c.task, each.strategy) for c in conditions for each in c.areas):
+        own = points[(points["task"] == task) & (points["label"] == label)].sort_values(["seed", "run_index"])
+        of_label = [runs[index] for index in own["run_index"].unique()]
+        shown: _Kept | str
+        if (found + 1) * size > MOST_BYTES:
+            shown = "the page would be too large"
+        elif (kept := next(filter(None, map(_kept, of_label)), None)) is None:
+            shown = _why_not(of_label[0])
         else:
-            found.append((label, *kept))
-            size = 3 * kept[-1].clean[0].size
-    images = max(1, MOST_BYTES // (size * max(1, len(found))))
-    grids = [_grid(label, run, kept, pictures, images, looks) for label, run, kept, pictures in found]
-    missing = "".join(
-        f'<p class="small">No pictures of {escape(", ".join(labels))}: {why}.</p>'
-        for why, labels in lacking.items()
-    )
+            shown, size, found = kept, 3 * kept.pictures.clean[0].size, found + 1
+        tasks.setdefault(task, {})[label] = shown
+    images = max(1, MOST_BYTES // (size * max(1, found)))
+    body = []
+    for task, strategies in tasks.items():
+        body.append(f"<h3>{escape(task)}</h3>" if len(tasks) > 1 else "")
+        for why in dict.fromkeys(each for each in strategies.values() if isinstance(each, str)):
+            lacking = ", ".join(label for label, each in strategies.items() if each == why)
+            body.append(f'<p class="small">No pictures of {escape(lacking)}: {why}.</p>')
+        grids = (
+            _grid(label, kept, images, looks[label])
+            for label, kept in strategies.items()
+            if not isinstance(kept, str)
+        )
+        body.append(f'<div class="grids">{"".join(grids)}</div>')
     intro = (
         '<p class="small">Images of the report split, chosen by place alone: the first of each class as they come, then the '
         "second of each. In the middle what the attack adds, around grey and enlarged. Below an image the class that the "
         "model sees and how sure it is (softmax). Images that are wrong when clean are not attacked. Pixels and answers are "
         "those of the evaluation at the last point of training of one run each; the drawing rounds pixels to 8 bits.</p>"
     )
-    html = (
-        f'<section class="card" aria-labelledby="pictures-{number}"><details class="fold" {"" if folded else "open"}>'
-        f'<summary><h2 id="pictures-{number}">What the attack does <span>{escape(task)}</span></h2></summary>'
-        f'{intro if grids else ""}{missing}<div class="grids">{"".join(grids)}</div></details></section>'
+    return card(
+        "pictures",
+        "What the attack does",
+        (intro if found else "") + "".join(body),
+        folded=folded if found else None,
     )
-    return Part(html, {})
+
+
+def card(place: str, title: str, body: str, *, folded: bool | None) -> Part:
+    """A section of the page without plots.
+
+    Args:
+        place: id of the heading.
+        title: the heading.
+        body: trusted HTML.
+        folded: whether it starts folded to its heading; None if it cannot be folded.
+    """
+    inside = f'<h2 id="{place}">{title}</h2>'
+    if folded is None:
+        inside += body
+    else:
+        inside = (
+            f'<details class="fold" {"" if folded else "open"}><summary>{inside}</summary>{body}</details>'
+        )
+    return Part(f'<section class="card" aria-labelledby="{place}">{inside}</section>', {})
 
 
 def png(image: Image) -> bytes:
@@ -106,9 +136,9 @@ def amplified(changes: Image) -> tuple[Image, float]:
     return np.clip(0.5 + factor * changes, 0, 1).astype(np.float32), factor
 
 
-def _kept(run: Run) -> tuple[Run, Examples, Pictures] | None:
+def _kept(run: Run) -> _Kept | None:
     kept = run.examples()
-    return (run, kept, kept.pictures) if kept is not None and kept.pictures is not None else None
+    return _Kept(run, kept, kept.pictures) if kept is not None and kept.pictures is not None else None
 
 
 def _why_not(run: Run) -> str:
@@ -117,17 +147,16 @@ def _why_not(run: Run) -> str:
     return "the images are too large to keep" if run.done else "the run is not finished"
 
 
-def _grid(
-    label: str, run: Run, kept: Examples, pictures: Pictures, images: int, looks: dict[str, Style]
-) -> str:
+def _grid(label: str, kept: _Kept, images: int, style: Style) -> str:
     """Rows are images; columns are clean, added, attacked."""
+    pictures, classes = kept.pictures, kept.examples.classes
     clean, attacked = pictures.clean[:images], pictures.attacked[:images]
     added, factor = amplified(attacked - clean)
     rows: list[tuple[str, ...]] = []
     for number, place in enumerate(pictures.places[:images]):
-        true = int(kept.labels[place])
-        name = kept.classes[true]
-        before, after = (_said(kept.classes, true, pictures, when, number) for when in (0, 1))
+        true = int(kept.examples.labels[place])
+        name = classes[true]
+        before, after = (_said(classes, true, pictures, when, number) for when in (0, 1))
         first = _image(clean[number], f"{name}, clean; the model says {before[1]}") + before[0]
         if pictures.predicted[0, number] != true:
             rows.append((_heading(name, int(place)), first, "–", '<span class="said">not attacked</span>'))
@@ -139,8 +168,8 @@ def _grid(
         f"{label}: images under attack", ["Class", "Clean", f"Added × {factor:.3g}", "Attacked"], rows
     )
     return (
-        f"<figure><figcaption>{symbol(looks[label])} {escape(label)} "
-        f'<span class="small">seed {escape(str(run.config["seed"]))}, step {pictures.step}, '
+        f"<figure><figcaption>{symbol(style)} {escape(label)} "
+        f'<span class="small">seed {escape(str(kept.run.config["seed"]))}, step {pictures.step}, '
         f"{escape(attack_text(pictures.attack))}</span></figcaption>"
         f'<div class="pictures">{shown}</div></figure>'
     )

@@ -21,13 +21,13 @@ from tests.unit.report.reading import Page
 NAMES = ("cat", "<b>dog</b>", 'o"wl')
 
 
-def keep(run: Path, *, channels: int = 3, size: int = 5, step: int = 160, seed: int = 0) -> Examples:
+def keep(
+    run: Path, names: tuple[str, ...] = NAMES, *, channels: int = 3, step: int = 160, seed: int = 0
+) -> Examples:
     """Give a finished run labels, and pictures of three of its examples: one wrong when clean, one after."""
     rng = np.random.default_rng(seed)
-    grey = rng.random((3, 1, size, size + 1), dtype=np.float32)
-    clean = (
-        np.repeat(grey, 3, axis=1) if channels == 1 else rng.random((3, 3, size, size + 1), dtype=np.float32)
-    )
+    grey = rng.random((3, 1, 5, 6), dtype=np.float32)
+    clean = np.repeat(grey, 3, axis=1) if channels == 1 else rng.random((3, 3, 5, 6), dtype=np.float32)
     signs = rng.choice(np.array([-4 / 255, 4 / 255], dtype=np.float32), clean.shape)
     attacked = np.clip(clean + signs, 0, 1)
     attacked[0] = clean[0]
@@ -40,7 +40,7 @@ def keep(run: Path, *, channels: int = 3, size: int = 5, step: int = 160, seed: 
         predicted=np.array([[1, 1, 2], [1, 0, 2]]),
         confidence=np.array([[0.25, 0.5, 1.0], [0.25, 0.75, 0.875]], dtype=np.float32),
     )
-    kept = Examples("report-400", NAMES, np.arange(400) % 3, shown)
+    kept = Examples("report-400", names, np.arange(400) % 3, shown)
     (loaded,) = load_runs(run)
     writer = RunWriter(run, loaded.config)
     writer.keep(kept)
