@@ -66,11 +66,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         warm_up: Callable[[], Tensor], loop: Callable[[], Tensor], device: torch.device
     ) -> tuple[Callable[[], None], Tensor]:
         events["record"] += 1
-        result = loop()
+        result = loop().clone()  # no view
 
         def replay() -> None:
             events["replay"] += 1
-            result.copy_(loop())
+            with torch.enable_grad():  # the backward pass of what was replayed, not of what was recorded
+                result.detach_().copy_(loop())
 
         return replay, result
 

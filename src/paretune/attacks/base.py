@@ -202,7 +202,7 @@ class Oracle:
 
     def logits(self, images: Tensor) -> Tensor:
         """(batch, classes) in the precision of the search."""
-        return self._checked(self.victim(images), len(images))
+        return self._checked(self.victim.look(images), len(images))
 
     def exact(self, images: Tensor) -> Tensor:
         """(batch, classes) computed in float32, without a gradient."""

@@ -32,8 +32,9 @@ class Evaluate:
         attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
             Then norm, epsilons, steps and restarts are not used.
         precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
-        engine: what takes the steps of attacks that take a fixed number: eager, graph (a CUDA graph, with the same numbers),
-            compiled (by torch.compile, which rounds otherwise), or auto: a graph where it helps, else eager.
+        engine: how attacks ask the model on a CUDA device: eager; graph (CUDA graphs, with the same numbers); compiled (by
+            torch.compile, which rounds otherwise, and only in attacks of a fixed number of steps); or auto: graphs where
+            they help, else eager.
         batch_size: images at once.
         seed: seeds the attack.
         state: a directory to keep finished batches in; the same command continues there after it was killed.

@@ -148,8 +148,8 @@ def evaluate(
             all ranks add up.
         victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
             ``attack_copy(model, precision="auto")`` does, or to evaluate often.
-        engine: what takes the steps of attacks on the copy that is made, see :func:`~paretune.attacks.attack_copy`; a
-            ``victim`` has its own.
+        engine: what takes the steps and the looks of attacks on the copy that is made, see
+            :func:`~paretune.attacks.attack_copy`; a ``victim`` has its own.
         progress: show a bar with the time left on the terminal.
         state: a directory to keep finished batches in. An evaluation that was killed continues there with the same
             call, and its bits are those of an uninterrupted one.

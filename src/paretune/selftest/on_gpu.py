@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from paretune.attacks import L2, PGD, AttackCopy, Linf, attack_copy
+from paretune.attacks import APGD, L2, PGD, AttackCopy, Linf, attack_copy
 from paretune.kernels import Norm, Step, pgd_step, reference
 from paretune.selftest.comparing import NORMS, Check, Outcome, Take, run_check
 
@@ -30,6 +30,7 @@ def gpu_checks(device: torch.device) -> Iterator[Check]:
         yield run_check(f"{norm} CUDA graph of 10 steps", _graph, device, norm)
         yield run_check(f"{norm} under torch.compile", _compiled, device, norm)
         yield run_check(f"{norm} attack as training makes it", _attack, device, norm)
+    yield run_check("CUDA graphs of the looks of a search", _looks, device)
     for shape in ((128, 3, 32, 32), (64, 3, 224, 224), (256, 3, 224, 224)):
         for norm in NORMS:
             yield run_check(f"{norm} time {shape}", _time, device, norm, shape)
@@ -114,6 +115,43 @@ def _attack(device: torch.device, norm: Norm) -> Outcome:
         for attacked in (victim, attack_copy(network, engine="eager"))
     )
     return torch.equal(captured, wanted), f"same as eager steps, by {victim.engine}"
+
+
+def _looks(device: torch.device) -> Outcome:
+    """A search whose looks are replayed against the same without graphs, and passes that cross."""
+    layers = [part for _ in range(4) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.GELU())]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).to(device)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(6)).to(device)
+    plain, graph = (attack_copy(network, engine=engine) for engine in ("eager", "graph"))
+    search = APGD(Linf(2.0**-12), steps=40)  # within which hardly an image is solved
+
+    def same() -> bool:
+        labels = plain(images).argmax(dim=1)
+        return torch.equal(search(graph, images, labels), search(plain, images, labels))
+
+    def crossed(victim: AttackCopy) -> Tensor:
+        leaves = [batch.clone().requires_grad_() for batch in (images, 1 - images)]
+        logits = [victim.look(leaf) for leaf in leaves]
+        pairs = [
+            (each[:, label].sum(), leaf)
+            for label in range(2)
+            for each, leaf in zip(logits, leaves, strict=True)
+        ]
+        return torch.cat([torch.autograd.grad(*pair, retain_graph=True)[0] for pair in pairs])
+
+    outcomes = {
+        "same as eager looks": same(),
+        "several gradients": torch.equal(crossed(graph), crossed(plain)),
+    }
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.neg_()
+    for victim in (plain, graph):
+        victim.refresh()
+    outcomes["other weights"] = same()
+    outcomes["by a graph"] = graph.engine == "graph"
+    wrong = [name for name, good in outcomes.items() if not good]
+    return not wrong, ", ".join(wrong or outcomes)
 
 
 def _time(device: torch.device, norm: Norm, shape: tuple[int, ...]) -> Outcome:

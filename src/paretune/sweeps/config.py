@@ -102,8 +102,9 @@ class TaskConfig:
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
-        engine: what takes the steps of training attacks: eager, one by one; graph, a CUDA graph of them, with the same
-            numbers; compiled, by torch.compile, which rounds otherwise. auto is a graph where it helps, else eager.
+        engine: what takes the steps of attacks: eager, one by one; graph, CUDA graphs of them or of what they ask the model,
+            with the same numbers; compiled, by torch.compile, which rounds otherwise. auto is a graph where
+            it helps, else eager.
     """
 
     backbone: str = "efficientnet-lite0"

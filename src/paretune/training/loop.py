@@ -8,8 +8,9 @@ spread between the shares.
 
 Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
 (:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
-those numbers, and an error names the step it is from. What the first step takes is the exception: its batch shows what the
-model is like. So are models, and attacks and objectives of one's own, that look at values themselves.
+those numbers, and an error names the step it is from. What is done once is the exception: the first step shows what the
+model is like, and graphs are compared before they are used. So are models, and attacks and objectives of one's own, that
+look at values themselves, and accelerate's scaler of float16 gradients.
 """
 
 from collections.abc import Callable, Sequence

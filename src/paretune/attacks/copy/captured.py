@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from paretune.attacks.threats import FUSED
 from paretune.attacks.waiting import at_once
 
 logger = logging.getLogger(__name__)
+
+G = TypeVar("G")
 
 BUSY = 1.5  # times what Python takes to send a step: a GPU that computes longer has no gaps that a graph could close
 _WARM_UP = 3  # runs before a capture: libraries load, autotuners choose, the allocator settles
@@ -64,22 +66,7 @@ class CapturedSteps:
         return ascent(self.twin, images_adv, steps) if graph is None else graph(ascent, images_adv)
 
     def _record(self, ascent: Ascent, images_adv: Tensor, steps: int) -> "_Graph | None":
-        shape = tuple(images_adv.shape)
-        if (part := keeper(self.twin.module)) is not None:
-            text = (
-                "attack copy: eager steps for %s; %s keeps tensors beside its parameters, "
-                "and a graph would not see them change"
-            )
-            logger.info(text, shape, part)
-            return None
-        try:
-            if self.where_it_helps:
-                sent, done = seconds_of(lambda: ascent.climb(self.twin, images_adv, 1), images_adv.device)
-                if done > BUSY * sent:
-                    text = "attack copy: eager steps for %s; Python sends one in %.1f ms, the GPU needs %.1f ms for it"
-                    logger.info(text, shape, 1000 * sent, 1000 * done)
-                    return None
-            graph = _Graph.capture(self.twin, ascent, images_adv, steps)
+        def same(graph: _Graph) -> bool:
             other = replace(
                 ascent,
                 images=1 - ascent.images,
@@ -88,19 +75,66 @@ class CapturedSteps:
                 highest_class=graph.classes - 1,
             )
             close = replace(ascent, epsilon=ascent.step_size / 4)
-            for again, start in ((ascent, images_adv), (other, other.images), (close, close.images)):
-                if not torch.equal(graph(again, start), again(self.twin, start, steps)):
-                    logger.warning(
-                        "attack copy: eager steps for %s; a graph of them gave other bits, as kernels do that add in no "
-                        "fixed order",
-                        shape,
-                    )
-                    return None
-        except Exception as error:  # whatever a capture raises, the steps as they are need none
-            logger.warning("attack copy: eager steps for %s; no graph of them (%s)", shape, in_short(error))
+            trials = (ascent, images_adv), (other, other.images), (close, close.images)
+            return all(
+                torch.equal(graph(again, start), again(self.twin, start, steps)) for again, start in trials
+            )
+
+        return trusted(
+            f"{steps} steps",
+            images_adv,
+            self.twin,
+            lambda: _Graph.capture(self.twin, ascent, images_adv, steps),
+            same,
+            once=(lambda: ascent.climb(self.twin, images_adv, 1)) if self.where_it_helps else None,
+        )
+
+
+def trusted(
+    what: str,
+    images: Tensor,
+    twin: Twin,
+    capture: Callable[[], G],
+    same: Callable[[G], bool],
+    once: Callable[[], object] | None,
+) -> G | None:
+    """The graph that ``capture`` makes, or None where it cannot be made, helped or trusted; the log says which, and why.
+
+    Args:
+        what: is recorded, for the log; its last word says what is taken otherwise.
+        images: the first batch.
+        twin: what is attacked.
+        capture: makes the graph.
+        same: whether it gives the very bits of what it replaces.
+        once: what Python sends without a graph; None where a graph shall be made even if it saves no time.
+    """
+    shape, name = tuple(images.shape), what.split()[-1]
+    if (part := keeper(twin.module)) is not None:
+        text = (
+            "attack copy: eager %s for %s; %s keeps tensors beside its parameters, and a graph would not see them "
+            "change"
+        )
+        logger.info(text, name, shape, part)
+        return None
+    try:
+        if once is not None:
+            sent, done = seconds_of(once, images.device)
+            if done > BUSY * sent:
+                text = (
+                    "attack copy: eager %s for %s; Python sends one in %.1f ms, the GPU needs %.1f ms for it"
+                )
+                logger.info(text, name, shape, 1000 * sent, 1000 * done)
+                return None
+        graph = capture()
+        if not same(graph):
+            text = "attack copy: eager %s for %s; a graph of them gave other bits, as kernels do that add in no fixed order"
+            logger.warning(text, name, shape)
             return None
-        logger.info("attack copy: a graph of %d steps for %s", steps, shape)
-        return graph
+    except Exception as error:  # whatever a capture raises, what it would replace needs none
+        logger.warning("attack copy: eager %s for %s; no graph of them (%s)", name, shape, in_short(error))
+        return None
+    logger.info("attack copy: a graph of %s for %s", what, shape)
+    return graph
 
 
 @dataclass(eq=False)

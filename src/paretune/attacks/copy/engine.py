@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.attacks.copy.captured import CapturedSteps
+from paretune.attacks.copy.looks import CapturedLooks
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Decision, Precision, decide
 from paretune.attacks.copy.steps import Ascent, CompiledSteps
@@ -42,7 +43,7 @@ class AttackCopy:
         self._model = model
         self.options = options
         self.gate = Gate()
-        self._making = Lock()  # of twins, and the buffers of recorded steps
+        self._making = Lock()  # of twins and what is recorded, and the buffers of recorded steps
         self._build()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -59,7 +60,26 @@ class AttackCopy:
     def exact(self, images: Tensor) -> Tensor:
         """Float32 logits (batch, classes) computed in float32, without gradient: what a success is verified with."""
         with self.gate.using():
-            return self._exact_twin()(images)
+            return self._look(self._exact_twin(), images)
+
+    def look(self, images: Tensor) -> Tensor:
+        """As a call, but by a graph where the engine takes one and the shape of the batch comes often: for searches.
+
+        The gradient has no gradient of its own then.
+        """
+        with self.gate.using():
+            wanted = torch.is_grad_enabled() and images.requires_grad
+            return self._look(self._decide(images) if wanted else self._any, images)
+
+    def _look(self, twin: Twin, images: Tensor) -> Tensor:
+        twin.prepare(images)
+        if not len(images) or self._chosen_engine(twin) != "graph":
+            return twin(images)
+        if (looks := self._looks.get(twin)) is None:
+            with self._making:
+                made = CapturedLooks(twin, where_it_helps=self.options.engine == "auto")
+                looks = self._looks.setdefault(twin, made)
+        return looks(images)
 
     def draws(self, images: Tensor) -> bool:
         """Whether the model draws from torch's global generators in evaluation mode; the first batch tells."""
@@ -123,10 +143,11 @@ class AttackCopy:
 
     @property
     def engine(self) -> Engine:
-        """What has taken the steps of :meth:`ascend` so far; before the first of them, what is wished for."""
-        if self._recorded is not None:
-            return self._recorded.engine
-        return "eager" if self._engine_is_chosen else self.options.engine
+        """What has taken the steps of :meth:`ascend` and the looks of searches so far; before the first of them, what is
+        wished for."""
+        taken = [each.engine for each in (self._recorded, *self._looks.values()) if each is not None]
+        found = [engine for engine in taken if engine != "eager"]
+        return found[0] if found else self.options.engine if self._engine is None else "eager"
 
     @property
     def precision(self) -> Literal["auto"] | Precision:
@@ -174,7 +195,8 @@ class AttackCopy:
         self._exact: Twin | None = None
         self._fast: Twin | None = None
         self._recorded: CompiledSteps | CapturedSteps | None = None
-        self._engine_is_chosen = False
+        self._looks: dict[Twin, CapturedLooks] = {}
+        self._engine: Engine | None = None
         self._decision: Decision | None = None
         precision = self.options.precision
         if precision == "bf16":
@@ -189,20 +211,29 @@ class AttackCopy:
     def _twin(self, dtype: torch.dtype) -> Twin:
         return Twin(self._model, dtype, self.options)
 
+    def _chosen_engine(self, twin: Twin) -> Engine:
+        """What is to take steps and looks. Chosen once."""
+        if self._engine is not None:
+            return self._engine
+        with self._making:
+            if self._engine is None:  # nor chosen by another thread
+                self._engine, reason = self.options.choose_engine(twin.device, draws=twin.draws)
+                if self.options.engine not in ("auto", self._engine):
+                    level = logging.WARNING
+                elif twin.device.type == "cuda" or self._engine != "eager":
+                    level = logging.INFO
+                else:  # without a GPU there was nothing to choose
+                    level = logging.DEBUG
+                logger.log(level, "attack copy: %s steps; %s", self._engine, reason)
+            return self._engine
+
     def _recorded_steps(self, twin: Twin) -> CompiledSteps | CapturedSteps | None:
-        """What replaces single steps; None where nothing does. Chosen once."""
-        if not self._engine_is_chosen:
-            engine, reason = self.options.choose_engine(twin.device, draws=twin.draws)
-            if self.options.engine not in ("auto", engine):
-                level = logging.WARNING
-            else:  # without a GPU there was nothing to choose
-                level = logging.INFO if twin.device.type == "cuda" or engine != "eager" else logging.DEBUG
-            logger.log(level, "attack copy: %s steps; %s", engine, reason)
-            if engine == "compiled":
-                self._recorded = CompiledSteps(twin)
-            elif engine == "graph":
-                self._recorded = CapturedSteps(twin, where_it_helps=self.options.engine == "auto")
-            self._engine_is_chosen = True
+        """What replaces single steps; None where nothing does."""
+        engine = self._chosen_engine(twin)
+        if self._recorded is None and engine == "compiled":
+            self._recorded = CompiledSteps(twin)
+        elif self._recorded is None and engine == "graph":
+            self._recorded = CapturedSteps(twin, where_it_helps=self.options.engine == "auto")
         return self._recorded
 
     @property
@@ -236,6 +267,7 @@ class AttackCopy:
             )
         if half is not None:
             self._exact = None  # made again to verify successes; training never does
+            self._looks.pop(exact, None)
         self._fast = half or exact
         return self._fast
 
@@ -280,8 +312,8 @@ def attack_copy(
             time. ``"auto"`` is a graph on a CUDA device where Python is slower to send a step than the GPU to compute it,
             else eager. ``"compiled"`` compiles a step with torch.compile, which rounds otherwise and takes a minute or two
             for each batch shape, so it pays in long training. What cannot be recorded or compiled is taken one by one; the
-            log says what was taken and why. Attacks whose solved images leave the batch look at each step, so they take
-            them one by one.
+            log says what was taken and why. Attacks whose solved images leave the batch take their steps one by one; a graph
+            replays their looks at the network, the forward and the backward pass, for the shapes of batches that come often.
         fold_batchnorm: fold batch norms into the convolutions before them, where that is provably the same
             function.
         channels_last: memory layout of convolutions; ``"auto"`` uses it where windows of a convolution

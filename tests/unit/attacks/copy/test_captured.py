@@ -38,11 +38,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ) -> tuple[Callable[[], None], Tensor]:
         events.append("record")
         warm_up()
-        result = loop()
+        result = loop().clone()  # no view
 
         def replay() -> None:
             events.append("replay")
-            result.copy_(loop())
+            with torch.enable_grad():  # the backward pass of what was replayed, not of what was recorded
+                result.detach_().copy_(loop())
 
         return replay, result
 
