@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
-from paretune.frontiers.bootstrap import Bits, Floats
+from paretune.frontiers.bootstrap import Bits
+from paretune.frontiers.deciding import Floats
 from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from paretune.frontiers.classes import ByClass, by_class
-from paretune.frontiers.verdict import Condition, condition_names
+from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
 from paretune.report.labels import shorten
 from paretune.report.marks import symbol
@@ -17,6 +17,7 @@ from paretune.report.pictures import card
 from paretune.report.sections import Part
 from paretune.report.tables import table
 from paretune.runs.examples import Examples
+from paretune.runs.naming import condition_names
 from paretune.runs.store import Run
 
 _MANY, _WORST, _BEST = 20, 10, 3  # of more than so many classes, so many are listed

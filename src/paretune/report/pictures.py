@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paretune.frontiers.verdict import Condition, attack_text
+from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
 from paretune.report.sections import Part
 from paretune.report.tables import table
 from paretune.runs.examples import Examples, Pictures
+from paretune.runs.naming import attack_text
 from paretune.runs.store import Run
 
 MOST_BYTES = 6_000_000  # of all pictures of a page, before they are compressed
