@@ -12,21 +12,23 @@ from paretune.frontiers.tables.analysis import Analysis
 from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.report.analysis_tables import area_table, difference_table, task_table
-from paretune.report.drawing import COLOURS, TEXT_COLOURS, Drawing, Style, as_points, draw, styles
+from paretune.report.drawing import COLOURS, DASHES, TEXT_COLOURS, Drawing, Style, as_points, draw, styles
 from paretune.report.figures import describe
+from paretune.report.labels import area_text, origin_text
 from paretune.report.marks import legend, symbol
-from paretune.report.overview import Small, across_html, small_multiples
+from paretune.report.overview import Small, across_html, by_rank, small_multiples
 from paretune.report.sections import Part, plural
 from paretune.report.shell import assemble, csv_link, text_of
 from paretune.report.specs.areas import forest_spec
-from paretune.report.specs.frontier import ON_PAGE, Spec, frontier_spec
+from paretune.report.specs.frontier import ON_PAGE, ON_PAGE_WIDTHS, Spec, frontier_spec
 from paretune.runs import disk
 
 _POINTS = 3000  # drawn on one page, all tasks together
 _FEWEST = 80  # drawn of a task, if it has them
+_DISTINCT = 2 * len(COLOURS)  # groups up to which each has a look of its own
 _COLOURED = (
     len(COLOURS) - 1
-)  # groups with a colour where there are many; the last colour, grey, is for the others
+)  # groups with a colour where there are more; the last colour, grey, is for the others
 _LISTED = 20  # areas in one picture
 _RANKED = 10  # groups over tasks that are shown
 _ROWS = 600  # areas up to which each has its row in a table; above, those of a picture have
@@ -71,7 +73,7 @@ def _page(analysis: Analysis, title: str) -> str:
             for each in task.areas
             if each.strategy == task.best.strategy or _stands_out(each.strategy, looks)
         ]
-        drawing = _draw(rows, front, limit)
+        drawing = _draw(rows, front, limit, analysis.reference)
         drawings.append(drawing)
         part = _section(number, task, drawing, rows, front, looks, several > _OPEN, rows_each)
         _as_rows(part.plots[f"frontier-{number}"], analysis.points)
@@ -104,7 +106,7 @@ def _drawable(analysis: Analysis) -> pd.DataFrame:
 def _looks(analysis: Analysis) -> dict[str, Style]:
     """A colour and a shape for each group, in all tasks the same; of many groups only the best have colours."""
     groups = sorted({each.strategy for each in analysis.areas})
-    if len(groups) <= len(COLOURS):
+    if len(groups) <= _DISTINCT:
         return styles(groups)
     total = dict.fromkeys(
         groups, 0.0
@@ -116,18 +118,18 @@ def _looks(analysis: Analysis) -> dict[str, Style]:
         for group in groups:
             total[group] += ranks.get(group, 1.0)
     best = sorted(groups, key=lambda group: (total[group], group))[:_COLOURED]
-    grey = Style(_COLOURED, COLOURS[-1], TEXT_COLOURS[-1], "circle")
+    grey = Style(_COLOURED, COLOURS[-1], TEXT_COLOURS[-1], "circle", DASHES[0])
     return {**dict.fromkeys(groups, grey), **styles(best)}
 
 
 def _stands_out(group: str, looks: dict[str, Style]) -> bool:
-    return len(looks) <= len(COLOURS) or looks[group].number < _COLOURED
+    return len(looks) <= _DISTINCT or looks[group].number < _COLOURED
 
 
-def _draw(rows: pd.DataFrame, front: list[str], limit: int) -> Drawing:
+def _draw(rows: pd.DataFrame, front: list[str], limit: int, origin: tuple[float, float]) -> Drawing:
     """The plot of ``front``, and small marks for all other groups behind it."""
     in_front = rows["label"].isin(front)
-    drawing = draw(rows[in_front], size=(820, 430), limit=limit)
+    drawing = draw(rows[in_front], widths=ON_PAGE_WIDTHS, limit=limit, origin=origin)
     others = rows[~in_front]
     room = min(len(others), limit - len(drawing.points))
     if room <= 0:
@@ -174,14 +176,16 @@ def _section(
     most: int | None,
 ) -> Part:
     """One task; ``most`` rows in each table."""
-    own = {group: looks[group] for group in sorted(each.strategy for each in task.areas)}
+    own = {each.strategy: looks[each.strategy] for each in task.areas}
     in_front = {group: looks[group] for group in front}
     plots = {
         f"frontier-{number}": frontier_spec(drawing, own, ON_PAGE, description=describe(rows, in_front)),
         f"forest-{number}": forest_spec(task.areas[:_LISTED], own, ON_PAGE),
     }
     others = [each.strategy for each in task.areas if each.strategy not in in_front]
-    keys = legend(front, looks)
+    keys = legend(
+        front, looks, {each.strategy: area_text(each.area, each.low, each.high) for each in task.areas}
+    )
     if others and most is None:
         keys += f"<details><summary>{len(others)} other groups</summary>{legend(others, looks)}</details>"
     hidden, outside = len(rows) - len(drawing.points), drawing.outside
@@ -192,8 +196,10 @@ def _section(
         brief=f'<p class="brief">{_brief(task, looks)}</p>' if folded else "",
         verdict=escape(task.sentence),
         covers=escape(task.covers),
-        bands=", and the shade reaches from what every seed attains to what any does"
-        if drawing.shaded
+        origin=origin_text(drawing.origin, drawing.clean, drawing.robust),
+        mean=", mean over seeds" if any(len(each.seeds) > 1 for each in task.areas) else "",
+        interval=f", with its {100 * task.level:g}% interval"
+        if any(each.low is not None for each in task.areas)
         else "",
         keys=keys,
         others=f" Small grey marks are {len(others)} other groups." if others else "",
@@ -229,7 +235,7 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
         described = f"Frontiers on {task.task}; largest area {best}"
         pictures.append(Small(f"#task-{number}", task.task, best, drawing, own, described))
     many = small_multiples(pictures)
-    coloured = [group for group in looks if _stands_out(group, looks)]
+    coloured = [group for group in by_rank(analysis.tasks) if _stands_out(group, looks)]
     if analysis.across is None:
         across = "<p>No group is in every task, so there are no means over tasks.</p>"
     else:

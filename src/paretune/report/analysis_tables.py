@@ -15,7 +15,15 @@ _FOLD = 12  # rows of differences above which they are folded away
 
 def area_table(task: TaskRanking, looks: dict[str, Style], most: int | None = None) -> str:
     """One row per group, best first; at most ``most``."""
-    head = ("Group", "Rank", "Area", f"{100 * task.level:g}% interval", "K", "Points", "Per seed")
+    head = (
+        "Group",
+        "Rank",
+        "Area",
+        f"{100 * task.level:g}% interval",
+        "Points counted",
+        "Points",
+        "Per seed",
+    )
     rows = (
         (
             _named(each.strategy, looks),
@@ -57,7 +65,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
 
 def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
     """One row per task."""
-    head = ("Task", "Largest area", "Area", "Interval", "How certain", "Tied")
+    head = ("Task", "Largest area", "Area", "Interval", "How certain", "May be best")
     rows = (
         (
             f'<a href="#task-{number}">{escape(task.task)}</a>',

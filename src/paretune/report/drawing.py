@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from paretune.frontiers.comparing import labelled_points
 from paretune.frontiers.pareto import frontier, frontier_mask
@@ -16,10 +15,11 @@ from paretune.report.runs import run_names, run_settings
 from paretune.runs.store import Run, as_runs
 
 # Okabe & Ito's palette for all forms of colour vision (https://jfly.uni-koeln.de/color/), without its yellow, which
-# is too light for lines on white. Shapes change with every name, so colour is never the only difference.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+# is too light for lines on white; grey is last. Shapes change with every name, and dashes with every round of colours,
+# so colour is never the only difference.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#2B2B2B", "#8A8A8A")
 # The same hues dark enough for text on white (contrast 4.5 and more).
-TEXT_COLOURS = ("#00659E", "#AD4C00", "#007656", "#A24A7C", "#8A5F00", "#1C709F", "#666666")
+TEXT_COLOURS = ("#00659E", "#AD4C00", "#007656", "#A24A7C", "#8A5F00", "#1C709F", "#2B2B2B", "#666666")
 SHAPES = (
     "circle",
     "square",
@@ -30,6 +30,7 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
+DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))  # pixels drawn and left out; the first is solid
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,17 @@ class Style:
     colour: str
     text: str
     shape: str
+    dash: tuple[int, ...]
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """A colour and a shape for each strategy, by its place in the alphabet; 56 pairs before one repeats."""
-    return {
-        label: Style(
-            i % len(COLOURS),
-            COLOURS[i % len(COLOURS)],
-            TEXT_COLOURS[i % len(COLOURS)],
-            SHAPES[i % len(SHAPES)],
-        )
-        for i, label in enumerate(sorted({*labels}))
-    }
+    """A colour, a shape and a dash for each strategy, by its place in the alphabet; 64 marks before one repeats."""
+    looks = {}
+    for i, label in enumerate(sorted({*labels})):
+        turn, number = divmod(i, len(COLOURS))
+        shape = SHAPES[(number + turn) % len(SHAPES)]
+        looks[label] = Style(number, COLOURS[number], TEXT_COLOURS[number], shape, DASHES[turn % len(DASHES)])
+    return looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,14 @@ class Drawing:
     Args:
         points: columns ``strategy``, ``seed``, ``step``, ``run`` (what one line joins), ``name`` (of the run),
             ``config``, ``clean``, ``robust``, ``chosen``, ``inside``.
-        stairs: by rising clean accuracy, columns ``strategy``, ``clean``, ``robust``, ``low``, ``high``: the average
-            over seeds of the best robust accuracy at no less than each clean accuracy, and what every seed and what
-            any seed attains there. Between two rows the height is that of the right one.
-        labels: columns ``strategy``, ``text``, ``clean``, ``robust``, ``side``; a strategy without a free place
-            has no row.
-        clean, robust: the ranges of the axes, around the frontiers; poorer points lie outside.
+        stairs: one staircase for each seed, columns ``strategy``, ``seed``, ``line`` (which staircase), ``clean``,
+            ``robust``: by rising clean accuracy, the best robust accuracy of that seed at no less than it. Between two
+            rows the height is that of the right one.
+        labels: as :func:`paretune.report.labels.place_labels` gives them.
+        clean: range of the horizontal axis, around the frontiers; poorer points lie outside.
+        robust: range of the vertical one.
+        origin: clean and robust accuracy where areas start.
+        widths: in pixels, from the least to the most for which labels are placed.
     """
 
     points: pd.DataFrame
@@ -75,11 +76,13 @@ class Drawing:
     labels: pd.DataFrame
     clean: Range
     robust: Range
+    origin: tuple[float, float]
+    widths: Range
 
     @property
-    def shaded(self) -> bool:
-        """Whether a strategy has seeds with different frontiers, so that there is something to shade."""
-        return bool((self.stairs["low"] < self.stairs["high"]).any())
+    def most_seeds(self) -> int:
+        """The number of staircases of the strategy that has the most."""
+        return int(self.stairs.groupby("strategy")["line"].nunique().max())
 
     @property
     def outside(self) -> int:
@@ -104,7 +107,7 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
     frontier_mask(points["clean"], points["robust"])
     points = points.assign(label=points["strategy"].astype(str))
     defaults: dict[str, Any] = {
-        "seed": 0,
+        "seed": "",
         "step": np.arange(len(points)),
         "task": "",
         "attack": "",
@@ -129,18 +132,33 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
     return points.assign(chosen=chosen)
 
 
-def draw(points: pd.DataFrame, *, size: tuple[int, int], limit: int = 4000) -> Drawing:
+def draw(
+    points: pd.DataFrame,
+    *,
+    widths: Range,
+    height: int = 430,
+    limit: int = 4000,
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> Drawing:
     """Work out the plot of one condition.
 
     Args:
         points: as :func:`as_points` gives them.
-        size: width and height of the plotting area in pixels, for which labels are placed.
+        widths: of the plotting area in pixels, from the least to the most for which labels are placed.
+        height: of the plotting area in pixels.
         limit: points drawn at most; those on frontiers go first, then an even choice of the others.
+        origin: clean and robust accuracy where areas start.
     """
     chosen = points[points["chosen"]]
     clean, robust = _range(chosen["clean"]), _range(chosen["robust"])
-    by_label = [(str(label), rows) for label, rows in chosen.groupby("label", sort=True)]
-    stairs = pd.concat([_stairs(rows, label) for label, rows in by_label])
+    stairs = pd.concat(
+        [
+            _stairs(rows).assign(strategy=label, seed=seed, line=f"{label}/{seed}")
+            for label, of_label in chosen.groupby("label", sort=True)
+            for seed, rows in of_label.groupby("seed", sort=True)
+        ],
+        ignore_index=True,
+    )
     table = pd.DataFrame(
         {
             "strategy": points["label"],
@@ -160,8 +178,10 @@ def draw(points: pd.DataFrame, *, size: tuple[int, int], limit: int = 4000) -> D
         table = kept.sort_values(["run", "step"])
     inside = table["clean"].between(*clean) & table["robust"].between(*robust)
     table = table.assign(inside=inside)
-    labels = place_labels(stairs, table[inside], clean, robust, size)
-    return Drawing(table, stairs, labels, clean, robust)
+    ring = pd.DataFrame({"clean": [origin[0]], "robust": [origin[1]], "chosen": [True]})
+    marks = pd.concat([table[inside][[*ring]], ring])
+    labels = place_labels(stairs, marks, clean, robust, widths, height)
+    return Drawing(table, stairs, labels, clean, robust, origin, widths)
 
 
 def _thin(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -175,31 +195,8 @@ def _range(values: "pd.Series[Any]") -> Range:
     return max(0.0, low - pad), min(1.0, high + pad)
 
 
-def _stairs(chosen: pd.DataFrame, label: str) -> pd.DataFrame:
-    """From the left edge down to the axis at the right; averaging over seeds keeps the area under them.
-
-    ``low`` and ``high`` are the attainment surfaces of all seeds and of any; see
-    :func:`paretune.frontiers.indicators.attainment_surface`.
-    """
-    cleans, by_seed = _fronts(chosen)
-    across = np.concatenate([[0.0], cleans[::-1], cleans[:1]])
-    heights = np.hstack([by_seed[:, -1:], by_seed[:, ::-1], np.zeros((len(by_seed), 1))])
-    table = pd.DataFrame({"clean": across, "robust": heights.mean(axis=0)})
-    table = table.assign(low=heights.min(axis=0), high=heights.max(axis=0))
-    # Seeds chose different checkpoints; where the staircases go on level, a corner says nothing.
-    level = (table[["robust", "low", "high"]] == table[["robust", "low", "high"]].shift(-1)).all(axis=1)
-    level.iloc[0] = False
-    return table[~level].assign(strategy=label).reset_index(drop=True)
-
-
-def _fronts(chosen: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """All clean accuracies, falling, and the best robust accuracy of each seed at no less: (seeds, accuracies)."""
-    cleans = np.sort(chosen["clean"].unique())[::-1]
-    return cleans, np.stack([_best_robust(rows, cleans) for _, rows in chosen.groupby("seed")])
-
-
-def _best_robust(rows: pd.DataFrame, cleans: NDArray[np.float64]) -> NDArray[np.float64]:
-    """max {robust : clean >= c} for each c of ``cleans``."""
-    front = frontier(rows[["clean", "robust"]].to_numpy())
-    position = np.searchsorted(-front[:, 0], -cleans, side="right")  # points at least that clean
-    return np.concatenate(([0.0], front[:, 1]))[position]
+def _stairs(chosen: pd.DataFrame) -> pd.DataFrame:
+    """The staircase of one seed, from the left edge over its checkpoints down to the axis at the right."""
+    front = frontier(chosen[["clean", "robust"]].to_numpy())[::-1]
+    corners = np.concatenate([[[0.0, front[0, 1]]], front, [[front[-1, 0], 0.0]]])
+    return pd.DataFrame(corners, columns=["clean", "robust"])

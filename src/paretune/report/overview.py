@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 from paretune.frontiers.across import AcrossTasks, across_tasks
+from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.frontiers.verdict import Comparison
 from paretune.report.drawing import Drawing, Style
 from paretune.report.marks import legend, symbol
@@ -28,7 +30,7 @@ def overview_section(
     """
     conditions = comparison.conditions
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
-    head = ("Condition", "Recommendation", "Largest area", "Interval", "Tied")
+    head = ("Condition", "Recommendation", "Largest area", "Interval", "May be best")
     rows = [
         (
             f'<a href="#condition-{number}">{escape(name)}</a>',
@@ -48,10 +50,20 @@ def overview_section(
     many = small_multiples(pictures)
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
-        f"{_across(comparison, looks)}{legend([*looks], looks)}"
+        f"{_across(comparison, looks)}{legend(by_rank(conditions), looks)}"
         f"{many.html}<h3>Conditions</h3>{table('Conditions', head, rows)}</section>"
     )
     return Part(html, many.plots)
+
+
+def by_rank(tasks: Sequence[Ranking[Area, Gap]]) -> list[str]:
+    """All strategies by their mean place; where one does not take part, it counts as behind all that do."""
+    places = [{each.strategy: place for place, each in enumerate(task.areas)} for task in tasks]
+    names = {*chain.from_iterable(places)}
+    total = {
+        name: sum(of_task.get(name, len(of_task)) / len(of_task) for of_task in places) for name in names
+    }
+    return sorted(names, key=lambda name: (total[name], name))
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def small_multiples(pictures: Sequence[Small]) -> Part:
             f'<div class="chart" id="overview-{number}"></div></figure>'
         )
     html = (
-        '<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers.</p>'
+        '<p class="small">Robust accuracy above clean accuracy, each picture in the range of its own frontiers; one '
+        "staircase for each training seed.</p>"
         f'<div class="many">{"".join(figures)}</div>'
     )
     return Part(html, plots)
@@ -156,7 +169,7 @@ def across_html(
         "Mean rank",
         "May be best in general",
         "Tasks with the largest area",
-        "Where",
+        "Which",
     )
     level = f"{100 * across.level:g}% interval"
     pair_head = (

@@ -22,6 +22,7 @@ from paretune.report.pictures import pictures_section
 from paretune.report.robustness import RobustnessCurve, robustness_curves
 from paretune.report.sections import Part, condition_section, epsilon_section, plural
 from paretune.report.shell import assemble, csv_link, text_of
+from paretune.report.specs.frontier import ON_PAGE_WIDTHS
 from paretune.report.tables import run_table
 from paretune.runs import disk
 from paretune.runs.store import Run, as_runs
@@ -61,10 +62,12 @@ def write_report(
     loaded = as_runs(runs)
     comparison = compare(loaded, **options)
     disk.write_text(path, _page(loaded, comparison, title, options.get("groups")))
-    disk.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title))
+    disk.write_text(path.with_suffix(".svg"), frontier_svg(loaded, title=title, comparison=comparison))
     # Encoding takes about a second a million pixels, so many conditions share the pixels of one.
-    png = frontier_png(loaded, title=title, scale=2 / math.sqrt(len(comparison.conditions)))
-    for suffix, content in ((".png", png), (".pdf", frontier_pdf(loaded, title=title))):
+    scale = 2 / math.sqrt(len(comparison.conditions))
+    png = frontier_png(loaded, title=title, scale=scale, comparison=comparison)
+    pdf = frontier_pdf(loaded, title=title, comparison=comparison)
+    for suffix, content in ((".png", png), (".pdf", pdf)):
         disk.write_atomically(path.with_suffix(suffix), _writer(content))
     disk.write_text(path.with_name("areas.csv"), _csv(comparison))
     log.info("wrote %s", path)
@@ -95,7 +98,10 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     curves = _by_condition(budget_curves(runs, reference=first.settings.start, level=first.level))
     limit = _POINTS // len(conditions)
     rows = [rows for _, rows in split(points)]
-    drawings = [draw(each, size=(820, 430), limit=limit) for each in rows]
+    drawings = [
+        draw(each, widths=ON_PAGE_WIDTHS, limit=limit, origin=condition.settings.start)
+        for each, condition in zip(rows, conditions, strict=True)
+    ]
     over_epsilon = _by_attack(robustness_curves(points))
     partial = [not all(runs[index].done for index in each["run_index"].unique()) for each in rows]
     folded = len(conditions) > _FOLD
@@ -103,21 +109,20 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     if len(conditions) > 1:
         parts.append(overview_section(comparison, drawings, partial, looks))
     for number, (condition, drawing, own) in enumerate(zip(conditions, drawings, rows, strict=True)):
-        shown = {label: style for label, style in looks.items() if label in {*own["label"]}}
+        shown = {each.strategy: looks[each.strategy] for each in condition.areas}
         of_budget = curves[condition.task, condition.threat, condition.epsilon, condition.attack]
+        of_budget.sort(key=lambda curve: [*shown].index(curve.strategy))
         parts.append(
             condition_section(
                 number, condition, drawing, own, of_budget, shown, partial=partial[number], folded=folded
             )
         )
     for number, of_attack in enumerate(over_epsilon):
-        shown = {curve.strategy: looks[curve.strategy] for curve in of_attack}
-        parts.append(epsilon_section(number, of_attack, shown, folded=folded))
+        parts.append(epsilon_section(number, of_attack, looks, folded=folded))
     parts.append(pictures_section(conditions, points, runs, looks, folded=folded))
     parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)
     method = Template(text_of("method.html")).substitute(
-        reference=escape("({:g}, {:g})".format(*first.settings.reference)),
         level=f"{100 * first.level:g}%",
         interval={"basic": "basic", "bca": "bias-corrected and accelerated"}[first.settings.interval],
         resamples=f"{first.settings.resamples:,}",

@@ -11,6 +11,7 @@ from paretune.frontiers.budget import BudgetCurve
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Drawing, Style
 from paretune.report.figures import describe
+from paretune.report.labels import area_text, origin_text
 from paretune.report.marks import legend, symbol
 from paretune.report.robustness import RobustnessCurve
 from paretune.report.shell import text_of
@@ -58,7 +59,7 @@ def condition_section(
         drawing: of its frontiers.
         rows: its points.
         curves: expected areas against the budget.
-        looks: of its strategies.
+        looks: of its strategies, by rank.
         partial: whether some of its runs are not finished.
         folded: whether the section starts folded to its heading.
     """
@@ -90,7 +91,7 @@ def condition_section(
             _figure(
                 f"budget-{number}",
                 "Would more search change the order?",
-                "The area to expect from fewer evaluated points, on average over the choices of them.",
+                "The area to expect from fewer evaluated checkpoints, on average over the choices of them.",
             )
         )
     outside, hidden = drawing.outside, len(rows) - len(drawing.points)
@@ -120,11 +121,15 @@ def condition_section(
         verdict=escape(sentence + "."),
         covers=escape(covers),
         evidence=_evidence(condition) if several else "",
-        bands=", and the shade reaches from what every seed attains to what any does"
-        if drawing.shaded
-        else "",
+        origin=origin_text(condition.settings.start, drawing.clean, drawing.robust),
+        level=f"{100 * condition.level:g}%",
+        mean=", mean over seeds" if seeds else "",
         ticks=", thin ticks single seeds" if seeds else "",
-        legend=legend(ranked, looks),
+        legend=legend(
+            ranked,
+            looks,
+            {each.strategy: area_text(each.area, each.low, each.high) for each in condition.areas},
+        ),
         beyond=beyond,
         thinned=f" {hidden:,} of {len(rows):,} points are left out of the picture." if hidden else "",
         figures="\n".join(figures),
@@ -143,6 +148,7 @@ def epsilon_section(
     """One attack at several epsilons: accuracy against epsilon, and the expected robustness of each strategy."""
     first = curves[0]
     ranked = sorted(curves, key=lambda curve: (-curve.expected, curve.strategy))
+    own = {curve.strategy: looks[curve.strategy] for curve in ranked}
     rows = [
         (
             f"{symbol(looks[curve.strategy])}<span>{escape(curve.strategy)}</span>",
@@ -155,16 +161,17 @@ def epsilon_section(
     numbers = table("Expected robustness", ["Strategy", "Expected robustness", *radii], rows)
     text = (
         "Of each seed the checkpoint with the best mean accuracy over epsilon on the select split, measured on the "
-        "report split; the shade holds all seeds."
+        "report split; the shade holds all seeds. Beside each name: its expected robustness, the mean height of its line."
     )
     figure = _figure(f"epsilon-{number}", "Accuracy against epsilon.", text)
     html = (
         f'<section class="card" aria-labelledby="epsilons-{number}"><details class="fold" {"" if folded else "open"}>'
         f'<summary><h2 id="epsilons-{number}">{escape(first.task)} <span>over epsilon</span></h2></summary>'
         f'<p class="small">Attack <code>{escape(first.attack)}</code></p>'
-        f"{legend([curve.strategy for curve in ranked], looks)}{figure}<h3>Numbers</h3>{numbers}</details></section>"
+        f"{legend(own, looks, {curve.strategy: f'{curve.expected:.3f}' for curve in ranked})}{figure}"
+        f"<h3>Numbers</h3>{numbers}</details></section>"
     )
-    return Part(html, {f"epsilon-{number}": epsilon_spec(curves, looks, ON_PAGE)})
+    return Part(html, {f"epsilon-{number}": epsilon_spec(ranked, own, ON_PAGE)})
 
 
 def use_text(condition: Condition, looks: dict[str, Style], partial: bool) -> str:

@@ -1,6 +1,7 @@
-"""What plots show follows from the points: stairs with the right area, names without collisions, honest ranges."""
+"""What plots show follows from the points: stairs through them alone, names clear of marks, honest ranges."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,47 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.frontiers.indicators import attainment_surface
 from paretune.frontiers.pareto import area
 from paretune.report.drawing import Drawing, as_points, draw, styles
-from paretune.report.labels import overlap, shorten
+from paretune.report.labels import CHOSEN, SIDES, VISITED, origin_text, shorten, text_width
 from paretune.runs.store import load_points, load_runs
 
 ACCURACY = st.integers(0, 20).map(lambda n: n / 20)
 TABLE = st.lists(
     st.tuples(st.sampled_from("ab"), st.integers(0, 2), ACCURACY, ACCURACY), min_size=1, max_size=25
 )
-SIZE = (600, 400)
+WIDTHS, HEIGHT = (600, 1000), 430  # pixels
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 @given(TABLE)
-def test_the_area_under_the_stairs_is_the_average_over_seeds(
+def test_staircases_are_those_of_single_seeds_and_turn_only_at_their_points(
     rows: list[tuple[str, int, float, float]],
 ) -> None:
     points = as_points(pd.DataFrame(rows, columns=["strategy", "seed", "clean", "robust"]))
-    drawing = draw(points, size=SIZE)
-    for label, stairs in drawing.stairs.groupby("strategy"):
-        of_label = points[points["label"] == label]
-        expected = np.mean([area(seed["clean"], seed["robust"]) for _, seed in of_label.groupby("seed")])
-        clean = stairs["clean"].to_numpy()
+    drawing = draw(points, widths=WIDTHS)
+    assert drawing.stairs["line"].nunique() == len({(label, seed) for label, seed, *_ in rows})
+    for _, stairs in drawing.stairs.groupby("line"):
+        label, seed = stairs.iloc[0][["strategy", "seed"]]
+        own = points[(points["label"] == label) & (points["seed"] == seed)]
+        corners = [*stairs[["clean", "robust"]].itertuples(index=False, name=None)]
+        assert {*corners[1:-1]} <= {*own[["clean", "robust"]].itertuples(index=False, name=None)}
+        clean, robust = stairs["clean"].to_numpy(), stairs["robust"].to_numpy()
         assert (np.diff(clean) >= 0).all()
-        for height in ("robust", "low", "high"):
-            assert (np.diff(stairs[height]) <= 0).all()
-        assert np.sum(np.diff(clean) * stairs["robust"][1:]) == pytest.approx(expected, abs=1e-12)
-
-
-@given(TABLE)
-def test_the_shade_reaches_from_what_every_seed_attains_to_what_any_does(
-    rows: list[tuple[str, int, float, float]],
-) -> None:
-    points = as_points(pd.DataFrame(rows, columns=["strategy", "seed", "clean", "robust"]))
-    for label, stairs in draw(points, size=SIZE).stairs.groupby("strategy"):
-        of_label = points[points["label"] == label]
-        sets = [(seed["clean"], seed["robust"]) for _, seed in of_label.groupby("seed")]
-        for name, share in (("low", 1.0), ("high", 1 / len(sets))):
-            surface = attainment_surface(sets, share)
-            expected = area(surface[:, 0], surface[:, 1]) if len(surface) else 0.0
-            assert np.sum(np.diff(stairs["clean"]) * stairs[name][1:]) == pytest.approx(expected, abs=1e-12)
+        assert (np.diff(robust) <= 0).all()
+        under = np.sum(np.diff(clean) * robust[1:])
+        assert under == pytest.approx(area(own["clean"], own["robust"]), abs=1e-12)
 
 
 @given(TABLE)
@@ -56,7 +46,7 @@ def test_chosen_points_are_in_the_ranges_and_the_others_are_counted(
     rows: list[tuple[str, int, float, float]],
 ) -> None:
     points = as_points(pd.DataFrame(rows, columns=["strategy", "seed", "clean", "robust"]))
-    drawing = draw(points, size=SIZE)
+    drawing = draw(points, widths=WIDTHS)
     chosen = drawing.points[drawing.points["chosen"]]
     assert chosen["inside"].all()
     assert drawing.outside == (~drawing.points["inside"]).sum()
@@ -64,16 +54,28 @@ def test_chosen_points_are_in_the_ranges_and_the_others_are_counted(
         assert 0 <= low < high <= 1
 
 
-def label_boxes(drawing: Drawing) -> list[tuple[float, float, float, float]]:
-    """Where names are printed, in pixels; 13-pixel letters are about 6.5 wide."""
-    boxes = []
+def boxes(drawing: Drawing, width: float) -> tuple[list[Box], list[Box]]:
+    """Names and marks in pixels, in a plot of this width; bold letters of 13 pixels in a wide font."""
+
+    def pixels(row: "pd.Series[Any]") -> tuple[float, float]:
+        (left, right), (bottom, top) = drawing.clean, drawing.robust
+        return (row["clean"] - left) / (right - left) * width, (top - row["robust"]) / (top - bottom) * HEIGHT
+
+    names, marks = [], []
     for _, row in drawing.labels.iterrows():
-        x = (row["clean"] - drawing.clean[0]) / (drawing.clean[1] - drawing.clean[0]) * SIZE[0]
-        y = (drawing.robust[1] - row["robust"]) / (drawing.robust[1] - drawing.robust[0]) * SIZE[1]
-        width = 6.5 * len(row["text"])
-        left, top = (x + 8, y - 17) if row["side"] == "right" else (x - 8 - width, y + 6)
-        boxes.append((left, top, left + width, top + 12))
-    return boxes
+        x, y = pixels(row)
+        align, dx, dy = SIDES[row["side"]]
+        left = x + dx - (align == "right") * row["room"]
+        names.append((left, y + dy - 7, left + row["room"], y + dy + 7))
+    for _, row in drawing.points[drawing.points["inside"]].iterrows():
+        x, y = pixels(row)
+        half = CHOSEN if row["chosen"] else VISITED
+        marks.append((x - half, y - half, x + half, y + half))
+    return names, marks
+
+
+def overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def crowd(strategies: int, name: str) -> pd.DataFrame:
@@ -87,18 +89,53 @@ def crowd(strategies: int, name: str) -> pd.DataFrame:
     return as_points(pd.DataFrame(rows, columns=["strategy", "clean", "robust"]))
 
 
+def check_names(drawing: Drawing) -> None:
+    for width in (WIDTHS[0], 777.7, WIDTHS[1]):
+        names, marks = boxes(drawing, width)
+        for left, top, right, bottom in names:
+            assert left > 0
+            assert right < width
+            assert top > 0
+            assert bottom < HEIGHT
+        assert not any(overlap(a, b) for i, a in enumerate(names) for b in names[:i])
+        assert not any(overlap(name, mark) for name in names for mark in marks)
+
+
 @pytest.mark.parametrize("name", ["A", "A strategy with a long name"])
 @pytest.mark.parametrize("strategies", [1, 4, 12])
-def test_names_lie_in_the_plot_and_not_on_each_other(strategies: int, name: str) -> None:
-    drawing = draw(crowd(strategies, name), size=SIZE)
-    boxes = label_boxes(drawing)
-    assert len(boxes) >= min(strategies, 2)
-    for left, top, right, bottom in boxes:
-        assert left > 0
-        assert right < SIZE[0]
-        assert top > 0
-        assert bottom < SIZE[1]
-    assert not any(overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+def test_names_lie_in_the_plot_and_neither_on_marks_nor_on_each_other(strategies: int, name: str) -> None:
+    drawing = draw(crowd(strategies, name), widths=WIDTHS)
+    assert len(drawing.labels) >= 1
+    check_names(drawing)
+
+
+@given(TABLE)
+def test_no_name_lies_on_a_mark_wherever_points_are(rows: list[tuple[str, int, float, float]]) -> None:
+    check_names(
+        draw(as_points(pd.DataFrame(rows, columns=["strategy", "seed", "clean", "robust"])), widths=WIDTHS)
+    )
+
+
+def test_a_name_without_a_free_place_is_left_out() -> None:
+    """Marks everywhere, none further from the next than a name is high."""
+    grid = [("A", clean, robust) for clean in np.linspace(0, 1, 101) for robust in np.linspace(0, 1, 41)]
+    points = as_points(pd.DataFrame(grid, columns=["strategy", "clean", "robust"])).assign(chosen=True)
+    assert draw(points, widths=WIDTHS, limit=5000).labels.empty
+
+
+def test_wide_letters_have_room() -> None:
+    """The advance widths of DejaVu Sans Bold, wider than most, are 1.04 em for m and 0.69 em for n."""
+    assert text_width("mmmm") > 13 * 4 * 1.04
+    assert text_width("nnnn") > 13 * 4 * 0.69
+    assert text_width("模型") > 2 * 13
+
+
+def test_where_areas_start_is_said_and_found() -> None:
+    clean, robust = (0.3, 0.9), (0.0, 0.5)
+    assert origin_text((0.0, 0.0), clean, robust) == "clean 0%, robust 0% (outside this view, to the left)"
+    assert origin_text((0.0, 0.0), clean, (0.1, 0.5)).endswith("(outside this view, to the left and below)")
+    assert origin_text((0.4, 0.125), clean, robust) == "clean 40%, robust 12.5% (the ring)"
+    assert origin_text((0.95, 0.6), clean, robust).endswith("(outside this view, to the right and above)")
 
 
 def test_long_names_keep_what_tells_them_apart() -> None:
@@ -112,7 +149,7 @@ def test_long_names_keep_what_tells_them_apart() -> None:
 
 def test_every_name_finds_room_where_there_is_room(runs: Path) -> None:
     points = as_points(runs)
-    drawing = draw(points[points["threat"] == "L2"], size=SIZE)
+    drawing = draw(points[points["threat"] == "L2"], widths=WIDTHS)
     assert {*drawing.labels["strategy"]} == {"LoRA", "Compacter", "BitFit", "FullFineTune"}
 
 
@@ -120,19 +157,20 @@ def test_points_beyond_the_limit_are_thinned_evenly_and_frontiers_last(runs: Pat
     points = as_points(runs)
     points = points[points["threat"] == "L2"]
     chosen = int(points["chosen"].sum())
-    whole, thin = draw(points, size=SIZE), draw(points, size=SIZE, limit=chosen + 5)
+    whole, thin = draw(points, widths=WIDTHS), draw(points, widths=WIDTHS, limit=chosen + 5)
     assert len(thin.points) == chosen + 5 < len(whole.points) == 64
     assert int(thin.points["chosen"].sum()) == chosen
     assert thin.stairs.equals(whole.stairs)
-    assert len(draw(points, size=SIZE, limit=5).points) == 5
+    assert len(draw(points, widths=WIDTHS, limit=5).points) == 5
 
 
 def test_every_strategy_looks_different_and_the_same_in_every_plot() -> None:
-    looks = styles(f"s{n:02}" for n in range(56))
-    assert len({(style.colour, style.shape) for style in looks.values()}) == 56
+    looks = styles(f"s{n:02}" for n in range(64))
+    assert len({(style.colour, style.shape) for style in looks.values()}) == 64
+    assert len({(style.colour, style.dash) for style in [*looks.values()][:32]}) == 32
     assert styles(["b", "a"]) == styles(["a", "b", "b"])
-    first = [*looks.values()][:7]
-    assert len({style.colour for style in first}) == len({style.shape for style in first}) == 7
+    first = [*looks.values()][:8]
+    assert len({style.colour for style in first}) == len({style.shape for style in first}) == 8
 
 
 def luminance(colour: str) -> float:
@@ -142,7 +180,7 @@ def luminance(colour: str) -> float:
 
 
 def test_names_can_be_read_on_white() -> None:
-    for style in styles("abcdefg").values():
+    for style in styles("abcdefgh").values():
         assert 1.05 / (luminance(style.text) + 0.05) >= 4.5
         assert 1.05 / (luminance(style.colour) + 0.05) >= 2
 

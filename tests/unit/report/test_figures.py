@@ -7,14 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from paretune.frontiers.comparing import compare
 from paretune.report import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
-from paretune.runs.store import load_points
+from paretune.runs.store import load_points, load_runs
 
 mpl.use("Agg")
 
@@ -35,16 +35,40 @@ def test_the_svg_names_every_strategy_and_loads_nothing(points: pd.DataFrame) ->
     assert frontier_svg(points) == svg
 
 
-def test_a_name_without_room_gets_a_legend() -> None:
-    """Twenty strategies on one staircase: names would lie on each other."""
+def texts_of(svg: str) -> list[str]:
+    """In the order of painting; lines of one text are joined."""
+    texts = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    return [" ".join(text.itertext()) for text in texts]
+
+
+def test_the_legend_tells_areas_and_intervals_by_rank(runs: Path) -> None:
+    loaded = load_runs(runs)
+    comparison = compare(loaded, reference=(0.1, 0.0), resamples=200)
+    texts = texts_of(frontier_svg(loaded, comparison=comparison))
+    shown = [text for text in texts if re.fullmatch(r"0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", text)]
+    assert shown == [f"{each.area:.3f} ({each.low:.3f} to {each.high:.3f})" for each in comparison.areas]
+    for each in comparison.areas:
+        assert each.strategy in texts
+    assert " ".join(texts).count("from clean 10%, robust 0%") == 3
+
+
+def test_the_legend_of_twenty_strategies_has_twenty_marks_and_the_areas_of_the_table() -> None:
     names = [f"A strategy with number {n:02}" for n in range(20)]
-    rows = [(name, clean, 1 - clean) for name in names for clean in np.linspace(0.5, 0.6, 6)]
+    rows = [(name, clean, 1 - clean - n / 100) for n, name in enumerate(names) for clean in (0.5, 0.6)]
     svg = frontier_svg(pd.DataFrame(rows, columns=["strategy", "clean", "robust"]))
-    assert all(f"{name}<" in svg for name in names)
-    symbols = re.findall(r'role-legend-symbol"[^>]*><path transform="[^"]*" ([^>]*)/>', svg)
-    assert len({*symbols}) == 20
-    few = frontier_svg(pd.DataFrame(rows[:6], columns=["strategy", "clean", "robust"]))
-    assert "role-legend-symbol" not in few
+    texts = texts_of(svg)
+    assert [text for text in texts if text in names][-20:] == names  # the first one has the largest area
+    assert texts[-20] == "0.290"  # 0.5 * 0.5 + 0.1 * 0.4 of the first
+
+
+def test_the_picture_says_the_attack_the_images_and_the_seeds(points: pd.DataFrame) -> None:
+    facts = "PGD(L2(0.5)) · 400 test images · seeds 0, 1"
+    assert facts in " ".join(texts_of(frontier_svg(points)))
+    assert facts in plot_frontiers(points, Figure().subplots()).get_legend().get_title().get_text()
+    many = pd.concat([points[points["seed"] == 0].assign(seed=seed) for seed in range(9)])
+    assert "PGD(L2(0.5)) · 400 test images · 9 seeds" in " ".join(texts_of(frontier_svg(many)))
+    bare = points[["strategy", "clean", "robust"]]
+    assert not any("images" in text or "seed" in text for text in texts_of(frontier_svg(bare)))
 
 
 def test_several_conditions_stand_beside_each_other(runs: Path) -> None:
@@ -68,12 +92,14 @@ def test_the_pdf_holds_vectors_and_its_fonts(points: pd.DataFrame) -> None:
     assert b"/Subtype /Image" not in pdf
 
 
-def test_matplotlib_draws_stairs_points_and_a_legend(points: pd.DataFrame) -> None:
+def test_matplotlib_draws_stairs_points_and_a_legend(points: pd.DataFrame, runs: Path) -> None:
     figure = Figure()
     axes = figure.subplots()
     assert plot_frontiers(points, axes) is axes
+    condition = next(each for each in compare(runs).conditions if each.threat == "L2")
     names = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert names == ["BitFit", "Compacter", "FullFineTune", "LoRA"]
+    assert names == [f"{each.strategy}  {each.area:.3f}" for each in condition.areas]
+    assert len(axes.get_lines()) == 8 + 1  # a staircase a seed, and where areas start
     assert axes.get_title(loc="left") == "digits, L2 ≤ 0.5"
     marks = [each for each in axes.collections if isinstance(each, PathCollection)]
     drawn = sum(len(collection.get_offsets()) for collection in marks)

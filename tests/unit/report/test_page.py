@@ -68,8 +68,8 @@ def test_the_page_holds_the_same_numbers(page: Page, runs: Path) -> None:
         *first, last = condition.confidence_set
         among = f"{', '.join(first)} or {last}" if first else last
         assert f"With 95% confidence, the largest true area is that of {among}." in text
-    assert "400 report images · 200 select images" in text
-    assert "point (0.1, 0)" in text
+    assert "400 test images (report split) · 200 images to choose checkpoints (select split)" in text
+    assert "Areas start at clean 10%, robust 0% (" in text
     assert "paretune 0.1.0, torch 2.9.0" in text
     assert "4 strategies · 8 runs · 192 points" in text
     assert "PGD(Linf(4/255), steps=20)" in text
@@ -247,7 +247,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 def test_colours_on_the_page_are_those_of_the_pictures() -> None:
     style = text_of("page.css").lower()
-    for look in styles("abcdefg").values():
+    for look in styles("abcdefgh").values():
         assert f"--colour-{look.number}: {look.colour.lower()};" in style
         assert f"--text-{look.number}: {look.text.lower()};" in style
         assert style.count(f"--colour-{look.number}:") == 2  # light and dark

@@ -5,7 +5,7 @@ from typing import Literal
 
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
-from paretune.report.labels import Box, overlap, shorten
+from paretune.report.labels import CHOSEN, SIDES, Box, free_sides, shorten, text_width
 from paretune.report.specs.frontier import (
     ON_PAGE,
     SCHEMA,
@@ -19,7 +19,7 @@ from paretune.report.specs.frontier import (
     tidy,
 )
 
-_COST_WIDTH = 430  # pixels, for which names are placed
+_WIDTHS = (300, 660)  # of the plot in pixels, for which names are placed; they hide in others
 _TITLES = {
     "trainable_parameters": "Trainable parameters",
     "train_seconds": "Training time of one seed, seconds",
@@ -51,7 +51,7 @@ def cost_spec(
     scale: Spec = {"type": "log" if domain[0] > 0 else "symlog", "domain": domain, "nice": False}
     areas = padded(row[end] for row in rows for end in ("low", "high"))
     height = max(200, 46 * len(rows))
-    _name_rows(rows, domain, areas, (_COST_WIDTH, height))
+    _name_rows(rows, domain, areas, height)
     y = {
         "field": "area",
         "type": "quantitative",
@@ -64,7 +64,7 @@ def cost_spec(
         "type": "quantitative",
         "title": _TITLES[cost],
         "scale": scale,
-        "axis": {"format": "~s", "values": _powers(*domain)},
+        "axis": {"format": "~s" if cost == "trainable_parameters" else ",~g", "values": _powers(*domain)},
     }
     number = ",.4~r" if cost == "train_seconds" else ","
     tooltip = [
@@ -116,25 +116,27 @@ def cost_spec(
                     "tooltip": tooltip,
                 },
             },
-            *(_names(side, y, theme, halo) for side in ("right", "left") for halo in (True, False)),
+            *(_names(side, y, theme, halo) for side in SIDES for halo in (True, False)),
         ],
     }
 
 
 def _names(side: str, y: Spec, theme: Theme, halo: bool) -> Spec:
-    """The names on one side of their marks, or what keeps them readable across lines; none on a narrow screen."""
-    align, dx = ("left", 11) if side == "right" else ("right", -11)
+    """The names on one side of their marks, or what keeps them readable across lines."""
+    align, dx, dy = SIDES[side]
     text = {
         "type": "text",
         "align": align,
         "baseline": "middle",
         "dx": dx,
+        "dy": dy,
         "fontSize": 12,
+        "limit": {"expr": "datum.room"},
         "aria": False,
     }
     if halo:
         text |= {"stroke": theme.paper, "strokeWidth": 4, "strokeJoin": "round"}
-    tests = [f"width > {0.7 * _COST_WIDTH}"]
+    tests = [f"width >= {_WIDTHS[0]}", f"width <= {_WIDTHS[1]}"]
     if theme is ON_PAGE:
         tests.append("(isolated === '' || isolated === datum.strategy)")
     return {
@@ -149,27 +151,25 @@ def _names(side: str, y: Spec, theme: Theme, halo: bool) -> Spec:
     }
 
 
-def _name_rows(rows: list[Spec], costs: list[float], areas: list[float], size: tuple[int, int]) -> None:
-    """Give each row the ``side`` of its mark where its name hides no other name or mark, if there is one."""
+def _name_rows(rows: list[Spec], costs: list[float], areas: list[float], height: int) -> None:
+    """Give each row the ``side`` of its mark where its name hides no other name, mark or interval, if there is one."""
     lowest = costs[0] or costs[1] / 1000
-    span = math.log(costs[1] / lowest)
-    marks = [
-        (
-            math.log(max(row["cost"], lowest) / lowest) / span * size[0],
-            (areas[1] - row["area"]) / (areas[1] - areas[0]) * size[1],
-        )
-        for row in rows
-    ]
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in marks]
-    for row, (x, y) in zip(rows, marks, strict=True):
+    across = [math.log(max(row["cost"], lowest) / lowest) / math.log(costs[1] / lowest) for row in rows]
+
+    def down(area: float) -> float:
+        return (areas[1] - area) / (areas[1] - areas[0]) * height
+
+    taken: list[Box] = []
+    for x, row in zip(across, rows, strict=True):
+        y = down(row["area"])
+        taken.append((x, -CHOSEN, y - CHOSEN, CHOSEN, y + CHOSEN))
+        taken.append((x, -2, down(row["high"]), 2, down(row["low"])))
+    for x, row in zip(across, rows, strict=True):
         row["text"], row["side"] = shorten(row["strategy"]), ""
-        width = 7.0 * len(row["text"])
-        for side, left in (("right", x + 9), ("left", x - 9 - width)):
-            box = (left, y - 8, left + width, y + 8)
-            if 0 <= left <= size[0] - width and not any(overlap(box, other) for other in taken):
-                row["side"] = side
-                taken.append(box)
-                break
+        row["room"] = text_width(row["text"], 12)
+        if free := free_sides(x, down(row["area"]), row["room"], taken, _WIDTHS, height):
+            row["side"], box = free[-1]  # rather level with the mark, where no other line is
+            taken.append(box)
 
 
 def _powers(low: float, high: float) -> list[float]:

@@ -19,7 +19,7 @@ def budget_spec(curves: Sequence[BudgetCurve], looks: dict[str, Style], theme: T
     x: Spec = {
         "field": "points",
         "type": "quantitative",
-        "title": "Points evaluated per seed",
+        "title": "Checkpoints evaluated per seed",
         "scale": {"type": "log", "domain": [1, most], "nice": False},
         "axis": {
             "format": "~s",
@@ -39,17 +39,17 @@ def budget_spec(curves: Sequence[BudgetCurve], looks: dict[str, Style], theme: T
     }
     tooltip = [
         {"field": "strategy", "title": "Strategy", "type": "nominal"},
-        {"field": "points", "title": "Points", "type": "quantitative", "format": ","},
+        {"field": "points", "title": "Checkpoints", "type": "quantitative", "format": ","},
         *_numbers(("area", "Expected area"), ("low", "Low"), ("high", "High")),
     ]
     last = ", ".join(f"{c.strategy} {c.areas[0]:.3f} to {c.areas[-1]:.3f}" for c in curves)
     return {
         **_curves(rows, (x, y), tooltip, looks, theme, few=f"datum.points === {most}"),
-        "description": f"Expected area from one to {most} evaluated points: {last}",
+        "description": f"Expected area from one to {most} evaluated checkpoints: {last}",
         "usermeta": behind(
             "rows",
             ("strategy", "Strategy", ""),
-            ("points", "Points", ","),
+            ("points", "Checkpoints", ","),
             ("area", "Expected area", ".4f"),
             ("low", "Low", ".4f"),
             ("high", "High", ".4f"),

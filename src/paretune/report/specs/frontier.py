@@ -7,11 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from paretune.report.drawing import Drawing, Style
+from paretune.report.labels import SIDES
 
 Spec = dict[str, Any]
 
 _CROWD = 10  # runs; of more, the course of training stays fainter until one strategy is isolated
+ON_PAGE_WIDTHS = (600, 1000)  # pixels, of a plot on a page, for which names are placed
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 
@@ -48,8 +52,17 @@ class Theme:
                 "ticks": False,
                 "tickCount": 6,
             },
-            "legend": {**text, "symbolSize": 90, "title": None, "orient": "bottom", "labelLimit": 560},
-            "title": {"color": self.ink, "fontSize": 15, "fontWeight": 600, "anchor": "start", "offset": 14},
+            "title": {
+                "color": self.ink,
+                "fontSize": 15,
+                "fontWeight": 600,
+                "anchor": "start",
+                "offset": 14,
+                "subtitleColor": self.ink,
+                "subtitleFontSize": 12,
+                "subtitleLineHeight": 17,
+                "subtitlePadding": 6,
+            },
         }
 
 
@@ -60,20 +73,16 @@ ON_WHITE = Theme("#1b1f24", "#ffffff", "Helvetica, Arial, 'Liberation Sans', san
 
 
 def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, description: str) -> Spec:
-    """Clean against robust accuracy: training as thin lines, chosen checkpoints as large marks, staircases.
+    """Clean against robust accuracy: the staircase of each seed, chosen checkpoints as large marks, where areas start.
 
-    On a page, the parameter ``isolated`` holds the one strategy to show, or nothing; ``whole`` shows all points.
+    On a page, the parameter ``isolated`` holds the one strategy to show, with the course of its training, or nothing;
+    ``whole`` shows all points. Names stand in plots as wide as ``drawing`` placed them for.
     """
     interactive = theme is ON_PAGE
     in_view = [{"filter": "whole || datum.inside" if interactive else "datum.inside"}]
     x = _accuracy("clean", "Clean accuracy", drawing.clean, interactive)
     y = _accuracy("robust", "Robust accuracy", drawing.robust, interactive)
     colour, shape, text_colour = (look(looks, attribute, theme) for attribute in ("colour", "shape", "text"))
-    with_legend = colour, shape
-    if not interactive and len(drawing.labels) < len(looks):
-        legend = {"columns": 3 if max(map(len, looks)) < 26 else 1}
-        with_legend = {**colour, "legend": legend}, {**shape, "legend": legend}
-
     tooltip = [
         {"field": "strategy", "title": "Strategy", "type": "nominal"},
         {"field": "name", "title": "Run", "type": "nominal"},
@@ -84,46 +93,23 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         {"field": "robust", "title": "Robust", "type": "quantitative", "format": ".1%"},
     ]
     hover = {"tooltip": tooltip} if interactive else {}
-    mark: Spec = {"clip": True, "aria": False}
+    mark: Spec = {"aria": False}
     crowded = drawing.points["run"].nunique() > _CROWD
-    shade: Spec = {
-        "name": "bands",
-        "data": {"name": "stairs"},
-        "mark": {**mark, "type": "area", "interpolate": "step-before"},
+    course: Spec = {
+        "name": "course",
+        "data": {"name": "points"},
+        "transform": [*in_view, {"filter": "datum.strategy === isolated"}],
+        "mark": {**mark, "clip": True, "type": "line", "strokeWidth": 1},
         "encoding": {
-            "order": {"value": None},
-            "y": {**y, "field": "low"},
-            "y2": {"field": "high"},
+            "detail": {"field": "run", "type": "nominal"},
+            "order": {"field": "step", "type": "quantitative"},
             "color": colour,
-            "opacity": shown(theme, 0.13, 0.28, 0.0),
+            "opacity": {"value": 0.6},
         },
     }
     layers: list[Spec] = [
-        *([shade] if drawing.shaded else []),
-        {
-            "name": "course",
-            "data": {"name": "points"},
-            "transform": in_view,
-            "mark": {**mark, "type": "line", "strokeWidth": 1, "interpolate": "linear"},
-            "encoding": {
-                "detail": {"field": "run", "type": "nominal"},
-                "order": {"field": "step", "type": "quantitative"},
-                "color": colour,
-                "opacity": shown(theme, 0.12 if crowded else 0.28, 0.7, 0.03),
-            },
-        },
-        {
-            "name": "stairs",
-            "data": {"name": "stairs"},
-            "mark": {
-                **mark,
-                "type": "line",
-                "strokeWidth": 2.5,
-                "strokeJoin": "round",
-                "interpolate": "step-before",
-            },
-            "encoding": {"order": {"value": None}, "color": colour, "opacity": shown(theme, 0.95)},
-        },
+        *([course] if interactive else []),
+        {"name": "stairs", **staircases(drawing, looks, theme)},
         {
             "name": "visited",
             "data": {"name": "points"},
@@ -148,15 +134,17 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
                 "stroke": theme.paper,
                 "strokeWidth": 1.2,
             },
-            "encoding": {
-                "color": with_legend[0],
-                "shape": with_legend[1],
-                "opacity": shown(theme, 1.0),
-                **hover,
-            },
+            "encoding": {"color": colour, "shape": shape, "opacity": shown(theme, 1.0), **hover},
+        },
+        {
+            "name": "origin",
+            "data": {"name": "origin"},
+            "transform": in_view,
+            "mark": {**mark, "type": "point", "filled": False, "size": 95, "strokeWidth": 1.5},
+            "encoding": {"color": {"value": theme.ink}, "opacity": {"value": 0.9}},
         },
     ]
-    for side, align, dx, dy in (("right", "left", 8, -11), ("left", "right", -8, 12)):
+    for side, (align, dx, dy) in SIDES.items():
         if side not in {*drawing.labels["side"]}:
             continue
         text = {
@@ -167,7 +155,7 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
             "dy": dy,
             "fontSize": 13,
             "fontWeight": 600,
-            "clip": False,
+            "limit": {"expr": "datum.room"},
             "aria": False,
         }
         # A wider copy in the colour of the paper keeps the name readable across lines.
@@ -181,7 +169,7 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
                     "encoding": {
                         "text": {"field": "text", "type": "nominal"},
                         "color": {"value": theme.paper} if halo else text_colour,
-                        "opacity": _label_opacity(interactive, halo),
+                        "opacity": _label_opacity(drawing, interactive, halo),
                     },
                 }
             )
@@ -189,7 +177,10 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         "$schema": SCHEMA,
         "description": description,
         "datasets": {
-            name: tidy(getattr(drawing, name).to_dict("records")) for name in ("points", "stairs", "labels")
+            "points": tidy(_by_rank(drawing.points, looks).to_dict("records")),
+            "stairs": tidy(drawing.stairs.drop(columns="seed").to_dict("records")),
+            "labels": tidy(drawing.labels.to_dict("records")),
+            "origin": [_origin(drawing)],
         },
         "usermeta": behind(
             "points",
@@ -204,7 +195,7 @@ def frontier_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         ),
         "params": [*isolated(theme), *([{"name": "whole", "value": False}] if interactive else [])],
         "height": 430,
-        "resolve": {"scale": {"color": "independent", "shape": "independent"}},
+        "resolve": {"scale": {"color": "independent"}},
         "encoding": {"x": x, "y": y},
         "layer": layers,
     }
@@ -218,19 +209,61 @@ def _accuracy(field: str, title: str, domain: tuple[float, float], interactive: 
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "~%"}}
 
 
-def _label_opacity(interactive: bool, halo: bool) -> Spec:
-    """On a page, names hide on narrow screens, where they would cover what they name."""
+def staircases(drawing: Drawing, looks: dict[str, Style], theme: Theme) -> Spec:
+    """The layer of one staircase a seed; the more seeds there are, the fainter."""
+    return {
+        "data": {"name": "stairs"},
+        "mark": {
+            "clip": True,
+            "aria": False,
+            "type": "line",
+            "strokeWidth": 2 if drawing.most_seeds == 1 else 1.6,
+            "strokeJoin": "round",
+            "interpolate": "step-before",
+        },
+        "encoding": {
+            "detail": {"field": "line", "type": "nominal"},
+            "order": {"value": None},
+            "color": look(looks, "colour", theme),
+            "strokeDash": look(looks, "dash", theme),
+            "opacity": shown(theme, faintness(drawing), 0.9),
+        },
+    }
+
+
+def faintness(drawing: Drawing) -> float:
+    """The opacity of a staircase."""
+    return max(0.2, 0.9 / float(drawing.most_seeds**0.5))
+
+
+def _by_rank(points: pd.DataFrame, looks: dict[str, Style]) -> pd.DataFrame:
+    places = {name: place for place, name in enumerate(looks)}
+    return points.sort_values("strategy", key=lambda names: names.map(places), kind="stable")
+
+
+def _origin(drawing: Drawing) -> Spec:
+    clean, robust = drawing.origin
+    (left, right), (bottom, top) = drawing.clean, drawing.robust
+    inside = left <= clean <= right and bottom <= robust <= top
+    return {"clean": clean, "robust": robust, "inside": inside}
+
+
+def _label_opacity(drawing: Drawing, interactive: bool, halo: bool) -> Spec:
+    """On a page, names hide where the plot is narrower or wider than they were placed for."""
     value = 0.85 if halo else 1
     if not interactive:
         return {"value": value}
-    test = "width > 420 && !whole && (isolated === '' || isolated === datum.strategy)"
+    least, most = drawing.widths
+    test = (
+        f"width >= {least} && width <= {most} && !whole && (isolated === '' || isolated === datum.strategy)"
+    )
     return {"condition": {"test": test, "value": value}, "value": 0}
 
 
 def look(looks: dict[str, Style], attribute: str, theme: Theme) -> Spec:
-    """Encode the strategy as a colour or shape; on a page colours are its variables, which differ in the dark."""
-    values = [getattr(style, attribute) for style in looks.values()]
-    if theme is ON_PAGE and attribute != "shape":
+    """Encode the strategy as a colour, shape or dash; on a page colours are its variables, which differ in the dark."""
+    values: list[Any] = [getattr(style, attribute) for style in looks.values()]
+    if theme is ON_PAGE and attribute in ("colour", "text"):
         values = [f"var(--{attribute}-{style.number})" for style in looks.values()]
     return {
         "field": "strategy",

@@ -1,13 +1,12 @@
 """The specification of a small frontier plot, one of many beside each other."""
 
 from paretune.report.drawing import Drawing, Style
-from paretune.report.specs.frontier import SCHEMA, Spec, Theme, isolated, look, shown, tidy
+from paretune.report.specs.frontier import SCHEMA, Spec, Theme, isolated, look, shown, staircases, tidy
 
 
 def overview_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, description: str) -> Spec:
     """Staircases and chosen checkpoints, each plot in the range of its own frontiers."""
     colour, shape = (look(looks, attribute, theme) for attribute in ("colour", "shape"))
-    mark: Spec = {"clip": True, "aria": False}
 
     def accuracy(field: str, domain: tuple[float, float]) -> Spec:
         scale: Spec = {"domain": [*domain], "nice": False, "zero": False}
@@ -24,7 +23,7 @@ def overview_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         "$schema": SCHEMA,
         "description": description,
         "datasets": {
-            "stairs": tidy(drawing.stairs[["strategy", "clean", "robust"]].to_dict("records")),
+            "stairs": tidy(drawing.stairs.drop(columns="seed").to_dict("records")),
             "chosen": tidy(chosen.to_dict("records")),
         },
         "params": isolated(theme),
@@ -32,29 +31,20 @@ def overview_spec(drawing: Drawing, looks: dict[str, Style], theme: Theme, *, de
         "encoding": {
             "x": accuracy("clean", drawing.clean),
             "y": accuracy("robust", drawing.robust),
-            "color": colour,
         },
+        "resolve": {"scale": {"color": "independent"}},
         "layer": [
-            {
-                "name": "stairs",
-                "data": {"name": "stairs"},
-                "mark": {
-                    **mark,
-                    "type": "line",
-                    "strokeWidth": 2,
-                    "strokeJoin": "round",
-                    "interpolate": "step-before",
-                },
-                "encoding": {
-                    "order": {"value": None},
-                    "opacity": shown(theme, 0.9, hidden=0.08),
-                },
-            },
+            {"name": "stairs", **staircases(drawing, looks, theme)},
             {
                 "name": "chosen",
                 "data": {"name": "chosen"},
-                "mark": {**mark, "type": "point", "filled": True, "size": 30},
-                "encoding": {"shape": shape, "opacity": shown(theme, 0.9, hidden=0.05), "tooltip": tooltip},
+                "mark": {"type": "point", "filled": True, "size": 30, "aria": False},
+                "encoding": {
+                    "color": colour,
+                    "shape": shape,
+                    "opacity": shown(theme, 0.9, hidden=0.05),
+                    "tooltip": tooltip,
+                },
             },
         ],
     }

@@ -75,8 +75,9 @@ def test_budget_curves_end_at_what_was_evaluated(runs: Path, condition: Conditio
 
 def test_small_frontiers_have_the_large_ones_stairs(runs: Path) -> None:
     points = as_points(runs)
-    drawing = draw(points[points["threat"] == "L2"], size=(600, 400))
+    drawing = draw(points[points["threat"] == "L2"], widths=(600, 1000))
     data = overview_spec(drawing, LOOKS, ON_PAGE, description="")["datasets"]
+    assert len({row["line"] for row in data["stairs"]}) == 8
     assert [row["robust"] for row in data["stairs"]] == [
         round(height, 4) for height in drawing.stairs["robust"]
     ]
