@@ -46,7 +46,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """plain: four strategies, two seeds; several: two tasks at two epsilons, which is enough to fold them;
-    hostile: two conditions with names that try to run or to overflow."""
+    hostile: two conditions with names that try to run or to overflow;
+    crowd: thirteen strategies, twelve of them nearly equal and one without any robustness."""
     root = tmp_path_factory.mktemp("reports")
     write_runs(root / "plain-runs")
     weak_and_strong = [(f"PGD(Linf({radius}))", "Linf", radius, 1 - 20 * radius) for radius in (0.01, 0.02)]
@@ -57,10 +58,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate((HOSTILE, ENDING, LONG, "${title}`'\"\\")):
         strategy = Strategy(name, f"{name}()", 0.05 * number, 10 ** (number + 2))
         write_run(root / "hostile-runs" / str(number), strategy, points=4, task=ENDING, attacks=attacks)
+    near = [Strategy(f"Close({n})", f"Close({n})", 0.004 * n, 10**n) for n in range(12)]
+    near.append(Strategy("Chance", "Chance()", -0.5, 7))
+    write_runs(root / "crowd-runs", near, points=5, examples=80)
     with pytest.MonkeyPatch.context() as patch:
         for picture in ("frontier_png", "frontier_pdf"):  # slow, and not looked at here
             patch.setattr(page_module, picture, lambda *_, **__: b"")
-        for name in ("plain", "several", "hostile"):
+        for name in ("plain", "several", "hostile", "crowd"):
             write_report(root / f"{name}-runs", root / f"{name}.html")
     return root
 
@@ -126,15 +130,13 @@ def test_everything_is_drawn_and_nothing_fails(opened: Opened, reports: Path) ->
     assert opened.asked == []
     points = as_points(load_runs(reports / "plain-runs"))
     assert opened.marks("chosen").count() == points["chosen"].sum()
-    assert opened.marks("stairs").count() == 4
+    assert opened.marks("stairs").count() == 8  # one for each seed
     for plot in ("frontier-0", "forest-0", "matrix-0", "cost-0", "time-0", "budget-0"):
         picture = opened.page.locator(f"#{plot} svg")
         assert picture.bounding_box()["height"] > 150
         chart = opened.page.locator(f"#{plot}")
         assert chart.get_attribute("role") == "graphics-document"
         assert "LoRA" in chart.get_attribute("aria-label")
-    names = opened.page.locator("#frontier-0 .mark-text.role-mark text").all_text_contents()
-    assert {"LoRA", "Compacter", "BitFit", "FullFineTune"} <= {*names}
 
 
 def test_hovering_shows_the_point(opened: Opened, reports: Path) -> None:
@@ -149,8 +151,8 @@ def test_hovering_shows_the_point(opened: Opened, reports: Path) -> None:
         & (points["seed"] == int(shown["Seed"]))
         & (points["step"] == int(shown["Step"].replace(",", "")))
     ].iloc[0]
-    assert shown["Clean"] == f"{row['clean']:.1%}"
-    assert shown["Robust"] == f"{row['robust']:.1%}"
+    for title in ("Clean", "Robust"):  # halves are rounded up there, and to even numbers here
+        assert float(shown[title].rstrip("%")) == pytest.approx(100 * row[title.lower()], abs=0.051)
     opened.page.mouse.move(1, 1)
     opened.page.locator("#vg-tooltip-element:not(.visible)").wait_for(state="hidden", timeout=5000)
 
@@ -201,8 +203,8 @@ def test_the_whole_range_can_be_shown(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("name", ["plain", "several", "hostile"])
+@pytest.mark.parametrize("width", [360, 390, 1440])
+@pytest.mark.parametrize("name", ["plain", "several", "hostile", "crowd"])
 def test_the_page_fits_the_screen(browser: Any, reports: Path, name: str, width: int, scheme: str) -> None:
     opened = Opened(browser, reports / f"{name}.html", width, scheme)
     opened.open_all()
@@ -251,7 +253,7 @@ def test_text_and_lines_stand_out_from_the_ground(browser: Any, reports: Path, s
         assert contrast(opened.page, selector, "color") >= 4.5, selector
     for selector in (".role-axis-label text", "#forest-0 .mark-text.role-mark text"):
         assert contrast(opened.page, selector, "fill") >= 4.5, selector
-    for number in range(7):
+    for number in range(8):
         for variable, least in (
             (f"--text-{number}", 4.5),
             (f"--colour-{number}", 3.0 if scheme == "dark" else 2.0),
@@ -322,11 +324,11 @@ def test_the_overview_shows_every_condition_and_what_holds_across_tasks(several:
     several.settle()
     for number in range(4):
         stairs = several.marks("stairs", f"overview-{number}")
-        assert (stairs.count(), several.faint("stairs", f"overview-{number}")) == (3, 2)
+        assert (stairs.count(), several.faint("stairs", f"overview-{number}")) == (6, 4)
     page.locator("#condition-0 summary").first.press("Enter")  # drawn with the strategy isolated already
     page.locator("#budget-0 svg.marks").wait_for(timeout=20_000)
     several.settle()
-    assert several.faint("stairs") == 2
+    assert several.faint("stairs") == 4
 
 
 def test_accuracy_over_epsilon_is_drawn_for_each_task(several: Opened) -> None:
@@ -339,8 +341,7 @@ def test_accuracy_over_epsilon_is_drawn_for_each_task(several: Opened) -> None:
 
 def test_a_strategy_is_isolated_in_every_picture(opened: Opened) -> None:
     places = {
-        ("stairs", "frontier-0"): 4,
-        ("bands", "frontier-0"): 4,
+        ("stairs", "frontier-0"): 8,
         ("areas", "forest-0"): 4,
         ("cells", "matrix-0"): 12,
         ("costs", "cost-0"): 4,
@@ -352,10 +353,10 @@ def test_a_strategy_is_isolated_in_every_picture(opened: Opened) -> None:
     for (name, plot), count in places.items():
         assert opened.marks(name, plot).count() == count
         # Of the matrix, one row and one column of four stay.
-        assert opened.faint(name, plot) == (6 if name == "cells" else count - 1), plot
+        assert opened.faint(name, plot) == (6 if name == "cells" else count * 3 // 4), plot
     opened.page.keyboard.press("Escape")
     opened.settle()
-    assert sum(opened.faint(*place) for place in places if place[0] != "bands") == 0
+    assert sum(opened.faint(*place) for place in places) == 0
 
 
 def test_faint_marks_do_not_hide_the_isolated_ones_from_the_pointer(opened: Opened) -> None:
@@ -426,3 +427,83 @@ def test_the_page_can_be_used_from_the_keyboard(opened: Opened) -> None:
     page.locator(".fold > summary").focus()
     page.keyboard.press("Enter")
     assert not page.locator("#frontier-0").is_visible()
+
+
+def boxes(page: Any, selector: str) -> list[dict[str, float]]:
+    """Where the visible elements are painted, in pixels; marks without their rim."""
+    script = """elements => elements.filter(e => e.getAttribute('opacity') !== '0').map(e => {
+      const { left, right, top, bottom } = e.getBoundingClientRect();
+      return { left, right, top, bottom };
+    })"""
+    return [*page.locator(selector).evaluate_all(script)]
+
+
+def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
+    across = a["left"] < b["right"] - 1 and b["left"] < a["right"] - 1
+    return across and a["top"] < b["bottom"] - 1 and b["top"] < a["bottom"] - 1
+
+
+@pytest.mark.parametrize("width", [700, 761, 900, 1120, 1440])
+@pytest.mark.parametrize("name", ["plain", "crowd"])
+def test_no_name_is_painted_on_a_mark_or_another_name(
+    browser: Any, reports: Path, name: str, width: int
+) -> None:
+    opened = Opened(browser, reports / f"{name}.html", width)
+    for plot, kinds in (
+        ("frontier-0", ("chosen", "visited", "origin")),
+        ("cost-0", ("costs",)),
+        ("time-0", ("costs",)),
+    ):
+        names = boxes(opened.page, f"#{plot} .mark-text.role-mark text")
+        texts = [*{(each["left"], each["top"]): each for each in names}.values()]  # without halos
+        marks = [box for kind in kinds for box in boxes(opened.page, f"#{plot} .{kind}_marks path")]
+        assert marks
+        assert texts or (name, width) != ("plain", 1440)
+        for i, text in enumerate(texts):
+            assert not any(overlap(text, mark) for mark in marks), plot
+            assert not any(overlap(text, other) for other in texts[:i]), plot
+    opened.context.close()
+
+
+def test_legends_and_tables_have_the_order_of_the_areas(browser: Any, reports: Path) -> None:
+    opened = Opened(browser, reports / "crowd.html")
+    (condition,) = compare(reports / "crowd-runs").conditions
+    ranked = [each.strategy for each in condition.areas]
+    section = opened.page.locator("#condition-0")
+    assert section.locator(".pick span").all_inner_texts() == ranked
+    assert section.locator(".pick small").all_inner_texts() == [
+        f"{each.area:.3f} ({each.low:.3f} to {each.high:.3f})" for each in condition.areas
+    ]
+    named = section.locator("h3 ~ .scroll").first.locator("tbody th span").all_inner_texts()
+    assert [text.removesuffix("\u00a0★") for text in named] == ranked
+    opened.context.close()
+
+
+def test_tables_scroll_by_themselves_on_a_phone(browser: Any, reports: Path) -> None:
+    opened = Opened(browser, reports / "crowd.html", 390)
+    page = opened.page
+    for summary in page.locator("details > summary").all():
+        if summary.locator("..").get_attribute("open") is None:
+            summary.click()
+    page.locator("#frontier-0 ~ .behind table").wait_for(timeout=5000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    areas = page.locator(".scroll").first
+    assert areas.evaluate("scroll => scroll.scrollWidth > scroll.clientWidth")
+    for table in page.locator("table:visible").all():
+        assert table.locator("xpath=..").evaluate("parent => getComputedStyle(parent).overflowX") == "auto"
+    opened.context.close()
+
+
+def test_where_areas_start_is_drawn_where_it_is_in_view(opened: Opened) -> None:
+    assert "outside this view" in opened.page.locator("#condition-0 figcaption").first.inner_text()
+    assert opened.marks("origin").count() == 0
+    opened.page.locator(".zoom").click()
+    opened.settle()
+    assert opened.marks("origin").count() == 1
+
+
+def test_the_course_of_training_is_shown_of_one_strategy(opened: Opened) -> None:
+    assert opened.marks("course").count() == 0
+    opened.page.locator(".pick", has_text="BitFit").click()
+    opened.settle()
+    assert opened.marks("course").count() == 2  # seeds
