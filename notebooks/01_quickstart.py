@@ -78,7 +78,7 @@ for strategy in (pt.BitFit(), pt.LoRA(rank=8)):
 # `select` and measured on `report`.
 
 # %%
-figure, ax = plt.subplots(figsize=(6, 4))
+figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
 pt.report.plot_frontiers(runs, ax=ax)
 
 # %%

@@ -99,7 +99,7 @@ print(*advice.would_change, sep="\n")
 
 # %%
 looks = styles(each.strategy for each in condition.areas)
-figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=(1.5, 1), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 5.2), width_ratios=(1.5, 1), layout="constrained")
 pt.report.plot_frontiers(runs, ax=left)
 least = min(each.low for each in condition.areas)
 for rank, each in enumerate(condition.areas):

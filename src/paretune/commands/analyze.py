@@ -20,7 +20,7 @@ class Analyze:
         clean: column of clean accuracies.
         robust: column of robust accuracies under one attack.
         task: column or columns whose values are analysed apart, such as data set, attack and epsilon.
-        seed: column that tells repeats of one training apart; from three on there are intervals.
+        seed: column that tells repeated trainings apart; from three on there are intervals.
         select: two columns, clean and robust accuracies on other examples, which then choose the frontiers.
         reference: clean and robust accuracy where areas start, such as 0.1,0; fix it before looking.
         min_clean: the least clean accuracy that you would deploy; areas are partial.
@@ -94,7 +94,7 @@ class Analyze:
                 ]
                 for rank, group in zip(task.ranks, task.areas, strict=True)
             ]
-            print_table(["rank", "group", "area", interval, "K", "repeats"], rows)
+            print_table(["rank", "group", "area", interval, "points counted", "seeds"], rows)
             print(task.sentence)
         if analysis.across is not None:
             print(f"\nover all tasks: {analysis.across.verdict}")

@@ -175,7 +175,7 @@ class AcrossTasks:
             else f"about {pair.tasks_needed} such tasks would settle it in general"
         )
         if pair.here is not None and pair.here[0] <= 0 and pair.repeats_needed is not None:
-            settle += f", about {pair.repeats_needed} repeats on these tasks"
+            settle += f", about {pair.repeats_needed} seeds on these tasks"
         return (
             f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {gap_text(effect)}."
         )

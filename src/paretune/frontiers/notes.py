@@ -75,7 +75,7 @@ def notes(
         shown = ", ".join(unfinished[:5]) + (" …" if len(unfinished) > 5 else "")
         yield f"{len(unfinished)} of {rows['run_index'].nunique()} runs are not finished: {shown}."
     if (rows["report_id"] == rows["select_id"]).any():
-        yield "Some runs choose and measure on the same examples: their areas are optimistic."
+        yield "Some runs choose and measure on the same examples: their areas are too high."
     if pairs and 1 / (settings.resamples + 1) >= 1 - settings.level:
         yield (
             f"{settings.resamples} resamples cannot tell anything apart at the level {settings.level:g}; raise resamples."

@@ -21,13 +21,13 @@ SIDES: dict[str, tuple[str, int, int]] = {
 }
 CHOSEN, VISITED = 7.0, 4.0  # pixels from the middle of a mark to its edge
 _HALF = 8.0  # of the height of a name
-_TRIED = 40  # corners of a strategy's staircases
+_TRIED = 40  # marks of a strategy
 
 
 def place_labels(
     stairs: pd.DataFrame, points: pd.DataFrame, clean: Range, robust: Range, widths: Range, height: int
 ) -> pd.DataFrame:
-    """Put each name at a corner of its staircases where it crosses the fewest lines; greedily, in order of the names.
+    """Put each name at a mark on its staircases where it crosses the fewest lines; greedily, in order of the names.
 
     Args:
         stairs: columns ``strategy``, ``line``, ``clean``, ``robust``.
@@ -56,11 +56,11 @@ def place_labels(
     for label, rows in stairs.groupby("strategy", sort=True):
         text = shorten(str(label))
         room = text_width(text)
-        own = places(rows)
-        inside = np.flatnonzero(((own >= 0) & (own <= [1, height])).all(axis=1))
+        turns = rows[rows.duplicated("line") & rows.duplicated("line", keep="last")]  # the ends are no marks
+        own = places(turns)
         free = [
             (_crossed(box, segments, middle[0]), abs(corner / len(own) - 0.5), order, corner, side, box)
-            for corner in inside[:: -(-len(inside) // _TRIED) or 1]
+            for corner in range(0, len(own), -(-len(own) // _TRIED))
             for order, (side, box) in enumerate(
                 free_sides(own[corner, 0], own[corner, 1], room, taken, widths, height)
             )
@@ -68,7 +68,7 @@ def place_labels(
         if free:
             *_, corner, side, box = min(free, key=lambda each: each[:4])
             taken.append(np.array(box))
-            row = rows.iloc[corner]
+            row = turns.iloc[corner]
             placed.append((label, text, room, row["clean"], row["robust"], side))
     return pd.DataFrame(placed, columns=["strategy", "text", "room", "clean", "robust", "side"])
 

@@ -25,7 +25,7 @@ def area_table(condition: Condition, looks: dict[str, Style]) -> str:
         "Best robust",
         "Trainable parameters",
         "Training time",
-        "Area if chosen on the test images",
+        "Chosen on test images",
     )
     rows = []
     for estimate in condition.areas:

@@ -165,7 +165,7 @@ def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) ->
     told = capsys.readouterr().out
     assert "a: areas from (0, 0)" in told
     # 0.9 * 0.27 + 0.8 * 0.09 + 0.7 * 0.09 = 0.378, and 0.009 more with each run; t(0.975, 2) * 0.009 / sqrt(3) = 0.022
-    assert "y has the largest area, 0.387 (95% interval 0.365 to 0.409; K = 3, 3 repeats)" in told
+    assert "y has the largest area, 0.387 (95% interval 0.365 to 0.409; 3 points a frontier, 3 seeds)" in told
     assert told.count("note: Intervals are Student's t") == 1  # said once, of both tasks
     assert "over all tasks: y has the largest mean area, 0.387 over 2 tasks (mean rank 1.00)" in told
     assert "these tasks are too alike to say how certain this is" in told  # they are copies

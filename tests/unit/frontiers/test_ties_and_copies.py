@@ -83,8 +83,8 @@ def test_a_lead_that_is_the_same_in_each_repeat_is_named_as_the_reason_that_ther
     (task,) = analysed(table({"one": 0.1})).tasks
 
     assert task.certainty == "unknown"
-    assert task.covers.startswith("Intervals are Student's t over repeats: ")
-    assert any("A is ahead of B by the same amount in each repeat" in note for note in task.notes)
+    assert task.covers.startswith("Intervals are Student's t over training seeds: ")
+    assert any("A is ahead of B by the same amount with each seed" in note for note in task.notes)
 
 
 def test_what_only_others_tell_apart_is_not_shown_as_told_by_its_own_p_value() -> None:

@@ -231,14 +231,14 @@ def _repeated_alike(a: dict[str, float], b: dict[str, float]) -> bool:
 def _covers(areas: list[Area], tested: bool) -> str:
     if not tested and all(area.low is None for area in areas):
         return (
-            f"There are no intervals: they take {LEAST_REPEATS} repeats of a group, told apart by their seed and with "
+            f"There are no intervals: they take {LEAST_REPEATS} seeds of a group, with "
             "areas that are not all equal, or runs that hold which examples were right."
         )
     paired = len({frozenset(area.seeds) for area in areas}) == 1
     return (
-        f"Intervals{' and tests' if tested else ''} are Student's t over repeats"
+        f"Intervals{' and tests' if tested else ''} are Student's t over training seeds"
         + (", paired by seed" if paired and tested else "")
-        + ": they cover the luck of training, not of the test examples, which the repeats share."
+        + ": they cover the luck of training, not of the test examples, which the seeds share."
     )
 
 
@@ -252,7 +252,7 @@ def _notes(
     """What a reader should know before believing the numbers."""
     if "clean_select" not in rows:
         yield (
-            "The accuracies that measure the frontiers also chose them, so areas are optimistic, the more so the more "
+            "The accuracies that measure the frontiers also chose them, so areas are too high, the more so the more "
             "points there are and the fewer test examples. Accuracies on other examples can choose: name them with "
             "select."
         )
@@ -267,10 +267,10 @@ def _notes(
         )
     repeats = {len(area.seeds) for area in areas}
     if len(repeats) > 1:
-        yield f"Groups have between {min(repeats)} and {max(repeats)} repeats."
+        yield f"Groups have between {min(repeats)} and {max(repeats)} seeds."
     copied = [area.strategy for area in areas if len(area.seeds) >= LEAST_REPEATS and area.low is None]
     if copied:
-        yield f"The repeats of {listed(copied)} have equal areas: copies say nothing of the luck of training."
+        yield f"The seeds of {listed(copied)} have equal areas: copies say nothing of the luck of training."
     nothing = [area.strategy for area in areas if area.area == 0]
     if nothing:
         yield (
@@ -302,8 +302,8 @@ def _constant(areas: list[Area], differences: list[Gap]) -> Iterator[str]:
     ]
     if constant:
         yield (
-            f"{best.strategy} is ahead of {listed(constant)} by the same amount in each repeat, to the last digit: such "
-            "repeats say nothing of how certain that is."
+            f"{best.strategy} is ahead of {listed(constant)} by the same amount with each seed, to the last digit: such "
+            "seeds say nothing of how certain that is."
         )
 
 
@@ -330,7 +330,7 @@ def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> 
         )
         if needed is not None and needed > there:
             yield (
-                f"About {needed} repeats, instead of {there}, would tell {d.strategy_b} from {d.strategy_a} with a chance "
+                f"About {needed} seeds, instead of {there}, would tell {d.strategy_b} from {d.strategy_a} with a chance "
                 f"of 80% if the true difference is {gap_text(effect)}."
             )
         return

@@ -23,8 +23,9 @@ class TaskRanking(Ranking[Area, Gap]):
     @property
     def sentence(self) -> str:
         """The verdict without what intervals are about."""
-        size, repeats = f"K = {self.k}" if self.equal_budgets else "all points", len(self.best.seeds)
-        return self._said("group", size + (f", {repeats} repeats" if repeats > 1 else ""))
+        size = f"{self.k} point{'s' * (self.k != 1)} a frontier" if self.equal_budgets else "all points"
+        seeds = len(self.best.seeds)
+        return self._said("group", size + (f", {seeds} seeds" if seeds > 1 else ""))
 
     @property
     def verdict(self) -> str:

@@ -19,7 +19,7 @@ from paretune.report.specs.frontier import (
     tidy,
 )
 
-_WIDTHS = (300, 660)  # of the plot in pixels, for which names are placed; they hide in others
+_WIDTHS = (380, 660)  # of the plot in pixels, for which names are placed; they hide in others
 _TITLES = {
     "trainable_parameters": "Trainable parameters",
     "train_seconds": "Training time of one seed, seconds",

@@ -212,8 +212,8 @@ def test_accuracies_on_other_examples_can_choose() -> None:
     assert pt.analyze(frame, select=("vc", "vr")).areas[0].area == pytest.approx(0.9 * 0.1 + 0.6 * 0.4)
     (ranking,) = pt.analyze(frame).tasks
     assert ranking.areas[0].area > 0.4
-    assert any("optimistic" in note for note in ranking.notes)
-    assert not any("optimistic" in note for note in pt.analyze(frame, select=("vc", "vr")).tasks[0].notes)
+    assert any("too high" in note for note in ranking.notes)
+    assert not any("too high" in note for note in pt.analyze(frame, select=("vc", "vr")).tasks[0].notes)
 
 
 def test_several_tasks_are_ranked_and_tested_together() -> None:
@@ -360,7 +360,7 @@ def test_three_tasks_of_five_seeds_have_a_pooled_estimate_and_what_more_would_se
     noisy = table({"A": 0.0, "B": 0.004}, seeds=3, tasks=("x", "y"), noise=0.03)
     across = pt.analyze(noisy, task="task", seed="seed").across
     assert across is not None
-    assert f"about {across.pairs[0].repeats_needed} repeats on these tasks" in across.verdict
+    assert f"about {across.pairs[0].repeats_needed} seeds on these tasks" in across.verdict
 
 
 def test_fractions_among_percentages_are_refused(tmp_path: Path) -> None:
@@ -416,8 +416,8 @@ def test_repeats_that_would_settle_a_tie_are_counted() -> None:
     number = needed_seeds(
         effect, seeds=4, v_examples=0.0, v_seeds=(b - a).var(ddof=1) / 4, alpha=0.05 / 3, power=0.8
     )
-    (note,) = [note for note in ranking.notes if "repeats, instead of 4" in note]
-    assert note.startswith(f"About {number} repeats, instead of 4, would tell ")
+    (note,) = [note for note in ranking.notes if "seeds, instead of 4" in note]
+    assert note.startswith(f"About {number} seeds, instead of 4, would tell ")
     assert f"if the true difference is {effect:.3f}" in note
     (clear,) = pt.analyze(table({"A": 0.0, "B": 0.3}, seeds=4), seed="seed").tasks
     assert not any("would tell" in note for note in clear.notes)
