@@ -235,7 +235,8 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
         described = f"Frontiers on {task.task}; largest area {best}"
         pictures.append(Small(f"#task-{number}", task.task, best, drawing, own, described))
     many = small_multiples(pictures)
-    coloured = [group for group in by_rank(analysis.tasks) if _stands_out(group, looks)]
+    across_all = () if analysis.across is None else (analysis.across,)
+    coloured = [group for group in by_rank(analysis.tasks, across_all) if _stands_out(group, looks)]
     if analysis.across is None:
         across = "<p>No group is in every task, so there are no means over tasks.</p>"
     else:

@@ -168,9 +168,15 @@ def plot_frontiers(
             marker=marker,
             edgecolors="white",
             linewidths=0.8,
-            label=f"{each.strategy}  {area_text(each.area, each.low, each.high)}",
             zorder=3,
             clip_on=False,
+        )
+        axes.plot(
+            [],
+            color=style.colour,
+            linestyle=(0, style.dash),
+            marker=marker,
+            label=f"{each.strategy}  {area_text(each.area, each.low, each.high)}",
         )
     axes.plot(*picture.origin, "o", markersize=7, markerfacecolor="none", markeredgecolor="black")
     axes.set(xlim=drawing.clean, ylim=drawing.robust, xlabel="Clean accuracy", ylabel="Robust accuracy")
@@ -185,6 +191,7 @@ def plot_frontiers(
         bbox_to_anchor=(0, -0.16),
         alignment="left",
         frameon=False,
+        handlelength=3,
         fontsize="small",
         title_fontsize="small",
     )

@@ -48,22 +48,28 @@ def overview_section(
         described = f"Frontiers of {', '.join(own)} on {name}; largest area {best}"
         pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, own, described))
     many = small_multiples(pictures)
+    across = _across(comparison)
+    told = "".join(across_html(each, looks, several=len(across) > 1) for each in across)
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
-        f"{_across(comparison, looks)}{legend(by_rank(conditions), looks)}"
+        f"{told}{legend(by_rank(conditions, across), looks)}"
         f"{many.html}<h3>Conditions</h3>{table('Conditions', head, rows)}</section>"
     )
     return Part(html, many.plots)
 
 
-def by_rank(tasks: Sequence[Ranking[Area, Gap]]) -> list[str]:
-    """All strategies by their mean place; where one does not take part, it counts as behind all that do."""
+def by_rank(tasks: Sequence[Ranking[Area, Gap]], across: Sequence[AcrossTasks]) -> list[str]:
+    """All strategies: first those of the one ranking over tasks, if there is one, then the others by their mean place.
+
+    Where a strategy does not take part, its place is behind all that do.
+    """
     places = [{each.strategy: place for place, each in enumerate(task.areas)} for task in tasks]
     names = {*chain.from_iterable(places)}
     total = {
         name: sum(of_task.get(name, len(of_task)) / len(of_task) for of_task in places) for name in names
     }
-    return sorted(names, key=lambda name: (total[name], name))
+    others = sorted(names, key=lambda name: (total[name], name))
+    return [*dict.fromkeys([*(across[0].ranked if len(across) == 1 else ()), *others])]
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,12 @@ def small_multiples(pictures: Sequence[Small]) -> Part:
     return Part(html, plots)
 
 
-def _across(comparison: Comparison, looks: dict[str, Style]) -> str:
+def _across(comparison: Comparison) -> Sequence[AcrossTasks]:
     """What holds over all tasks; nothing where no two share an attack and a strategy."""
     try:
-        found = across_tasks(comparison)
+        return across_tasks(comparison)
     except ValueError:
-        return ""
-    return "".join(across_html(across, looks, several=len(found) > 1) for across in found)
+        return ()
 
 
 def across_html(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paretune.frontiers.pareto import area
 from paretune.report.drawing import Drawing, as_points, draw, styles
-from paretune.report.labels import CHOSEN, SIDES, VISITED, origin_text, shorten, text_width
+from paretune.report.labels import CHOSEN, SIDES, VISITED, free_sides, origin_text, shorten, text_width
 from paretune.runs.store import load_points, load_runs
 
 ACCURACY = st.integers(0, 20).map(lambda n: n / 20)
@@ -195,3 +195,10 @@ def test_points_come_from_runs_or_tables(runs: Path) -> None:
         as_points(table[["clean"]])
     with pytest.raises(ValueError, match=r"row 1: robust .*percentages"):
         as_points(table.assign(robust=[0.2, 20]))
+
+
+def test_a_side_is_free_only_if_it_is_at_every_width() -> None:
+    """A name of 100 pixels to the right reaches over the next mark in the narrower plot."""
+    mark = (0.65, -CHOSEN, 200 - CHOSEN, CHOSEN, 200 + CHOSEN)
+    for widths, free in (((1000, 1000), True), ((600, 600), False), ((600, 1000), False)):
+        assert ("right" in dict(free_sides(0.5, 200.0, 100.0, [mark], widths, HEIGHT))) == free

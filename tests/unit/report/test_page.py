@@ -16,7 +16,7 @@ from paretune.frontiers.comparing import compare
 from paretune.report import page as page_module
 from paretune.report import report_html, write_report
 from paretune.report.drawing import styles
-from paretune.report.overview import across_html
+from paretune.report.overview import across_html, by_rank
 from paretune.report.shell import text_of
 from paretune.report.tables import duration, pair_table
 from paretune.runs.store import load_points, load_runs
@@ -281,3 +281,21 @@ def test_what_holds_across_tasks_is_told_with_its_numbers(tmp_path: Path) -> Non
     for name, area, rank in zip(across.ranked, across.mean_areas, across.mean_ranks, strict=True):
         assert f"<span>{name}</span></th><td><strong>{area:.3f}</strong></td><td>{rank:.2f}</td>" in html
     assert html.count("<tr>") == 1 + 3 + 1 + 3  # two heads, three strategies, three pairs
+
+
+def test_legends_follow_the_ranking_over_tasks_and_then_the_mean_place(tmp_path: Path) -> None:
+    for task, strategies in (("birds", STRATEGIES), ("cars", STRATEGIES[:3])):
+        write_runs(tmp_path / task, strategies, points=3, examples=80, task=task)
+    comparison = compare(tmp_path)
+    (across,) = across_tasks(comparison)
+    assert by_rank(comparison.conditions, (across,)) == [*across.ranked, "FullFineTune"]
+    places = {
+        name: sum(
+            [each.strategy for each in c.areas].index(name) / len(c.areas) for c in comparison.conditions
+        )
+        for name in across.ranked
+    }
+    assert by_rank(comparison.conditions, ()) == [
+        *sorted(places, key=lambda n: (places[n], n)),
+        "FullFineTune",
+    ]
