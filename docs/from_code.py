@@ -20,7 +20,7 @@ from sphinx.util.typing import stringify_annotation
 
 import paretune
 from paretune.commands import COMMANDS
-from paretune.commands.cli import build_parser
+from paretune.commands.parser import command_parser
 
 
 class RootNames(SphinxDirective):
@@ -42,10 +42,7 @@ class CommandLine(SphinxDirective):
 
     def run(self) -> list[Node]:
         """Parse the sections where the directive stands."""
-        (commands,) = (
-            action.choices for action in build_parser()._actions if isinstance(action.choices, dict)
-        )
-        text = "\n".join(line for name, parser in commands.items() for line in _command(name, parser))
+        text = "\n".join(line for words in COMMANDS for line in _command(words, command_parser(words)))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 

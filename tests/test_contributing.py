@@ -13,7 +13,7 @@ import paretune as pt
 from paretune import strategies
 from paretune._values import parse
 from paretune.attacks import ATTACKS, THREATS
-from paretune.commands.cli import build_parser
+from paretune.commands.parser import command_parser
 from paretune.data.images import ImageSplit
 from paretune.strategies import STRATEGIES, Strategy
 from tests import tiny
@@ -64,10 +64,10 @@ def test_the_strategy_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_command_line_and_runs_take_the_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = add_strategy(tmp_path, monkeypatch)
-    read = build_parser().parse_args(["train", "--out", "run", "--strategy", "gain"])
-    assert read.train.strategy == strategy()
-    many = build_parser().parse_args(["compare", "--strategies", "gain,lora"])
-    assert many.compare.strategies == (strategy(), pt.LoRA())
+    read = command_parser("train").parse_args(["--out", "run", "--strategy", "gain"])
+    assert read.strategy == strategy()
+    many = command_parser("compare").parse_args(["--strategies", "gain,lora"])
+    assert many.strategies == (strategy(), pt.LoRA())
     with pytest.raises(ValueError, match="did you mean Gain"):
         parse("gian", STRATEGIES)
     run = tiny.run(tmp_path / "run", strategy=strategy(), steps=2, eval_every=2)

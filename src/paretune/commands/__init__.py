@@ -1,35 +1,70 @@
 """The commands of the command line: each is a dataclass whose fields are its options."""
 
-from typing import ClassVar, Protocol
-
-from paretune.commands.adapters import Adapters
-from paretune.commands.analyze import Analyze
-from paretune.commands.compare import Compare
-from paretune.commands.evaluate import Evaluate
-from paretune.commands.info import Info
-from paretune.commands.report import Report
-from paretune.commands.selftest import Selftest
-from paretune.commands.train import Train
-from paretune.commands.watch import Watch
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 
 class Command(Protocol):
     """What each command is: a frozen dataclass of options that can be run."""
 
-    HELP: ClassVar[str]
+    __dataclass_fields__: Any
 
     def __call__(self) -> None:
         """Do it, and print what a person wants to know."""
 
 
-COMMANDS: dict[str, type[Command]] = {
-    "compare": Compare,
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "watch": Watch,
-    "analyze": Analyze,
-    "adapters": Adapters,
-    "info": Info,
-    "selftest": Selftest,
-}
+class Listed(NamedTuple):
+    """One line of the table of commands: where its class is, and what it does, for the help above it."""
+
+    module: str
+    name: str
+    help: str
+
+
+class Commands(Mapping[str, type[Command]]):
+    """Commands by the words that call them. A class is imported when it is asked for: that of ``train`` needs torch."""
+
+    def __init__(self, listed: Mapping[str, Listed]) -> None:
+        self.listed = listed
+
+    def __getitem__(self, words: str) -> type[Command]:
+        module, name, _ = self.listed[words]
+        found: type[Command] = getattr(importlib.import_module(f"paretune.commands.{module}"), name)
+        return found
+
+    def __contains__(self, words: object) -> bool:
+        return words in self.listed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.listed)
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+
+GROUPS = {"adapters": "show, verify, import, export, merge or publish a saved adapter"}
+COMMANDS = Commands(
+    {
+        "compare": Listed(
+            "compare", "Compare", "train every strategy on one task and report which has the best frontier"
+        ),
+        "train": Listed("train", "Train", "train one strategy and write a run directory with its adapter"),
+        "evaluate": Listed("evaluate", "Evaluate", "measure a saved adapter, clean and under attack"),
+        "report": Listed("report", "Report", "judge finished runs: HTML report, SVG, PNG, PDF and CSV"),
+        "watch": Listed("watch", "Watch", "show a sweep in the browser while it runs"),
+        "analyze": Listed(
+            "analyze", "Analyze", "compare the frontiers in any table of clean and robust accuracies"
+        ),
+        "adapters show": Listed("adapters", "Show", "print what an adapter is"),
+        "adapters verify": Listed("adapters", "Verify", "load an adapter onto its base"),
+        "adapters import": Listed("adapters", "Import", "write an adapter of another library as ours"),
+        "adapters export": Listed("adapters", "Export", "write an adapter for another library"),
+        "adapters merge": Listed("adapters", "Merge", "write base and adapter as one plain checkpoint"),
+        "adapters push": Listed("adapters", "Push", "upload an adapter to the Hugging Face hub"),
+        "info": Listed("info", "Info", "print versions, devices and what is installed for offline use"),
+        "selftest": Listed(
+            "selftest", "Selftest", "check the attack kernels on this machine and print a report"
+        ),
+    }
+)

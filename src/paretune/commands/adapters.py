@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paretune._values import check_whole
 from paretune.commands._loading import adapter_directory, load_adapted
@@ -12,81 +12,29 @@ from paretune.data.sizes import ImageSize, Sides, checked_size
 if TYPE_CHECKING:
     from paretune.backbones.backbone import Backbone
 
+Written = Literal["paretune", "peft", "adapters", "loralib"]  # by which library
+
 
 @dataclass(frozen=True)
-class Adapters:
-    """Look at an adapter, check it against its base, convert it between libraries, merge it, or put it on the hub.
+class Show:
+    """Print what an adapter is: its strategy, its base, its data, its classes, and how large it is.
 
     Args:
-        action: show prints what it is; verify loads it onto its base; import writes one of another library as ours; export
-            writes ours for another library; merge writes a plain checkpoint; push uploads it to the Hugging Face hub.
         adapter: a directory of paretune, peft or adapters, a state dict of loralib, a run directory, or hf:user/repo.
-        backbone: name for load_backbone, if the adapter does not have it.
-        weights: a .safetensors or .pth file for that architecture.
-        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        out: what to write: import and export to peft, timm or hf a directory, otherwise a file.
-        format: export: the library to write for. Otherwise the library that wrote the adapter, if not found out.
-        num_classes: number of classes, if the adapter holds no head.
-        image_size: side of square images in pixels, or height and width as in 32,48; that of the adapter, or the backbone's
-            own, when null.
-        alpha: loralib: lora_alpha, which its files do not hold.
-        enable_lora: loralib: that argument of MergedLinear, such as [true, false, true].
-        to: push: user/repo.
-        license: push: identifier, such as apache-2.0, that is written into the card first.
-        runs: push: the sweep whose areas are written into the card first.
-        public: push: make a public repository.
-        dry_run: push: only say what would be sent.
+        format: the library that wrote the adapter, if not found out.
     """
 
-    HELP: ClassVar[str] = "show, verify, import, export, merge or publish a saved adapter"
-    action: Literal["show", "verify", "import", "export", "merge", "push"]
     adapter: str
-    backbone: str | None = None
-    weights: str | None = None
-    weights_key: str | None = None
-    out: str | None = None
-    format: Literal["paretune", "peft", "adapters", "loralib", "timm", "hf", "onnx"] | None = None
-    num_classes: int | None = None
-    image_size: ImageSize | Sides | None = None
-    alpha: float | None = None
-    enable_lora: list[bool] | None = None
-    to: str | None = None
-    license: str | None = None
-    runs: str | None = None
-    public: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_classes is not None:
-            check_whole("num_classes", self.num_classes, 2)
-        if self.image_size is not None:
-            object.__setattr__(self, "image_size", checked_size("image_size", self.image_size))
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha must be above 0, got {self.alpha}")
+    format: Written | None = None
 
     def __call__(self) -> None:
-        """Do ``action``."""
-        path = adapter_directory(self.adapter)
-        match self.action:
-            case "show":
-                self._show(path)
-            case "verify":
-                print(f"{self.adapter} fits {self._load(path).architecture}")
-            case "import":
-                self._import(path)
-            case "export":
-                self._export(path)
-            case "merge":
-                self._merge(path)
-            case "push":
-                self._push(path)
-
-    def _show(self, path: Path) -> None:
+        """Print YAML."""
         import yaml
 
         from paretune.interchange import detect, read_adapter
 
-        kind = self._source() or detect(path)
+        path = adapter_directory(self.adapter)
+        kind = self.format or detect(path)
         content: dict[str, Any] = {"format": kind}
         if kind == "paretune":
             config, tensors = read_adapter(path)
@@ -103,74 +51,54 @@ class Adapters:
         content["tensors"] = f"{len(tensors)} tensors, {numbers:,} numbers"
         print(yaml.safe_dump(shortened(content), sort_keys=False, allow_unicode=True), end="")
 
-    def _import(self, path: Path) -> None:
-        from paretune.interchange import detect, save_adapter
 
-        out = self._out("DIRECTORY")
-        kind = self._source() or detect(path)
-        model = self._load(path)
-        print(f"adapter: {save_adapter(model, out, notes={'imported from': kind}).resolve()}")
+@dataclass(frozen=True)
+class OnBase:
+    """An adapter and the base that it is loaded onto.
 
-    def _export(self, path: Path) -> None:
-        from paretune.interchange import save_loralib, save_peft
+    Args:
+        adapter: a directory of paretune, peft or adapters, a state dict of loralib, a run directory, or hf:user/repo.
+        backbone: name for load_backbone, if the adapter does not have it.
+        weights: a .safetensors or .pth file for that architecture.
+        weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
+        num_classes: number of classes, if the adapter holds no head.
+        image_size: side of square images in pixels, or height and width as in 32,48; that of the adapter, or the backbone's
+            own, when null.
+        alpha: loralib: lora_alpha, which its files do not hold.
+        enable_lora: loralib: that argument of MergedLinear, such as [true, false, true].
+    """
 
-        out = self._out("PATH")
-        if self.format in (None, "paretune", "adapters"):
-            raise ValueError(f"export needs --format peft, loralib, timm, hf or onnx; got {self.format}")
-        model = self._load(path)
-        if self.format == "peft":
-            print(f"adapter of peft: {save_peft(model, out).resolve()}")
-        elif self.format == "loralib":
-            print(
-                f"state dict of loralib, for lora_alpha={save_loralib(model, out):g}: {Path(out).resolve()}"
-            )
-        else:
-            from paretune.interchange.export import export_model
+    adapter: str
+    backbone: str | None = None
+    weights: str | None = None
+    weights_key: str | None = None
+    num_classes: int | None = None
+    image_size: ImageSize | Sides | None = None
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
 
-            classes = _classes(path)
-            print(f"{self.format}: {export_model(model, out, self.format, classes=classes).resolve()}")  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        if self.num_classes is not None:
+            check_whole("num_classes", self.num_classes, 2)
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked_size("image_size", self.image_size))
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, got {self.alpha}")
 
-    def _merge(self, path: Path) -> None:
-        from paretune.interchange import save_merged
-
-        out = self._out("FILE.safetensors")
-        print(f"checkpoint: {save_merged(self._load(path), out).resolve()}")
-
-    def _push(self, path: Path) -> None:
-        from paretune.interchange.card_notes import update_card
-        from paretune.interchange.hub import push_to_hub
-
-        if self.to is None:
-            raise ValueError("push needs --to user/repo")
-        if self.license or self.runs:
-            update_card(path, license=self.license, runs=self.runs)
-        sent = push_to_hub(path, self.to, private=not self.public, dry_run=self.dry_run)
-        for name, size in sent.files:
-            print(f"{name}: {size:,} bytes")
-        print(f"pushed: {sent.url}" if sent.url else f"nothing was sent to {sent.repo_id}: a dry run")
-
-    def _out(self, what: str) -> str:
-        if self.out is None:
-            raise ValueError(f"{self.action} needs --out {what}")
-        return self.out
-
-    def _source(self) -> str | None:
-        """The library that wrote the adapter, where the user says it; for export, ``format`` means the other end."""
-        return None if self.action == "export" else self.format
-
-    def _load(self, path: Path) -> "Backbone":
-        """The backbone with the adapter on it."""
+    def load(self, written: Written | None = None) -> tuple["Backbone", Path, str]:
+        """The backbone with the adapter on it, where the adapter is, and the library that wrote it, if not ``written``."""
         from paretune.backbones.loading import load_backbone
         from paretune.interchange import detect, import_adapter
 
-        kind = self._source() or detect(path)
+        path = adapter_directory(self.adapter)
+        kind = written or detect(path)
         if kind == "paretune":
             model = load_adapted(str(path), self.backbone, self.weights, self.weights_key)[0]
             if self.image_size not in (None, model.image_size):
                 raise ValueError(
                     f"image_size={self.image_size} is not that of {path}, which has {model.image_size}; leave it out"
                 )
-            return model
+            return model, path, kind
         if self.backbone is None:
             raise ValueError(
                 f"{path} is of {kind}, which does not say what it was trained on; pass --backbone timm:NAME, hf:NAME or an "
@@ -185,7 +113,138 @@ class Adapters:
             weights_key=self.weights_key,
         )
         import_adapter(model, path, format=kind, alpha=self.alpha, enable_lora=self.enable_lora)
-        return model
+        return model, path, kind
+
+
+@dataclass(frozen=True)
+class Verify(OnBase):
+    """Load an adapter onto its base, and say whether it fits.
+
+    Args:
+        format: the library that wrote the adapter, if not found out.
+    """
+
+    format: Written | None = None
+
+    def __call__(self) -> None:
+        """Load."""
+        print(f"{self.adapter} fits {self.load(self.format)[0].architecture}")
+
+
+@dataclass(frozen=True)
+class Import(OnBase):
+    """Read an adapter of another library, put it onto its base, and write it as one of ours.
+
+    Args:
+        out: the directory to write.
+        format: the library that wrote the adapter, if not found out.
+    """
+
+    out: str | None = None
+    format: Written | None = None
+
+    def __call__(self) -> None:
+        """Load and save."""
+        from paretune.interchange import save_adapter
+
+        out = _named("import", self.out, "DIRECTORY")
+        model, _, kind = self.load(self.format)
+        print(f"adapter: {save_adapter(model, out, notes={'imported from': kind}).resolve()}")
+
+
+@dataclass(frozen=True)
+class Export(OnBase):
+    """Write an adapter for another library: as its adapter, or merged into the model that it loads.
+
+    Args:
+        out: what to write: a directory for peft, timm and hf, a file for loralib and onnx.
+        format: the library to write for.
+    """
+
+    out: str | None = None
+    format: Literal["peft", "loralib", "timm", "hf", "onnx"] | None = None
+
+    def __call__(self) -> None:
+        """Load and write."""
+        from paretune.interchange import save_loralib, save_peft
+
+        out = _named("export", self.out, "PATH")
+        if self.format is None:
+            raise ValueError("export needs --format peft, loralib, timm, hf or onnx")
+        model, path, _ = self.load()
+        if self.format == "peft":
+            print(f"adapter of peft: {save_peft(model, out).resolve()}")
+        elif self.format == "loralib":
+            print(
+                f"state dict of loralib, for lora_alpha={save_loralib(model, out):g}: {Path(out).resolve()}"
+            )
+        else:
+            from paretune.interchange.export import export_model
+
+            classes = _classes(path)
+            print(f"{self.format}: {export_model(model, out, self.format, classes=classes).resolve()}")
+
+
+@dataclass(frozen=True)
+class Merge(OnBase):
+    """Add an adapter to the weights of its base, and write them as one plain checkpoint.
+
+    Args:
+        out: the .safetensors file to write.
+        format: the library that wrote the adapter, if not found out.
+    """
+
+    out: str | None = None
+    format: Written | None = None
+
+    def __call__(self) -> None:
+        """Load and write."""
+        from paretune.interchange import save_merged
+
+        out = _named("merge", self.out, "FILE.safetensors")
+        print(f"checkpoint: {save_merged(self.load(self.format)[0], out).resolve()}")
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload an adapter to the Hugging Face hub, with its card.
+
+    Args:
+        adapter: a directory of an adapter of ours, or of a run that has one.
+        to: user/repo.
+        license: identifier, such as apache-2.0, that is written into the card first.
+        runs: the sweep whose areas are written into the card first.
+        public: make a public repository.
+        dry_run: only say what would be sent.
+    """
+
+    adapter: str
+    to: str | None = None
+    license: str | None = None
+    runs: str | None = None
+    public: bool = False
+    dry_run: bool = False
+
+    def __call__(self) -> None:
+        """Write the card, upload, say what went where."""
+        from paretune.interchange.card_notes import update_card
+        from paretune.interchange.hub import push_to_hub
+
+        path = adapter_directory(self.adapter)
+        to = _named("push", self.to, "user/repo", "--to")
+        if self.license or self.runs:
+            update_card(path, license=self.license, runs=self.runs)
+        sent = push_to_hub(path, to, private=not self.public, dry_run=self.dry_run)
+        for name, size in sent.files:
+            print(f"{name}: {size:,} bytes")
+        print(f"pushed: {sent.url}" if sent.url else f"nothing was sent to {sent.repo_id}: a dry run")
+
+
+def _named(action: str, value: str | None, what: str, option: str = "--out") -> str:
+    """What an option names that has no default."""
+    if not value:
+        raise ValueError(f"{action} needs {option} {what}")
+    return value
 
 
 def _foreign(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:

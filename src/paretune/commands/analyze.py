@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from paretune.commands._printing import print_table
 
@@ -32,7 +32,6 @@ class Analyze:
         out: directory of areas.csv and report.html.
     """
 
-    HELP: ClassVar[str] = "compare the frontiers in any table of clean and robust accuracies"
     file: str
     group: str = "strategy"
     clean: str = "clean"

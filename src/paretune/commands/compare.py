@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 from paretune.commands._judging import Judging, print_condition
 from paretune.commands._printing import print_findings
@@ -22,7 +21,6 @@ class Compare(Judging, CompareConfig):
             as in "MLflow(experiment='digits')".
     """
 
-    HELP: ClassVar[str] = "train every strategy on one task and report which has the best frontier"
     out: str = "paretune-runs"
     workers: int | None = None
     resume: bool = True

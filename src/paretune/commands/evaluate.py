@@ -1,7 +1,7 @@
 """``paretune evaluate``: a saved adapter, clean and under attack."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from paretune._values import LAST_SEED, check_whole, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
@@ -40,7 +40,6 @@ class Evaluate:
         state: a directory to keep finished batches in; the same command continues there after it was killed.
     """
 
-    HELP: ClassVar[str] = "measure a saved adapter, clean and under attack"
     adapter: str
     backbone: str | None = None
     weights: str | None = None

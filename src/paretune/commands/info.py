@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
 
 from paretune.commands._printing import print_table
 
@@ -10,8 +9,6 @@ from paretune.commands._printing import print_table
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print versions, devices and what is installed for use without a network."""
-
-    HELP: ClassVar[str] = "print versions, devices and what is installed for offline use"
 
     def __call__(self) -> None:
         """Print two columns."""

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from paretune._values import shown
-from paretune.runs.disk import regular
 
 MOST_CHARACTERS = 100_000
 MOST_NODES = 10_000  # of a YAML file, with each alias replaced by what it stands for
@@ -63,6 +62,8 @@ def check_config(file: str, command: str, commands: Commands) -> None:
     Raises:
         ValueError: it is no file, too large, no YAML, no mapping, or has keys that are no options.
     """
+    from paretune.runs.disk import regular  # needs pandas, as the folder does
+
     path = Path(file)
     try:
         regular(path)
@@ -88,7 +89,7 @@ def check_config(file: str, command: str, commands: Commands) -> None:
         raise ValueError(
             f"--config: {file} must hold lines of an option and its value, as --print-config prints them; it is {kind}"
         )
-    strange = [key for key in content if key not in _fields(commands[command])]
+    strange = [key for key in content if key not in (*_fields(commands[command]), "log_level")]
     if strange:
         raise ValueError(f"--config: {file}: {unknown_options(strange, command, commands)}")
 
@@ -142,6 +143,8 @@ def unknown_options(keys: Sequence[str], command: str, commands: Commands) -> st
             has = f"; its fields: {fields}" if fields else ""
             return f"{_spelt(root)} has no field {inner!r}{has}"
         owners = [name for name, other in commands.items() if root in _fields(other)]
+        group = command.partition(" ")[0]
+        owners = [name for name in owners if name.startswith(f"{group} ")] or owners
         whose.setdefault(" and ".join(owners), []).append(_spelt(key))
         near += difflib.get_close_matches(root, known, n=1)
     told = [
@@ -158,22 +161,25 @@ def unknown_options(keys: Sequence[str], command: str, commands: Commands) -> st
 def in_words(message: str, command: str | None, commands: Commands) -> str:
     """The parser's message with the option, the value and the way out, without its types."""
     text = " ".join(message.split())
+    if command is None and (match := re.search(r"--\w+", text)):
+        return f"{_spelt(match[0][2:])} is no option of paretune itself; write it after the command, as in train --seed 1"
     if match := re.fullmatch(r"unrecognized arguments: (.*)", text):
         options = [word[2:].partition("=")[0] for word in match[1].split(" ") if word.startswith("--")]
         if command and options:
             return unknown_options(options, command, commands)
-        return f"{shown(match[1])} is no argument of paretune {command or ''}; see --help"
-    if match := re.fullmatch(r"Subcommand '(\w+)' does not accept option '(.*)'", text):
-        return unknown_options([match[2]], match[1], commands)
-    if match := re.fullmatch(r"the following arguments are required: ((\w+)\..*)", text):
-        names = " and ".join(name.rpartition(".")[2].upper() for name in match[1].split(", "))
-        return f"{match[2]} needs {names}; see paretune {match[2]} --help"
+        return f"{shown(match[1])} is no argument of paretune{f' {command}' if command else ''}; see --help"
+    if command and (match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", text)):
+        return unknown_options([f"{match[1]}.{match[2]}"], command, commands)
+    if match := re.fullmatch(r"the following arguments are required: (.*)", text):
+        return f"{command} needs {match[1].replace(', ', ' and ').upper()}; see paretune {command} --help"
     if match := re.match(r"argument (?:--)?([\w.]+): expected one argument", text):
         return f"{_spelt(match[1])} needs a value"
-    if match := re.match(r"argument subcommand: invalid choice: '(.*?)'", text):
-        close = difflib.get_close_matches(match[1], commands, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"there is no command {shown(match[1])}; {hint}The commands: {', '.join(commands)}"
+    if match := re.match(r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", text):
+        known = [name.strip("'") for name in match[2].split(", ")]
+        close = difflib.get_close_matches(match[1], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        what = f"{command} has no action" if command else "there is no command"
+        return f"{what} {shown(match[1])}{hint} There are: {', '.join(known)}"
     if match := re.fullmatch(r'Parser key "([\w.]+)": (.*)', text):
         return _of_value(_spelt(match[1]), match[2])
     return text

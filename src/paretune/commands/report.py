@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from paretune.commands._judging import Judging, print_condition
 
@@ -17,7 +16,6 @@ class Report(Judging):
         out: the HTML file; report.html in that directory when null.
     """
 
-    HELP: ClassVar[str] = "judge finished runs: HTML report, SVG, PNG, PDF and CSV"
     runs: str
     task: str | None = None
     out: str | None = None

@@ -1,7 +1,6 @@
 """``paretune selftest``: the attack kernels on this machine."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +11,6 @@ class Selftest:
         gpu: also run them on the GPU, compare with plain PyTorch, and time them.
     """
 
-    HELP: ClassVar[str] = "check the attack kernels on this machine and print a report"
     gpu: bool = False
 
     def __call__(self) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from paretune.commands._printing import cell, print_findings, print_table
 from paretune.sweeps.config import RunConfig
@@ -19,7 +18,6 @@ class Train(RunConfig):
             as in "MLflow(experiment='digits')".
     """
 
-    HELP: ClassVar[str] = "train one strategy and write a run directory with its adapter"
     out: str = "paretune-run"
     resume: bool = True
     sinks: str | None = None

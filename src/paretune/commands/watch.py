@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class Watch:
         every: seconds between two looks at the directory.
     """
 
-    HELP: ClassVar[str] = "show a sweep in the browser while it runs"
     runs: str
     port: int = 0
     every: float = 5.0

@@ -214,11 +214,11 @@ def _start(messages: "Queue[Any]", threads: int, levels: dict[str, int]) -> None
         if isinstance(logger, logging.Logger):
             logger.handlers, logger.propagate = [], True
     logging.getLogger().handlers = [QueueHandler(messages)]
+    logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     torch.set_num_threads(threads)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("paretune.attacks.copy").setLevel(logging.INFO)  # precision and engine, and why
     logging.getLogger("paretune.data.files").setLevel(logging.ERROR)  # the sweep has said what it leaves out
     # A sweep that is killed takes its workers along; the runs go on from their checkpoints next time.
     parent = multiprocessing.parent_process()

@@ -9,7 +9,8 @@ import timm
 import torch
 
 import paretune as pt
-from paretune.commands.cli import COMMANDS, main
+from paretune.commands import COMMANDS
+from paretune.commands.cli import main
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import directory_name
 from tests.synthetic import write_runs
@@ -256,7 +257,7 @@ def test_errors_are_one_line_and_exit_code_2(arguments, message: str, tmp_path, 
 def test_every_option_has_help(capsys) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         text = capsys.readouterr().out
         options = [line for line in text.splitlines() if line.startswith("  --") and "CONFIG" not in line]
         flat = " ".join(text.split())

@@ -1,6 +1,5 @@
 """What the command line refuses, and how it says so; what it takes, in every form."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import pytest
 import paretune as pt
 from paretune._values import parse, parse_many, parse_number
 from paretune.attacks import ATTACKS, THREATS
-from paretune.commands.cli import COMMANDS, build_parser, main
+from paretune.commands import COMMANDS, parser
+from paretune.commands.cli import main
 from paretune.commands.options import MOST_CHARACTERS, MOST_NODES, check_yaml
 from paretune.strategies import STRATEGIES
 from paretune.sweeps.config import RunConfig, Seeds, Strategies
@@ -19,15 +19,15 @@ NEEDED = {
     "report": ["runs"],
     "watch": ["runs"],
     "analyze": ["file"],
-    "adapters": ["show", "adapter"],
+    **{words: ["adapter"] for words in COMMANDS if words.startswith("adapters ")},
 }
 
 
 def chosen(arguments: list[str]) -> dict[str, Any]:
     """The fields of the command as it would be called."""
-    parser = build_parser()
-    found = parser.instantiate(parser.parse_args(arguments))[arguments[0]]
-    return {field.name: found[field.name] for field in dataclasses.fields(COMMANDS[arguments[0]])}  # type: ignore[arg-type]
+    called = parser.read(arguments)
+    assert called is not None
+    return vars(called[0])
 
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -168,7 +168,7 @@ def test_a_size_of_zero_is_refused_not_replaced() -> None:
 
 @pytest.mark.parametrize("arguments", [["evaluate"], ["adapters", "show"], ["report"], ["analyze"]])
 def test_what_is_missing_is_named(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert f"{arguments[0]} needs " in refused(arguments, capfd)
+    assert f"{' '.join(arguments)} needs " in refused(arguments, capfd)
 
 
 @pytest.mark.parametrize(
@@ -311,14 +311,15 @@ def test_the_printed_configuration_of_each_command_reads_back(
 ) -> None:
     needed = NEEDED.get(command, [])
     with pytest.raises(SystemExit, match="0"):
-        main([command, *needed, "--print-config"])
+        main([*command.split(), *needed, "--print-config"])
     text = capsys.readouterr().out
     (tmp_path / "c.yaml").write_text(text)
     if text.strip() not in ("", "{}"):
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--config", "c.yaml", *needed, "--print-config"])
+            main([*command.split(), "--config", "c.yaml", *needed, "--print-config"])
         assert capsys.readouterr().out == text
-        assert chosen([command, "--config", "c.yaml", *needed]) == chosen([command, *needed])
+        called = [*command.split(), *needed]
+        assert chosen([*called, "--config", "c.yaml"]) == chosen(called)
 
 
 def test_the_defaults_of_a_run_are_those_of_the_library() -> None:

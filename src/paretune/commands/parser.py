@@ -1,0 +1,138 @@
+"""The parsers of the command line: one for each command, and the tree of them all."""
+
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
+from jsonargparse.typing import register_type
+
+from paretune._values import from_dict, parse
+from paretune.commands import COMMANDS, GROUPS, Command
+from paretune.commands.options import bounded, check_config, in_words, spelt
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Parser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not type-checked here
+    """Raises its errors, in words."""
+
+    command: str | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ValueError."""
+        raise ValueError(in_words(message, self.command, COMMANDS)) from ex
+
+
+class _Config(ActionConfigFile):  # type: ignore[misc]
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        check_config(values, parser.command, COMMANDS)
+        super().__call__(parser, cfg, values, option_string)
+
+
+def read(arguments: Sequence[str]) -> tuple[Command, Level | None] | None:
+    """The command that ``arguments`` call and its ``--log-level``; None where they call none, and help was printed.
+
+    Only the class of this command is imported, so that help, ``--version`` and misspelt names are quick.
+
+    Raises:
+        ValueError: in words for the one who typed them.
+        SystemExit: help or a version was asked for, and is printed.
+    """
+    arguments = spelt(arguments)
+    for length in (2, 1):
+        words = " ".join(arguments[:length])
+        if words in COMMANDS:
+            parser = command_parser(words)
+            found = parser.instantiate(parser.parse_args(arguments[length:]))
+            command: Any = COMMANDS[words]
+            return command(**{each.name: found[each.name] for each in fields(command)}), found.log_level
+    parser = build_parser(lambda words: Parser())
+    if (
+        arguments[:1]
+        and arguments[0].partition("=")[0] not in ("--help", "--version")
+        and arguments[0][:2] == "--"
+    ):
+        parser.error(f"unrecognized arguments: {arguments[0]}")
+    options = parser.parse_args(arguments)
+    if options.subcommand is not None:  # of a group
+        return read([options.subcommand, "--help"])
+    parser.print_help()
+    return None
+
+
+def build_parser(leaf: "Callable[[str], Parser] | None" = None) -> Parser:
+    """The parser of the whole command line.
+
+    Args:
+        leaf: makes the parser of a command from the words that call it; the real one by default.
+    """
+    parser = Parser(prog="paretune", description="Robust, parameter-efficient fine-tuning of vision models.")
+    parser.add_argument("--version", action="version", version=f"paretune {_version()}")
+    commands = {"": parser.add_subcommands(required=False)}
+    for words, listed in COMMANDS.listed.items():
+        group, _, name = words.rpartition(" ")
+        if group not in commands:
+            inner = Parser(description=f"{GROUPS[group].capitalize()}.")
+            inner.command = group
+            commands[""].add_subcommand(group, inner, help=GROUPS[group])
+            commands[group] = inner.add_subcommands(required=False)
+        commands[group].add_subcommand(name, (leaf or command_parser)(words), help=listed.help)
+    return parser
+
+
+def command_parser(words: str) -> Parser:
+    """The parser of one command; ``--config FILE`` and ``--print-config`` come with each."""
+    command: Any = COMMANDS[words]
+    if not hasattr(get_loader("yaml"), "_bounded"):
+        set_loader("yaml", bounded(get_loader("yaml")), (yaml.YAMLError,))
+    for kind in {each for hint in get_type_hints(command).values() for each in (hint, *get_args(hint))}:
+        _register(kind)
+    parser = Parser(prog=f"paretune {words}", description=(command.__doc__ or "").partition("\n\n")[0])
+    parser.command = words
+    parser.add_argument("--config", action=_Config, help="YAML file with any of these options")
+    parser.add_class_arguments(command, None, as_positional=True)
+    parser.add_argument(
+        "--log_level",
+        type=Level | None,
+        help="what to tell on standard error, from which weight on; debug has the traceback of an error. By default errors, "
+        "and which weights and which engine were taken",
+    )
+    made = {field.name: field.default_factory for field in fields(command)}
+    for action in parser._actions:
+        factory = made.get(action.dest, MISSING)
+        if factory is not MISSING and action.default != SUPPRESS:  # jsonargparse has made a dict of the value
+            action.default = factory()
+        if action.default is False:  # --gpu alone means --gpu true
+            action.nargs, action.const = "?", True
+    return parser
+
+
+def _register(kind: Any) -> None:
+    """Tell jsonargparse how a type of ours is read and written."""
+    if hasattr(kind, "read"):  # several values with commas between them
+        register_type(
+            kind,
+            serializer=lambda value: ", ".join(map(repr, value)),
+            deserializer=lambda value: value if isinstance(value, kind) else kind.read(value),
+            fail_already_registered=False,
+        )
+    elif getattr(kind, "__name__", "") == "Strategy":
+        from paretune.strategies import STRATEGIES
+
+        def strategy(value: Any) -> Any:
+            if isinstance(value, kind):
+                return value
+            return (
+                from_dict(value, STRATEGIES) if isinstance(value, Mapping) else parse(str(value), STRATEGIES)
+            )
+
+        register_type(kind, serializer=repr, deserializer=strategy, fail_already_registered=False)
+
+
+def _version() -> str:
+    import paretune
+
+    return paretune.__version__
