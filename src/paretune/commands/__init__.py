@@ -43,7 +43,10 @@ class Commands(Mapping[str, type[Command]]):
         return len(self.listed)
 
 
-GROUPS = {"adapters": "show, verify, import, export, merge or publish a saved adapter"}
+GROUPS = {
+    "runs": "list, show, compare or remove run directories",
+    "adapters": "show, verify, import, export, merge or publish a saved adapter",
+}
 COMMANDS = Commands(
     {
         "compare": Listed(
@@ -56,6 +59,10 @@ COMMANDS = Commands(
         "analyze": Listed(
             "analyze", "Analyze", "compare the frontiers in any table of clean and robust accuracies"
         ),
+        "runs list": Listed("runs", "List", "list the runs in directories, with their accuracies"),
+        "runs show": Listed("runs", "Show", "print the configuration, the points and the findings of a run"),
+        "runs diff": Listed("runs", "Diff", "print in what two runs differ"),
+        "runs remove": Listed("runs", "Remove", "remove run directories, after a question"),
         "adapters show": Listed("adapters", "Show", "print what an adapter is"),
         "adapters verify": Listed("adapters", "Verify", "load an adapter onto its base"),
         "adapters import": Listed("adapters", "Import", "write an adapter of another library as ours"),

@@ -12,9 +12,9 @@ MOST = 100  # entries of a list
 
 def print_findings(run: "Run") -> None:
     """What training noticed, a line each."""
-    from paretune.runs.rows import read_json
+    from paretune.runs.rows import read_findings
 
-    for finding in read_json(run.path / "DONE").get("findings", ()):
+    for finding in read_findings(run.path):
         print(f"{run.path.name}, step {finding['step']}: {finding['finding']}")
 
 

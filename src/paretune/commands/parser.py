@@ -105,6 +105,8 @@ def command_parser(words: str) -> Parser:
         factory = made.get(action.dest, MISSING)
         if factory is not MISSING and action.default != SUPPRESS:  # jsonargparse has made a dict of the value
             action.default = factory()
+        if not action.option_strings and getattr(action, "_typehint", None) == list[str]:  # one or several
+            action.nargs, action._typehint, action.metavar = "+", str, None
         if action.default is False:  # --gpu alone means --gpu true
             action.nargs, action.const = "?", True
     return parser

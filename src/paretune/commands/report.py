@@ -11,13 +11,18 @@ class Report(Judging):
     """Write the report of finished runs: one HTML file, and beside it the figure as SVG, PNG and PDF and the areas as CSV.
 
     Args:
-        runs: a run directory, or a directory of them.
+        runs: run directories, or directories of them.
+        where: only runs whose configuration meets all of these, such as "strategy=LoRA,BitFit; seed!=0"; a strategy without
+            brackets stands for it with any options.
         task: only this one; all when null.
-        out: the HTML file; report.html in that directory when null.
+        title: of the page and the picture.
+        out: the HTML file; report.html in the first directory when null.
     """
 
-    runs: str
+    runs: list[str]
+    where: str | None = None
     task: str | None = None
+    title: str | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -30,13 +35,14 @@ class Report(Judging):
         """Judge, write, say where."""
         from paretune.frontiers.comparing import compare, of_task
         from paretune.report import write_report
+        from paretune.runs.fields import select
         from paretune.runs.naming import condition_names
-        from paretune.runs.store import load_runs
+        from paretune.runs.store import as_runs
 
-        judged = self.within(of_task(load_runs(self.runs), self.task))
+        judged = self.within(of_task(select(as_runs(self.runs), self.where), self.task))
         conditions = compare(judged, **self.options).conditions
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
-        out = Path(self.out) if self.out is not None else Path(self.runs) / "report.html"
-        print(f"\nreport: {write_report(judged, out, **self.options).resolve()}")
+        out = Path(self.out) if self.out is not None else Path(self.runs[0]) / "report.html"
+        print(f"\nreport: {write_report(judged, out, title=self.title, **self.options).resolve()}")

@@ -1,9 +1,8 @@
 """What a report calls a run, and what it says of its configuration."""
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
 
+from paretune.runs.fields import flat
 from paretune.runs.store import Run
 
 # What other columns tell, and what says nothing to a reader.
@@ -24,24 +23,17 @@ def run_settings(runs: list[Run]) -> list[str]:
 
     ``LoRA(rank=8), optimizer.lr=0.001`` where learning rates differ.
     """
-    flat = [dict(_flat(run.config)) for run in runs]
+    told = [
+        {name: str(value) for name, value in flat(run.config).items() if name.partition(".")[0] not in _TOLD}
+        for run in runs
+    ]
     values: dict[tuple[str, str], set[str]] = {}  # of each task and setting
-    for run, settings in zip(runs, flat, strict=True):
+    for run, settings in zip(runs, told, strict=True):
         for name, value in settings.items():
             values.setdefault((str(run.config["task"]), name), set()).add(value)
     made = []
-    for run, settings in zip(runs, flat, strict=True):
+    for run, settings in zip(runs, told, strict=True):
         task = str(run.config["task"])
         differing = [f"{name}={value}" for name, value in settings.items() if len(values[task, name]) > 1]
         made.append(", ".join([str(run.config["strategy_config"]), *differing]))
     return made
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items():
-        if not above and key in _TOLD:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", str(value)

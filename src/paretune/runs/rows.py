@@ -145,6 +145,20 @@ def read_stated(path: Path, key: str) -> Stated | None:
     return Stated(file, step, points, log)
 
 
+def read_findings(path: Path) -> list[dict[str, Any]]:
+    """What training noticed in the run in ``path`` so far: of each its ``step`` and the ``finding`` in words."""
+    try:
+        said = read_json(path / "DONE")
+    except FileNotFoundError:
+        try:
+            with safe_open(regular(path / CHECKPOINT), framework="numpy") as opened:
+                said = json.loads((opened.metadata() or {})["progress"])
+        except FileNotFoundError:
+            return []
+    found: list[dict[str, Any]] = said.get("findings", [])
+    return found
+
+
 def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
     """Raise ValueError if there are fewer rows of these ``steps`` than ``stated``."""
     if stated is None:

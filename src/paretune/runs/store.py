@@ -322,11 +322,7 @@ def load_runs(path: str | Path) -> list[Run]:
     if not runs:
         state = "has no run directory in it" if path.is_dir() else "is not a directory"
         raise FileNotFoundError(f"{path} {state}: a run directory contains config.json and points.jsonl")
-    seen: dict[str, Path] = {}
-    for run in runs:
-        if run.key in seen:
-            raise ValueError(f"{run.path} and {seen[run.key]} are copies of one run; remove one of them")
-        seen[run.key] = run.path
+    _check_distinct(runs)
     return runs
 
 
@@ -347,7 +343,7 @@ def as_runs(runs: str | Path | Run | pd.DataFrame | Iterable[Run | str | Path]) 
     """Runs from a path, from one run, from several of either, or from points: rows of :func:`load_points`.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError, ValueError: as :func:`load_runs`, over all of them.
         ValueError: the points have no ``path`` or ``run``, or name a point that its run does not have.
     """
     if isinstance(runs, pd.DataFrame):
@@ -356,7 +352,23 @@ def as_runs(runs: str | Path | Run | pd.DataFrame | Iterable[Run | str | Path]) 
         return [runs]
     if isinstance(runs, str | Path):
         return load_runs(runs)
-    return [run for item in runs for run in as_runs(item)]
+    every = [run for item in runs for run in as_runs(item)]
+    _check_distinct(every)
+    return every
+
+
+def _check_distinct(runs: Iterable[Run]) -> None:
+    """Raise ValueError if two are the same run, which would count twice."""
+    seen: dict[str, Path] = {}
+    for run in runs:
+        if run.key in seen:
+            same = run.path.resolve() == seen[run.key].resolve()
+            raise ValueError(
+                f"{run.path} is named twice; name it once"
+                if same
+                else f"{run.path} and {seen[run.key]} are copies of one run; remove one of them"
+            )
+        seen[run.key] = run.path
 
 
 def _runs_of(points: pd.DataFrame) -> list[Run]:

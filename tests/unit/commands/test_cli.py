@@ -144,7 +144,14 @@ def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
     assert "above clean 0.5" in told
     assert "with 90 % confidence the largest true area is among: " in told
     assert "digits" not in told.replace(str(tmp_path), "")
-    shared = {"min_clean": 0.5, "min_robust": 0.0, "level": 0.9, "margin": 0.02, "interval": "bca"}
+    shared = {
+        "min_clean": 0.5,
+        "min_robust": 0.0,
+        "level": 0.9,
+        "margin": 0.02,
+        "interval": "bca",
+        "title": None,
+    }
     assert drawn[0][0] == 8
     assert drawn[1] == (3, shared)
     assert main(["report", str(tmp_path), "--max-trainable", "9"]) == 2

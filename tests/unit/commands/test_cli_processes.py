@@ -12,12 +12,17 @@ import pytest
 import paretune as pt
 from paretune.commands import COMMANDS
 from paretune.interchange import save_peft
-from tests.synthetic import write_runs
+from tests.synthetic import STRATEGIES, write_runs
 
-# What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, TABLE for a table.
+# What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, RUN and OTHER for one
+# each, TABLE for a table.
 NEEDED = {
     "report": "report RUNS",
     "analyze": "analyze TABLE",
+    "runs list": "runs list RUNS",
+    "runs show": "runs show DIR",
+    "runs diff": "runs diff RUN OTHER",
+    "runs remove": "runs remove OTHER --yes",
     "info": "info",
     "selftest": "selftest",
     "adapters show": "adapters show DIR",
@@ -53,12 +58,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pt.train(model, data, pt.training.Natural(), out=root / "run", steps=1, attacks=[attack], progress=False)
     save_peft(model, root / "peft")
     write_runs(root / "runs", points=2, seeds=(0,), examples=60, examples_select=40)
+    write_runs(root / "few", STRATEGIES[:1], points=1, examples=60, examples_select=40)
     rows = ["strategy,clean,robust", *(f"{name},{0.9 - i / 9},{i / 9}" for name in "ab" for i in range(3))]
     (root / "table.csv").write_text("\n".join(rows))
     return {
         "DIR": str(root / "run"),
         "PEFT": str(root / "peft"),
         "RUNS": str(root / "runs"),
+        "RUN": str(root / "few/0-seed0"),
+        "OTHER": str(root / "few/0-seed1"),
         "TABLE": str(root / "table.csv"),
     }
 

@@ -93,6 +93,9 @@ def test_the_help_of_an_action_has_its_options_alone(capsys: pytest.CaptureFixtu
         "push": {"to", "license", "runs", "public", "dry_run"},
     }
     base = {"backbone", "weights", "weights_key", "num_classes", "image_size", "alpha", "enable_lora"}
+    assert {f"adapters {action}" for action in own} == {
+        words for words in COMMANDS if words.startswith("adapters ")
+    }
     for action, options in own.items():
         with pytest.raises(SystemExit, match="0"):
             main(["adapters", action, "--help"])

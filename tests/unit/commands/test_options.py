@@ -19,6 +19,10 @@ NEEDED = {
     "report": ["runs"],
     "watch": ["runs"],
     "analyze": ["file"],
+    "runs list": ["runs"],
+    "runs show": ["run"],
+    "runs diff": ["first", "second"],
+    "runs remove": ["runs"],
     **{words: ["adapter"] for words in COMMANDS if words.startswith("adapters ")},
 }
 

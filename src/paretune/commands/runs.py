@@ -1,0 +1,285 @@
+"""``paretune runs``: what there is in a directory of runs, what differs, and away with it."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paretune.commands._printing import cell, print_table, shortened
+
+if TYPE_CHECKING:
+    from paretune.runs.store import Run
+
+# What training and its dashboards write into a run directory.
+_OURS = {"config.json", "points.jsonl", "bits", "log.jsonl", "checkpoint.safetensors", "adapter", "DONE"}
+_OURS |= {"sinks.json", "tensorboard"}
+
+
+@dataclass(frozen=True)
+class List:
+    """List the runs in a directory: what they are, their last accuracies on the report split, and their age and size.
+
+    A run with several attacks has a line for each. Age is the time since something in the run changed.
+
+    Args:
+        runs: run directories, or directories of them.
+        where: only runs whose configuration meets all of these, such as "strategy=LoRA,BitFit; seed!=0"; a strategy without
+            brackets stands for it with any options.
+        json: print JSON instead, with dates in seconds since 1970 and sizes in bytes.
+    """
+
+    runs: list[str]
+    where: str | None = None
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Print the table. A damaged run is a line of it."""
+        from paretune.report.runs import run_names
+        from paretune.runs.fields import select
+
+        runs, damaged = _read(self.runs)
+        chosen = select(runs, self.where)
+        rows = [_summary(run) for run in chosen]
+        if self.json:
+            print(json.dumps({"runs": rows, "damaged": damaged}, indent=2))
+            return
+        print_table(
+            ["run", "strategy", "task", "seed", "attack", "clean", "robust", "finished", "age", "size"],
+            [line for name, row in zip(run_names(chosen), rows, strict=True) for line in _lines(name, row)],
+        )
+        for path, problem in damaged.items():
+            print(f"damaged: {path}: {problem}")
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show a run: its configuration, its evaluation points, what training noticed, and where its adapter is.
+
+    Args:
+        run: the run directory.
+        json: print JSON instead.
+    """
+
+    run: str
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Print it."""
+        import yaml
+
+        from paretune.runs.rows import read_findings
+
+        run = _one(self.run)
+        adapter = run.path / "adapter"
+        where = str(adapter.resolve()) if adapter.is_dir() else None
+        findings = read_findings(run.path)
+        if self.json:
+            told = {"config": run.config, "finished": run.done, "points": run.points.to_dict("records")}
+            print(json.dumps(told | {"findings": findings, "adapter": where}, indent=2))
+            return
+        print(yaml.safe_dump(shortened(run.config), sort_keys=False, allow_unicode=True), end="")
+        columns = ["step", "epoch", "attack", "clean", "robust"]
+        rows = run.points[columns].itertuples(index=False)
+        print_table(columns, [[cell(value) for value in row] for row in rows])
+        for noted in findings:
+            print(f"step {noted['step']}: {noted['finding']}")
+        print(f"adapter: {where or 'none; the run is not finished'}")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Compare two runs: the fields of their configurations that differ, and their last accuracies that do.
+
+    Args:
+        first: a run directory.
+        second: another one.
+        json: print JSON instead.
+    """
+
+    first: str
+    second: str
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Print two tables."""
+        from paretune.runs.fields import flat
+
+        runs = [_one(self.first), _one(self.second)]
+        config = _differing(*(flat(run.config) for run in runs))
+        scores = _differing(*map(_scores, runs))
+        if self.json:
+            print(json.dumps({"config": config, "scores": scores}, indent=2))
+            return
+        for title, differing in (("configuration", config), ("last accuracies", scores)):
+            if differing:
+                rows = [[name, *map(_text, values)] for name, values in differing.items()]
+                print_table([title, self.first, self.second], rows)
+            else:
+                print(f"{title}: no difference")
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Remove runs, after a question: each directory with its points, its checkpoint and its adapter.
+
+    What is no run, holds something that no run writes, or is being written by another process is refused, and then nothing
+    is removed.
+
+    Args:
+        runs: run directories; not directories of them.
+        yes: do not ask.
+    """
+
+    runs: list[str]
+    yes: bool = False
+
+    def __call__(self) -> None:
+        """Check all, ask once, remove."""
+        from contextlib import ExitStack
+
+        from paretune.runs.disk import remove_directory
+        from paretune.runs.lock import alone
+
+        paths = list(dict.fromkeys(map(_removable, self.runs)))
+        for path in paths:
+            print(
+                f"{path}: {_bytes(_size(path))}, {'finished' if (path / 'DONE').exists() else 'not finished'}"
+            )
+        if not self.yes:
+            if not sys.stdin.isatty():
+                raise ValueError("nobody is there to ask whether to remove this; pass --yes")
+            if input(
+                f"remove {'it' if len(paths) == 1 else f'these {len(paths)}'}? [y/N] "
+            ).strip().lower() not in ("y", "yes"):
+                print("nothing was removed")
+                return
+        with ExitStack() as held:
+            for path in paths:
+                held.enter_context(alone(path))  # all of them, before any goes
+            for path in paths:
+                remove_directory(path)
+                print(f"removed: {path}")
+
+
+def _read(paths: list[str]) -> "tuple[list[Run], dict[str, str]]":
+    """The runs below ``paths``, and what is wrong with those that cannot be read."""
+    from paretune.runs.store import find_runs, load_runs
+
+    runs, damaged = [], {}
+    found = [each for path in paths for each in find_runs(Path(path))]
+    if not found:
+        load_runs(paths[0])  # says why
+    for path in dict.fromkeys(found):
+        try:
+            runs += load_runs(path)
+        except (ValueError, OSError) as error:
+            damaged[str(path)] = str(error)
+    return runs, damaged
+
+
+def _one(path: str) -> "Run":
+    from paretune.runs.store import load_runs
+
+    runs = load_runs(path)
+    if len(runs) > 1:
+        raise ValueError(f"{path} holds {len(runs)} runs; name one of them, such as {runs[0].path}")
+    return runs[0]
+
+
+def _removable(path: str) -> Path:
+    """The directory of a run, and of nothing else."""
+    from paretune.runs.lock import mine
+    from paretune.runs.store import find_runs
+
+    there = Path(path)
+    if there.is_symlink():
+        raise ValueError(f"{path} is a link; name the directory that it leads to, {there.resolve()}")
+    there = there.resolve()
+    if [*find_runs(there)] != [there]:
+        raise ValueError(
+            f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
+        )
+    others = sorted(each.name for each in there.iterdir() if each.name not in _OURS and not mine(each.name))
+    if others:
+        raise ValueError(
+            f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
+            "Move that away first"
+        )
+    return there
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    """What a list says of a run, as JSON."""
+    return {
+        "path": str(run.path),
+        "strategy": run.config["strategy_config"],
+        "task": run.config["task"],
+        "seed": run.config["seed"],
+        "finished": run.done,
+        "step": int(run.points["step"].max()) if len(run.points) else 0,
+        "last": _last(run),
+        "changed": max(file.stat().st_mtime for file in _files(run.path)),
+        "bytes": _size(run.path),
+    }
+
+
+def _last(run: "Run") -> list[dict[str, Any]]:
+    """The accuracies of the last evaluation point, one for each attack."""
+    rows = run.points[run.points["step"] == run.points["step"].max()]
+    found: list[dict[str, Any]] = rows[["attack", "threat", "epsilon", "clean", "robust"]].to_dict("records")
+    return found
+
+
+def _lines(name: str, row: dict[str, Any]) -> list[list[str]]:
+    """The lines of a table about one run."""
+    from paretune.runs.naming import attack_text
+
+    first = [name, row["strategy"].removesuffix("()"), row["task"], str(row["seed"])]
+    age = _rounded(max(0.0, time.time() - row["changed"]), (1, "s"), (60, "min"), (3600, "h"), (86400, "d"))
+    end = ["yes" if row["finished"] else "no", age, _bytes(row["bytes"])]
+    measured = [
+        [*first, attack_text(each["attack"]), f"{each['clean']:.3f}", f"{each['robust']:.3f}", *end]
+        for each in row["last"]
+    ]
+    return measured or [[*first, "no point yet", "", "", *end]]
+
+
+def _bytes(size: int) -> str:
+    return _rounded(size, (1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"))
+
+
+def _rounded(number: float, *units: tuple[float, str]) -> str:
+    """In the largest of ``units`` that is not larger, or the first."""
+    size, unit = [each for each in units if each[0] <= max(1, number)][-1]
+    return f"{number / size:.0f} {unit}"
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _scores(run: "Run") -> dict[str, float]:
+    from paretune.runs.naming import attack_text
+
+    last = _last(run)
+    clean = {"clean": last[0]["clean"]} if last else {}
+    return clean | {f"robust under {attack_text(each['attack'])}": each["robust"] for each in last}
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
+    """By name, both values where they differ; None where there is none."""
+    both = {name: [first.get(name), second.get(name)] for name in dict.fromkeys([*first, *second])}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def _text(value: Any) -> str:
+    """With all digits: two values that differ look different."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value)
