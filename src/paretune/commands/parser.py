@@ -3,6 +3,7 @@
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import yaml
@@ -46,7 +47,7 @@ def read(arguments: Sequence[str]) -> tuple[Command, Level | None] | None:
         words = " ".join(arguments[:length])
         if words in COMMANDS:
             parser = command_parser(words)
-            found = parser.instantiate(parser.parse_args(arguments[length:]))
+            found = parser.instantiate(parser.parse_args(_flags_apart(parser, arguments[length:])))
             command: Any = COMMANDS[words]
             return command(**{each.name: found[each.name] for each in fields(command)}), found.log_level
     parser = build_parser(lambda words: Parser())
@@ -110,6 +111,15 @@ def command_parser(words: str) -> Parser:
         if action.default is False:  # --gpu alone means --gpu true
             action.nargs, action.const = "?", True
     return parser
+
+
+def _flags_apart(parser: Parser, arguments: Sequence[str]) -> list[str]:
+    """``--gpu`` before anything but true or false as ``--gpu=true``, so that it does not take a name for its value."""
+    flags = {name for action in parser._actions if action.const is True for name in action.option_strings}
+    return [
+        f"{each}=true" if each in flags and following.lower() not in ("true", "false") else each
+        for each, following in pairwise([*arguments, ""])
+    ]
 
 
 def _register(kind: Any) -> None:

@@ -17,6 +17,7 @@ class Report(Judging):
         task: only this one; all when null.
         title: of the page and the picture.
         out: the HTML file; report.html in the first directory when null.
+        tables: also write the areas and pairs beside it for papers, as tables.tex (LaTeX with booktabs) and tables.md.
     """
 
     runs: list[str]
@@ -24,6 +25,7 @@ class Report(Judging):
     task: str | None = None
     title: str | None = None
     out: str | None = None
+    tables: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,15 +36,19 @@ class Report(Judging):
     def __call__(self) -> None:
         """Judge, write, say where."""
         from paretune.frontiers.comparing import compare, of_task
-        from paretune.report import write_report
+        from paretune.report import write_report, write_tables
         from paretune.runs.fields import select
         from paretune.runs.naming import condition_names
         from paretune.runs.store import as_runs
 
         judged = self.within(of_task(select(as_runs(self.runs), self.where), self.task))
-        conditions = compare(judged, **self.options).conditions
+        comparison = compare(judged, **self.options)
+        conditions = comparison.conditions
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
         out = Path(self.out) if self.out is not None else Path(self.runs[0]) / "report.html"
         print(f"\nreport: {write_report(judged, out, title=self.title, **self.options).resolve()}")
+        if self.tables:
+            for path in write_tables(comparison, out.parent):
+                print(f"tables: {path.resolve()}")

@@ -3,6 +3,7 @@
 from paretune.report.analysis_page import write_analysis
 from paretune.report.figures import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
 from paretune.report.page import report_html, write_report
+from paretune.report.papers import write_tables
 
 __all__ = [
     "frontier_pdf",
@@ -12,4 +13,5 @@ __all__ = [
     "report_html",
     "write_analysis",
     "write_report",
+    "write_tables",
 ]

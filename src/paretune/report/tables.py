@@ -1,7 +1,8 @@
-"""The numbers of a report as HTML tables."""
+"""The numbers of a report as tables: plain text, and HTML made from it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,7 +14,15 @@ from paretune.report.runs import run_names, run_settings
 from paretune.runs.store import Run
 
 
-def area_table(condition: Condition, looks: dict[str, Style]) -> str:
+class Numbers(NamedTuple):
+    """A table as plain text, which HTML, LaTeX and Markdown are made from."""
+
+    name: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def area_numbers(condition: Condition) -> Numbers:
     """One row per strategy, best first."""
     head = (
         "Strategy",
@@ -27,28 +36,26 @@ def area_table(condition: Condition, looks: dict[str, Style]) -> str:
         "Training time",
         "Chosen on test images",
     )
-    rows = []
-    for estimate in condition.areas:
-        star = "&nbsp;★" if estimate is condition.recommended else ""
-        rows.append(
-            (
-                f"{symbol(looks[estimate.strategy])}<span>{escape(estimate.strategy)}{star}</span>",
-                f"<strong>{estimate.area:.3f}</strong>",
-                f"{estimate.low:.3f} – {estimate.high:.3f}",
-                p_text(estimate.p_best),
-                " ".join(f"{area:.3f}" for area in estimate.per_seed),
-                f"{estimate.best_clean:.1%}",
-                f"{estimate.best_robust:.1%}",
-                f"{estimate.trainable_parameters:,}",
-                duration(estimate.train_seconds),
-                f"{estimate.optimistic:.3f}",
-            )
+    rows = [
+        (
+            estimate.strategy,
+            f"{estimate.area:.3f}",
+            f"{estimate.low:.3f} – {estimate.high:.3f}",
+            _p_plain(estimate.p_best),
+            " ".join(f"{area:.3f}" for area in estimate.per_seed),
+            f"{estimate.best_clean:.1%}",
+            f"{estimate.best_robust:.1%}",
+            f"{estimate.trainable_parameters:,}",
+            duration(estimate.train_seconds),
+            f"{estimate.optimistic:.3f}",
         )
-    return table("Areas under the frontiers", head, rows)
+        for estimate in condition.areas
+    ]
+    return Numbers("Areas under the frontiers", head, rows)
 
 
-def pair_table(condition: Condition) -> str:
-    """One row per pair of the largest area and another strategy; the rest stand behind the matrix."""
+def pair_numbers(condition: Condition) -> Numbers:
+    """One row per pair of the largest area and another strategy."""
     head = (
         "Pair",
         "Difference of areas",
@@ -63,17 +70,38 @@ def pair_table(condition: Condition) -> str:
     words = dict(zip((each.strategy for each in condition.areas), said, strict=True))
     rows = [
         (
-            f"<span>{escape(d.strategy_a)} − {escape(d.strategy_b)}</span>",
-            f"<strong>{signed(d.difference)}</strong>",
+            f"{d.strategy_a} − {d.strategy_b}",
+            signed(d.difference),
             f"{signed(d.low)} to {signed(d.high)}",
-            p_text(d.p_value),
+            _p_plain(d.p_value),
             words[d.strategy_b],
             *(f"{share:.0%}" for share in (d.ahead, d.equivalent, d.behind)),
         )
         for d in condition.differences
         if d.strategy_a == condition.best.strategy
     ]
-    return table("Paired differences to the largest area", head, rows)
+    return Numbers("Paired differences to the largest area", head, rows)
+
+
+def area_table(condition: Condition, looks: dict[str, Style]) -> str:
+    """The areas as HTML, with the marks of the strategies and a star at the recommended one."""
+    numbers = area_numbers(condition)
+    rows = []
+    for name, area, *others in numbers.rows:
+        star = "&nbsp;★" if name == condition.recommended.strategy else ""
+        first = f"{symbol(looks[name])}<span>{escape(name)}{star}</span>"
+        rows.append((first, f"<strong>{area}</strong>", *map(escape, others)))
+    return table(numbers.name, numbers.head, rows)
+
+
+def pair_table(condition: Condition) -> str:
+    """The pairs with the largest area as HTML; the rest stand behind the matrix."""
+    numbers = pair_numbers(condition)
+    rows = [
+        (f"<span>{escape(pair)}</span>", f"<strong>{gap}</strong>", *map(escape, others))
+        for pair, gap, *others in numbers.rows
+    ]
+    return table(numbers.name, numbers.head, rows)
 
 
 def standing(decision: Decision, ahead: int, other: int, margin: float) -> str:
@@ -118,7 +146,11 @@ def duration(seconds: float) -> str:
 
 def p_text(p_value: float) -> str:
     """Three digits, as HTML."""
-    return f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
+    return escape(_p_plain(p_value))
+
+
+def _p_plain(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 
 def signed(value: float) -> str:
