@@ -70,6 +70,9 @@ COMMANDS = Commands(
         "adapters merge": Listed("adapters", "Merge", "write base and adapter as one plain checkpoint"),
         "adapters push": Listed("adapters", "Push", "upload an adapter to the Hugging Face hub"),
         "info": Listed("info", "Info", "print versions, devices and what is installed for offline use"),
+        "completion": Listed(
+            "completion", "Completion", "print what completes commands at the tab key of a shell"
+        ),
         "selftest": Listed(
             "selftest", "Selftest", "check the attack kernels on this machine and print a report"
         ),

@@ -19,6 +19,7 @@ NEEDED = {
     "report": ["runs"],
     "watch": ["runs"],
     "analyze": ["file"],
+    "completion": ["bash"],
     "runs list": ["runs"],
     "runs show": ["run"],
     "runs diff": ["first", "second"],
