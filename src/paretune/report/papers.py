@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-from paretune.frontiers.verdict import Comparison, Condition, attack_text, condition_names
+from paretune.frontiers.verdict import Comparison, Condition
 from paretune.report.sections import plural
 from paretune.report.tables import Numbers, area_numbers, pair_numbers
 from paretune.runs import disk
+from paretune.runs.naming import attack_text, condition_names
 
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -73,10 +74,13 @@ def _circumstances(condition: Condition) -> str:
     covered = "the sampling of examples and the choice of checkpoints"
     floors = "".join(
         f" above {name} {floor:g}"
-        for name, floor in (("clean", condition.min_clean), ("robust", condition.min_robust))
+        for name, floor in (
+            ("clean", condition.settings.min_clean),
+            ("robust", condition.settings.min_robust),
+        )
         if floor
     )
-    start = f"Areas from ({condition.reference[0]:g}, {condition.reference[1]:g}){floors}"
+    start = f"Areas from ({condition.settings.reference[0]:g}, {condition.settings.reference[1]:g}){floors}"
     return (
         f"Attack {attack_text(condition.attack)}; checkpoints chosen on {condition.examples_select:,} examples, measured on "
         f"n = {condition.examples:,}{groups}; {of_each} training {plural('seed', counts[-1])} of each strategy "
