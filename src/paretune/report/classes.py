@@ -74,7 +74,7 @@ def classes_section(
     )
     lacking = len(conditions) - len(parts)
     of = f" of {lacking} conditions" if parts else ""
-    missing = f"The labels{of} were not kept: a version of paretune that kept none wrote the runs."
+    missing = f"The labels of the images{of} were not kept, as by older versions."
     missing = f'<p class="small">{missing}</p>' if lacking else ""
     if not parts:
         return card("classes", "Class by class", missing, folded=None)

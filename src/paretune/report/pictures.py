@@ -144,7 +144,7 @@ def _kept(run: Run) -> _Kept | None:
 
 def _why_not(run: Run) -> str:
     if run.examples() is None:
-        return "a version of paretune that kept none wrote the run"
+        return "the run kept none, as older versions did"
     return "the images are too large to keep" if run.done else "the run is not finished"
 
 

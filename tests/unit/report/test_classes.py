@@ -107,9 +107,9 @@ def test_each_condition_has_its_own_numbers(tmp_path: Path) -> None:
 def test_runs_without_labels_say_so_and_labels_of_one_run_serve_all(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs", STRATEGIES[:2])
     text = page(runs, tmp_path).text
-    assert "The labels were not kept" in text
+    assert "The labels of the images were not kept" in text
     write_run(tmp_path / "runs/new", STRATEGIES[2], finish=False)
     Examples("report-400", NAMES, LABELS).write(tmp_path / "runs/new")
     read = page(runs, tmp_path)
-    assert "The labels were not kept" not in read.text
+    assert "The labels of the images were not kept" not in read.text
     assert len(rows_of(read, "Plain and balanced accuracy")) == 3

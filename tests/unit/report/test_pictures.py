@@ -110,7 +110,7 @@ def test_every_image_says_what_it_is_and_what_the_model_says(runs: Path, tmp_pat
 
 def test_runs_without_pictures_are_named_with_the_reason(runs: Path, tmp_path: Path) -> None:
     assert (
-        "No pictures of Compacter, LoRA: a version of paretune that kept none wrote the run."
+        "No pictures of Compacter, LoRA: the run kept none, as older versions did."
         in page(runs, tmp_path).text
     )
     shutil.rmtree(runs)

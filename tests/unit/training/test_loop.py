@@ -24,7 +24,7 @@ TIMINGS = ["train_seconds", "cpu_seconds", "peak_memory_bytes"]
 
 
 def same_run(a: Path, b: Path) -> None:
-    """Equal adapters, bits, logs and rows; only the clock may differ."""
+    """Equal adapters, bits, logs, pictures and rows; only the clock may differ."""
     first, second = (
         load_file(a / "adapter/adapter_model.safetensors"),
         load_file(b / "adapter/adapter_model.safetensors"),
@@ -35,7 +35,8 @@ def same_run(a: Path, b: Path) -> None:
     pd.testing.assert_frame_equal(*rows)
     for file in [*(a / "bits").iterdir()]:
         assert file.read_bytes() == (b / "bits" / file.name).read_bytes()
-    assert (a / "log.jsonl").read_text() == (b / "log.jsonl").read_text()
+    for name in ("log.jsonl", "examples.safetensors"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
 def test_training_learns_and_writes_a_run(tmp_path) -> None:
