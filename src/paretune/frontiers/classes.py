@@ -5,8 +5,7 @@ are therefore Wilson's, of the binomial: "Probable inference, the law of success
 https://doi.org/10.2307/2276774); coverage in Brown, Cai and DasGupta, "Interval estimation for a binomial proportion"
 (Statistical Science 2001, https://doi.org/10.1214/ss/1009213286). Where seeds are averaged, or groups of examples stand or
 fall together, they are as wide as if these were perfectly alike: the number of examples becomes (sum of s)^2 / (sum of s^2)
-of the sizes s of the groups. From :data:`~paretune.frontiers.resampling.SEEDS_TO_RESAMPLE` seeds on, the luck of training
-is added.
+of the sizes s of the groups. From five seeds on, the luck of training is added.
 
 Errors of several sources, and of the classes in the balanced accuracy, are combined by their squares on either side of the
 estimate: Zou, Huang and Zhang, "A note on confidence interval estimation for a linear function of binomial proportions"
