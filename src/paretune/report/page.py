@@ -42,7 +42,8 @@ def write_report(
     """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
-    frontiers, areas and pairs, in light and dark. Runs may be unfinished; the page then says so.
+    frontiers, areas and pairs, in light and dark; then a few images before and after the attack, and the accuracy of each
+    class. Runs may be unfinished; the page then says so.
 
     Args:
         runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
