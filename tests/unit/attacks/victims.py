@@ -48,7 +48,7 @@ class Liar(AttackCopy):
     def precision(self) -> str:  # type: ignore[override]
         return "bf16"
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def look(self, images: Tensor) -> Tensor:
         logits = super().__call__(images)
         lead = 100 + logits.amax(dim=1) - logits.amin(dim=1)
         return logits + lead[:, None] * F.one_hot(logits.argmin(dim=1), logits.shape[1])

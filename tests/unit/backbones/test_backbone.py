@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import paretune as pt
-from paretune.backbones.backbone import find_head
+from paretune.backbones.backbone import find_head, in_order
 from tests.contracts.backbones import make
 
 
@@ -181,3 +181,11 @@ def test_an_unknown_family_takes_patterns_and_otherwise_lists_candidates() -> No
     assert backbone.sites == (pt.backbones.Site("branch", "output", "conv", 8, 1),)
     pt.adapt(backbone, pt.Compacter(reduction=2))
     assert "branch.compacter.up.t" in pt.strategies.trainable_parameters(backbone)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_channels_in_order_are_those_of_an_index_in_its_layout(layout: torch.memory_format) -> None:
+    images = torch.rand(2, 3, 5, 7).contiguous(memory_format=layout)
+    found, wanted = in_order(images, (2, 0, 1)), images[:, (2, 0, 1)]
+    assert torch.equal(found, wanted)
+    assert found.stride() == wanted.stride()

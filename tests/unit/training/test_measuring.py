@@ -260,3 +260,16 @@ def test_an_error_at_once_does_not_hide_what_went_wrong_in_a_step_that_nobody_ha
     monkeypatch.setattr(pt.AdversarialTraining, "loss", fails)
     with pytest.raises(ValueError, match="step 5: images hold NaN"):
         spoilt_run(tmp_path / "run", lambda model, images, labels: images.fill_(float("nan")), monkeypatch)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_batch_moves_without_a_wait_where_its_memory_is_pinned(
+    pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[Any] = []
+    monkeypatch.setattr(Tensor, "is_pinned", lambda self: pinned)
+    monkeypatch.setattr(Tensor, "to", lambda self, *where, **how: moves.append((*where, how)) or self)
+    cuda = torch.device("cuda")
+    batch = TrainingBatch.on(cuda, torch.rand(2, 3, 4, 4), torch.tensor([4, 1]), 0.1, 0)
+    assert moves == [(cuda, {"non_blocking": pinned})] * 2
+    assert (batch.lowest_class, batch.highest_class) == (1, 4)
