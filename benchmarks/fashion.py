@@ -6,4 +6,5 @@ python benchmarks/fashion.py               # appends to benchmarks/fashion.csv, 
 from _comparison import measure
 
 if __name__ == "__main__":
-    measure("fashion", "--backbone", "dinov2-small", "--data", "fashion-mnist", "--limit", "2000")
+    options = ["--backbone", "dinov2-small", "--data", "fashion-mnist", "--limit", "2000", "--img-size", "28"]
+    measure("fashion", *options)

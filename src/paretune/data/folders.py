@@ -73,6 +73,7 @@ def _part(folder: Path, classes: Sequence[str], *, skip_bad: bool) -> Part:
         labels=torch.tensor([labels[row] for row in kept]),
         pixels=LazyPixels(partial(open_file, shown), shown.__getitem__, files=True),
         content="\n".join(listing),
+        skipped=len(files) - len(kept),
     )
 
 

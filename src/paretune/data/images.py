@@ -101,6 +101,7 @@ class ImageData:
         loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
             absolute. None for what has no name and no path.
         learnt: Digest of the examples that the train split comes from, before they are split.
+        skipped: How many files ``skip_bad=True`` has left out.
         fingerprint: Digest of the three splits.
     """
 
@@ -112,6 +113,7 @@ class ImageData:
     image_size: ImageSize
     loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
     learnt: str | None = field(default=None, compare=False)
+    skipped: int = field(default=0, compare=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -400,7 +402,9 @@ def _split(
     size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
     train, select, report = (_one(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES)
     learnt = source.learnt or source.content
-    return ImageData(source.name, train, select, report, source.classes, size, learnt=learnt)
+    return ImageData(
+        source.name, train, select, report, source.classes, size, learnt=learnt, skipped=source.skipped
+    )
 
 
 def _one(

@@ -39,6 +39,7 @@ class Part:
         pixels: The images.
         content: Text that says what the examples are.
         groups: What each example belongs to, for parts whose examples are not independent.
+        skipped: How many files were left out as they cannot be read.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +48,7 @@ class Part:
     pixels: LazyPixels
     content: str
     groups: tuple[str, ...] | None = None
+    skipped: int = 0
 
 
 def joined(name: str, parts: Mapping[str, Part]) -> Source:
@@ -75,6 +77,7 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
         pools,
         named=train.named,
         groups=_groups(name, parts),
+        skipped=sum(part.skipped for part in parts.values()),
         learnt=digest(repr([*train.classes]), train.content),
     )
 

@@ -41,6 +41,7 @@ class Source:
         pools: Consecutive ranges of rows and the roles that each range is split into.
         named: Whether somebody named the classes; else they are numbers.
         groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
+        skipped: How many files were left out as they cannot be read.
         learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
     """
 
@@ -52,6 +53,7 @@ class Source:
     pools: Pools
     named: bool = True
     groups: Tensor | None = None
+    skipped: int = 0
     learnt: str | None = None
 
 

@@ -114,6 +114,7 @@ def read_table(
             pixels=LazyPixels(partial(open_file, shown), shown.__getitem__, files=True),
             content="\n".join([*listing, repr(groups)]),
             groups=groups,
+            skipped=roles.count(role) - len(rows),
         )
     return parts
 

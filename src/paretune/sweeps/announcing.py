@@ -30,6 +30,7 @@ def data_line(data: ImageData) -> str:
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
         f"report; {len(data.classes)} classes ({names}) of {each} images"
+        + (f"; {data.skipped} that cannot be read are left out" if data.skipped else "")
     )
 
 

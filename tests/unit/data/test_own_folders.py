@@ -157,6 +157,7 @@ def test_damaged_files_may_be_left_out(tmp_path: Path, caplog: pytest.LogCapture
         data = load_data(tmp_path, skip_bad=True)
     assert "5 of the 13 images" in caplog.text
     assert all(name in caplog.text for name in names)
+    assert (data.skipped, before.skipped) == (5, 0)
     assert data.fingerprint == before.fingerprint
     assert data.loaded_with is not None
     assert load_data(**data.loaded_with).fingerprint == data.fingerprint

@@ -167,7 +167,9 @@ def test_compare_tells_its_data_and_leaves_out_what_cannot_be_read(
     monkeypatch.setattr("paretune.sweeps.grid.announce", nothing)
     assert main([*command, "--skip-bad"]) == 2
     told = capfd.readouterr()
-    assert told.out.startswith("zoo: 38 images at 32x32: 22 to train on")
+    line = told.out.partition("\n")[0]
+    assert line.startswith("zoo: 38 images at 32x32: 22 to train on")
+    assert line.endswith("of 19 images; 2 that cannot be read are left out")
     assert "1 run of 2 steps: about 1 minute\n" in told.out
     assert told.err.endswith("far enough\n")
 
