@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from paretune.data.pixels import check_depth, reason
+from paretune.data.pixels import check_depth, decoded, reason
 from paretune.runs.disk import regular
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
 def readable(files: Sequence[Path], what: str, *, skip_bad: bool) -> list[int]:
     """Positions of the files that are images; all others are named together.
 
-    By default headers and ends of files are looked at, which finds what is no image or cut off without decoding photos.
+    By default a file is decoded only if its header and its end, of PNG its checksums, do not show that it is whole.
 
     Args:
         files: Where the images should be.
@@ -75,12 +75,9 @@ def _fault(file: Path, *, decode: bool) -> str | None:
         regular(file)
         with Image.open(file) as image:
             check_depth(image)
-            if decode:
-                image.load()
-            elif image.format == "PNG":
-                image.verify()  # the checksums, to the end
-            elif image.format not in ("JPEG", "MPO") or not _has_end(file):
-                image.load()
+            whole = not decode and _looks_whole(image, file)
+        if not whole:
+            decoded(Image.open(file))
     except FileNotFoundError:
         return "it does not exist"
     except Exception as error:  # Pillow's plugins raise anything on damaged files
@@ -88,11 +85,19 @@ def _fault(file: Path, *, decode: bool) -> str | None:
     return None
 
 
-def _has_end(jpeg: Path) -> bool:
-    """Whether the end marker is near the end; cameras may write something after it."""
-    with open(jpeg, "rb") as file:
-        file.seek(max(0, jpeg.stat().st_size - 4096))
-        return b"\xff\xd9" in file.read()
+def _looks_whole(image: Any, file: Path) -> bool:
+    """Whether the file of an image that was opened is there to the end, as far as can be told without decoding."""
+    if image.format == "PNG":
+        try:
+            image.verify()  # the checksums, to the end
+        except Exception:
+            return False
+        return True
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    with open(file, "rb") as content:
+        content.seek(max(0, file.stat().st_size - 4096))  # cameras may write something after the end marker
+        return b"\xff\xd9" in content.read()
 
 
 def open_file(files: Sequence[str], row: int) -> Any:

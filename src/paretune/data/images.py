@@ -223,7 +223,7 @@ def load_data(
             - a .csv, .tsv or .parquet file or a DataFrame with a column of paths and one of labels, and maybe one of
               splits (train, val, test) and one of groups, whose images are never in two splits;
             - a map-style data set of torch or torchvision, whose examples are (image, label), or a data set of
-              Hugging Face. Images are PIL images, tensors or arrays, see :func:`paretune.data.pixels.decoded`, which
+              Hugging Face. Images are PIL images, tensors or arrays, see ``paretune.data.pixels.decoded``, which
               read the same each time;
             - given splits: a tuple (train, select, report) or (train, report), or a mapping with those names or
               train, val and test, of any of the last three.

@@ -1,5 +1,7 @@
 """Labelled images that are opened one by one, before they are split, and several of them as given splits."""
 
+import bisect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,16 +85,16 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
 
 
 def _pixels(parts: Sequence[Part]) -> LazyPixels:
-    rows = [(number, row) for number, part in enumerate(parts) for row in range(len(part.labels))]
+    starts = list(itertools.accumulate((len(part.labels) for part in parts[:-1]), initial=0))
     opened, names = [part.pixels.open_image for part in parts], [part.pixels.where for part in parts]
     files = all(part.pixels.files for part in parts)
-    return LazyPixels(partial(_of_parts, opened, rows), partial(_of_parts, names, rows), files)
+    return LazyPixels(partial(_of_parts, opened, starts), partial(_of_parts, names, starts), files)
 
 
-def _of_parts(parts: Sequence[Callable[[int], Any]], rows: Sequence[tuple[int, int]], row: int) -> Any:
+def _of_parts(parts: Sequence[Callable[[int], Any]], starts: Sequence[int], row: int) -> Any:
     """What the part of a row, which counts over all parts, says of it."""
-    number, inside = rows[row]
-    return parts[number](inside)
+    number = bisect.bisect_right(starts, row) - 1
+    return parts[number](row - starts[number])
 
 
 def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
