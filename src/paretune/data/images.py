@@ -308,7 +308,7 @@ def as_split(
     source = read_source(data, Reading(classes=classes))
     if len(source.pools) > 1:
         raise ValueError(f"{source.name} is in several splits; measure load_data(...).report")
-    if learnt in (source.learnt, source.content):
+    if learnt is not None and learnt in (source.learnt, source.content):
         raise ValueError(
             f"the model was trained on images of {source.name}; measure load_data(...).report, with the seed and the limit "
             "of the training, of which it has seen none"

@@ -57,7 +57,8 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
     """One source of the parts by role, of which the train part names the classes.
 
     Raises:
-        ValueError: There is no train part, a part has other classes, or a group is in several parts.
+        ValueError: There is no train part, a part has other classes, or a file, a group or all examples are in several
+            parts.
     """
     if "train" not in parts:
         raise ValueError(f"{name} has no train part; it has {' and '.join(parts)}")
@@ -69,6 +70,7 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
                 f"{name}: the {role} part has the classes {', '.join(part.classes)}, and the train part "
                 f"{', '.join(train.classes)}; give all parts the same classes in the same order"
             )
+    _check_apart(name, parts)
     pools = pools_of({role: len(part.labels) for role, part in parts.items()})
     return Source(
         name,
@@ -82,6 +84,24 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
         skipped=sum(part.skipped for part in parts.values()),
         learnt=digest(repr([*train.classes]), train.content),
     )
+
+
+def _check_apart(name: str, parts: Mapping[str, Part]) -> None:
+    """Refuse parts that have examples in common, as far as files or whole parts tell."""
+    for (role, part), (other, rest) in itertools.combinations(parts.items(), 2):
+        if not (part.pixels.files or rest.pixels.files) and part.content == rest.content:
+            raise ValueError(
+                f"{name}: the {role} and the {other} part hold the same examples; give each its own"
+            )
+        if part.pixels.files and rest.pixels.files:  # whose content is only names and sizes
+            mine, theirs = (
+                {each.pixels.where(row) for row in range(len(each.labels))} for each in (part, rest)
+            )
+            if both := sorted(mine & theirs):
+                raise ValueError(
+                    f"{name}: {len(both)} files are in the {role} and in the {other} part: {', '.join(both[:10])}; leave "
+                    "each in one"
+                )
 
 
 def _pixels(parts: Sequence[Part]) -> LazyPixels:

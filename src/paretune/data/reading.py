@@ -110,17 +110,15 @@ def _given_parts(given: Mapping[str, Any] | tuple[Any, ...], how: Reading) -> tu
         given = dict(zip(names[len(given)], given, strict=True))
     by_role: dict[str, str] = {}
     for key, value in given.items():
-        role = PART_ROLES.get(str(key).lower())
-        if role is None and not (is_huggingface(value) and len(given) > 1):
-            role = "train" if len(given) == 1 else None
-            if role is None:
-                raise ValueError(f"the split {key!r} is unknown; known are {', '.join(PART_ROLES)}")
+        role = "train" if len(given) == 1 else PART_ROLES.get(str(key).lower())
+        if role is None and is_huggingface(value):  # such as "unsupervised"
+            logger.info("the split %r is left out; known are %s", key, ", ".join(PART_ROLES))
+            continue
+        if role is None:
+            raise ValueError(f"the split {key!r} is unknown; known are {', '.join(PART_ROLES)}")
         if role in by_role:
             raise ValueError(f"{by_role[role]!r} and {key!r} are both the {role} split; leave one")
-        if role is None:
-            logger.info("the split %r is left out; known are %s", key, ", ".join(PART_ROLES))
-        else:
-            by_role[role] = key
+        by_role[role] = key
     if "train" not in by_role:
         raise ValueError(f"there are the splits {', '.join(map(str, given))}, but none called 'train'")
     parts: dict[str, Part] = {}

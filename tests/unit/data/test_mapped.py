@@ -268,6 +268,7 @@ def test_three_data_sets_are_given_splits() -> None:
             (Pets(classes=CLASSES), Pets(classes=CLASSES[::-1])),
             r"the classes owl, dog, cat, not cat, dog, owl",
         ),
+        ((Pets(), Pets()), r"Pets: the train and the report part hold the same examples"),
         ((Pets(), Pets(count=2)), r"class '2' .* has 0 examples for report"),
     ],
 )
@@ -322,7 +323,8 @@ def test_data_sets_of_hugging_face_are_read_by_their_columns() -> None:
     ):
         load_data(other)
     assert len(load_data(other, columns={"image": "photo", "label": "animal"}).train) == 18
-    parts = load_data({"train": Rows(columns), "test": Rows(columns), "unsupervised": Rows(columns)})
+    test = Rows({"image": columns["image"][::-1], "label": columns["label"][::-1]})
+    parts = load_data({"train": Rows(columns), "test": test, "unsupervised": Rows(columns)})
     assert len(parts.report) == 30
 
 
@@ -367,7 +369,8 @@ def test_all_examples_of_a_data_set_make_one_split() -> None:
     with pytest.raises(ValueError, match=r"the model was trained on images of Pets; measure load_data"):
         as_split(pets, 12, CLASSES, data.learnt)
     with pytest.raises(ValueError, match=r"Pets is in several splits"):
-        as_split((pets, pets), 12, None, None)
+        as_split((pets, Pets(image=lambda row: PIXELS[29 - row], classes=CLASSES)), 12, None, None)
+    assert len(as_split("digits", None, None, None)) == 1797
     held = load_data((pets, Pets(image=lambda row: PIXELS[29 - row], classes=CLASSES)))
     with pytest.raises(ValueError, match="the model was trained on images of Pets"):
         as_split(pets, 8, CLASSES, held.learnt)

@@ -413,14 +413,18 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, FakePart]]:
 def test_hub_splits_become_our_splits(
     hub: dict[str, dict[str, FakePart]], parts: tuple[str, ...], sizes: list[int]
 ) -> None:
-    hub["me/pets"] = {part: fake_part(40, value=100 if part == "test" else 0) for part in parts}
+    hub["me/pets"] = {
+        part: fake_part(40, value={"test": 100, "validation": 50}.get(part, 0)) for part in parts
+    }
     data = load_data("hf:me/pets")
     assert (data.name, data.classes, data.image_size) == ("hf:me/pets", ("cat", "dog"), 8)
     assert [len(split) for split in splits_of(data).values()] == sizes
     images, labels = data.report[:]
     first = 40 * (1 + ("validation" in parts)) if "test" in parts else 40 if "validation" in parts else 0
     red = (images[:, 0, 0, 0] * 255).round().int()
-    assert torch.equal(red, data.report.ids - first + (100 if "test" in parts else 0))
+    assert torch.equal(
+        red, data.report.ids - first + (100 if "test" in parts else 50 if "validation" in parts else 0)
+    )
     assert torch.equal(labels, data.report.ids % 2)
 
 

@@ -233,11 +233,10 @@ def test_three_tables_are_given_splits(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.csv")
         table.iloc[part].to_csv(paths[-1], index=False)
     data = load_data(tuple(paths))
-    assert [sorted(reds(split)) for split in splits_of(data).values()] == [
-        [*range(18)],
-        [*range(18, 27)],
-        [*range(27, 36)],
-    ]
-    assert (
-        load_data({"test": paths[2], "train": str(paths[0]), "val": paths[1]}).fingerprint == data.fingerprint
-    )
+    assert [min(reds(split)) for split in splits_of(data).values()] == [0, 18, 27]
+    assert [len(split) for split in splits_of(data).values()] == [18, 9, 9]
+    named = {"test": paths[2], "train": str(paths[0]), "val": paths[1]}
+    assert load_data(named).fingerprint == data.fingerprint
+    table.iloc[15:27].to_csv(paths[1], index=False)
+    with pytest.raises(ValueError, match=r"3 files are in the train and in the select part: .*15 ä\.png"):
+        load_data(tuple(paths))
