@@ -240,3 +240,18 @@ def test_three_tables_are_given_splits(tmp_path: Path) -> None:
     table.iloc[15:27].to_csv(paths[1], index=False)
     with pytest.raises(ValueError, match=r"3 files are in the train and in the select part: .*15 ä\.png"):
         load_data(tuple(paths))
+
+
+def test_three_equal_groups_of_each_class_are_enough() -> None:
+    """By size alone, the second group of a class would go to the train split too."""
+    groups = np.repeat(np.arange(9), 10)
+    rows = split_rows(
+        groups % 3,
+        ((range(90), ROLES),),
+        num_classes=3,
+        seed=0,
+        limit=None,
+        shares=(0.6, 0.15, 0.25),
+        groups=groups,
+    )
+    assert [len(part) for part in rows.values()] == [30, 30, 30]
