@@ -23,7 +23,7 @@ def budget_spec(curves: Sequence[BudgetCurve], looks: dict[str, Style], theme: T
         "scale": {"type": "log", "domain": [1, most], "nice": False},
         "axis": {
             "format": "~s",
-            "values": [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if n <= most],
+            "values": [*(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if n < most), most],
         },
     }
     y: Spec = {
