@@ -59,6 +59,7 @@ def frontier_svg(
 
     Raises:
         ImportError: vl-convert is not installed.
+        ValueError: the comparison is of other runs.
     """
     svg: str = converter().vegalite_to_svg(_static_spec(source, width, title, comparison))
     # The renderer numbers clip paths on and on; numbered from 0, the same points give the same file.
@@ -261,7 +262,12 @@ def _pictures(source: Source, comparison: Comparison | None) -> list[_Picture]:
     for name, rows in split(points):
         first = rows.iloc[0]
         condition = known.get((first["task"], first["threat"], first["epsilon"], first["attack"]))
-        areas = condition.areas if condition else _areas(rows)
+        areas = condition.areas if condition else () if comparison else _areas(rows)
+        if lacking := {*rows["label"]} - {each.strategy for each in areas}:
+            raise ValueError(
+                f"comparison has no area of {', '.join(sorted(lacking))} in {name!r}; make it from the runs that are drawn, "
+                "by compare(runs), or leave it out"
+            )
         pictures.append(
             _Picture(
                 name,
@@ -297,11 +303,11 @@ def _caption(picture: _Picture, drawing: Drawing, width: int) -> list[str]:
     facts = [attack_text(str(points["attack"].iloc[0]))]
     if "examples" in points:
         facts.append(f"{' and '.join(f'{n:,}' for n in sorted({*points['examples']}))} test images")
-    seeds = sorted({*points["seed"]} - {""})
+    seeds = sorted({str(seed) for seed in points["seed"]} - {""}, key=lambda seed: (len(seed), seed))
     if len(seeds) > _SEEDS:
         facts.append(f"{len(seeds)} seeds")
     elif seeds:
-        facts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
+        facts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}")
     several = drawing.most_seeds > 1
     intervals = f" ({100 * picture.level:g}% interval)" if picture.level else ""
     texts = (

@@ -126,3 +126,12 @@ def test_missing_extras_are_named(points: pd.DataFrame, monkeypatch: pytest.Monk
         frontier_svg(points)
     with pytest.raises(ImportError, match=r'pip install "paretune\[plot\]"'):
         plot_frontiers(points)
+
+
+def test_a_comparison_of_other_runs_is_refused(runs: Path) -> None:
+    loaded = load_runs(runs)
+    fewer = compare([run for run in loaded if run.config["strategy"] != "BitFit"], resamples=100)
+    with pytest.raises(ValueError, match=r"comparison has no area of BitFit in 'digits.*compare\(runs\)"):
+        frontier_svg(loaded, comparison=fewer)
+    with pytest.raises(ValueError, match="no area of BitFit, Compacter, FullFineTune, LoRA in 'birds"):
+        frontier_svg(load_points(runs).assign(task="birds"), comparison=fewer)
