@@ -8,8 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from paretune.commands.parser import Level, read
 
-# Which weights of a checkpoint were taken; precision and engine, and why; which images are left out.
-TOLD = ("paretune.backbones.weights", "paretune.attacks.copy", "paretune.data.files")
+# Which weights of a checkpoint were taken; precision and engine, and why; which images are left out; what makes it slow.
+TOLD = (
+    "paretune.backbones.weights",
+    "paretune.attacks.copy",
+    "paretune.data.files",
+    "paretune.evaluation.speed",
+)
 LAUNCHED = ("paretune.training.processes",)
 
 

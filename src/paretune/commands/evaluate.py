@@ -72,6 +72,7 @@ class Evaluate:
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
+        from paretune.evaluation import speed
         from paretune.evaluation.correctness import evaluate
 
         attacks: list[Attack]
@@ -109,6 +110,8 @@ class Evaluate:
             progress=True,
             state=self.state,
         )
+        if (why := speed.slow_evaluation(scores.seconds, model)) is not None:
+            speed.log.info(why)
         frame = scores.to_frame()
         print_table(
             list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]

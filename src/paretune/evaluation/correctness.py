@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import shutil
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Scores:
         classes: number of the model's logits; 0 where no example was measured here.
         labels: (examples,) true classes, int64.
         names: name of each class; None where nobody named them.
+        seconds: that each attack took here; what was read from ``state`` takes none.
     """
 
     clean: Bits
@@ -47,6 +49,7 @@ class Scores:
     classes: int = 0
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
+    seconds: dict[Attack, float] = field(default_factory=dict)
 
     @property
     def clean_accuracy(self) -> float:
@@ -222,12 +225,15 @@ def evaluate(
             done += len(places)
             shown.update(task, completed=done)
     robust = dict(zip(attacks, bits[1:], strict=True))
-    return Scores(bits[0], robust, data.fingerprint, run.classes, data.labels.cpu().numpy(), data.classes)
+    names = data.classes
+    return Scores(
+        bits[0], robust, data.fingerprint, run.classes, data.labels.cpu().numpy(), names, run.seconds
+    )
 
 
 @dataclass(eq=False)
 class _Run:
-    """One evaluation; what it holds are arguments of :func:`evaluate`, and the number of logits that the model gave."""
+    """One evaluation; it holds arguments of :func:`evaluate`, the number of logits, and the seconds of each attack."""
 
     model: nn.Module
     victim: AttackCopy | None
@@ -237,6 +243,7 @@ class _Run:
     seed: int
     seen: Seen | None
     classes: int = 0
+    seconds: dict[Attack, float] = field(default_factory=dict)
 
     def measure(self, places: Tensor, scratch: Path | None, show: Callable[[float, str], None]) -> Bits:
         """Bits (1 + attacks, places) of the examples at ``places``: clean, and under each attack.
@@ -258,7 +265,7 @@ class _Run:
             def told(fraction: float, note: str, number: int = number) -> None:
                 show((sum(passes[:number]) + fraction * passes[number]) / sum(passes), note)
 
-            survived = torch.zeros_like(clean)
+            survived, began = torch.zeros_like(clean), time.perf_counter()
             if len(rows):
                 attacked = attack.on_set(
                     self._victim,
@@ -271,6 +278,7 @@ class _Run:
                     progress=told,
                 )
                 survived[rows] = self._right(attacked, labels[rows], attack, places[rows.cpu()])
+            self.seconds[attack] = self.seconds.get(attack, 0.0) + time.perf_counter() - began
             robust.append(survived)
         bits: Bits = torch.stack([clean, *robust]).cpu().numpy()
         return bits

@@ -260,7 +260,8 @@ def _shown(messages: "Queue[Any]", names: Sequence[str], *, enabled: bool) -> It
                 except queue.Empty:
                     continue
                 if isinstance(message, logging.LogRecord):
-                    line = message.name, message.levelno, message.getMessage()
+                    once = getattr(message, "once", False)  # whatever the numbers in it are
+                    line = message.name, message.levelno, "" if once else message.getMessage()
                     if line not in logged:
                         logging.getLogger(message.name).handle(message)
                     logged.add(line)

@@ -1,6 +1,7 @@
 """What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
+from paretune.evaluation import speed
 from paretune.runs.progress import Status
 from paretune.training.guards import (
     TrainingDiverged,
@@ -167,6 +169,7 @@ def measure(
     record, plan = readings.record, readings.record.plan
     record.stop_clock()
     record.processes.equalise_buffers(model)
+    began = time.perf_counter()
     with naming_divergence(parameters, last.step, plan.lr, record.findings):
         album = Album(data.report, plan.attacks[0]) if last.step == plan.total else None
         report, select = (
@@ -176,6 +179,12 @@ def measure(
     pictures = None
     if album is not None:
         pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
+    if record.step == 0 and record.writer is not None:  # once a run
+        steps = record.so_far["train_seconds"] * plan.total / last.step
+        taken = {attack: report.seconds.get(attack, 0.0) for attack in plan.attacks}
+        why = speed.slow_training(steps, time.perf_counter() - began, len(plan.measured_at), taken, model)
+        if why is not None:
+            speed.log.info(why, extra={"once": True})
     record.so_far["attack_precision"] = copy().precision
     clean, robust = select.clean_accuracy, max(select.robust_accuracy(attack) for attack in plan.attacks)
     record.note(transfer_failure(clean, plan.chance, len(data.select), last.epsilon), last.step)

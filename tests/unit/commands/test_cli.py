@@ -123,6 +123,19 @@ def test_an_l1_threat_is_trained_and_measured(tmp_path, weights, capsys) -> None
     assert "PGD(L1(3.0)" in capsys.readouterr().out
 
 
+def test_evaluate_says_what_makes_it_slow(tmp_path, weights, capsys, caplog, monkeypatch) -> None:
+    out = str(tmp_path / "run")
+    assert main(["train", *SMALL, "--weights", weights, "--strategy", "bitfit", "--out", out]) == 0
+    attacks = "PGD(Linf(1/255), steps=1), PGD(L2(0.5), steps=20)"
+    arguments = ["evaluate", out, "--weights", weights, "--limit", "120", "--attacks", attacks]
+    assert main(arguments) == 0
+    assert not [text for text in caplog.messages if "slow" in text]
+    monkeypatch.setattr("paretune.evaluation.speed.SLOW", 0.0)
+    assert main(arguments) == 0
+    (text,) = [text for text in caplog.messages if "slow" in text]
+    assert text.startswith("it is slow because PGD(L2(0.5), steps=20) takes ")
+
+
 def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
     """Limits, floors, level and task change what is printed and what the page says, alike."""
     write_runs(tmp_path / "digits", points=3, seeds=(0,), examples=80, examples_select=60)
