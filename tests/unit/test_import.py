@@ -40,3 +40,10 @@ def test_every_exported_name_exists_and_is_listed() -> None:
     for name in paretune.__all__:
         assert getattr(paretune, name) is not None
     assert {*dir(paretune)} > {*paretune.__all__}
+
+
+def test_sizes_of_images_need_no_torch_and_the_names_of_data_are_listed() -> None:
+    loaded = modules_after("from paretune.data.sizes import Sides; import paretune.data; dir(paretune.data)")
+    assert not loaded & {"torch", "timm", "transformers"}
+    assert {*paretune.data.__all__} <= {*dir(paretune.data)}
+    assert all(getattr(paretune.data, name) is not None for name in paretune.data.__all__)

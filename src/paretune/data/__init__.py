@@ -15,5 +15,8 @@ else:
             return getattr(importlib.import_module("paretune.data.images"), name)
         raise AttributeError(f"module 'paretune.data' has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["ImageData", "ImageSplit", "load_data"]
