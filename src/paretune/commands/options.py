@@ -146,7 +146,7 @@ def unknown_options(keys: Sequence[str], command: str, commands: Commands) -> st
         group = command.partition(" ")[0]
         owners = [name for name in owners if name.startswith(f"{group} ")] or owners
         whose.setdefault(" and ".join(owners), []).append(_spelt(key))
-        near += difflib.get_close_matches(root, known, n=1)
+        near += difflib.get_close_matches(root, [*known, "log_level"], n=1)
     told = [
         f"{', '.join(options)} {'belong' if len(options) > 1 else 'belongs'} to {owners}"
         if owners

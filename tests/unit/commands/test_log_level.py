@@ -35,6 +35,14 @@ def test_another_level_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--log-level must be one of debug, info, warning, error" in capsys.readouterr().err
 
 
+def test_it_may_come_from_a_file_and_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("log_level: warning\n")
+    assert main(["info", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert logging.getLogger("paretune").level == logging.WARNING
+    assert main(["info", "--loglevel", "debug"]) == 2
+    assert "there is no option --loglevel; info takes --log-level" in capsys.readouterr().err
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     def complained(*more: str) -> str:
         command = [sys.executable, "-m", "paretune", "report", "nowhere", *more]
