@@ -12,7 +12,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 MOST_CHARACTERS = 10_000
 MOST_LEVELS = 50
@@ -168,6 +168,16 @@ def parse_number(name: str, text: str) -> float:
         raise ValueError(
             f"{name} must be a number or a fraction such as 4/255, got {shown(text)}{computed and ': '}{computed}"
         ) from None
+
+
+def check_choices(value: Any, prefix: str = "") -> None:
+    """Raise ValueError if a Literal field of a dataclass holds none of its values; ``prefix`` begins the message."""
+    for field in dataclasses.fields(value):
+        choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+        given = getattr(value, field.name)
+        if choices and given not in choices:
+            either = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
+            raise ValueError(f"{prefix}{field.name} must be {either}, got {given!r}")
 
 
 def check_whole(name: str, value: Any, least: int, most: int = MOST, hint: str = "") -> None:

@@ -65,12 +65,8 @@ class APGD(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("steps", "restarts", "targets", "eot")
-        if self.loss not in ("ce", "dlr", "dlr-targeted"):
-            raise ValueError(f"APGD: loss must be 'ce', 'dlr' or 'dlr-targeted', got {self.loss!r}")
         if not 0 < self.rho < 1:
             raise ValueError(f"APGD: rho must lie between 0 and 1, got {self.rho!r}")
-        if self.keep not in ("best", "last"):
-            raise ValueError(f"APGD: keep must be 'best' or 'last', got {self.keep!r}")
         if self.keep == "last" and (self.restarts > 1 or self.loss == "dlr-targeted"):
             raise ValueError(
                 "APGD: keep='last' makes a single run, so it needs restarts=1 and loss='ce' or 'dlr'; "

@@ -6,7 +6,7 @@ left. The composition of each version is that of the reference, https://github.c
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +92,6 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in get_args(Version):
-            raise ValueError(
-                f"AutoAttack: version must be 'standard', 'plus' or 'rand', got {self.version!r}"
-            )
         self.check_counts("steps", "queries", "targets")
         self.stages()  # which check the threat
 

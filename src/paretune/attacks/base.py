@@ -1,6 +1,7 @@
 """What all attacks share: the value that configures them, the way they ask the victim, and their checks."""
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from paretune._values import MOST, Value, shown
+from paretune._values import MOST, Value, check_choices, shown
 from paretune.attacks.copy.engine import AttackCopy, attack_copy
 from paretune.attacks.copy.steps import check_finite
 from paretune.attacks.inputs import (
@@ -34,6 +35,7 @@ class Attack(Value, ABC):
 
     Raises:
         TypeError: ``threat`` is not a threat.
+        ValueError: one of ``lengths`` is neither None nor a finite number above 0, or a field is none of its choices.
     """
 
     threat: Threat
@@ -52,6 +54,13 @@ class Attack(Value, ABC):
             raise TypeError(
                 f"{type(self).__name__}: threat must be a threat such as Linf(8/255) or L2(0.5), got {self.threat!r}"
             )
+        check_choices(self, f"{type(self).__name__}: ")
+        for name in self.lengths:
+            length = getattr(self, name)
+            if length is not None and not (length > 0 and math.isfinite(length)):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be a finite number above 0, or None, got {length!r}"
+                )
 
     def with_epsilon(self, epsilon: float) -> Self:
         """The same attack with another radius; fixed step sizes change in proportion."""

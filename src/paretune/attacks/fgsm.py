@@ -37,12 +37,6 @@ class FGSM(Attack):
 
     lengths: ClassVar[tuple[str, ...]] = ("step_size",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start not in ("random", "image"):
-            raise ValueError(f"FGSM: start must be 'random' or 'image', got {self.start!r}")
-        _check_step(self, self.step_size)
-
     @property
     def effective_step_size(self) -> float:
         """Length of the step in pixel units."""
@@ -93,7 +87,6 @@ class NFGSM(Attack):
             )
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise ValueError(f"NFGSM: noise must be a finite number of at least 0, got {self.noise!r}")
-        _check_step(self, self.step_size)
 
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.perturb`, but the result may lie outside the ball; makes one forward
@@ -108,10 +101,3 @@ def _gradient(call: Call, start: Tensor) -> Tensor:
     start = start.detach().requires_grad_()
     losses = F.cross_entropy(call.oracle.logits(start), call.goals, reduction="none")
     return call.oracle.gradient(losses, start)
-
-
-def _check_step(attack: Attack, step_size: float | None) -> None:
-    if step_size is not None and not (step_size > 0 and math.isfinite(step_size)):
-        raise ValueError(
-            f"{type(attack).__name__}: step_size must be a finite number above 0, or None, got {step_size!r}"
-        )

@@ -66,14 +66,8 @@ class PGD(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("steps", "restarts")
-        if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise ValueError(
-                f"PGD: step_size must be a finite number above 0, or None, got {self.step_size!r}"
-            )
         if not (self.momentum >= 0 and math.isfinite(self.momentum)):
             raise ValueError(f"PGD: momentum must be a finite number of at least 0, got {self.momentum!r}")
-        if self.keep not in ("best", "last"):
-            raise ValueError(f"PGD: keep must be 'best' or 'last', got {self.keep!r}")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
                 f"PGD: restarts={self.restarts} needs random_start=True, or all runs are the same"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from paretune.backbones.sites import Site, blank_image, candidates, laid_out
 from paretune.data.sizes import pair
 from paretune.strategies.mechanics.base import Anatomy, Strategy
-from paretune.strategies.mechanics.stream import Reader, check_reads
+from paretune.strategies.mechanics.stream import Reader
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -67,10 +67,7 @@ class Adapter(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.style not in ("houlsby", "pfeiffer", "parallel"):
-            raise ValueError(f"style must be 'houlsby', 'pfeiffer' or 'parallel', got {self.style!r}")
         check_activation(self.activation)
-        check_reads(self.reads)
         if self.style == "parallel" and self.reads != "branch":
             raise ValueError(
                 f"style='parallel' reads the input of the MLP; for reads={self.reads!r} use style='pfeiffer' or 'houlsby'"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paretune.backbones.sites import Site
 from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites, tried_sites
 from paretune.strategies.mechanics.base import Anatomy, Strategy
-from paretune.strategies.mechanics.stream import Reader, check_reads
+from paretune.strategies.mechanics.stream import Reader
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.phm import PHM, bottleneck, new_rule
 
@@ -58,10 +58,7 @@ class Compacter(Strategy):
         for name in ("reduction", "n", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.placement not in ("both", "mlp"):
-            raise ValueError(f"placement must be 'both' or 'mlp', got {self.placement!r}")
         check_activation(self.activation)
-        check_reads(self.reads)
 
     def bottleneck(self, width: int) -> int:
         """Width of the bottleneck for a branch of ``width`` channels."""

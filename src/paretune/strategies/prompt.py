@@ -38,8 +38,6 @@ class VisualPrompt(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in ("padding", "shallow", "deep"):
-            raise ValueError(f"kind must be 'padding', 'shallow' or 'deep', got {self.kind!r}")
         if self.size < 1 or int(self.size) != self.size:
             raise ValueError(f"size must be a whole number of at least 1, got {self.size}")
 

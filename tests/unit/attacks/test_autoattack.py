@@ -321,7 +321,7 @@ def test_a_variant_for_another_number_of_classes_is_named_before_anything_runs()
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": "custom"}, "version must be 'standard', 'plus' or 'rand', got 'custom'"),
+        ({"version": "custom"}, "version must be 'standard', 'plus', 'rand', .* or 'rand-2', got 'custom'"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"queries": 1.5}, "queries must be a whole number"),
     ],

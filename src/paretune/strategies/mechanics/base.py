@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from paretune._values import Value
+from paretune._values import Value, check_choices
 from paretune.backbones.modes import batch_norms
 from paretune.backbones.sites import Site
 from paretune.data.sizes import ImageSize
@@ -65,8 +65,7 @@ class Strategy(Value, ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_number(field.name, field.type, getattr(self, field.name))
-        if self.bn not in ("frozen", "adapt"):
-            raise ValueError(f"bn must be 'frozen' or 'adapt', got {self.bn!r}")
+        check_choices(self)
         object.__setattr__(self, "where", check_where(self.where))
         if self.why_everywhere and self.where != EVERYWHERE:
             raise ValueError(f"{type(self).__name__} takes no where={self.where!r}: {self.why_everywhere}")

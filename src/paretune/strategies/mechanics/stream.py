@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from paretune.backbones.sites import Site
 from paretune.strategies.mechanics.base import Inserted
 
-Reads = Literal["branch", "stream", "sum", "input"]
-READS = ("branch", "stream", "sum")  # what a user may choose; "input" is the parallel adapter's
+Reads = Literal[
+    "branch", "stream", "sum", "input"
+]  # the last is the parallel adapter's, not for a user to choose
 
 # Blocks whose branches begin with a norm of the stream, and the names of those norms: in front of attention and of the MLP.
 _NORMS = {
@@ -19,12 +20,6 @@ _NORMS = {
     "transformers.models.deit.modeling_deit.DeiTLayer": ("layernorm_before", "layernorm_after"),
     "transformers.models.dinov2.modeling_dinov2.Dinov2Layer": ("norm1", "norm2"),
 }
-
-
-def check_reads(reads: str) -> None:
-    """Raise ValueError unless ``reads`` is one of :data:`READS`."""
-    if reads not in READS:
-        raise ValueError(f"reads must be one of {', '.join(READS)}; got {reads!r}")
 
 
 class Reader(Inserted):

@@ -81,7 +81,7 @@ def test_a_block_whose_stream_is_not_known_is_refused(name: str, strategy: Strat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"reads": "all"}, "reads must be one of branch, stream, sum"),
+        ({"reads": "all"}, "reads must be 'branch', 'stream' or 'sum', got 'all'"),
         ({"reads": "sum", "style": "parallel"}, "style='parallel' reads the input of the MLP"),
         ({"activation": "cube"}, "activation must be one of gelu"),
     ],
