@@ -122,8 +122,8 @@ def _grouped(labels: Rows, groups: Rows, counts: Rows, shares: Sequence[float]) 
     if missing.any():
         role, label = (int(each[0]) for each in np.nonzero(missing))
         raise ValueError(
-            f"class {label} has {int((table[:, label] > 0).sum())} groups, too few or too large for {len(shares)} splits "
-            "that each hold all classes; split by hand, with a column of splits"
+            f"the class with label {label} has {int((table[:, label] > 0).sum())} groups, too few or too large for "
+            f"{len(shares)} splits that each hold all classes; split by hand, with a column of splits"
         )
     return role_of
 

@@ -56,8 +56,8 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatc
         monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
     data, time, first = first.split("\n", 2)
     assert data == (
-        "digits: 120 images at 32x32: 72 to train on, 18 to select by, 30 to report; 10 classes (0, 1, 2, 3, 4, …) of 11 to "
-        "13 images"
+        "digits: 120 images at 32x32: 70 to train on, 20 to select by, 30 to report; "
+        "10 classes (0, 1, 2, 3, 4, …) of 12 images"
     )
     assert re.fullmatch(r"2 runs of 4 steps: about \d+ minutes?", time)
     assert main(arguments) == 0  # finished runs are not repeated
