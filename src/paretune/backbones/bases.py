@@ -142,15 +142,9 @@ def heads(module: nn.Module, head: str, logits: Callable[[Any], Tensor], example
             def moved(part: nn.Module, _args: Any, output: Tensor) -> Tensor:
                 return output + (move.view(-1, 1, 1) if isinstance(part, nn.Conv2d) else move)
 
-            handle = part.register_forward_hook(moved)
-            try:
+            with part.register_forward_hook(moved):
                 share = ((logits(module(example)) - before).mean(0) / move).float()
-            finally:
-                handle.remove()
-            if (
-                share.shape == move.shape
-                and share.abs().min() > 1e-3
-                and torch.allclose(share, share.mean(), rtol=0.02)
-            ):
+            alike = share.shape == move.shape and torch.allclose(share, share.mean(), rtol=0.02)
+            if alike and share.abs().min() > 1e-3:
                 moving.append(name)
     return moving or [head]

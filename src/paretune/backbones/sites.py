@@ -5,7 +5,9 @@ Sites are found by the structure of the block, not by the name of the model, so 
 blank image then shows whether each place runs, once for each run of its block, and on which axis the channels are.
 """
 
+import contextlib
 import fnmatch
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -308,24 +310,18 @@ class _Passes:
     def _run(self, images: Tensor) -> Runs:
         runs: Runs = {}
 
-        def note(name: str, args: tuple[Any, ...], output: Any) -> None:
+        def note(name: str, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             tensors = (args[0] if args else None, first_of(output))
             shapes = (tuple(value.shape) if isinstance(value, Tensor) else None for value in tensors)
             runs.setdefault(name, []).append((next(shapes), next(shapes)))
 
-        handles = [
-            self._module.get_submodule(name).register_forward_hook(
-                lambda _module, args, output, name=name: note(name, args, output)
-            )
-            for name in self._names
-        ]
-        try:
-            with modes_kept(self._module), torch.no_grad():
-                self._module.eval()(images)
-                self._module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as hooks, modes_kept(self._module), torch.no_grad():
+            for name in self._names:
+                part = self._module.get_submodule(name)
+                hook = functools.partial(note, name)
+                hooks.enter_context(part.register_forward_hook(hook))
+            self._module.eval()(images)
+            self._module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
         return runs
 
 

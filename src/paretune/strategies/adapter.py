@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from paretune.backbones.sites import Site, blank_image, candidates, laid_out
 from paretune.data.sizes import pair
-from paretune.strategies.mechanics.base import Anatomy, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Strategy, parameter_names
 from paretune.strategies.mechanics.stream import Reader
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,14 +104,14 @@ class Adapter(Strategy):
                 f"where={self.where!r}; use kernel=1"
             )
         some = next(module.parameters())
-        names = []
+        reads = "input" if self.style == "parallel" else self.reads
+        new: list[Bottleneck] = []
         for site in sites:
             kernel = self.kernel if _is_image(site) else 1
             adapter = Bottleneck(site, self.bottleneck(site.width), kernel, self.activation, self.scale)
-            reads = "input" if self.style == "parallel" else self.reads
-            name = adapter.to(some.device, some.dtype).attach_reading(module, site, reads)
-            names += [f"{name}.{inner}" for inner, _ in adapter.named_parameters()]
-        return names
+            new.append(adapter.to(some.device, some.dtype))
+            adapter.attach_reading(module, site, reads)
+        return parameter_names(module, new)
 
 
 def check_activation(name: str) -> None:

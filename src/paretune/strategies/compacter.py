@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.sites import Site
 from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites, tried_sites
-from paretune.strategies.mechanics.base import Anatomy, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Strategy, parameter_names
 from paretune.strategies.mechanics.stream import Reader
 from paretune.strategies.normtune import NormTune
 from paretune.strategies.phm import PHM, bottleneck, new_rule
@@ -78,15 +78,12 @@ class Compacter(Strategy):
                 )
         sites = tried_sites(self, module, anatomy, sites)
         rule = new_rule(self.n, next(module.parameters())) if self.shared_rule else None
-        names = []
+        new: list[CompacterAdapter] = []
         for site in sites:
-            adapter = CompacterAdapter(site, self, rule, like=next(module.parameters()))
-            name = adapter.attach_reading(module, site, self.reads)
-            names += [f"{name}.{inner}" for inner, _ in adapter.named_parameters()]
-        if self.train_norms:
-            names += NormTune(where=self.where).install(module, anatomy)
-        present = dict(module.named_parameters())  # a shared rule has one name, that of its first place
-        return [name for name in names if name in present]
+            new.append(CompacterAdapter(site, self, rule, like=next(module.parameters())))
+            new[-1].attach_reading(module, site, self.reads)
+        norms = NormTune(where=self.where).install(module, anatomy) if self.train_norms else []
+        return parameter_names(module, new) + norms
 
 
 class CompacterAdapter(Reader):

@@ -1,5 +1,6 @@
 """Whether a model runs as before around what was inserted into it: some go through their children, or count them."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -24,24 +25,17 @@ def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:
     image = blank_image(module, anatomy.channels, anatomy.image_size)
     image = torch.linspace(0, 1, image.numel(), device=image.device).to(image.dtype).view_as(image)
     ran: list[str] = []
-    handles = [
-        inner.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-        for name, part in added.items()
-        for inner in part.modules()
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, part in added.items():
+            for inner in part.modules():
+                hook = inner.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+                hooks.enter_context(hook)
         expected = _logits(module, image, Inserted.detach_all(module))
         if expected is None:
             return
         unhooked = _logits(module, image, Inserted.detach_all(module, hooks_only=True))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if (
-        ran
-        or unhooked is None
-        or not torch.allclose(unhooked, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
-    ):
+    same = unhooked is not None and torch.allclose(unhooked, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    if ran or not same:
         place = f"at {next(iter(ran or added)).rpartition('.')[0]!r}"
         what = "runs what is inserted" if ran else "changes as soon as something is held"
         raise ValueError(

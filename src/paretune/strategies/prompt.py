@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paretune.backbones.modes import modes_kept
 from paretune.backbones.sites import Site, blank_image, candidates
 from paretune.data.sizes import ImageSize, pair
-from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy
+from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy, parameter_names
 from paretune.strategies.mechanics.selection import blocks
 
 
@@ -50,20 +50,18 @@ class VisualPrompt(Strategy):
         if self.kind == "padding":
             return self._pad(module, anatomy)
         some = next(module.parameters())
-        names = []
         known = self._blocks(module, anatomy)
+        new: list[PromptMask] = []
         for index, (block, width) in enumerate(known.items()):
+            prompt = PromptMask(self.size)
             if index == 0 or self.kind == "deep":
-                prompt = PromptTokens(self.size, width, _patch(module), first=index == 0).to(
-                    some.device, some.dtype
-                )
-                names.append(prompt.attach(module, Site(block, "input", "attention", width, -1)) + ".tokens")
-            else:
-                PromptMask(self.size).attach(module, Site(block, "input", "attention", width, -1))
+                prompt = PromptTokens(self.size, width, _patch(module), first=index == 0)
+            new.append(prompt.to(some.device, some.dtype))
+            prompt.attach(module, Site(block, "input", "attention", width, -1))
         PromptEnd(self.size).attach(module, Site(block, "output", "attention", width, -1))
         if anatomy.image_size is not None:
             _try(module, anatomy, next(iter(known)))
-        return names
+        return parameter_names(module, new)
 
     def _pad(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         if anatomy.image_size is None or 2 * self.size >= min(pair(anatomy.image_size)):
@@ -73,8 +71,8 @@ class VisualPrompt(Strategy):
             )
         some = next(module.parameters())
         border = PromptBorder(anatomy.channels, anatomy.image_size, self.size).to(some.device, some.dtype)
-        name = border.attach(module, Site("", "input", "conv", anatomy.channels, 1))
-        return [f"{name}.{inner}" for inner, _ in border.named_parameters()]
+        border.attach(module, Site("", "input", "conv", anatomy.channels, 1))
+        return parameter_names(module, [border])
 
     def _blocks(self, module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
         """Names and widths of the blocks of a vision transformer."""
@@ -106,11 +104,10 @@ def _try(module: nn.Module, anatomy: Anatomy, first: str) -> None:
     """
     assert anatomy.image_size is not None
     shapes: list[torch.Size] = []
-    handle = module.get_submodule(first).register_forward_pre_hook(
-        lambda _module, args: shapes.append(args[0].shape)
-    )
+    block = module.get_submodule(first)
+    hook = block.register_forward_pre_hook(lambda _module, args: shapes.append(args[0].shape))
     try:
-        with modes_kept(module), torch.no_grad():
+        with hook, modes_kept(module), torch.no_grad():
             module.eval()(blank_image(module, anatomy.channels, anatomy.image_size))
         if shapes[0][0] != 1:
             raise ValueError(f"one image enters {first!r} as {tuple(shapes[0])}")
@@ -119,8 +116,6 @@ def _try(module: nn.Module, anatomy: Anatomy, first: str) -> None:
         raise ValueError(
             f"VisualPrompt: the blocks of {type(module).__name__} take no further tokens ({reason}); use kind='padding'"
         ) from error
-    finally:
-        handle.remove()
 
 
 class PromptBorder(Inserted):

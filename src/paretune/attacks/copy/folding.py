@@ -9,6 +9,8 @@ The pairs are found by running the model: a pair is a convolution whose output *
 batch norm, and enters nothing else.
 """
 
+import contextlib
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -40,16 +42,12 @@ class Fold:
     inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
 
-    def compute(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The folded weight and bias for ``values`` of the inputs, in float64 where the device has it.
-
-        So the folded tensors carry one rounding and no more.
-        """
-        return folded(values, self.eps)
-
 
 def folded(values: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
-    """W' and b' as in the equation above, from the inputs that :class:`Fold` names."""
+    """W' and b' as in the equation above, from the inputs that :class:`Fold` names; in float64 where the device has it.
+
+    So the folded tensors carry one rounding and no more.
+    """
     wide = torch.float32 if values["weight"].device.type == "mps" else torch.float64
     value = {role: tensor.to(wide) for role, tensor in values.items()}
     scale = torch.rsqrt(value["var"] + eps)
@@ -92,31 +90,25 @@ def find_pairs(module: nn.Module, image: Tensor, forward: Forward) -> list[tuple
     calls: Counter[str] = Counter()
     fed: list[tuple[str, str, Any]] = []
 
-    def after_conv(name: str, output: Tensor) -> None:
+    def after_conv(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
         calls[name] += 1
         # Kept alive by the dict, so that no other tensor gets the same id.
         outputs[id(output)] = (name, output, output._version, output.grad_fn)
 
-    def before_norm(name: str, entering: Tensor) -> None:
+    def before_norm(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        entering = args[0]
         calls[name] += 1
         conv, output, version, node = outputs.get(id(entering), ("", None, 0, None))
         if output is entering and output._version == version and node is not None:
             fed.append((conv, name, node))
 
-    handles = []
-    for name, part in module.named_modules():
-        if _is_foldable_conv(part):
-            handles.append(part.register_forward_hook(lambda _m, _a, out, name=name: after_conv(name, out)))
-        elif _is_foldable_norm(part):
-            handles.append(
-                part.register_forward_pre_hook(lambda _m, args, name=name: before_norm(name, args[0]))
-            )
-    try:
-        with torch.enable_grad():
-            logits = forward(module, image.detach().clone().requires_grad_())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, torch.enable_grad():
+        for name, part in module.named_modules():
+            if _is_foldable_conv(part):
+                hooks.enter_context(part.register_forward_hook(functools.partial(after_conv, name)))
+            elif _is_foldable_norm(part):
+                hooks.enter_context(part.register_forward_pre_hook(functools.partial(before_norm, name)))
+        logits = forward(module, image.detach().clone().requires_grad_())
     consumers = _count_consumers(logits.grad_fn)
     return [
         (conv, norm) for conv, norm, node in fed if calls[conv] == calls[norm] == 1 and consumers[node] == 1

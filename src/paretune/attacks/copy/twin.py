@@ -26,8 +26,8 @@ from paretune.backbones.random import GENERATORS, borrowed_randomness, draws
 
 logger = logging.getLogger(__name__)
 
-
-# What switches gradient checkpointing on in modules of timm and transformers.
+# What switches gradient checkpointing on in modules of timm and transformers; it costs a second forward pass, and of the
+# reentrant kind the gradient.
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
 
 
@@ -134,8 +134,8 @@ class Twin:
         if not self._prepared:  # by another thread
             image = self.enter(images[:1].detach().clone().float())
             with torch.no_grad():
-                self.draws = draws(lambda: run(self.network, image), _devices(images))
-            with borrowed_randomness(_devices(images)) if self.draws else contextlib.nullcontext():
+                self.draws = draws(lambda: run(self.network, image), cuda_devices(images))
+            with borrowed_randomness(cuda_devices(images)) if self.draws else contextlib.nullcontext():
                 self._simplify(image)
             self._prepared = True
 
@@ -193,13 +193,15 @@ class Twin:
                 is_parameter = isinstance(source, nn.Parameter)
                 memo[id(source)] = nn.Parameter(made, requires_grad=False) if is_parameter else made
                 if id(source) in outside:
-                    self._add({name}, lambda name=name: (self._sources[name],), memo[id(source)])  # type: ignore[misc]
+
+                    def compute(name: str = name) -> tuple[Tensor, ...]:
+                        return (self._sources[name],)
+
+                    self._recipes.append(Recipe(frozenset({name}), compute, (memo[id(source)],)))
         twin = _deepcopy(self._model, memo).eval()
         for part in twin.modules():
             _restore_forward(part)
-            for (
-                own
-            ) in _CHECKPOINTING:  # which costs a second forward pass, and of the reentrant kind the gradient
+            for own in _CHECKPOINTING:
                 if isinstance(getattr(part, own, None), bool):
                     setattr(part, own, False)
         for name, part in list(twin.named_modules()):
@@ -218,14 +220,6 @@ class Twin:
         if self.channels_last and made.ndim == 4:
             made = made.contiguous(memory_format=torch.channels_last)
         return made
-
-    def _add(
-        self,
-        names: set[str] | frozenset[str],
-        compute: Callable[[], tuple[Tensor, ...]],
-        *outputs: Tensor,
-    ) -> None:
-        self._recipes.append(Recipe(frozenset(names), compute, outputs))
 
     def _merge(self, place: str, part: nn.Module) -> None:
         """Replace each parametrized tensor of ``part`` by a plain one, with the recipe that computes it.
@@ -252,15 +246,14 @@ class Twin:
                     source = self._sources[full].detach()
                     value = source.float() if source.is_floating_point() else source
                     # A parametrization may write to its buffers, which are the model's own here.
-                    shared = value.data_ptr() == source.data_ptr() and not isinstance(
-                        self._sources[full], nn.Parameter
-                    )
+                    is_buffer = not isinstance(self._sources[full], nn.Parameter)
+                    shared = is_buffer and value.data_ptr() == source.data_ptr()
                     values[name] = value.clone() if shared else value
                 return (torch.func.functional_call(parametrization, values, ()),)
 
             merged = self._empty(compute()[0], f"{place}.{own}")
             part.register_parameter(own, nn.Parameter(merged, requires_grad=False))
-            self._add(frozenset(names.values()), compute, getattr(part, own))
+            self._recipes.append(Recipe(frozenset(names.values()), compute, (getattr(part, own),)))
 
     def _adopt(self, folds: list[folding.Fold]) -> None:
         """Add the recipes for what came out of ``folds``, and drop those of tensors that nothing uses any more."""
@@ -269,11 +262,11 @@ class Twin:
             parts = {role: made[id(tensor)] for role, tensor in fold.inputs.items()}
 
             def compute(fold: folding.Fold = fold, parts: dict[str, Recipe] = parts) -> tuple[Tensor, ...]:
-                return fold.compute({role: recipe.compute()[0] for role, recipe in parts.items()})
+                return folding.folded({role: recipe.compute()[0] for role, recipe in parts.items()}, fold.eps)
 
             names = frozenset[str]().union(*(recipe.names for recipe in parts.values()))
             with torch.no_grad():
-                self._add(names, compute, *fold.outputs)
+                self._recipes.append(Recipe(names, compute, fold.outputs))
                 _write(self._recipes[-1])
         used = {id(tensor) for tensor in _tensors(self.module)}
         self._recipes = [r for r in self._recipes if any(id(output) in used for output in r.outputs)]
@@ -393,5 +386,6 @@ def _stamp(tensor: Tensor) -> tuple[int, int] | None:
     return None if tensor.is_inference() else (tensor._version, tensor.data_ptr())
 
 
-def _devices(images: Tensor) -> list[torch.device]:
+def cuda_devices(images: Tensor) -> list[torch.device]:
+    """Whose generators a model may draw from besides that of the CPU."""
     return [images.device] if images.device.type == "cuda" else []

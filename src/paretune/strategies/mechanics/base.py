@@ -288,14 +288,13 @@ class Inserted(nn.Module):
         # A process into which self is unpickled counts its hooks on from here, so that none takes the place of this one.
         RemovableHandle.next_id = max(RemovableHandle.next_id, self._hook + 1)
 
-    def attach(self, module: nn.Module, site: Site) -> str:
-        """Insert self at ``site`` of ``module`` and return the dotted name it gets."""
+    def attach(self, module: nn.Module, site: Site) -> None:
+        """Insert self at ``site`` of ``module``."""
         place = module.get_submodule(site.module)
-        within, holder, name = "", place, self.NAME
+        holder, name = place, self.NAME
         if _iterates(place):
             # It would run self as one more layer: the first of its layers holds self instead.
-            inner = ((path, part) for path, part in place.named_modules() if not _iterates(part))
-            within, holder = next(inner, ("", place))
+            holder = next((part for part in place.modules() if not _iterates(part)), place)
             name = f"{self.NAME}_around"
             if holder is place:
                 raise ValueError(f"{site.module!r} is an empty {type(place).__name__}, which holds nothing")
@@ -306,7 +305,6 @@ class Inserted(nn.Module):
             self._hook = place.register_forward_pre_hook(self.change_input).id
         else:
             self._hook = place.register_forward_hook(self.change_output).id
-        return ".".join(part for part in (site.module, within, name) if part)
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""

@@ -33,20 +33,19 @@ class Reader(Inserted):
         self.reads: Reads = "branch"
         self.tap: StreamTap | None = None
 
-    def attach_reading(self, module: nn.Module, site: Site, reads: Reads) -> str:
+    def attach_reading(self, module: nn.Module, site: Site, reads: Reads) -> None:
         """As :meth:`attach`, and let it read what ``reads`` says.
 
         Raises:
             ValueError: it shall read the stream of a block that is not known to begin with a norm.
         """
         self.reads = reads
-        name = self.attach(module, site)
+        self.attach(module, site)
         if reads in ("stream", "sum"):
             norm = module.get_submodule(_norm_before(site, module))
             self.tap = StreamTap()
             norm.add_module(f"{self.NAME}_stream", self.tap)
             self.tap._hook = norm.register_forward_pre_hook(self.tap.keep).id
-        return name
 
     def change_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook."""
