@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from paretune.attacks.base import Call, Oracle
 from paretune.attacks.losses import dlr, nearest_classes, targeted_dlr
 from paretune.attacks.search import Examples, Search, SearchAttack
-from paretune.attacks.threats import L1, Threat, per_example
+from paretune.attacks.threats import L1, Threat
+from paretune.kernels.reference import per_example
 
 MOMENTUM = 0.75  # of algorithm 1, where it is alpha
 

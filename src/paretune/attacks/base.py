@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paretune._values import MOST, Value, check_choices, shown
 from paretune.attacks.copy.engine import AttackCopy, attack_copy
-from paretune.attacks.copy.steps import check_finite
+from paretune.attacks.copy.steps import check_finite, input_gradient
 from paretune.attacks.inputs import (
     check_classes,
     check_images,
@@ -217,10 +217,6 @@ class Oracle:
         """(batch, classes) computed in float32, without a gradient."""
         return self._checked(self.victim.exact(images), len(images))
 
-    def classes(self, logits: Tensor) -> Tensor:
-        """(batch,) predicted classes; see :func:`~paretune.attacks.inputs.predicted`."""
-        return predicted(logits)
-
     def hits(
         self, images: Tensor, logits: Tensor, goals: Tensor, among: Tensor, *, targeted: bool = False
     ) -> Tensor:
@@ -233,27 +229,18 @@ class Oracle:
             among: (batch,) mask of the images that count.
             targeted: which of the two.
         """
-        claimed = among & ((self.classes(logits) == goals) == targeted)
+        claimed = among & ((predicted(logits) == goals) == targeted)
         if self.victim.precision == "fp32":
             return claimed
         rows = claimed.nonzero().flatten()
         if not len(rows):
             return claimed
-        return claimed.index_put((rows,), (self.classes(self.exact(images[rows])) == goals[rows]) == targeted)
+        return claimed.index_put((rows,), (predicted(self.exact(images[rows])) == goals[rows]) == targeted)
 
     def gradient(self, losses: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
         """The gradient of each loss with respect to its image; like ``images``, which ``losses`` came from."""
         # The sum, so that the gradient of an image does not depend on the size of its batch.
-        gradient = None
-        if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(
-                losses.sum(), images, allow_unused=True, retain_graph=retain_graph
-            )
-        if gradient is None:
-            raise ValueError(
-                "the model has no gradient with respect to its images: something inside it is not "
-                "differentiable or detaches (argmax, rounding, .detach(), torch.no_grad)"
-            )
+        gradient = input_gradient(losses.sum(), images, retain_graph=retain_graph)
         # The loss too: where NaN comes from masking, its gradient is zero.
         self._finite.append(gradient.isfinite().all() & ~losses.isnan().any())
         self.backwards += len(images)

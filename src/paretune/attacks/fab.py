@@ -19,7 +19,8 @@ from paretune.attacks.base import Oracle
 from paretune.attacks.losses import nearest_classes
 from paretune.attacks.projections import onto_plane
 from paretune.attacks.search import Search, SearchAttack
-from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
+from paretune.attacks.threats import L1, L2, Linf, Threat
+from paretune.kernels.reference import per_example
 
 OVERSHOOT = 1.05  # eta of algorithm 1
 BACKWARDS = 0.9  # beta

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from paretune.attacks.base import Oracle, attacking
 from paretune.attacks.copy.engine import AttackCopy
+from paretune.attacks.inputs import predicted
 from paretune.attacks.pgd import PGD
 from paretune.attacks.search import Examples
 from paretune.attacks.square import Square
@@ -141,15 +142,15 @@ def masking_findings(
             return ()
         oracle = call.oracle
         clean = oracle.exact(call.images)
-        rows = (oracle.classes(clean) == call.goals).nonzero().flatten()
+        rows = (predicted(clean) == call.goals).nonzero().flatten()
         if not len(rows):
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
         batch = Examples(call.images, call.goals, clean, call.streams).take(rows)
         points = batch.images.clone().requires_grad_()
         gradient = oracle.gradient(_losses(oracle.logits(points), batch.labels), points)
-        zero = int((gradient.flatten(1) == 0).all(dim=1).sum())
-        findings.append(zero_gradients(zero, len(rows)))
+        oracle.count_zeros(gradient)
+        findings.append(zero_gradients(oracle.zero_gradients, len(rows)))
 
     victim = oracle.victim
     attack = PGD(threat, steps=steps)
@@ -168,7 +169,7 @@ def masking_findings(
         except ValueError:  # twice the radius is more than the threat allows
             continue
         attacked = scaled(victim, batch.images, batch.labels, seed=seed)
-        right = oracle.classes(oracle.exact(attacked)) == batch.labels
+        right = predicted(oracle.exact(attacked)) == batch.labels
         survive[epsilon] = int(right.sum())
         if epsilon == threat.epsilon:
             left = right.nonzero().flatten()
@@ -176,7 +177,7 @@ def masking_findings(
     if batch.images.ndim == 4 and len(left):
         square = Square(threat, queries=queries, schedule=queries)
         attacked = square(victim, batch.images[left], batch.labels[left], seed=seed)
-        solved = int((oracle.classes(oracle.exact(attacked)) != batch.labels[left]).sum())
+        solved = int((predicted(oracle.exact(attacked)) != batch.labels[left]).sum())
         findings.append(black_box_wins(solved, len(left), len(rows)))
     return tuple(finding for finding in findings if finding)
 

@@ -15,7 +15,7 @@ from paretune.attacks.base import Call
 from paretune.attacks.copy.engine import AttackCopy
 from paretune.attacks.search import Search, SearchAttack
 from paretune.attacks.streams import Streams
-from paretune.attacks.threats import per_example
+from paretune.kernels.reference import per_example
 
 
 @dataclass(frozen=True)

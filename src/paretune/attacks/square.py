@@ -13,7 +13,8 @@ from torch import Tensor
 
 from paretune.attacks.losses import margin
 from paretune.attacks.search import Search, SearchAttack
-from paretune.attacks.threats import L1, L2, Linf, Threat, per_example
+from paretune.attacks.threats import L1, L2, Linf, Threat
+from paretune.kernels.reference import per_example
 
 # Queries of a run of 10,000 after which the share of changed pixels is halved (section 4.3).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

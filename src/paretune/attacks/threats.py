@@ -17,6 +17,7 @@ from torch import Tensor
 from paretune._values import Value, number_text
 from paretune.attacks.streams import Streams
 from paretune.kernels import Norm, Step, pgd_step
+from paretune.kernels.reference import per_example
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,3 @@ def _unit(vectors: Tensor) -> Tensor:
     flat = flat / torch.where(largest > 0, largest, 1)
     length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return (flat / torch.where(length > 0, length, 1)).view_as(vectors)
-
-
-def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) to (batch, 1, 1, …), with as many axes as ``like``."""
-    return values.view(-1, *([1] * (like.ndim - 1)))

@@ -25,8 +25,7 @@ def pgd_step(step: Step) -> tuple[Tensor, Tensor]:
     gradient, images, images_adv = (
         tensor.contiguous(memory_format=layout) for tensor in (step.gradient, step.images, step.images_adv)
     )
-    per_channel = (1, -1, *[1] * (images.ndim - 2))
-    mean, std = (None if values is None else values.reshape(per_channel) for values in (step.mean, step.std))
+    mean, std = normalisation(step)
     if step.norm == "Linf":
         moved = linf_step(gradient, images, images_adv, step.step_size, step.epsilon)
     else:
@@ -94,11 +93,11 @@ def l2_step(
     # Rounded first, so that a number and a tensor that holds it give the same bits.
     step_size, epsilon = (torch.as_tensor(number, dtype=images.dtype) for number in (step_size, epsilon))
     scale = step_size / torch.where(length == 0, 1, length)
-    moved = torch.addcmul(images_adv, direction, _per_image(scale.to(images.dtype), images))
+    moved = torch.addcmul(images_adv, direction, per_example(scale.to(images.dtype), images))
     change = _length(moved - images)
     shrink = torch.where(change > epsilon, epsilon / change, 1).to(images.dtype)
     # lerp with weight 1 is exactly its end: what is inside the ball is not rounded again.
-    return torch.lerp(images, moved, _per_image(shrink, images)).clamp_(0, 1)
+    return torch.lerp(images, moved, per_example(shrink, images)).clamp_(0, 1)
 
 
 def model_input(images: Tensor, mean: Tensor | None, std: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -139,6 +138,13 @@ def _length(vectors: Tensor) -> Tensor:
     return length
 
 
-def _per_image(amount: Tensor, like: Tensor) -> Tensor:
+def normalisation(step: Step) -> tuple[Tensor | None, Tensor | None]:
+    """Mean and std as (1, channels, 1, …), with as many axes as the images."""
+    shape = (1, -1, *[1] * (step.images.ndim - 2))
+    mean, std = (None if values is None else values.reshape(shape) for values in (step.mean, step.std))
+    return mean, std
+
+
+def per_example(amount: Tensor, like: Tensor) -> Tensor:
     """(batch,) as (batch, 1, 1, …), with as many axes as ``like``."""
     return amount.view(-1, *([1] * (like.ndim - 1)))

@@ -115,13 +115,12 @@ def compare(take: Take, step: Step) -> Outcome:
             amount.double() if isinstance(amount, Tensor) else amount
             for amount in (step.step_size, step.epsilon)
         )
-        std = None if step.std is None else _per_channel(step.std, moved).double()
+        _, std = reference.normalisation(step)
+        std = None if std is None else std.double()
         truth = reference.l2_step(wide.gradient, wide.images, wide.images_adv, step_size, epsilon, std)
         passed, detail = within_rule(moved, plain, truth)
     if passed and step.out_dtype is not None:
-        mean, std = (
-            None if values is None else _per_channel(values, moved) for values in (step.mean, step.std)
-        )
+        mean, std = reference.normalisation(step)
         if not torch.equal(model_input, reference.model_input(moved, mean, std, step.out_dtype)):
             return False, "the model input is not that of the new point"
     return passed, detail
@@ -164,18 +163,10 @@ def _repeatable(take: Take, device: torch.device, norm: Norm) -> Outcome:
 
 def _each(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
     """``step`` with its three batches changed."""
-    return replace(
-        step,
-        gradient=change(step.gradient),
-        images=change(step.images),
-        images_adv=change(step.images_adv),
-    )
+    changed: Any = {name: change(getattr(step, name)) for name in ("gradient", "images", "images_adv")}
+    return replace(step, **changed)
 
 
 def _on(step: Step, device: torch.device) -> Step:
     tensors: Any = {name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)}
     return replace(step, **tensors)
-
-
-def _per_channel(values: Tensor, images: Tensor) -> Tensor:
-    return values.view(1, -1, *[1] * (images.ndim - 2))

@@ -165,7 +165,6 @@ class _Graph:
             classes=classes,
         )
         made._fill(ascent, images_adv)
-
         inside = replace(
             ascent, images=made.images, goals=made.goals, step_size=made.step_size, epsilon=made.epsilon
         )
@@ -188,12 +187,9 @@ class _Graph:
 
     def _fill(self, ascent: Ascent, images_adv: Tensor) -> None:
         with torch.no_grad():
-            for buffer, value in (
-                (self.images, ascent.images),
-                (self.images_adv, images_adv),
-                (self.goals, ascent.goals),
-            ):
-                buffer.copy_(value)
+            self.images.copy_(ascent.images)
+            self.images_adv.copy_(images_adv)
+            self.goals.copy_(ascent.goals)
             self.step_size.fill_(ascent.step_size)
             self.epsilon.fill_(ascent.epsilon)
 
@@ -230,13 +226,8 @@ def keeper(module: nn.Module) -> str | None:
         for own, value in vars(part).items():
             if own in ("_parameters", "_buffers", "_modules"):
                 continue
-            inside = (
-                value.values()
-                if isinstance(value, dict)
-                else value
-                if isinstance(value, list | tuple)
-                else (value,)
-            )
+            value = tuple(value.values()) if isinstance(value, dict) else value
+            inside = value if isinstance(value, list | tuple) else (value,)
             if any(isinstance(each, Tensor) for each in inside):
                 return f"{name}.{own}".lstrip(".")
     return None

@@ -20,7 +20,7 @@ from paretune.attacks.copy.looks import CapturedLooks
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Decision, Precision, decide
 from paretune.attacks.copy.steps import Ascent, CompiledSteps
-from paretune.attacks.copy.twin import Twin
+from paretune.attacks.copy.twin import Twin, cuda_devices
 from paretune.attacks.threats import Threat
 from paretune.attacks.waiting import extent
 from paretune.backbones.bases import check_values, unwrapped
@@ -260,7 +260,7 @@ class AttackCopy:
         if not len(images):
             return exact
         exact.prepare(images)
-        borrowed = borrowed_randomness(_cuda_devices(images)) if exact.draws else contextlib.nullcontext()
+        borrowed = borrowed_randomness(cuda_devices(images)) if exact.draws else contextlib.nullcontext()
         with torch.inference_mode(False), borrowed:
             self._decision, half = decide(
                 exact, functools.partial(self._twin, torch.bfloat16), images.detach()
@@ -332,7 +332,3 @@ def attack_copy(
         precision=precision, engine=engine, fold_batchnorm=fold_batchnorm, channels_last=channels_last
     )
     return AttackCopy(unwrapped(model), options)
-
-
-def _cuda_devices(images: Tensor) -> list[torch.device]:
-    return [images.device] if images.device.type == "cuda" else []

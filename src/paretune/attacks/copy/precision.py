@@ -89,14 +89,11 @@ def _measure(exact: V, make_half: Callable[[], V], images: Tensor) -> tuple[Deci
     images = images[: EXAMPLES if device.type == "cpu" else None].detach().clone()
     try:
         if device.type == "cpu" and (seconds := gradient_seconds(exact, images)) < LEAST_SECONDS:
-            return Decision(
-                "fp32", f"a gradient takes {1000 * seconds:.1f} ms, so there is little to gain"
-            ), None
+            reason = f"a gradient takes {1000 * seconds:.1f} ms, so there is little to gain"
+            return Decision("fp32", reason), None
         half = make_half()
         cosines = gradient_cosines(exact, half, images)
-    except (
-        Exception
-    ) as error:  # whatever a model's code raises here, float32 works or tells better what is wrong
+    except Exception as error:  # whatever it raises, float32 works or tells better what is wrong
         problem = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         return Decision("fp32", f"bfloat16 could not be tried ({problem})"), None
     return _choose(exact, half, images, cosines), half
@@ -110,12 +107,9 @@ def _choose(exact: Victim, half: Victim, images: Tensor, cosines: Tensor) -> Dec
     if not (middle >= MEDIAN_COSINE and lowest >= LOWEST_COSINE):  # NaN is a no
         return Decision("fp32", f"bfloat16 is not faithful: {agreement}", middle, lowest)
     ratio = time_ratio(exact, half, images)
-    if not ratio <= TIME_RATIO:
-        slow = f"a bfloat16 gradient takes {ratio:.2f} of the time of a float32 one; {agreement}"
-        return Decision("fp32", slow, middle, lowest, ratio)
-    return Decision(
-        "bf16", f"it takes {ratio:.2f} of the time of float32; {agreement}", middle, lowest, ratio
-    )
+    precision: Precision = "bf16" if ratio <= TIME_RATIO else "fp32"
+    reason = f"a bfloat16 gradient takes {ratio:.2f} of the time of a float32 one; {agreement}"
+    return Decision(precision, reason, middle, lowest, ratio)
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

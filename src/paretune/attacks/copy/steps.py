@@ -63,9 +63,8 @@ class Ascent:
         behind_entry = type(self.threat) in FUSED and images_adv.device.type in ("cpu", "cuda")
         bounds = self.bounds() if behind_entry else ()
         entered = twin.enter(images_adv) if behind_entry else images_adv
-        images = (
-            twin.laid_out(self.images) if self._takes_kernel else self.images
-        )  # the kernel's results follow it
+        # The kernel's results follow the layout.
+        images = twin.laid_out(self.images) if self._takes_kernel else self.images
         finite = []
         for _ in range(steps):
             leaf = (entered if behind_entry else images_adv).detach().requires_grad_()
@@ -99,17 +98,8 @@ class Ascent:
     ) -> tuple[Tensor, Tensor]:
         mean, std = twin.normalisation or (None, None)
         out_dtype = None if mean is None and twin.dtype is torch.float32 else twin.dtype
-        step = Step(
-            gradient,
-            images,
-            images_adv,
-            FUSED[type(self.threat)],
-            self.step_size,
-            self.epsilon,
-            mean,
-            std,
-            out_dtype,
-        )
+        norm = FUSED[type(self.threat)]
+        step = Step(gradient, images, images_adv, norm, self.step_size, self.epsilon, mean, std, out_dtype)
         return pgd_step(step)
 
 
@@ -123,9 +113,8 @@ class CompiledSteps:
     """
 
     twin: Twin
-    _classes: dict[torch.Size, int | None] = field(
-        default_factory=dict
-    )  # of the shapes; None if not compiled
+    # Of the shapes; None if not compiled.
+    _classes: dict[torch.Size, int | None] = field(default_factory=dict)
     _step: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     @property
@@ -190,7 +179,7 @@ class CompiledSteps:
         return tail(self.twin, images, gradient, images_adv, bounds, step_size), is_finite(gradient, value)
 
 
-def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+def input_gradient(loss: Tensor, leaf: Tensor, *, retain_graph: bool = False) -> Tensor:
     """Gradient of ``loss`` with respect to ``leaf``.
 
     Raises:
@@ -198,7 +187,7 @@ def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
     """
     gradient = None
     if loss.requires_grad:
-        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=retain_graph)
     if gradient is None:
         raise ValueError(
             "the model has no gradient with respect to its images: something inside it is not "
