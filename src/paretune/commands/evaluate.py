@@ -5,7 +5,6 @@ from typing import Literal
 
 from paretune._values import LAST_SEED, check_whole, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
-from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
 
 
@@ -112,7 +111,4 @@ class Evaluate:
         )
         if (why := speed.slow_evaluation(scores.seconds, model)) is not None:
             speed.log.info(why)
-        frame = scores.to_frame()
-        print_table(
-            list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]
-        )
+        print(f"\n{scores}")

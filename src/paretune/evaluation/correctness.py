@@ -22,16 +22,16 @@ from paretune.backbones.backbone import answer, task_of
 from paretune.backbones.bases import check_values
 from paretune.backbones.modes import evaluation_mode
 from paretune.data.images import ImageSplit, as_split, check_same_classes
-from paretune.frontiers.classes import ByClass, by_class, name_of
+from paretune.frontiers.classes import ByClass, by_class, name_of, wilson
 from paretune.runs.progress import bars
 
 Bits = NDArray[np.bool_]
 Seen = Callable[[Attack | None, Tensor, Tensor, Tensor], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
-    """Which examples a model gets right.
+    """Which examples a model gets right; prints as a table of accuracies with Wilson's 95 % intervals.
 
     Args:
         clean: (examples,) booleans, right on the clean image.
@@ -50,6 +50,18 @@ class Scores:
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     seconds: dict[Attack, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        bits = {"clean": self.clean} | {self.ran(attack): right for attack, right in self.robust.items()}
+        table = {}
+        for name, right in bits.items():
+            low, high = wilson(right.mean(), len(right), 0.95)
+            table[name] = {"accuracy": f"{right.mean():.3f}", "95% interval": f"{low:.3f} to {high:.3f}"}
+        frame = pd.DataFrame.from_dict(table, orient="index")
+        if self.labels is not None:
+            balanced = [self.balanced_accuracy(attack) for attack in (None, *self.robust)]
+            frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
+        return f"{len(self.clean):,} examples\n{frame.to_string()}"
 
     @property
     def clean_accuracy(self) -> float:

@@ -86,12 +86,12 @@ def by_class(
 
     per_seed = np.stack([np.bincount(members, row, len(classes)) for row in bits]) / examples
     accuracy = per_seed.mean(axis=0)
-    low, high = _wilson(accuracy, alike, level)
+    low, high = wilson(accuracy, alike, level)
     below, above = (float(combined(side)) / len(classes) for side in (accuracy - low, high - accuracy))
     low, high = _with_luck(per_seed, accuracy - low, high - accuracy, level)
     whole = bits.mean(axis=1)
     plain = whole.mean()
-    plain_low, plain_high = _wilson(plain, len(labels) ** 2 / (sizes**2).sum(), level)
+    plain_low, plain_high = wilson(plain, len(labels) ** 2 / (sizes**2).sum(), level)
     return ByClass(
         classes,
         examples,
@@ -103,17 +103,17 @@ def by_class(
     )
 
 
-def name_of(label: int, names: tuple[str, ...] | None) -> str:
-    """What a class is called: its name, or its label where it has none."""
-    return str(label) if names is None else names[label]
-
-
-def _wilson(accuracy: ArrayLike, examples: ArrayLike, level: float) -> tuple[Floats, Floats]:
+def wilson(accuracy: ArrayLike, examples: ArrayLike, level: float) -> tuple[Floats, Floats]:
     """Ends of the score interval: the p with (accuracy - p)^2 = z^2 p (1 - p) / examples."""
     p, n, z = np.asarray(accuracy, float), np.asarray(examples, float), float(ndtri((1 + level) / 2))
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return np.minimum(p, np.maximum(0.0, middle - half)), np.maximum(p, np.minimum(1.0, middle + half))
+
+
+def name_of(label: int, names: tuple[str, ...] | None) -> str:
+    """What a class is called: its name, or its label where it has none."""
+    return str(label) if names is None else names[label]
 
 
 def _with_luck(per_seed: Floats, below: ArrayLike, above: ArrayLike, level: float) -> tuple[Floats, Floats]:

@@ -65,7 +65,7 @@ def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatc
 
     adapter = next(out.glob("lora*"))
     assert main(["evaluate", str(adapter), "--weights", weights, "--limit", "120", "--steps", "2"]) == 0
-    assert "0.007843" in capsys.readouterr().out  # 2/255
+    assert "PGD(Linf(2/255), steps=2)" in capsys.readouterr().out
     attacks = "APGD(L2(0.5), steps=3), FGSM(Linf(1/255))"
     options = ["--weights", weights, "--limit", "120", "--attacks", attacks, "--precision", "bf16"]
     options += ["--engine", "eager"]

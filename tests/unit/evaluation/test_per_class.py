@@ -60,3 +60,20 @@ def test_classes_without_names_are_numbers_and_scores_without_labels_say_so() ->
     assert [*nameless.per_class(ATTACK)["class"]] == ["2", "0", "1"]
     with pytest.raises(ValueError, match="no labels"):
         Scores(CLEAN, {ATTACK: ROBUST}, "split").balanced_accuracy()
+
+
+def test_scores_print_as_a_table_with_intervals() -> None:
+    attack = pt.PGD(pt.Linf(1 / 255), steps=2)
+    clean = np.array([True] * 8 + [False] * 2)
+    robust = clean & (np.arange(10) < 5)
+    labels = np.array([0] * 8 + [1] * 2)
+    scores = Scores(clean, {attack: robust}, "split", 2, labels)
+    heading, columns, first, second = str(scores).splitlines()
+    assert heading == "10 examples"
+    assert columns.split() == ["accuracy", "95%", "interval", "balanced"]
+    low, high = binomtest(8, 10).proportion_ci(method="wilson")
+    assert first.split() == ["clean", "0.800", f"{low:.3f}", "to", f"{high:.3f}", "0.500"]
+    low, high = binomtest(5, 10).proportion_ci(method="wilson")
+    assert second.startswith("PGD(Linf(1/255), steps=2)")
+    assert second.split()[2:] == ["0.500", f"{low:.3f}", "to", f"{high:.3f}", "0.312"]
+    assert repr(scores) == str(scores)
