@@ -306,20 +306,15 @@ class AdapterSet:
             (name, view.pattern.effective(self._named[name].values, base)) for name, view in views.items()
         )
         inserting = {name: view for name, view in views.items() if inserted_modules(view.pattern.module)}
-        head = self._named[next(iter(weights))].anatomy.head
-        values = combined(base, changes, weights, head, head_weights)
+        anatomy = self._named[next(iter(weights))].anatomy
+        values = combined(base, changes, weights, anatomy.head, head_weights)
         if self._blended is None or self._blended.views != tuple(inserting.values()):
-            parts, slots = (
-                zip(*(part_of(view.pattern.module) for view in inserting.values()), strict=True)
-                if inserting
-                else ((), ())
-            )
+            copies = [part_of(view.pattern.module) for view in inserting.values()]
+            parts = tuple(part for part, _ in copies)
             self._take_off()
-            adaptation = self._install(
-                Combination(weights, parts=parts), self._named[next(iter(weights))].anatomy
-            )
-            adaptation.trained = ()
+            self._install(Combination(weights, parts=parts), anatomy).trained = ()
             self._module.requires_grad_(False)
+            slots = tuple(tensors for _, tensors in copies)
             self._blended = _Blended(parts, tuple(inserting.values()), slots)
         assert self._adaptation is not None
         blended, adaptation = self._blended, self._adaptation

@@ -27,16 +27,8 @@ from paretune.runs.naming import attack_text, epsilon_text, threat_text
 CARD = "README.md"
 PLACEHOLDER = "hf:USER/REPO"  # in the card, until the adapter has a place on the hub
 _RESULT = {"attack": str, "threat": str, "epsilon": float, "clean": float, "robust": float, "examples": int}
-_AREA = {
-    "task": str,
-    "attack": str,
-    "threat": str,
-    "epsilon": float,
-    "area": float,
-    "low": float,
-    "high": float,
-}
-_AREA |= {"level": float, "rank": int, "of": int, "points": int, "seeds": int}
+_AREA = {"task": str, "attack": str, "threat": str, "epsilon": float, "area": float, "low": float}
+_AREA |= {"high": float, "level": float, "rank": int, "of": int, "points": int, "seeds": int}
 _FINDING = {"step": int, "finding": str}
 _TEXTS = ("objective", "epsilon_schedule", "license", "base_model", "steps", "seed")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -49,14 +41,7 @@ def card(config: Mapping[str, Any]) -> str:
         config: content of ``paretune.json``.
     """
     head = yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True, width=100)
-    parts = [
-        _title(config),
-        _loading(config),
-        _training(config),
-        _results(config),
-        _areas(config),
-        _limits(config),
-    ]
+    parts = [part(config) for part in (_title, _loading, _training, _results, _areas, _limits)]
     return f"---\n{head}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -70,24 +55,15 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     base = notes.get("base_model") or _hub_id(config["base"])
     if base:
         metadata |= {"base_model": _line(base), "base_model_relation": "adapter"}
-    metadata["tags"] = [
-        "paretune",
-        "adversarial-robustness",
-        "peft",
-        re.sub(r"[^a-z0-9-]+", "-", strategy.lower()),
-    ]
+    tag = re.sub(r"[^a-z0-9-]+", "-", strategy.lower())
+    metadata["tags"] = ["paretune", "adversarial-robustness", "peft", tag]
     results = _rows(notes, "results", _RESULT)
     if results:
         name = _line(data.get("name", "unnamed"))
         metrics = [{"type": "accuracy", "name": "Clean accuracy", "value": results[0]["clean"]}]
-        metrics += [
-            {
-                "type": "robust_accuracy",
-                "name": f"Accuracy under {_line(attack_text(row['attack']))}",
-                "value": row["robust"],
-            }
-            for row in results
-        ]
+        for row in results:
+            under = f"Accuracy under {_line(attack_text(row['attack']))}"
+            metrics.append({"type": "robust_accuracy", "name": under, "value": row["robust"]})
         metadata["metrics"] = ["accuracy"]
         metadata["model-index"] = [
             {
@@ -154,10 +130,8 @@ def _loading(config: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any]) -> str:
     notes, data = config["notes"], _data(config["notes"])
     rows = [("strategy", _code(config["call"]))]
-    for key, name in (
-        ("objective", "objective"),
-        ("epsilon_schedule", "strength of the attack over training"),
-    ):
+    named = {"objective": "objective", "epsilon_schedule": "strength of the attack over training"}
+    for key, name in named.items():
         if notes.get(key):
             rows.append((name, _code(attack_text(str(notes[key])))))
     if data:
@@ -195,10 +169,7 @@ def _results(config: Mapping[str, Any]) -> str:
         numbers = f"{row['clean']:.1%} | {row['robust']:.1%} | {row['examples']:,}"
         lines.append(f"| {_text(threat)} | {_text(attack_text(row['attack']))} | {numbers} |")
     epsilons = sorted({row["epsilon"] for row in rows})
-    lines += [
-        "",
-        f"ε ({', '.join(map(epsilon_text, epsilons))}) is in units of the pixel range, [0, 1].",
-    ]
+    lines += ["", f"ε ({', '.join(map(epsilon_text, epsilons))}) is in units of the pixel range, [0, 1]."]
     return "\n".join(lines)
 
 
@@ -236,9 +207,8 @@ def _limits(config: Mapping[str, Any]) -> str:
         "- The numbers are of the data named above, at its resolution, and of one training seed.",
     ]
     if not _rows(config["notes"], "results", _RESULT):
-        lines[2:] = [
-            "- No measurement came with this adapter: measure it before relying on it, with `paretune evaluate`."
-        ]
+        unmeasured = "No measurement came with this adapter: measure it before relying on it"
+        lines[2:] = [f"- {unmeasured}, with `paretune evaluate`."]
     lines += [
         f"- During training, at step {row['step']}: {_text(row['finding'])}"
         for row in _rows(config["notes"], "findings", _FINDING)

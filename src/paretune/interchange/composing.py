@@ -60,13 +60,9 @@ def lora(
         for name, value in values.items():
             if value != common:
                 by_value.setdefault(value, []).append(name)
-        return tuple(
-            (glob, value)
-            for value, names in by_value.items()
-            for glob in fold(names, [name for name in ranks if name not in names])
-        )
+        return tuple((glob, value) for value, names in by_value.items() for glob in fold(names, ranks))
 
-    where = fold(ranks, [name for name in layers if name not in ranks])
+    where = fold(ranks, layers)
     return LoRA(
         rank=int(rank),
         alpha=None if alpha == rank and not pattern(ranks, rank) and not rslora else alpha,
@@ -92,26 +88,15 @@ def own_parameters(
     if whole & adapted:
         raise ValueError(f"{origin} replaces the weight of {min(whole & adapted)!r} besides adapting it")
     biases = [name for name in names if name.rpartition(".")[0] not in whole]
-    parameters = [name for name, _ in module.named_parameters() if not inside(name, head)]
     modules = [name for name, _ in module.named_modules() if name]
     strategies: list[Strategy] = []
-    kinds: tuple[tuple[set[str], type[NormTune | FullFineTune]], ...] = (
-        (whole & of_norms, NormTune),
-        (whole - of_norms, FullFineTune),
-    )
-    for chosen, strategy in kinds:
-        if chosen and chosen == of_norms and strategy is NormTune:
-            strategies.append(NormTune())
-        elif chosen:
-            strategies.append(
-                strategy(where=fold(sorted(chosen), [name for name in modules if name not in chosen]))
-            )
+    if norms := whole & of_norms:
+        strategies.append(NormTune() if norms == of_norms else NormTune(where=fold(sorted(norms), modules)))
+    if others := whole - of_norms:
+        strategies.append(FullFineTune(where=fold(sorted(others), modules)))
     if biases:
-        every = [name for name in parameters if is_bias(name)]
-        if set(biases) == set(every):
-            strategies.append(BitFit())
-        else:
-            strategies.append(BitFit(where=fold(biases, [name for name in every if name not in biases])))
+        every = [name for name, _ in module.named_parameters() if is_bias(name) and not inside(name, head)]
+        strategies.append(BitFit() if {*biases} == {*every} else BitFit(where=fold(biases, every)))
     return strategies
 
 

@@ -95,7 +95,11 @@ def save_adapter(
             raise ValueError(f"{name} holds NaN or infinity; the adapter was not saved")
     task = task_of(model)
     names = task.classes if classes is None else classes
-    peft, reason = _in_terms_of_peft(module, adaptation)
+    peft: PeftFiles | None = None
+    try:
+        peft, reason = peft_files(module, adaptation), ""
+    except ValueError as error:
+        reason = str(error)
     config = _describe(model, module, adaptation, stored)
     if names is not None and len(names) != config["num_classes"]:
         raise ValueError(f"classes must name {config['num_classes']} classes, one a logit; got {list(names)}")
@@ -260,13 +264,6 @@ def _planned(config: Mapping[str, Any], directory: Path) -> tuple[Strategy, Anat
     size = config.get("image_size")
     size = None if size is None else checked_size("image_size", size)
     return strategy, Anatomy(config["head"], sites, size, config.get("channels") or 3)
-
-
-def _in_terms_of_peft(module: nn.Module, adaptation: Adaptation) -> tuple[PeftFiles | None, str]:
-    try:
-        return peft_files(module, adaptation), ""
-    except ValueError as error:
-        return None, str(error)
 
 
 def _describe(

@@ -5,8 +5,10 @@ import glob
 from collections.abc import Collection, Iterable
 
 
-def fold(names: Iterable[str], others: Collection[str]) -> tuple[str, ...]:
-    """Glob patterns that match each of ``names`` and none of ``others``, with ``*`` for numbers where that is so."""
+def fold(names: Collection[str], among: Iterable[str]) -> tuple[str, ...]:
+    """Glob patterns that match each of ``names`` and none of the rest ``among`` which they are, with ``*`` for numbers where
+    that is so."""
+    others = [name for name in among if name not in names]
     patterns: dict[str, None] = {}
     for name in names:
         folded = ".".join("*" if part.isdecimal() else glob.escape(part) for part in name.split("."))

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: as :func:`read_tensors` and :func:`read_checkpoint`.
     """
     return read_tensors(path) if path.suffix == ".safetensors" else (read_checkpoint(path), {})
+
+
+def read_first(directory: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
+    """The tensors of the first of these files that ``directory`` has, see :func:`read_state`; None without any."""
+    for name in names:
+        if (directory / name).exists():
+            return read_state(member(directory, name))[0]
+    return None
 
 
 def held(name: str, value: Tensor, dtype: torch.dtype, origin: str | Path) -> Tensor:

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from torch import Tensor, nn
+from torch import nn
 
 from paretune.strategies.mechanics.adapting import Adaptation
-from paretune.strategies.mechanics.base import Delta, holders, plain_tensor
+from paretune.strategies.mechanics.base import Delta, holders
 
 
 def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None:
@@ -15,9 +15,7 @@ def check_apart(module: nn.Module, adaptation: Adaptation, library: str) -> None
     """
     parameters = dict(module.named_parameters())
     of_base = [name for name in adaptation.trained if name in adaptation.base_names]
-    changed: list[Tensor | None] = [parameters[name] for name in of_base]
-    for _, layer in Delta.carriers(module):
-        changed += [plain_tensor(layer, tensor) for tensor in layer.parametrizations]  # type: ignore[union-attr]
+    changed = [*(parameters[name] for name in of_base), *Delta.originals(module)]
     places = holders(module)
     uses = Counter(child for part in module.modules() for child in part._modules.values())
     names = {part: name for name, part in module.named_modules()}

@@ -142,9 +142,7 @@ def _settings(
     for key, value in config.items():
         if key in refused and value != refused[key][0]:
             raise refusal(key, value, refused[key][1])
-        if not (
-            key in known or key in refused or key in _IN_TRAINING or key == "architecture" or value is None
-        ):
+        if value is not None and key not in {*known, *refused, *_IN_TRAINING, "architecture"}:
             raise refusal(key, value, "no such setting is known")
     return {key: default if config.get(key) is None else config[key] for key, default in known.items()}
 
@@ -175,63 +173,33 @@ def _bottlenecks(settings: Mapping[str, Any], width: int, blocks: Sequence[str])
         if not settings["output_adapter"]:
             raise refusal("output_adapter", False, "with mh_adapter=False there is no adapter at all")
     common: dict[str, Any] = {"activation": _activation(settings), "reads": _reads(settings)}
+    n, factor = settings["phm_dim"], settings["reduction_factor"]
     layers: dict[int, list[int]] = {}
     for layer in range(len(blocks)):
         if layer not in settings["leave_out"]:
-            factor = _reduction(settings["reduction_factor"], layer)
-            layers.setdefault(max(1, int(width // factor)), []).append(layer)
+            layers.setdefault(max(1, int(width // _reduction(factor, layer))), []).append(layer)
     if not layers:
         raise refusal("leave_out", settings["leave_out"], "no layer of the model is left")
     strategies: list[Strategy] = []
     for narrow, chosen in layers.items():
         if narrow > width:
-            raise refusal(
-                "reduction_factor",
-                settings["reduction_factor"],
-                "our bottlenecks are no wider than the branch",
-            )
-        reduction = width / narrow
+            raise refusal("reduction_factor", factor, "our bottlenecks are no wider than the branch")
+        common["reduction"] = width / narrow
         others = [layer for layer in range(len(blocks)) if layer not in chosen]
-        where = _where(others, blocks, "attention" if placement == "attention" else "")
-        if settings["phm_layer"]:
-            strategies.append(_compacter(settings, narrow, reduction, placement, where, common))
-        else:
-            scale = fixed_scale(settings)
-            strategies.append(
-                Adapter(
-                    style="pfeiffer" if placement == "mlp" else "houlsby",
-                    reduction=reduction,
-                    scale=scale if scale is not None and scale > 0 else 1.0,
-                    where=where,
-                    **common,
-                )
-            )
-    return strategies
-
-
-def _compacter(
-    settings: Mapping[str, Any],
-    narrow: int,
-    reduction: float,
-    placement: Placement,
-    where: tuple[str, ...],
-    common: Mapping[str, Any],
-) -> Compacter:
-    n = settings["phm_dim"]
-    if narrow % n:
-        raise refusal(
-            "reduction_factor", settings["reduction_factor"], f"phm_dim={n} does not divide {narrow}"
-        )
-    return Compacter(
-        reduction=reduction,
-        n=n,
+        common["where"] = _where(others, blocks, "attention" if placement == "attention" else "")
+        if not settings["phm_layer"]:
+            scale = fixed_scale(settings) or 1.0
+            style: Any = "pfeiffer" if placement == "mlp" else "houlsby"
+            strategies.append(Adapter(style=style, scale=scale if scale > 0 else 1.0, **common))
+            continue
+        if narrow % n:
+            raise refusal("reduction_factor", factor, f"phm_dim={n} does not divide {narrow}")
         # A matrix that is not factorised is one of full rank times an identity.
-        rank=settings["phm_rank"] if settings["factorized_phm_W"] else narrow // n,
-        placement="mlp" if placement == "mlp" else "both",
-        shared_rule=settings["shared_phm_rule"],
-        where=where,
-        **common,
-    )
+        rank = settings["phm_rank"] if settings["factorized_phm_W"] else narrow // n
+        both: Any = "mlp" if placement == "mlp" else "both"
+        shared = settings["shared_phm_rule"]
+        strategies.append(Compacter(n=n, rank=rank, placement=both, shared_rule=shared, **common))
+    return strategies
 
 
 def _reads(settings: Mapping[str, Any]) -> str:
@@ -250,11 +218,8 @@ def _reads(settings: Mapping[str, Any]) -> str:
         raise refusal("residual_before_ln", around_branch, "a ViT has no norm there")
     stream_counts = int(after) + int(before and not around_branch)
     if stream_counts != 1:
-        raise refusal(
-            "original_ln_after",
-            after,
-            f"the residual stream would be added {stream_counts} times instead of once",
-        )
+        why = f"the residual stream would be added {stream_counts} times instead of once"
+        raise refusal("original_ln_after", after, why)
     return "sum" if before else "branch"
 
 

@@ -17,7 +17,7 @@ from paretune.interchange.adapters.config import modernised, read_strategies
 from paretune.interchange.adapters.tensors import place_tensors
 from paretune.interchange.composing import together
 from paretune.interchange.placing import place
-from paretune.interchange.reading import held_by, member, read_json, read_state
+from paretune.interchange.reading import held_by, member, read_first, read_json
 from paretune.strategies.mechanics.adapting import anatomy_of
 from paretune.strategies.mechanics.selection import blocks as blocks_of
 
@@ -61,7 +61,7 @@ def read(path: str | Path) -> AdaptersFile:
     config = read_json(member(directory, CONFIG))
     if not recognise(directory):
         raise ValueError(f"{directory / CONFIG} does not describe an adapter of the adapters library")
-    tensors = _read_first(directory, _ADAPTER_FILES)
+    tensors = read_first(directory, _ADAPTER_FILES)
     if tensors is None:
         raise FileNotFoundError(f"{directory} has neither {' nor '.join(_ADAPTER_FILES)}")
     return AdaptersFile(config, tensors, _read_head(directory))
@@ -90,11 +90,8 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     config, blocks = files.config, blocks_of(anatomy.sites)
     if config["model_type"] != "vit":
         raise ValueError(f"{path}: model_type={config['model_type']!r}; only adapters of a ViT can be read")
-    if (
-        not blocks
-        or len(anatomy.sites) != 2 * len(blocks)
-        or any(site.channel_axis != -1 for site in anatomy.sites)
-    ):
+    of_tokens = all(site.channel_axis == -1 for site in anatomy.sites)
+    if not blocks or len(anatomy.sites) != 2 * len(blocks) or not of_tokens:
         raise ValueError(f"an adapter of a ViT does not fit a {type(module).__name__}")
     width = anatomy.sites[0].width
     if config.get("hidden_size") != width:
@@ -111,16 +108,9 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     return place(model, together(strategies), anatomy, tensors, path, partial=True)
 
 
-def _read_first(directory: Path, names: tuple[str, ...]) -> dict[str, Tensor] | None:
-    for name in names:
-        if (directory / name).exists():
-            return read_state(member(directory, name))[0]
-    return None
-
-
 def _read_head(directory: Path) -> dict[str, Tensor]:
     """Weight and bias of the classifier that stands behind the class token."""
-    tensors = _read_first(directory, _HEAD_FILES)
+    tensors = read_first(directory, _HEAD_FILES)
     if tensors is None:
         return {}
     description = read_json(member(directory, "head_config.json"))

@@ -9,6 +9,7 @@
   read row by row as (out, in / g, k, k). Seen as our (out, in / g · k · k), its rank is up to r · k².
 """
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -77,9 +78,8 @@ def read_loralib(
     if head in read:  # which trains in full here
         layer = read.pop(head)
         weight = rest.get(f"{head}.weight", layers[head].weight).detach()
-        rest[f"{head}.weight"] = weight + layer.alpha / layer.rank * product(layer.b, layer.a).view_as(
-            weight
-        ).to(weight)
+        change = product(layer.b, layer.a).view_as(weight).to(weight)
+        rest[f"{head}.weight"] = weight + layer.alpha / layer.rank * change
     for name, layer in read.items():
         tensors |= {f"{name}.lora_A": layer.a, f"{name}.lora_B": layer.b}
     strategies = _strategies(read, [name for name in layers if name and name != head])
@@ -93,9 +93,7 @@ def _strategies(read: Mapping[str, _Layer], layers: list[str]) -> list[Strategy]
     strategies: list[Strategy] = []
     for parts in dict.fromkeys(layer.parts for layer in read.values()):
         chosen = {name: layer for name, layer in read.items() if layer.parts == parts}
-        roles = (
-            None if parts is None else tuple(role for role, on in zip(FUSED["qkv"], parts, strict=True) if on)
-        )
+        roles = None if parts is None else tuple(itertools.compress(FUSED["qkv"], parts))
         ranks = {name: layer.rank for name, layer in chosen.items()}
         alphas = {name: layer.alpha for name, layer in chosen.items()}
         strategies.append(lora(ranks, alphas, layers, targets=roles))

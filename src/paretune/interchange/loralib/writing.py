@@ -3,7 +3,6 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from paretune.backbones.backbone import inside, network_of
 from paretune.interchange.composing import product
 from paretune.interchange.sharing import check_apart
 from paretune.runs.disk import save_tensors, write_atomically
-from paretune.strategies import Strategy
 from paretune.strategies.bitfit import is_bias
 from paretune.strategies.lora import LoRADelta
 from paretune.strategies.mechanics.adapting import require_adaptation
@@ -60,7 +58,15 @@ def save_loralib(model: nn.Module, path: str | Path) -> float:
     for name, layer_alpha in alphas.items():
         if layer_alpha != alpha:
             tensors[f"{name}.lora_B"] = tensors[f"{name}.lora_B"] * (layer_alpha / alpha)
-    _add_own(tensors, module, adaptation.head, adaptation.trained, carriers, adaptation.strategy)
+    base = base_parameters(module)
+    for full, name in ((full, base[full]) for full in adaptation.trained if full in base):
+        if not inside(name, adaptation.head) and not is_bias(name):
+            raise ValueError(f"loralib has no place for {name}, which {adaptation.strategy!r} trains")
+        layer_name = name.rpartition(".")[0]
+        conv = isinstance(carriers.get(layer_name), nn.Conv2d)
+        tensors[f"{layer_name}.conv.bias" if conv else name] = module.get_parameter(full)
+    if adaptation.strategy.bn == "adapt":
+        raise ValueError("loralib has no place for running statistics, which bn='adapt' trains")
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"format": "pt", "lora_alpha": repr(alpha)}
     if len(parts) == 1:
@@ -98,23 +104,3 @@ def _write_layer(name: str, layer: Any, delta: LoRADelta) -> tuple[Tensor, Tenso
         torch.eye(rows * side, dtype=b.dtype, device=b.device),
         rows,
     )
-
-
-def _add_own(
-    tensors: dict[str, Tensor],
-    module: nn.Module,
-    head: str,
-    trained: Sequence[str],
-    carriers: Mapping[str, nn.Module],
-    strategy: Strategy,
-) -> None:
-    base = base_parameters(module)
-    parameters = {base[name]: module.get_parameter(name) for name in trained if name in base}
-    for name, value in parameters.items():
-        layer = name.rpartition(".")[0]
-        if not inside(name, head) and not is_bias(name):
-            raise ValueError(f"loralib has no place for {name}, which {strategy!r} trains")
-        conv = layer in carriers and isinstance(carriers[layer], nn.Conv2d)
-        tensors[f"{layer}.conv.bias" if conv else name] = value
-    if strategy.bn == "adapt":
-        raise ValueError("loralib has no place for running statistics, which bn='adapt' trains")

@@ -15,7 +15,7 @@ from paretune.interchange.patterns import fold
 from paretune.interchange.peft.directory import PREFIX
 from paretune.interchange.peft.older_names import current_name
 from paretune.interchange.peft.writing import OUT_PROJ_TIMES, is_attention, is_plain
-from paretune.interchange.reading import held_by, member, read_json, read_state
+from paretune.interchange.reading import held_by, member, read_first, read_json
 from paretune.strategies import IA3, Peft, Strategy
 from paretune.strategies.mechanics.patterns import Pattern
 from paretune.strategies.mechanics.roles import ROLES, matrices, own_name
@@ -44,12 +44,10 @@ def read_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: a file is damaged or hostile.
     """
     config = read_json(member(directory, CONFIG))
-    names = [
-        name for name in ("adapter_model.safetensors", "adapter_model.bin") if (directory / name).exists()
-    ]
-    if not names:
+    tensors = read_first(directory, ("adapter_model.safetensors", "adapter_model.bin"))
+    if tensors is None:
         raise FileNotFoundError(f"{directory} has no adapter_model.safetensors")
-    return config, read_state(member(directory, names[0]))[0]
+    return config, tensors
 
 
 def read_peft(module: nn.Module, head: str, directory: Path) -> Imported:
@@ -105,35 +103,29 @@ class _Reader:
             else:
                 adapted.setdefault(name.removesuffix(last), {})[last.removeprefix(".")] = value
         layers = {current_name(name.replace(".base_layer.", "."), self.layers): name for name in adapted}
-        unknown = [name for name in layers if name not in self.layers] + [
-            name for name in rest if name not in self.state
-        ]
+        unknown = [name for name in layers if name not in self.layers]
+        unknown += [name for name in rest if name not in self.state]
         if unknown:
             raise ValueError(
                 f"{self.directory} adapts {unknown[0]!r}, which this {type(self.module).__name__} does not have"
             )
         if len(layers) != len(adapted) or (kind != "LN_TUNING" and not adapted):
             raise ValueError(f"{self.directory} has no tensors of a {kind} adapter, or two of one layer")
-        self._check_targets(layers, rest, kind)
+        self._check_targets(layers, rest)
         attentions = {
             name
             for name in layers
             if kind == "LORA" and is_attention(self.layers[name]) and f"{name}.out_proj" in layers
         }
-        odd = [
-            name
-            for name in layers
-            if name not in attentions and not isinstance(self.layers[name], nn.Linear | nn.Conv2d)
-        ]
+        alone = [name for name in layers if name not in attentions]
+        odd = [name for name in alone if not isinstance(self.layers[name], nn.Linear | nn.Conv2d)]
         # Ours scales the inputs of the second layers of MLPs only.
         odd += [
             name
             for name in (layers if kind == "IA3" else ())
             if self._selected("feedforward_modules", name) and own_name(name, self.module) not in ROLES["fc2"]
         ]
-        if odd or (
-            kind == "LORA" and not all(name in attentions or is_plain(self.layers[name]) for name in layers)
-        ):
+        if odd or (kind == "LORA" and not all(is_plain(self.layers[name]) for name in alone)):
             return self._through_peft(saved)
         tensors: dict[str, Tensor] = {}
         strategies: list[Strategy] = []
@@ -142,7 +134,12 @@ class _Reader:
             strategies = self._lora(tuner, layers, tensors, rest)
         elif kind == "IA3":
             strategies = self._ia3(tuner, tensors)
-        return self._with_rest(strategies, tensors, rest, set(layers))
+        # The head, biases, and modules saved whole.
+        outside = [name for name in rest if not inside(name, self.head)]
+        strategies += own_parameters(self.module, self.head, outside, set(layers), str(self.directory))
+        if any(name.endswith(("running_mean", "running_var")) for name in outside):
+            strategies = [dataclasses.replace(strategy, bn="adapt") for strategy in strategies]
+        return Imported(together(strategies), tensors | rest)
 
     def _through_peft(self, tensors: Mapping[str, Tensor]) -> Imported:
         saved = self.config.get("modules_to_save") or []
@@ -283,32 +280,13 @@ class _Reader:
             for name, layer in self.layers.items()
             if isinstance(layer, nn.Linear | nn.Conv2d) and name != self.head
         ]
-        others = [name for name in linears if name not in tuner]
-        chosen = fold(outputs, [name for name in linears if name not in outputs])
+        chosen = fold(outputs, linears)
         # "hidden" would mean these too.
         if any(own_name(name, self.module) in ROLES["fc2"] for name in outputs):
             apart: list[Strategy] = [IA3(targets=chosen)]
-            hidden = fold(inputs, [name for name in linears if name not in inputs])
-            return apart + ([IA3(targets=("hidden",), where=hidden)] if inputs else [])
+            return apart + ([IA3(targets=("hidden",), where=fold(inputs, linears))] if inputs else [])
         targets = (*chosen, "hidden") if inputs else chosen
-        return [IA3(targets=targets, where=fold(tuner, others) if inputs else ("all",))]
-
-    def _with_rest(
-        self,
-        strategies: list[Strategy],
-        tensors: dict[str, Tensor],
-        rest: Mapping[str, Tensor],
-        adapted: set[str],
-    ) -> Imported:
-        """The head, biases, and modules saved whole."""
-        outside = [name for name in rest if not inside(name, self.head)]
-        strategies = strategies + own_parameters(
-            self.module, self.head, outside, adapted, str(self.directory)
-        )
-        moving = [name for name in outside if name.endswith(("running_mean", "running_var"))]
-        if moving:
-            strategies = [dataclasses.replace(strategy, bn="adapt") for strategy in strategies]
-        return Imported(together(strategies), tensors | dict(rest))
+        return [IA3(targets=targets, where=fold(tuner, linears) if inputs else ("all",))]
 
     def _number(self, name: str, patterns: str, default: str, otherwise: float) -> Any:
         given = self.config.get(patterns) or {}
@@ -341,7 +319,7 @@ class _Reader:
         ends = tuple(given) if key == "feedforward_modules" else tuple(f".{pattern}" for pattern in given)
         return name in given or (bool(ends) and name.endswith(ends))
 
-    def _check_targets(self, layers: Mapping[str, str], rest: Mapping[str, Tensor], kind: str) -> None:
+    def _check_targets(self, layers: Mapping[str, str], rest: Mapping[str, Tensor]) -> None:
         """Every layer that the config names must have its tensors."""
         given = self.config.get("target_modules")
         if not given or given == "all-linear" or self.config.get("layers_to_transform") is not None:
@@ -350,9 +328,7 @@ class _Reader:
         for name in () if renamed else self.layers:
             if not self._selected("target_modules", name) or self._selected("exclude_modules", name):
                 continue
-            there = name in layers if kind != "LN_TUNING" else any(inside(key, name) for key in rest)
-            whole = any(inside(key, name) for key in rest)
-            if not there and not whole:
+            if name not in layers and not any(inside(key, name) for key in rest):
                 raise ValueError(
                     f"{self.directory}: the tensors of {name!r} are missing, which target_modules names"
                 )

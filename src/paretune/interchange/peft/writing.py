@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from paretune.backbones.backbone import inside
-from paretune.data.sizes import pair
+from paretune.backbones.sites import blank_image
 from paretune.interchange.patterns import fold
 from paretune.interchange.peft.directory import PeftFiles
 from paretune.interchange.peft.own import add_own_parameters
@@ -25,7 +25,7 @@ from paretune.interchange.sharing import check_apart
 from paretune.strategies.ia3 import IA3, IA3Delta
 from paretune.strategies.lora import LoRA, LoRADelta
 from paretune.strategies.mechanics.adapting import Adaptation
-from paretune.strategies.mechanics.base import Anatomy, Delta, Strategy, Union, base_layers, base_parameters
+from paretune.strategies.mechanics.base import Anatomy, Delta, Union, base_layers, base_parameters
 from paretune.strategies.mechanics.patterns import selector
 from paretune.strategies.mechanics.views import shared_copy
 from paretune.strategies.mechanics.wrapped import names_in_peft, wrapped_layers
@@ -42,17 +42,17 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     Raises:
         ValueError: peft cannot express it exactly; the message says why.
     """
-    parts = _flat(adaptation.strategy)
+    strategy = adaptation.strategy
+    parts = strategy.strategies if isinstance(strategy, Union) else (strategy,)
     tuners = [part for part in parts if isinstance(part, LoRA | IA3 | Peft)]
     foreign = [part for part in parts if part.why_not_mergeable]
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
     check_apart(module, adaptation, "peft")
     carriers = dict(Delta.carriers(module))
-    if any(
-        isinstance(part, Delta) and not isinstance(part, LoRADelta | IA3Delta) for part in module.modules()
-    ):
-        raise ValueError(f"peft has no tuner for {adaptation.strategy!r}")
+    deltas = [part for part in module.modules() if isinstance(part, Delta)]
+    if not all(isinstance(delta, LoRADelta | IA3Delta) for delta in deltas):
+        raise ValueError(f"peft has no tuner for {strategy!r}")
     match tuners:
         case [Peft() as tuner]:
             files = _by_peft_itself(module, tuner, adaptation.head)
@@ -62,11 +62,11 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         case [IA3()]:
             files = _ia3(module)
             _check_called(module, carriers, adaptation)
-        case [] if isinstance(adaptation.strategy, NormTune):
+        case [] if isinstance(strategy, NormTune):
             files = _norms(module, adaptation)
         case _:
             what = "several at once" if tuners else "such a strategy"
-            raise ValueError(f"peft has no tuner for {what}: {adaptation.strategy!r}")
+            raise ValueError(f"peft has no tuner for {what}: {strategy!r}")
     add_own_parameters(files, module, adaptation)
     beyond = set(stored_tensors_full_names(module, adaptation)) - set(files.names)
     if beyond:
@@ -82,10 +82,6 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
         "task_type": None,
     }
     return files
-
-
-def _flat(strategy: Strategy) -> tuple[Strategy, ...]:
-    return strategy.strategies if isinstance(strategy, Union) else (strategy,)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -140,9 +136,8 @@ def _lora(module: nn.Module, strategy: LoRA, adaptation: Adaptation) -> PeftFile
             kind = parametrize.type_before_parametrizations(layer).__name__
             about = "a forward of its own"
             if isinstance(layer, nn.Conv2d):
-                about = (
-                    f"groups={layer.groups}, dilation={layer.dilation}, padding_mode={layer.padding_mode!r}"
-                )
+                settings = ("groups", "dilation", "padding_mode")
+                about = ", ".join(f"{name}={getattr(layer, name)!r}" for name in settings)
             raise ValueError(
                 f"peft's LoRA is no difference of the weight of {name!r}, a {kind} with {about}"
                 f"{_instead(module, odd, adaptation)}"
@@ -284,13 +279,9 @@ def _instead(module: nn.Module, odd: Collection[str], adaptation: Adaptation) ->
     good = [name for name in good if wrapped_by_peft([name], good)[0] not in passed_by]
     if not good:
         return "; none of the layers that it adapts would do"
-    others = [
-        name
-        for name, layer in base_layers(module)
-        if isinstance(layer, nn.Linear | nn.Conv2d) and name not in good
-    ]
+    layers = [name for name, layer in base_layers(module) if isinstance(layer, nn.Linear | nn.Conv2d)]
     argument = "targets" if isinstance(adaptation.strategy, LoRA) else "where"
-    return f"; {argument}={fold(good, others)!r} would do"
+    return f"; {argument}={fold(good, layers)!r} would do"
 
 
 def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> list[str]:
@@ -305,11 +296,9 @@ def never_called(module: nn.Module, names: Iterable[str], anatomy: Anatomy) -> l
     wrappers = {name: _Wrapper(trial.get_submodule(name)) for name in names}
     for name, wrapper in wrappers.items():
         trial.set_submodule(name, wrapper)
-    some = next(trial.parameters())
-    size = (1, anatomy.channels, *pair(anatomy.image_size))
     try:
         with torch.no_grad():
-            trial(torch.zeros(size, device=some.device, dtype=some.dtype))
+            trial(blank_image(trial, anatomy.channels, anatomy.image_size))
     except Exception as error:  # any module may be inside
         raise ValueError(f"the model fails when its layers are wrapped as peft does: {error}") from error
     return [name for name, wrapper in wrappers.items() if not wrapper.called]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +134,8 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         )
         statistics = adaptation.statistics(module)
         base |= {base_names.get(name, name): buffer.clone() for name, buffer in statistics.items()}
-        changing = [*_merged_into(module), *statistics.values()]
+        of_peft = [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
+        changing = [*Delta.originals(module), *of_peft, *statistics.values()]
         check_memory(module, {*train, *map(id, changing)}, base_parameters(module))
     except BaseException:
         uninstall(module)
@@ -146,14 +146,6 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
         parameter.requires_grad_(name in trained)
     module.__dict__[RECORD] = adaptation
     return adaptation
-
-
-def _merged_into(module: nn.Module) -> list[Tensor]:
-    """What merging writes to."""
-    lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
-    merged: list[Tensor] = [parametrized.original for tensors in lists for parametrized in tensors.values()]
-    merged += [parameter for layer in wrapped_layers(module).values() for parameter in layer.parameters()]
-    return merged
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:

@@ -236,6 +236,12 @@ class Delta(nn.Module):
         layer._parameters = {name: originals.get(name, layer._parameters.get(name)) for name in lists.order}
 
     @staticmethod
+    def originals(module: nn.Module) -> list[Tensor]:
+        """The tensors of ``module`` beneath deltas, once for each layer that carries them."""
+        lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
+        return [parametrized.original for tensors in lists for parametrized in tensors.values()]
+
+    @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """Names and layers of ``module`` that carry a delta."""
         for name, layer in list(module.named_modules()):

@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Collection
-from typing import Any
 
 from torch import nn
 
@@ -21,10 +20,9 @@ _PROJECTION = re.compile(
 
 def log_left_alone(module: nn.Module, strategy: Strategy, trained: Collection[str], head: str) -> None:
     """Say which matrices a strategy of weights leaves as they are; projections that it has no name for are a warning."""
-    lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
-    if not lists:
+    reached = {*map(id, Delta.originals(module))}
+    if not reached:
         return
-    reached = {id(parametrized.original) for tensors in lists for parametrized in tensors.values()}
     reachable = {(matrix.layer, matrix.tensor) for matrix in matrices(module, head).values()}
     left: dict[str, None] = {}
     missed: dict[str, None] = {}
