@@ -142,11 +142,9 @@ class AcrossTasks:
 
     def _pair(self, pair: PairAcrossTasks) -> str:
         """The pooled estimate of a pair, and what more would settle it."""
-        here = (
-            ""
-            if pair.here is None
-            else f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
-        )
+        here = ""
+        if pair.here is not None:
+            here = f", for these tasks alone {_signed(pair.here[0])} to {_signed(pair.here[1])}"
         adjusted = f", adjusted over {len(self.pairs)} pairs" if len(self.pairs) > 1 else ""
         lead = f"{pair.strategy_a} is ahead of {pair.strategy_b} by {gap_text(pair.mean_difference)}"
         if pair.low is None or pair.high is None or pair.p_value is None:

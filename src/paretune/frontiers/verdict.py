@@ -216,27 +216,12 @@ class Condition(Ranking[AreaEstimate, Difference]):
             seeds = min(
                 len(area.seeds) for area in self.areas if area.strategy in (d.strategy_a, d.strategy_b)
             )
-            needs.append(
-                Needed(
-                    d.strategy_a,
-                    d.strategy_b,
-                    effect,
-                    power,
-                    needed_examples(
-                        effect,
-                        examples=self.examples,
-                        v_examples=v_examples,
-                        v_seeds=counted,
-                        alpha=alpha,
-                        power=power,
-                    ),
-                    None
-                    if v_seeds is None
-                    else needed_seeds(
-                        effect, seeds=seeds, v_examples=v_examples, v_seeds=v_seeds, alpha=alpha, power=power
-                    ),
-                )
+            common = {"v_examples": v_examples, "alpha": alpha, "power": power}
+            examples = needed_examples(effect, examples=self.examples, v_seeds=counted, **common)
+            trainings = (
+                None if v_seeds is None else needed_seeds(effect, seeds=seeds, v_seeds=v_seeds, **common)
             )
+            needs.append(Needed(d.strategy_a, d.strategy_b, effect, power, examples, trainings))
         return tuple(needs)
 
     def _would_change(self) -> list[str]:
@@ -304,13 +289,8 @@ class Comparison:
 
 
 def _table(condition: Condition) -> str:
-    columns = (
-        "area",
-        f"{condition.settings.level * 100:g}% interval",
-        "best clean",
-        "best robust",
-        "trainable",
-    )
+    interval = f"{condition.settings.level * 100:g}% interval"
+    columns = ("area", interval, "best clean", "best robust", "trainable")
     rows = [
         (
             f"{each.area:.3f}",

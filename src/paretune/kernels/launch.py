@@ -210,17 +210,11 @@ class Driver:
         with self._context(index):
             for launch in launches:
                 parameters = pack(launch.arguments)
+                kernel, grid, block = self._functions[index, launch.kernel], launch.blocks, launch.threads
+                pointer = ctypes.addressof(parameters)
                 nvrtc.checked(
-                    self.api.cuLaunchKernel(
-                        self._functions[index, launch.kernel],
-                        *(launch.blocks, 1, 1),
-                        *(launch.threads, 1, 1),
-                        0,
-                        stream,
-                        ctypes.addressof(parameters),
-                        0,
-                    ),
-                    f"cannot launch {launch.kernel} on {launch.blocks} blocks of {launch.threads} threads",
+                    self.api.cuLaunchKernel(kernel, grid, 1, 1, block, 1, 1, 0, stream, pointer, 0),
+                    f"cannot launch {launch.kernel} on {grid} blocks of {block} threads",
                 )
 
     def load(self, program: tuple[str, ...], device: torch.device) -> None:

@@ -168,6 +168,7 @@ class _Watched:
                 if number is None and config.get(field) is not None:
                     raise ValueError(f"{self.path / 'config.json'}: {field} must be a whole number")
             speed = self.seconds_per_step()
+            left = speed * (total - step) if total and speed is not None and not done else None
             return RunProgress(
                 name=name,
                 state="done" if done else "running",
@@ -181,9 +182,7 @@ class _Watched:
                 clean=rows[0]["clean_select"] if rows else None,
                 robust=min(row["robust_select"] for row in rows) if rows else None,
                 points=len(self.measured),
-                seconds_left=_number(speed * (total - step))
-                if total and speed is not None and not done
-                else None,
+                seconds_left=_number(left),
                 quiet_seconds=max(0.0, time.time() - self._changed()),
             )
         except Exception as error:  # whatever is in its files, the others are shown
