@@ -107,9 +107,7 @@ class Backbone(nn.Module):
             self._check_size()
         self.architecture = architecture or architecture_of(module)
         self.source = source
-        self.published = (
-            False  # whether the base weights are those that ``source`` names; only load_backbone knows
-        )
+        self.published = False  # whether the weights are those that ``source`` names; load_backbone knows
         self._sites = sites
         self.training = module.training
 
@@ -304,12 +302,8 @@ def _named(output: Any, name: str) -> Any:
 
 
 def _alike(first: Any, other: Any) -> bool:
-    return (
-        isinstance(first, Tensor)
-        and isinstance(other, Tensor)
-        and first.shape == other.shape
-        and first.ndim == 2
-    )
+    tensors = isinstance(first, Tensor) and isinstance(other, Tensor)
+    return tensors and first.shape == other.shape and first.ndim == 2
 
 
 def answer(model: nn.Module, images: Tensor) -> Tensor:

@@ -204,10 +204,8 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
             at = f" for img_size={size}" if isinstance(size, tuple) else ""
             raise ValueError(f"the weights of hf:{source}{at} cannot be had ({_reason(error)})") from error
         head = find_head(module, None)
-        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]} | set(
-            info["missing_keys"]
-        )
-        loose = {key for key in loose if not inside(key, head)}
+        loose = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
+        loose = {key for key in (*loose, *info["missing_keys"]) if not inside(key, head)}
         used = recorded
     else:
         try:

@@ -9,9 +9,8 @@ from torch import nn
 RECORD = "_paretune_adaptation"  # attribute of a network that holds what the strategy on it has recorded
 
 _LOCK = threading.Lock()
-_evaluating: dict[
-    nn.Module, tuple[int, bool]
-] = {}  # how often each part is evaluated now, and its mode before
+# How often each part is evaluated now, and its mode before.
+_evaluating: dict[nn.Module, tuple[int, bool]] = {}
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:

@@ -81,9 +81,8 @@ def find_sites(module: nn.Module, given: Sequence[str | Site] | None, example: T
         matched += [name for name in hits if name not in matched]
     if example.is_meta and not matched:
         return tuple(fixed)
-    passes = _Passes(
-        module, {site.module for site in fixed} | {site.block for site in fixed} | {*matched}, example
-    )
+    places = {place for site in fixed for place in (site.module, site.block)}
+    passes = _Passes(module, places | {*matched}, example)
     for site in fixed:
         checked = _checked(site, passes)
         if checked != site:
@@ -147,9 +146,8 @@ def _block_sites(name: str, block: Any) -> Iterator[Site]:
         return Site(prefix + place, edge, branch, width, axis, name, body and prefix + body)
 
     mixer = next((child for child in ("attn", "token_mixer") if has(child)), "")
-    norm = next(
-        (part for part in (getattr(block, "norm2", None), _norm_in_mlp(block)) if part is not None), None
-    )
+    norm = getattr(block, "norm2", None)
+    norm = _norm_in_mlp(block) if norm is None else norm
     if mixer and norm is not None and has("mlp", "drop_path1", "drop_path2"):
         # timm: ViT, DeiT, DINOv2, EVA, BEiT, Swin, XCiT, MaxViT, CoAtNet, PVT, MetaFormer, TinyViT. The input of drop_path
         # comes after LayerScale.
@@ -208,11 +206,8 @@ def _block_sites(name: str, block: Any) -> Iterator[Site]:
         hasattr(block, "layer_scale") or getattr(block, "use_res_connect", False)
     ):
         # torchvision: ConvNeXt, EfficientNet.
-        width = (
-            block.layer_scale.shape[0]
-            if hasattr(block, "layer_scale")
-            else _last(block.block, nn.Conv2d).out_channels
-        )
+        gamma = getattr(block, "layer_scale", None)
+        width = _last(block.block, nn.Conv2d).out_channels if gamma is None else gamma.shape[0]
         yield site("stochastic_depth", "input", "conv", width, 1)
     elif has("drop_path") and _adds_its_input(block):
         # timm: EfficientNet, MobileNet, RegNet, pre-activation ResNet, NF-ResNet, MbConv; transformers: BiT.

@@ -296,18 +296,14 @@ def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             groups.setdefault(first, {})[rest] = value
     shared = {name: value for name, value in state.items() if _is_normalisation(str(name))}
     return {
-        first: {
-            **{name: value for name, value in shared.items() if not name.startswith(f"{first}.")},
-            **inside,
-        }
-        for first, inside in groups.items()
+        first: {name: value for name, value in shared.items() if not name.startswith(f"{first}.")} | group
+        for first, group in groups.items()
     }
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" + (
-        f" of {', '.join(map(str, value))}"[:80] if isinstance(value, Mapping) else ""
-    )
+    held = f" of {', '.join(map(str, value))}"[:80] if isinstance(value, Mapping) else ""
+    return f"a {type(value).__name__}{held}"
 
 
 def _unprefixed(tensors: dict[str, Tensor], parts: set[str], origin: str) -> dict[str, Tensor]:
@@ -375,13 +371,8 @@ def _without_normalisation(
             f"{origin} has {', '.join(layer)}, which is no single mean and std of a normalisation layer"
         )
     (mean, *_), (std, *_) = values
-    if (
-        len(mean) != len(std)
-        or not mean.isfinite().all()
-        or not (std > 0).all()
-        or mean.abs().max() > 1
-        or std.max() > 1
-    ):
+    of_pixels = mean.abs().max() <= 1 and (std > 0).all() and std.max() <= 1
+    if len(mean) != len(std) or not of_pixels:
         raise ValueError(
             f"{origin} was trained behind a normalisation layer ({', '.join(layer)}) with mean={mean.tolist()} and "
             f"std={std.tolist()}, which are not those of images in [0, 1]; take its tensors out, and give the mean and std: "

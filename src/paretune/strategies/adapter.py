@@ -60,7 +60,6 @@ class Adapter(Strategy):
     scale: float = 1.0
     reads: Literal["branch", "stream", "sum"] = "branch"
 
-    learning_rate: ClassVar[float] = 2e-3
     why_not_mergeable: ClassVar[str] = (
         "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
     )
@@ -180,9 +179,8 @@ def _beside(site: Site, module: nn.Module) -> Site:
     body = module.get_submodule(site.body)
     first = next((part for part in body.modules() if isinstance(part, nn.Linear | nn.Conv2d)), None)
     axis: Literal[-1, 1] = 1 if isinstance(first, nn.Conv2d) else -1
-    return Site(
-        site.body, "output", site.branch if axis == 1 else "mlp", site.width, axis, site.block, site.body
-    )
+    branch = site.branch if axis == 1 else "mlp"
+    return Site(site.body, "output", branch, site.width, axis, site.block, site.body)
 
 
 class Bottleneck(Reader):
@@ -200,11 +198,9 @@ class Bottleneck(Reader):
         self.activation = activation
         self.scale = scale
         self.down = nn.Linear(site.width, bottleneck)
-        self.depthwise = (
-            nn.Conv2d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
-            if kernel > 1
-            else None
-        )
+        self.depthwise: nn.Conv2d | None = None
+        if kernel > 1:
+            self.depthwise = nn.Conv2d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
         self.up = nn.Linear(bottleneck, site.width)
         for start in (self.up.weight, self.up.bias, self.down.bias):
             nn.init.zeros_(start)
@@ -215,6 +211,5 @@ class Bottleneck(Reader):
         if self.depthwise is not None:
             z = self.depthwise(z.movedim(-1, 1)).movedim(1, -1)
         change: Tensor = self.up(ACTIVATIONS[self.activation](z))
-        return torch.add(
-            x if branch is None else branch, change.movedim(-1, self.channel_axis), alpha=self.scale
-        )
+        kept = x if branch is None else branch
+        return torch.add(kept, change.movedim(-1, self.channel_axis), alpha=self.scale)

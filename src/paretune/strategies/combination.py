@@ -65,7 +65,9 @@ class Combination(Strategy):
                     there.add_module(f"{name}_{slot}", inserted)
                     there.register_forward_pre_hook(inserted.keep)
                 else:
-                    edge: Edge = "output" if _hooked(source._forward_hooks, inserted) else "input"
+                    hooks = source._forward_hooks.values()
+                    behind = any(getattr(hook, "__self__", None) is inserted for hook in hooks)
+                    edge: Edge = "output" if behind else "input"
                     places.setdefault((place, edge), {})[slot] = inserted
         for (place, edge), together in places.items():
             Blend(together, edge).attach(module, Site(place, edge, "conv", 1, -1))
@@ -147,9 +149,8 @@ def part_of(module: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """
     kept = {id(t) for _, _, part in inserted_modules(module) for t in (*part.parameters(), *part.buffers())}
     rest = (*module.parameters(), *module.buffers())
-    frame = copy.deepcopy(
-        module, {id(tensor): tensor.to("meta") for tensor in rest if id(tensor) not in kept}
-    )
+    memo = {id(tensor): tensor.to("meta") for tensor in rest if id(tensor) not in kept}
+    frame = copy.deepcopy(module, memo)
     names = {name for name, parameter in module.named_parameters() if id(parameter) in kept}
     return frame, {name: value for name, value in frame.named_parameters() if name in names}
 
@@ -218,7 +219,3 @@ def check_weights(weights: Mapping[str, float], head: str | None) -> dict[str, f
             f"head={next(iter(weights))!r}"
         )
     return {name: weight / total for name, weight in weights.items()}
-
-
-def _hooked(hooks: Mapping[int, Any], inserted: Inserted) -> bool:
-    return any(getattr(hook, "__self__", None) is inserted for hook in hooks.values())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.sites import Site
-from paretune.strategies.adapter import ACTIVATIONS, check_activation, chosen_sites, tried_sites
+from paretune.strategies.adapter import ACTIVATIONS, Adapter, check_activation, chosen_sites, tried_sites
 from paretune.strategies.mechanics.base import Anatomy, Strategy, parameter_names
 from paretune.strategies.mechanics.stream import Reader
 from paretune.strategies.normtune import NormTune
@@ -49,9 +49,7 @@ class Compacter(Strategy):
     train_norms: bool = False
 
     learning_rate: ClassVar[float] = 1e-2
-    why_not_mergeable: ClassVar[str] = (
-        "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
-    )
+    why_not_mergeable: ClassVar[str] = Adapter.why_not_mergeable
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,9 +61,8 @@ class IA3(Strategy):
             scaled = {tensor: None} if rows is None else scaled_tensors(layer, tensor, rows)
             for tensor, its_rows in scaled.items():
                 plain = plain_tensor(layer, tensor)
-                if is_scaled(
-                    done.setdefault(id(plain), []), scale, its_rows, f"IA3: {name!r} shares its {tensor}"
-                ):
+                shared = f"IA3: {name!r} shares its {tensor}"
+                if is_scaled(done.setdefault(id(plain), []), scale, its_rows, shared):
                     continue  # a tied tensor, of another layer
                 new.append(IA3Delta(scale, its_rows))
                 for holder, attribute in places[id(plain)]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from paretune._values import FrozenDict
-from paretune.backbones.backbone import logits_of
+from paretune.backbones.backbone import inside, logits_of
 from paretune.strategies.mechanics.base import Anatomy, Strategy
 from paretune.strategies.mechanics.patterns import Pattern, require_plain, selector
 from paretune.strategies.mechanics.wrapped import (
@@ -54,7 +54,6 @@ class Peft(Strategy):
 
     config: Mapping[str, Any]
 
-    learning_rate: ClassVar[float] = 2e-3
     why_everywhere: ClassVar[str] = "name the layers by the target_modules of its config"
     needs_values: ClassVar[bool] = True  # some tuners choose by the weights
     why_alone: ClassVar[str] = "peft replaces the layers that other strategies would act on"
@@ -123,7 +122,7 @@ class Peft(Strategy):
         return [
             name
             for name, parameter in module.named_parameters()
-            if parameter.requires_grad and not name.startswith(f"{anatomy.head}.")
+            if parameter.requires_grad and not inside(name, anatomy.head)
         ]
 
     @property
@@ -151,9 +150,7 @@ class Peft(Strategy):
             reason = str(error)[:1000] or type(error).__name__
             raise ValueError(f"{self._name}: peft refuses {type(module).__name__}: {reason}") from error
         wrapped = wrapped_layers(module)
-        inside_head = [
-            name for name in wrapped if name == anatomy.head or name.startswith(f"{anatomy.head}.")
-        ]
+        inside_head = [name for name in wrapped if inside(name, anatomy.head)]
         if any(isinstance(wrapper.get_base_layer(), nn.MultiheadAttention) for wrapper in wrapped.values()):
             raise ValueError(
                 f"{self._name}: peft replaces tensors of nn.MultiheadAttention whenever it runs, and could not give the "
@@ -171,9 +168,8 @@ class Peft(Strategy):
             text = getattr(config, field, None)
             if isinstance(text, str) and text != "all-linear":
                 pattern = Pattern(text, field)
-                chosen = selector(
-                    [name for name, _ in module.named_modules() if name and pattern(name)], module
-                )
+                meant = [name for name, _ in module.named_modules() if name and pattern(name)]
+                chosen = selector(meant, module)
                 if not chosen and field == "target_modules":
                     raise ValueError(f"target_modules={text[:80]!r} matches no module")
                 setattr(config, field, set(chosen) if isinstance(chosen, list) else chosen)
