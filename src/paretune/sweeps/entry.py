@@ -41,10 +41,6 @@ def sweep(
     Called again, it goes on with stopped runs and repeats no finished ones. ``paretune.write_report(out)`` writes the page.
     In a script, call it under ``if __name__ == "__main__":``, because workers are processes that import the script.
 
-    Example:
-        >>> outcome = sweep("digits", ["LoRA(rank=4)", "BitFit"], epsilon=4 / 255)  # doctest: +SKIP
-        >>> print(outcome)  # doctest: +SKIP
-
     Args:
         data: what :func:`paretune.load_data` takes, or what it returns.
         strategies: strategies, or texts that name them; None for full fine-tuning, LoRA, BitFit and Compacter.

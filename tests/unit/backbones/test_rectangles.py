@@ -449,7 +449,7 @@ def test_an_option_that_is_no_size_shows_how_one_is_written(
     for arguments in (
         ["train", "--img-size"],
         ["compare", "--img-size"],
-        ["adapters", "show", "x", "--image-size"],
+        ["adapters", "verify", "x", "--image-size"],
     ):
         assert main([*arguments, value]) == 2
         complained = capsys.readouterr().err

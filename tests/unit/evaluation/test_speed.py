@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import timm
-from paretune.sweep.grid import _shown
+from paretune.sweeps.grid import _shown
 
 import paretune as pt
 from paretune.evaluation import speed

@@ -124,7 +124,7 @@ def test_state_that_is_no_file(make: Callable[[Path], None], name: str, tmp_path
         pt.evaluate(model, data, [PGD], state=tmp_path)
 
 
-@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("make", [os.mkfifo, device])  # a folder may hold further ones
 def test_an_image_that_is_no_file(make: Callable[[Path], None], tmp_path: Path) -> None:
     from PIL import Image
 
@@ -133,7 +133,7 @@ def test_an_image_that_is_no_file(make: Callable[[Path], None], tmp_path: Path) 
         for number in range(8):
             Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
     make(tmp_path / "dog/odd.png")
-    with pytest.raises(ValueError, match=r"odd.png is no file"):
+    with pytest.raises(ValueError, match=r"odd\.png \(it is no file"):
         pt.load_data(str(tmp_path), img_size=8)
 
 
