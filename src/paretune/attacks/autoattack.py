@@ -6,7 +6,7 @@ left. The composition of each version is that of the reference, https://github.c
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,6 @@ from paretune.attacks.threats import L1
 BATCH = 128  # images at once
 
 Version = Literal["standard", "plus", "rand", "standard-3", "standard-2", "plus-3", "plus-2", "rand-2"]
-
-# What a version is called on a model with few classes.
-_VARIANTS: dict[tuple[str, int], Version] = {
-    ("standard", 3): "standard-3",
-    ("standard", 2): "standard-2",
-    ("plus", 3): "plus-3",
-    ("plus", 2): "plus-2",
-    ("rand", 2): "rand-2",
-}
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,8 @@ class AutoAttack(Attack):
                 f"AutoAttack: version={self.version!r} is for models with {few} classes, got {classes}; use "
                 f"version={version!r}, which follows the model"
             )
-        return replace(self, version=_VARIANTS.get((version, classes), self.version))
+        variant: Any = f"{version}-{classes}"
+        return replace(self, version=variant) if variant in get_args(Version) else self
 
     def stages(self) -> dict[str, SearchAttack]:
         """The attacks of the sequence by name."""

@@ -119,10 +119,8 @@ def _written_down(
 ) -> Iterator[tuple[list[float], list[float]]]:
     """Numbers that the measured ones may be roundings of: the processor's own, then ever more digits."""
     recorded = [np.ravel(getattr(processor, name, None) or 0.0) for name in ("image_mean", "image_std")]
-    if (
-        all(len(numbers) in (1, len(order)) and np.isfinite(numbers).all() for numbers in recorded)
-        and recorded[1].all()
-    ):
+    known = all(len(numbers) in (1, len(order)) and np.isfinite(numbers).all() for numbers in recorded)
+    if known and recorded[1].all():
         means, stds = (np.broadcast_to(numbers, len(order)).tolist() for numbers in recorded)
         for places in (range(len(order)), order):
             yield [means[place] for place in places], [stds[place] for place in places]

@@ -249,11 +249,9 @@ def _chosen(
         if isinstance(saved.get(name), Mapping) and any(_states(saved[name])):
             log.info("weights: %r of %s", name, origin)
             return _chosen(saved[name], None, origin, parts, f"{at}{name}.")
-    listed = (
-        f"choose with weights_key: {', '.join(at + choice for choice in choices)}"
-        if choices
-        else f"it has {', '.join(map(str, saved))}"
-    )
+    listed = f"it has {', '.join(map(str, saved))}"
+    if choices:
+        listed = f"choose with weights_key: {', '.join(at + choice for choice in choices)}"
     raise ValueError(f"{origin} holds no state dict (tensors by name) under a usual name; {listed[:200]}")
 
 
@@ -316,9 +314,8 @@ def _unprefixed(tensors: dict[str, Tensor], parts: set[str], origin: str) -> dic
     short, depths = {}, {}
     for name in tensors:
         pieces = name.split(".")
-        depths[name] = next(
-            i for i, piece in enumerate(pieces) if piece not in wrappers or i == len(pieces) - 1
-        )
+        own = (i for i, piece in enumerate(pieces) if piece not in wrappers)
+        depths[name] = next(own, len(pieces) - 1)
         short[name] = ".".join(pieces[depths[name] :])
     deepest = max(depths.values(), default=0)
     result: dict[str, Tensor] = {}

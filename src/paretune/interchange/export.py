@@ -118,11 +118,7 @@ def _write_timm(model: nn.Module, directory: Path, anatomy: Anatomy, classes: li
     size = anatomy.image_size or checked_size("input_size", settings["input_size"][-2:])
     settings |= {"input_size": [anatomy.channels, *pair(size)], "num_classes": module.num_classes}
     if isinstance(model, Backbone):
-        settings |= {
-            "mean": written(model.mean),
-            "std": written(model.std),
-            "crop_pct": 1.0,
-        }
+        settings |= {"mean": written(model.mean), "std": written(model.std), "crop_pct": 1.0}
     arguments = {"img_size": size} if settings.get("fixed_input_size") else {}
     described = {"pretrained_cfg": settings} | ({"label_names": classes} if classes else {})
     timm.models.save_for_hf(

@@ -311,23 +311,13 @@ def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> 
     """How many repeats would tell the nearest group that is not told apart from the best."""
     repeats = {area.strategy: len(area.seeds) for area in areas}
     tested = sum(d.p_value is not None for d in differences)
-    for d in differences:
-        if (
-            d.strategy_a != areas[0].strategy
-            or d.spread is None
-            or d.p_value is None
-            or d.p_value < 1 - settings.level
-        ):
+    for d in (d for d in differences if d.strategy_a == areas[0].strategy):
+        if d.spread is None or d.p_value is None or d.p_value < 1 - settings.level:
             continue
         effect = max(d.difference, settings.margin, SAME)
         there = min(repeats[d.strategy_a], repeats[d.strategy_b])
-        needed = needed_seeds(
-            effect,
-            seeds=there,
-            v_examples=0.0,
-            v_seeds=d.spread.error**2,
-            alpha=(1 - settings.level) / tested,
-        )
+        alpha = (1 - settings.level) / tested
+        needed = needed_seeds(effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=alpha)
         if needed is not None and needed > there:
             yield (
                 f"About {needed} seeds, instead of {there}, would tell {d.strategy_b} from {d.strategy_a} with a chance "

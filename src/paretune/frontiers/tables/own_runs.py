@@ -68,12 +68,8 @@ def _restricted(path: str, rows: pd.DataFrame) -> tuple[Run, list[int]]:
     if not all((Path(path) / name).is_file() for name in ("config.json", "points.jsonl")):
         raise ValueError(f"{path} is not a run directory")  # and is not searched for any
     (run,) = load_runs(path)
-    places = {
-        (int(step), str(attack), float(epsilon)): place
-        for place, (step, attack, epsilon) in enumerate(
-            zip(*(run.points[name] for name in _IDENTITY), strict=True)
-        )
-    }
+    points = enumerate(run.points[_IDENTITY].itertuples(index=False))
+    places = {(int(step), str(attack), float(epsilon)): place for place, (step, attack, epsilon) in points}
     row_of: dict[int, int] = {}
     for step, attack, epsilon, row in rows[[*_IDENTITY, "row"]].itertuples(index=False):
         place = places.get((int(step), str(attack), float(epsilon)))

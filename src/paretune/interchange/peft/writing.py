@@ -71,11 +71,9 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     beyond = set(stored_tensors_full_names(module, adaptation)) - set(files.names)
     if beyond:
         raise ValueError(f"peft has no place for {min(beyond)}")
+    kind = type(module)
     files.config |= {
-        "auto_mapping": {
-            "base_model_class": type(module).__name__,
-            "parent_library": type(module).__module__,
-        },
+        "auto_mapping": {"base_model_class": kind.__name__, "parent_library": kind.__module__},
         "base_model_name_or_path": None,
         "inference_mode": True,
         "revision": None,
