@@ -217,6 +217,10 @@ class Oracle:
         """(batch, classes) computed in float32, without a gradient."""
         return self._checked(self.victim.exact(images), len(images))
 
+    def classes(self, logits: Tensor) -> Tensor:
+        """(batch,) predicted classes; see :func:`~paretune.attacks.inputs.predicted`."""
+        return predicted(logits)
+
     def hits(
         self, images: Tensor, logits: Tensor, goals: Tensor, among: Tensor, *, targeted: bool = False
     ) -> Tensor:
@@ -229,13 +233,13 @@ class Oracle:
             among: (batch,) mask of the images that count.
             targeted: which of the two.
         """
-        claimed = among & ((predicted(logits) == goals) == targeted)
+        claimed = among & ((self.classes(logits) == goals) == targeted)
         if self.victim.precision == "fp32":
             return claimed
         rows = claimed.nonzero().flatten()
         if not len(rows):
             return claimed
-        return claimed.index_put((rows,), (predicted(self.exact(images[rows])) == goals[rows]) == targeted)
+        return claimed.index_put((rows,), (self.classes(self.exact(images[rows])) == goals[rows]) == targeted)
 
     def gradient(self, losses: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
         """The gradient of each loss with respect to its image; like ``images``, which ``losses`` came from."""

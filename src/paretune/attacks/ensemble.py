@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paretune.attacks.autoattack_state import Journal, Outcome
 from paretune.attacks.base import Call
-from paretune.attacks.inputs import isolated_randomness, predicted
+from paretune.attacks.inputs import isolated_randomness
 from paretune.attacks.masking import black_box_wins, random_forward, zero_gradients
 from paretune.attacks.search import Examples, Search, SearchAttack
 
@@ -106,7 +106,7 @@ class Ensemble:
         parts = torch.split(self.images, batch_size)
         self.clean = torch.cat([self.oracle.exact(part) for part in parts])  # (images, classes)
         self.stages = stages(self.clean.shape[1])
-        self.right = predicted(self.clean) == self.labels
+        self.right = self.oracle.classes(self.clean) == self.labels
         self.robust = self.right.clone()
         self.adversarial = self.images.clone()
         classes = self.clean.shape[1]
@@ -192,8 +192,8 @@ class Ensemble:
                     # What the fast copy takes for robust may be solved all the same.
                     open_rows = (~solved).nonzero().flatten()
                     if len(open_rows):
-                        seen = predicted(oracle.exact(images[open_rows]))
-                        solved[open_rows] = seen != examples.labels[open_rows]
+                        predicted = oracle.classes(oracle.exact(images[open_rows]))
+                        solved[open_rows] = predicted != examples.labels[open_rows]
         finally:
             oracle.on_pass = lambda: None
         oracle.finish()

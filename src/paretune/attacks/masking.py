@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from paretune.attacks.base import Oracle, attacking
 from paretune.attacks.copy.engine import AttackCopy
-from paretune.attacks.inputs import predicted
 from paretune.attacks.pgd import PGD
 from paretune.attacks.search import Examples
 from paretune.attacks.square import Square
@@ -142,7 +141,7 @@ def masking_findings(
             return ()
         oracle = call.oracle
         clean = oracle.exact(call.images)
-        rows = (predicted(clean) == call.goals).nonzero().flatten()
+        rows = (oracle.classes(clean) == call.goals).nonzero().flatten()
         if not len(rows):
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
@@ -169,7 +168,7 @@ def masking_findings(
         except ValueError:  # twice the radius is more than the threat allows
             continue
         attacked = scaled(victim, batch.images, batch.labels, seed=seed)
-        right = predicted(oracle.exact(attacked)) == batch.labels
+        right = oracle.classes(oracle.exact(attacked)) == batch.labels
         survive[epsilon] = int(right.sum())
         if epsilon == threat.epsilon:
             left = right.nonzero().flatten()
@@ -177,7 +176,7 @@ def masking_findings(
     if batch.images.ndim == 4 and len(left):
         square = Square(threat, queries=queries, schedule=queries)
         attacked = square(victim, batch.images[left], batch.labels[left], seed=seed)
-        solved = int((predicted(oracle.exact(attacked)) != batch.labels[left]).sum())
+        solved = int((oracle.classes(oracle.exact(attacked)) != batch.labels[left]).sum())
         findings.append(black_box_wins(solved, len(left), len(rows)))
     return tuple(finding for finding in findings if finding)
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from paretune.attacks.base import Attack, Call, Oracle
-from paretune.attacks.inputs import predicted
 from paretune.attacks.streams import Streams
 
 States = TypeVarTuple("States")
@@ -132,7 +131,7 @@ class SearchAttack(Attack):
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`Attack.perturb`; an image that is misclassified already comes back as it is."""
         clean = call.oracle.exact(call.images)
-        rows = ((predicted(clean) == call.goals) != call.targeted).nonzero().flatten()
+        rows = ((call.oracle.classes(clean) == call.goals) != call.targeted).nonzero().flatten()
         examples = Examples(call.images, call.goals, clean, call.streams, call.targeted)
         search = Search(call.oracle, examples.take(rows))
         self.solve(search)
