@@ -17,7 +17,12 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(
     ("threat", "text"),
-    [(Linf(8 / 255), "Linf(8/255)"), (Linf(0.03), "Linf(0.03)"), (L2(1.5), "L2(1.5)"), (L1(12.0), "L1(12.0)")],
+    [
+        (Linf(8 / 255), "Linf(8/255)"),
+        (Linf(0.03), "Linf(0.03)"),
+        (L2(1.5), "L2(1.5)"),
+        (L1(12.0), "L1(12.0)"),
+    ],
 )
 def test_prints_and_reads_back_as_the_call_that_makes_it(threat: Threat, text: str) -> None:
     assert repr(threat) == text

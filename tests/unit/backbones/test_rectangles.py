@@ -20,7 +20,6 @@ from torch import Tensor, nn
 import paretune as pt
 from paretune.backbones.sites import Site
 from paretune.commands._loading import load_adapted
-from paretune.commands._printing import cell
 from paretune.commands.cli import main
 from paretune.data.sizes import Sides, checked_size, pair
 from paretune.interchange import read_adapter, save_peft
@@ -472,7 +471,7 @@ def test_the_commands_keep_the_sides(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert main(["evaluate", run, "--steps", "1", "--epsilons", "1/255"]) == 0
     measured, complained = capfd.readouterr()
     assert "note:" not in complained  # the same images as in training
-    assert cell(pt.runs.load_runs(run)[0].points["clean"].iloc[-1]) in measured
+    assert f" {pt.runs.load_runs(run)[0].points['clean'].iloc[-1]:.3f} " in measured
     assert main(["adapters", "export", run, "--format", "timm", "--out", str(tmp_path / "exported")]) == 0
     exported = json.loads((tmp_path / "exported/config.json").read_text())
     assert exported["pretrained_cfg"]["input_size"] == [3, 24, 32]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import timm
-from paretune.sweeps.grid import _shown
 
 import paretune as pt
 from paretune.evaluation import speed
 from paretune.evaluation.speed import slow_evaluation, slow_training
+from paretune.sweeps.grid import _shown
 from tests import tiny
 
 PGD, OTHER, AUTO = pt.PGD(pt.Linf(4 / 255)), pt.PGD(pt.L2(0.5)), pt.AutoAttack(pt.Linf(4 / 255))
