@@ -79,7 +79,7 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
     )  # one worker of one thread
     if page.stem == "own-data":
         flowers(tmp_path / "flowers")
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page):
         if language == "python":
             exec(compile(text, str(page), "exec"), names)
