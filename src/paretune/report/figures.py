@@ -121,7 +121,7 @@ def plot_frontiers(
         comparison: as in :func:`frontier_svg`.
 
     Returns:
-        The axes, with a legend below them: the strategies by rank, with their areas.
+        The axes; a legend below them has the strategies by rank, with their areas.
 
     Raises:
         ImportError: matplotlib is not installed.

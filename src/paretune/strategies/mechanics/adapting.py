@@ -32,7 +32,7 @@ class Adaptation:
         required_grad: which parameters were trainable before.
         task: what the model was trained for before.
         follows: the batch norms by name, and whether the running statistics of each follow training; those of the others
-            stay as they are, see :func:`~paretune.backbones.modes.frozen_batch_norms`.
+            stay as they are, see ``paretune.backbones.modes.frozen_batch_norms``.
     """
 
     strategy: Strategy
