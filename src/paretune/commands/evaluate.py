@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from paretune._values import LAST_SEED, check_whole, parse_many, parse_number, told
+from paretune._values import LAST_SEED, check_whole, number_text, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
+from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
 
 
@@ -111,4 +112,8 @@ class Evaluate:
         )
         if (why := speed.slow_evaluation(scores.seconds, model)) is not None:
             speed.log.info(why)
-        print(f"\n{scores}")
+        frame = scores.to_frame()
+        frame["epsilon"] = [number_text(epsilon) for epsilon in frame["epsilon"]]
+        print_table(
+            list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]
+        )

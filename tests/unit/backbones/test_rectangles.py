@@ -471,7 +471,7 @@ def test_the_commands_keep_the_sides(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert main(["evaluate", run, "--steps", "1", "--epsilons", "1/255"]) == 0
     measured, complained = capfd.readouterr()
     assert "note:" not in complained  # the same images as in training
-    assert f" {pt.runs.load_runs(run)[0].points['clean'].iloc[-1]:.3f} " in measured
+    assert f"{pt.runs.load_runs(run)[0].points['clean'].iloc[-1]:.4g}" in measured
     assert main(["adapters", "export", run, "--format", "timm", "--out", str(tmp_path / "exported")]) == 0
     exported = json.loads((tmp_path / "exported/config.json").read_text())
     assert exported["pretrained_cfg"]["input_size"] == [3, 24, 32]
