@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,3 +141,10 @@ def test_the_search_sees_circles_and_private_names(tmp_path: Path) -> None:
 
 def test_the_loop_reads_in_one_sitting() -> None:
     assert len(inspect.getsource(train).splitlines()) <= 120
+
+
+def test_what_the_checks_name_is_there() -> None:
+    root = ROOT.parents[1]
+    named = re.findall(r"(?:tests|docs)/[\w/]+\.py", (root / ".ci/run").read_text("utf-8"))
+    assert named
+    assert [path for path in named if not (root / path).exists()] == []
