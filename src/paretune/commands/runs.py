@@ -12,9 +12,8 @@ from paretune.commands._printing import cell, print_table, shortened
 if TYPE_CHECKING:
     from paretune.runs.store import Run
 
-# What training and its dashboards write into a run directory.
-_OURS = {"config.json", "points.jsonl", "bits", "log.jsonl", "checkpoint.safetensors", "adapter", "DONE"}
-_OURS |= {"sinks.json", "tensorboard"}
+# What training and its dashboards write into a run directory, beside the files of a run.
+_OURS = {"config.json", "bits", "adapter", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _one(path: str) -> "Run":
 def _removable(path: str) -> Path:
     """The directory of a run, and of nothing else."""
     from paretune.runs.lock import mine
-    from paretune.runs.store import find_runs
+    from paretune.runs.store import FILES, find_runs
 
     there = Path(path)
     if there.is_symlink():
@@ -201,7 +200,8 @@ def _removable(path: str) -> Path:
         raise ValueError(
             f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
         )
-    others = sorted(each.name for each in there.iterdir() if each.name not in _OURS and not mine(each.name))
+    known = _OURS.union(FILES)
+    others = sorted(each.name for each in there.iterdir() if each.name not in known and not mine(each.name))
     if others:
         raise ValueError(
             f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "

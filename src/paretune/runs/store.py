@@ -61,6 +61,11 @@ log = logging.getLogger(__name__)
 _POINT = ["run", "step", "attack", "epsilon"]  # what no two points have in common
 
 
+# Beside config.json. What counts the rows stands before the rows: removed in this order, a process that is killed leaves a
+# run that goes on or starts over, and never one that lacks rows.
+FILES = ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl", EXAMPLES)
+
+
 class RunWriter:
     """Writes one run; opened again on the same directory with the same configuration, it goes on.
 
@@ -92,9 +97,7 @@ class RunWriter:
         else:
             disk.write_json(self.path / "config.json", self.config)
         if not resume:
-            # What counts the rows goes before the rows, so that a process killed here leaves a run that goes on or starts
-            # over, and never one that lacks rows.
-            for name in ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl", EXAMPLES):
+            for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
                 disk.sync(self.path)
         self._cut_torn_line()

@@ -188,6 +188,13 @@ def test_remove_refuses_a_run_that_is_at_work(root: Path, capsys: pytest.Capture
     told(["remove", str(root / "lora"), "--yes"], capsys)
 
 
+def test_what_training_writes_can_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tiny.run(tmp_path / "run", steps=2, eval_every=2)
+    assert (run.path / "examples.safetensors").exists()
+    told(["remove", str(run.path), "--yes"], capsys)
+    assert not run.path.exists()
+
+
 def test_a_damaged_run_can_be_removed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "lora/config.json").unlink()
     told(["remove", str(root / "lora"), "--yes"], capsys)
