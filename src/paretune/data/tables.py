@@ -12,6 +12,7 @@ from paretune.data.files import open_file, readable
 from paretune.data.parts import PART_ROLES, Part, class_labels
 from paretune.data.pixels import LazyPixels
 from paretune.runs.disk import regular
+from paretune.runs.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,14 +41,7 @@ def read_table_file(path: Path) -> "pd.DataFrame":
 
     regular(path)
     if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            import pyarrow  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise ImportError('Parquet files need pyarrow: pip install "paretune[parquet]"') from error
-        try:
-            return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is not a Parquet file: {error}") from None
+        return read_parquet(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
             header = file.readline()

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
 from paretune.attacks import PGD, THREATS, Engine, Threat
@@ -176,15 +176,19 @@ class TaskConfig:
         """The data at the backbone's size."""
         size = self.load_backbone(2, 0).image_size if self.size is None else self.size
         with told("data", self.data):
-            data = load_data(
-                self.data,
-                img_size=size,
-                seed=self.split_seed,
-                limit=self.most,
-                root=self.data_root,
-                skip_bad=self.skip_bad,
-            )
+            data = self.read(self.data, size)
         return self.checked(data)
+
+    def read(self, data: Any, size: ImageSize) -> ImageData:
+        """What :func:`paretune.load_data` makes of ``data`` at this size, with the options of this task."""
+        return load_data(
+            data,
+            img_size=size,
+            seed=self.split_seed,
+            limit=self.most,
+            root=self.data_root,
+            skip_bad=self.skip_bad,
+        )
 
     def checked(self, data: ImageData) -> ImageData:
         """``data``, of which a batch must fit into the train split."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from paretune._values import number_text
 from paretune.backbones.backbone import Backbone
-from paretune.data.images import ImageData, load_data
+from paretune.data.images import ImageData
 from paretune.frontiers.comparing import compare
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.verdict import Comparison
@@ -116,14 +116,7 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
     task = runs[0]
     if not isinstance(data, ImageData):
         size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
-        data = load_data(
-            data,
-            img_size=size,
-            seed=task.split_seed,
-            limit=task.most,
-            root=task.data_root,
-            skip_bad=task.skip_bad,
-        )
+        data = task.read(data, size)
     if own is not None and own.num_classes != len(data.classes):
         raise ValueError(
             f"backbone has {own.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"

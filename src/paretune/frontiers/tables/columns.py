@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from paretune.frontiers.tables.spreadsheet import original
 from paretune.runs.disk import regular
+from paretune.runs.parquet import read_parquet
 
 Names = str | Sequence[str]  # one column, or several; a string may name several with commas between them
 
@@ -56,7 +57,7 @@ class Table:
                 regular(path)
             except FileNotFoundError:
                 raise FileNotFoundError(f"there is no file {path}") from None
-            readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
+            readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": read_parquet, ".pq": read_parquet}
             if path.suffix.lower() not in readers:
                 raise ValueError(f"{path} must end with .csv, .tsv or .parquet")
             table = cls(readers[path.suffix.lower()](path), path)
@@ -292,17 +293,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     frame = frame.apply(lambda cells: cells.str.strip())
     kept: pd.DataFrame = frame[(frame != "").any(axis=1)]
     return kept
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError('Parquet files need pyarrow: pip install "paretune[parquet]"') from error
-    try:
-        return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from None
 
 
 def _name(value: Any) -> str:
