@@ -274,7 +274,10 @@ class _Reader:
     def _compute(self, node: ast.expr, operation: Callable[..., Any], *values: Any) -> Any:
         why = ""
         if not all(map(_is_number, values)):
-            if operation is not operator.add or not any(isinstance(value, Value) for value in values):
+            weighs = operation is operator.mul and _is_number(values[0])
+            if not (operation is operator.add or weighs) or not any(
+                isinstance(each, Value) for each in values
+            ):
                 why = "arithmetic is for numbers"
         elif operation is operator.pow and abs(values[1]) > MOST_EXPONENT:
             why = f"an exponent may be at most {MOST_EXPONENT}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import paretune
+from paretune.training import loop
 from paretune.training.loop import train
 
 ROOT = Path(paretune.__file__).parent
@@ -141,6 +142,7 @@ def test_the_search_sees_circles_and_private_names(tmp_path: Path) -> None:
 
 def test_the_loop_reads_in_one_sitting() -> None:
     assert len(inspect.getsource(train).splitlines()) <= 120
+    assert len(inspect.getsource(loop).splitlines()) <= 250  # with what it takes, and why
 
 
 def test_what_the_checks_name_is_there() -> None:

@@ -66,12 +66,16 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     model.to(device).to(memory_format=torch.channels_last)
     copy = attack_copy(model, precision=config.precision, engine=config.engine)
     optimizer = config.optimizer.build(list(trainable_parameters(model).values()), 0.0)
+    term = config.objective.begin(model, data, config.seed)
     most = max(2, _PIXELS // math.prod(pair(data.image_size)))
 
     def train(strength: float) -> int:
         images, labels = data.train[: min(config.batch_size, most)]
-        batch = TrainingBatch.on(device, images, labels, strength, 0)
-        loss, _ = config.objective.loss(model.train(), lambda: copy, batch)
+        places = torch.arange(len(images))
+        batch = TrainingBatch.on(
+            device, images, labels, data.train.ids[places], places, epsilon=strength, seed=0
+        )
+        loss, _ = term.loss(model.train(), batch, term.attacked(lambda: copy, batch))
         torch.autograd.backward(loss)
         loss.item()  # waits
         optimizer.step()

@@ -4,8 +4,9 @@ There is no random state in it: the loop derives the randomness of each step fro
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,10 +21,27 @@ from paretune.strategies.mechanics.adapting import require_adaptation, restore
 FORMAT = "2"  # 1: random starts of attacks depended on the batch
 
 
+class Kept(Protocol):
+    """What has tensors that a stopped run must have again."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By their names."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`tensors` has given."""
+
+
 def save_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    kept: Mapping[str, Kept],
 ) -> None:
-    """Write the trained tensors of ``module``, the optimizer's state and ``progress`` (JSON), whole or not at all."""
+    """Write the trained tensors of ``module``, the optimizer's state, ``progress`` (JSON) and what else is ``kept``.
+
+    The file is there whole or not at all.
+    """
     tensors: dict[str, Tensor] = {
         f"model/{name}": value.detach().cpu().contiguous()
         for name, value in stored_tensors_full_names(module, require_adaptation(module)).items()
@@ -31,13 +49,18 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+    for key, keeper in kept.items():
+        for name, value in keeper.tensors().items():
+            tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     text = json.dumps(progress)
     about = {"format": FORMAT, "progress": text, "digest": seal(text, tensors)}
     disk.save_tensors(path, tensors, about)
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint back into ``module`` and ``optimizer`` and return its ``progress``.
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Kept]
+) -> dict[str, Any]:
+    """Put a checkpoint back into ``module``, ``optimizer`` and what else is ``kept``, and return its ``progress``.
 
     Raises:
         ValueError: the file is damaged or of another run; the message says how to start over. Nothing has changed then.
@@ -66,5 +89,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         if name.startswith("optimizer/"):
             _, index, field = name.split("/")
             state.setdefault(int(index), {})[field] = value
+    for key, keeper in kept.items():
+        keeper.load({n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress

@@ -35,7 +35,7 @@ from paretune.training.objectives import Objective, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.plan import Batches, Plan
 from paretune.training.processes import Processes
-from paretune.training.record import recording
+from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
 
 
@@ -48,6 +48,7 @@ def train(
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int = 32,
+    accumulate: int = 1,
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
     attacks: Sequence[Attack] | None = None,
@@ -75,6 +76,8 @@ def train(
         epochs: passes over the train split; give this or ``steps``.
         steps: optimizer steps.
         batch_size: images a step, over all processes. A last batch that is not full is left out.
+        accumulate: parts in which each process learns its share of a batch, for less memory. The gradient is that of the
+            whole batch; batch norms that adapt see one part at a time.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
@@ -107,6 +110,7 @@ def train(
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,
+        accumulate=accumulate,
         optimizer=optimizer,
         epsilon=epsilon,
         attacks=attacks,
@@ -116,46 +120,63 @@ def train(
         options=CopyOptions(precision=precision, engine=engine),
     )
     processes = Processes(plan.batch_size)
-    rank, device = processes.rank, processes.accelerator.device
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.task)
         if record.done:
             return record.restore(model)
-        # Faster for convolutions on a CPU; the values are the same.
-        model.to(memory_format=torch.channels_last)
-        parameters = list(trainable_parameters(model).values())
-        wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
-        record.go_on(model, optim)
-        copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
-        readings = Readings(record, device, parameters)
-        batches = Batches(plan, record.step, rank, processes.world)
-        loader = batches.loader(data.train, workers, device)
-        bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
-        with torch.random.fork_rng(), bar as show, record.writing():
-            model.train()
-            for step, (images, labels) in enumerate(loader, start=batches.start + 1):
-                strength, lr, step_seed = plan.at(step, rank)
-                for group in optim.param_groups:
-                    group["lr"] = lr
-                batch = TrainingBatch.on(device, images, labels, strength, step_seed)
-                if step == 1:
-                    record.note(far_statistics(model, batch.images), step)  # waits, once a run
-                torch.manual_seed(batch.seed)  # dropout and stochastic depth
-                with readings.checking(step, batch):
-                    loss, logits = objective.loss(wrapped, copy, batch)
-                processes.accelerator.backward(loss)
-                if step == batches.start + 1:
-                    unused = check_gradients(model, batch.images)
-                    record.note(unused if step == 1 else None, step)
-                norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-                readings.add(step, batch, loss, logits, norm)
-                settled = readings.read(step)  # waits, once in WAIT_EVERY steps
-                optim.step()
-                optim.zero_grad(set_to_none=True)
-                copy.outdated = True
-                if step in plan.measured_at:  # waits
-                    settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
-                for status in settled:
-                    show(status)
-        model.eval().to(memory_format=torch.contiguous_format)
-        return record.finish(model)
+        return _follow(plan, model, data, processes, record, workers, progress)
+
+
+def _follow(
+    plan: Plan,
+    model: Backbone,
+    data: ImageData,
+    processes: Processes,
+    record: Record,
+    workers: int,
+    progress: bool | Callable[[Status], None],
+) -> Run:
+    """Take the steps of ``plan`` that ``record`` lacks."""
+    rank, device = processes.rank, processes.accelerator.device
+    # Faster for convolutions on a CPU; the values are the same.
+    model.to(memory_format=torch.channels_last)
+    parameters = list(trainable_parameters(model).values())
+    wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
+    term = plan.objective.begin(model, data, plan.seed)
+    record.go_on(model, optim, {"objective": term})
+    copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
+    readings = Readings(record, device, parameters)
+    batches = Batches(plan, record.step, rank, processes.world)
+    loader = batches.loader(data.train, workers, device)
+    bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
+    with torch.random.fork_rng(), bar as show, record.writing():
+        model.train()
+        for step, loaded in enumerate(loader, start=batches.start + 1):
+            strength, lr, step_seed = plan.at(step)
+            for group in optim.param_groups:
+                group["lr"] = lr
+            batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
+            if step == 1:
+                record.note(far_statistics(model, batch.images), step)  # waits, once a run
+            torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
+            with readings.checking(step, batch):
+                parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
+                for part, attacked in parts:
+                    loss, logits = term.loss(wrapped, part, attacked)
+                    readings.add(part, loss, logits)
+                    processes.accelerator.backward(loss * (len(part.labels) / len(batch.labels)))
+            if step == batches.start + 1:
+                unused = check_gradients(model, batch.images)
+                record.note(unused if step == 1 else None, step)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
+            readings.close(step, batch, norm)
+            settled = readings.read(step)  # waits, once in WAIT_EVERY steps
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+            copy.outdated = True
+            if step in plan.measured_at:  # waits
+                settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
+            for status in settled:
+                show(status)
+    model.eval().to(memory_format=torch.contiguous_format)
+    return record.finish(model)

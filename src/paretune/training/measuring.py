@@ -79,6 +79,7 @@ class Readings:
         self.record, self.parameters = record, parameters
         self.every = WAIT_EVERY if runs_ahead(device) else 1
         self._checks: list[Check] = []  # of the present step
+        self._parts: list[Tensor] = []  # of the present step
         self._unread: list[_Step] = []
         self.since_point: list[Status] = []
 
@@ -104,14 +105,21 @@ class Readings:
             self._refuse(step, self._checks, self.parameters)
             raise
 
-    def add(self, step: int, batch: TrainingBatch, loss: Tensor, logits: Tensor, norm: Tensor) -> None:
+    def add(self, part: TrainingBatch, loss: Tensor, logits: Tensor | None) -> None:
+        """Keep the numbers of a part of a batch: sums of the loss and of what is right."""
+        assert logits is not None  # the objective learns
+        right = (logits.detach().argmax(dim=1) == part.labels).float().sum()
+        self._parts.append(torch.stack([loss.detach().float() * len(part.labels), right]))
+
+    def close(self, step: int, batch: TrainingBatch, norm: Tensor) -> None:
         """Keep the numbers of a step, before it changes the weights."""
-        accuracy = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        well, largest = accuracy.new_ones(()), []
+        loss, accuracy = torch.stack(self._parts).sum(0) / len(batch.labels)
+        self._parts = []
+        well, largest = loss.new_ones(()), []
         if self._checks:
             well = torch.stack([ok for ok, _ in self._checks]).all().float()
             largest = [torch.nn.utils.get_total_norm(self.parameters, float("inf"))]
-        numbers = torch.stack([loss.detach().float(), accuracy, norm.detach().float(), well])
+        numbers = torch.stack([loss, accuracy, norm.detach().float(), well])
         self._unread.append(_Step(step, batch.epsilon, numbers, self._checks, largest))
 
     def read(self, step: int) -> list[Status]:

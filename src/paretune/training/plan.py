@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from paretune._values import check_whole
 from paretune.attacks import PGD, Attack
@@ -31,6 +32,7 @@ class Plan:
         options: of the attacked copy.
         seed: of batches and attacks.
         batch_size: images a step, over all processes.
+        accumulate: parts that the share of a process is learnt in.
         total: optimizer steps.
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
@@ -48,6 +50,7 @@ class Plan:
     options: CopyOptions
     seed: int
     batch_size: int
+    accumulate: int
     total: int
     per_epoch: int
     measured_at: frozenset[int]
@@ -67,6 +70,7 @@ class Plan:
         epochs: float | None,
         steps: int | None,
         batch_size: int,
+        accumulate: int,
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
         attacks: Sequence[Attack] | None,
@@ -89,6 +93,11 @@ class Plan:
         if batch_size > examples:
             raise ValueError(
                 f"batch_size={batch_size} is more than the {examples} images of the train split; give at most that many"
+            )
+        check_whole("accumulate", accumulate, 1, batch_size, hint=": parts of at least one image")
+        if not objective.learns:
+            raise ValueError(
+                f"{objective!r} alone learns nothing; add it to an objective: Natural() + {objective!r}"
             )
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
@@ -115,6 +124,7 @@ class Plan:
             "optimizer": optimizer.to_dict() | {"lr": lr},
             "steps": total,
             "batch_size": batch_size,
+            "accumulate": accumulate,
             **measured,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
@@ -142,6 +152,7 @@ class Plan:
             options=options,
             seed=seed,
             batch_size=batch_size,
+            accumulate=accumulate,
             total=total,
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
@@ -152,18 +163,18 @@ class Plan:
             identity=identity,
         )
 
-    def at(self, step: int, rank: int) -> tuple[float, float, int]:
-        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1.
-
-        Args:
-            step: of the whole run.
-            rank: of the process, which draws its own dropout, stochastic depth and starts of attacks.
-        """
+    def at(self, step: int) -> tuple[float, float, int]:
+        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1."""
         done = (step - 0.5) / self.total
         attack = self.objective.attack
         strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
-        seed = int(np.random.SeedSequence((self.seed, step, rank)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, self.lr * self.optimizer.factor(done), seed
+
+
+Rows = tuple[
+    int, list[int], list[int]
+]  # the epoch, rows of the split, and their places in the batch of all processes
 
 
 class Batches:
@@ -182,9 +193,10 @@ class Batches:
     def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        return DataLoader(split, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
+        images = _Numbered(split)
+        return DataLoader(images, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Rows]:
         plan = self.plan
         order, current = np.arange(0), -1
         for step in range(self.start, plan.total):
@@ -192,7 +204,20 @@ class Batches:
             if epoch != current:
                 order, current = np.random.default_rng([plan.seed, epoch]).permutation(plan.examples), epoch
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
-            yield batch[self.rank :: self.world].tolist()
+            places = range(self.rank, plan.batch_size, self.world)
+            yield epoch, batch[places].tolist(), list(places)
+
+
+class _Numbered(Dataset[tuple[Tensor, ...]]):
+    """Images and labels by index, and which examples they are."""
+
+    def __init__(self, split: ImageSplit) -> None:
+        self.split = split
+
+    def __getitem__(self, index: Rows) -> tuple[Tensor, ...]:
+        _, rows, places = index
+        images, labels = self.split[rows]
+        return images, labels, self.split.ids[rows], torch.tensor(places)
 
 
 def measuring_steps(

@@ -23,7 +23,7 @@ from paretune.runs.rows import CHECKPOINT, OTHERWISE
 from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
-from paretune.training.checkpoints import load_checkpoint, save_checkpoint
+from paretune.training.checkpoints import Kept, load_checkpoint, save_checkpoint
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
@@ -100,10 +100,17 @@ class Record:
             backfill(self.path, self.sinks)
         return run
 
-    def go_on(self, model: Backbone, optimizer: torch.optim.Optimizer) -> None:
-        """Put the last checkpoint into ``model`` and ``optimizer``, if there is one, and forget what came after it."""
+    def go_on(self, model: Backbone, optimizer: torch.optim.Optimizer, kept: Mapping[str, Kept]) -> None:
+        """Put the last checkpoint, if there is one, into what is given, and forget what came after it.
+
+        Args:
+            model: as it was before the run began.
+            optimizer: of it.
+            kept: what else checkpoints hold, by name.
+        """
+        self.kept = kept
         if self.checkpoint.exists():
-            self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer)
+            self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
         self.processes.on_main(self._forget_later)
 
@@ -185,7 +192,7 @@ class Record:
             self.writer.keep(Examples(report.split, names, report.labels, pictures))
             self.writer.append(rows, bits)
             self.so_far["points"] = self.writer.points
-            save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far)
+            save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
             self._forward()
 
     def finish(self, model: Backbone) -> Run:

@@ -79,8 +79,8 @@ def test_a_loss_that_is_no_number_stops_the_run_at_the_next_reading_and_names_it
 ) -> None:
     original = Natural.loss
 
-    def spoilt(self: Natural, model: Any, copy: Any, batch: Any) -> Any:
-        loss, logits = original(self, model, copy, batch)
+    def spoilt(self: Natural, model: Any, batch: Any, attacked: Any) -> Any:
+        loss, logits = original(self, model, batch, attacked)
         spoilt.calls += 1  # type: ignore[attr-defined]
         return (loss * float("nan") if spoilt.calls == 5 else loss), logits  # type: ignore[attr-defined]
 
@@ -134,13 +134,13 @@ def check_waits(
     monkeypatch.setattr(measuring, "WAIT_EVERY", 10)
     at: list[tuple[int, int]] = []
     waits = Waits()
-    original = Readings.add
+    original = Readings.close
 
     def noted(self: Readings, step: int, *rest: Any) -> None:
         at.append((step, waits.seen))
         original(self, step, *rest)
 
-    monkeypatch.setattr(Readings, "add", noted)
+    monkeypatch.setattr(Readings, "close", noted)
     monkeypatch.setattr(AdamW, "build", lambda self, parameters, lr: torch.optim.SGD([*parameters], lr=lr))
     with waits:
         tiny.run(
@@ -177,11 +177,11 @@ def spoilt_run(
         pt.Backbone(Root(), image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, head="fc"), pt.FullFineTune()
     )
 
-    def load(device: torch.device, images: Tensor, labels: Tensor, *rest: Any) -> TrainingBatch:
+    def load(device: torch.device, images: Tensor, labels: Tensor, *rest: Any, **more: Any) -> TrainingBatch:
         images = images.clone()
         if next(count) == 5:
             spoil(model, images, labels)
-        return on(device, images, labels, *rest)
+        return on(device, images, labels, *rest, **more)
 
     monkeypatch.setattr(TrainingBatch, "on", load)
     inner = pt.PGD(LINF, steps=2, random_start=False)
@@ -270,6 +270,8 @@ def test_a_batch_moves_without_a_wait_where_its_memory_is_pinned(
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: pinned)
     monkeypatch.setattr(Tensor, "to", lambda self, *where, **how: moves.append((*where, how)) or self)
     cuda = torch.device("cuda")
-    batch = TrainingBatch.on(cuda, torch.rand(2, 3, 4, 4), torch.tensor([4, 1]), 0.1, 0)
+    batch = TrainingBatch.on(
+        cuda, torch.rand(2, 3, 4, 4), torch.tensor([4, 1]), *[torch.arange(2)] * 2, epsilon=0.1, seed=0
+    )
     assert moves == [(cuda, {"non_blocking": pinned})] * 2
     assert (batch.lowest_class, batch.highest_class) == (1, 4)

@@ -146,6 +146,7 @@ def test_only_the_process_that_writes_reads_all_weights(
         epochs=None,
         steps=1,
         batch_size=4,
+        accumulate=1,
         attacks=[pt.PGD(pt.Linf(4 / 255))],
         options=CopyOptions(),
         optimizer=None,
