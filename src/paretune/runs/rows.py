@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
+BEST = "best.safetensors"  # of an unfinished run: what it would end with, where that is not its last step
 OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"
 ROW_FIELDS: dict[str, type] = {
     "schema": int,

@@ -31,6 +31,7 @@ from paretune.runs import disk
 from paretune.runs.examples import EXAMPLES, Examples
 from paretune.runs.lines import append_whole, whole_lines
 from paretune.runs.rows import (
+    BEST,
     CHECKPOINT,
     OTHERWISE,
     ROW_FIELDS,
@@ -63,7 +64,7 @@ _POINT = ["run", "step", "attack", "epsilon"]  # what no two points have in comm
 
 # Beside config.json. What counts the rows stands before the rows: removed in this order, a process that is killed leaves a
 # run that goes on or starts over, and never one that lacks rows.
-FILES = ("DONE", "sinks.json", CHECKPOINT, "points.jsonl", "log.jsonl", EXAMPLES)
+FILES = ("DONE", "sinks.json", CHECKPOINT, BEST, "points.jsonl", "log.jsonl", EXAMPLES)
 
 
 class RunWriter:

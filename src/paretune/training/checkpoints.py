@@ -52,9 +52,16 @@ def save_checkpoint(
     for key, keeper in kept.items():
         for name, value in keeper.tensors().items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
-    text = json.dumps(progress)
-    about = {"format": FORMAT, "progress": text, "digest": seal(text, tensors)}
-    disk.save_tensors(path, tensors, about)
+    save_tensors(path, tensors, progress)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``tensors`` and ``progress`` (JSON), whole or not at all."""
+    text = json.dumps(progress or {})
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    disk.save_tensors(path, plain, {"format": FORMAT, "progress": text, "digest": seal(text, plain)})
 
 
 def load_checkpoint(
@@ -65,24 +72,9 @@ def load_checkpoint(
     Raises:
         ValueError: the file is damaged or of another run; the message says how to start over. Nothing has changed then.
     """
-    try:
-        with safe_open(disk.regular(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
-        progress: dict[str, Any] = json.loads(metadata["progress"])
-        if metadata["digest"] != seal(metadata["progress"], tensors):
-            raise ValueError("its contents are not those that were written")
-        values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-        check_tensors(stored_tensors_full_names(module, require_adaptation(module)), values, path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {path} is damaged ({error}); delete it to train this run from its start"
-        ) from None
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"another version of paretune wrote checkpoint {path}, whose attacks draw otherwise; delete it to train this "
-            "run from its start"
-        )
+    tensors, progress = _read(path)
+    values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    _check(path, values, stored_tensors_full_names(module, require_adaptation(module)))
     restore(module, values)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -93,3 +85,43 @@ def load_checkpoint(
         keeper.load({n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def load_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`save_tensors` wrote, with the names and shapes of ``expected``.
+
+    Raises:
+        ValueError: the file is damaged or of another run; the message says how to start over.
+    """
+    tensors, _ = _read(path)
+    _check(path, tensors, expected)
+    return tensors
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(disk.regular(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+        if metadata["digest"] != seal(metadata["progress"], tensors):
+            raise ValueError("its contents are not those that were written")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"another version of paretune wrote checkpoint {path}, whose attacks draw otherwise; delete it to train this "
+            "run from its start"
+        )
+    return tensors, progress
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    try:
+        check_tensors(expected, tensors, path)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged ({error}); delete it to train this run from its start")

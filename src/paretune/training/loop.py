@@ -10,30 +10,36 @@ Where an accelerator must be waited for, a comment says so. Between two readings
 (:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
 those numbers, and an error names the step it is from. What is done once is the exception: the first step shows what the
 model is like, and graphs are compared before they are used. So are models, and attacks and objectives of one's own, that
-look at values themselves, and accelerate's scaler of float16 gradients.
+look at values themselves, and the scaler of float16 gradients.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from paretune.attacks import Attack
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, note_task
+from paretune.backbones.checkpointing import checkpointed
 from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
+from paretune.training.averaging import Average
 from paretune.training.guards import check_gradients, far_statistics
+from paretune.training.keeping import Rule
 from paretune.training.measuring import FreshCopy, Readings, measure
-from paretune.training.objectives import Objective, TrainingBatch
+from paretune.training.objectives import Objective, Term, TrainingBatch
 from paretune.training.optimizers import AdamW
-from paretune.training.plan import Batches, Plan
+from paretune.training.perturbing import worst_weights
+from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
@@ -49,6 +55,12 @@ def train(
     steps: int | None = None,
     batch_size: int = 32,
     accumulate: int = 1,
+    checkpointing: bool = False,
+    mixed_precision: Mixed | None = None,
+    ema: float | None = None,
+    awp: float | None = None,
+    keep: Rule = "last",
+    patience: int | None = None,
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
     attacks: Sequence[Attack] | None = None,
@@ -78,6 +90,16 @@ def train(
         batch_size: images a step, over all processes. A last batch that is not full is left out.
         accumulate: parts in which each process learns its share of a batch, for less memory. The gradient is that of the
             whole batch; batch norms that adapt see one part at a time.
+        checkpointing: compute activations again in the backward pass instead of keeping them, for less memory.
+        mixed_precision: of the passes that train: ``"bf16"``, ``"fp16"`` (with scaled gradients, on CUDA) or ``"no"``; None
+            takes what ``accelerate launch`` was told. Weights, attacks and measurements stay in float32.
+        ema: measure and save an average of the weights with this decay, see
+            :class:`~paretune.training.averaging.Average`.
+        awp: take each step with the gradient at adversarially perturbed weights, this far away, see
+            :func:`~paretune.training.perturbing.worst_weights`.
+        keep: which point the run ends with, see :class:`~paretune.training.keeping.Keep`: ``"last"``, or the best on the
+            select split by ``"clean"``, ``"robust"``, ``"harmonic"`` (mean of both) or ``"area"`` (that it dominates).
+        patience: stop after so many points without a better one.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
@@ -111,6 +133,12 @@ def train(
         steps=steps,
         batch_size=batch_size,
         accumulate=accumulate,
+        checkpointing=checkpointing,
+        mixed_precision=mixed_precision,
+        ema=ema,
+        awp=awp,
+        keep=keep,
+        patience=patience,
         optimizer=optimizer,
         epsilon=epsilon,
         attacks=attacks,
@@ -119,12 +147,14 @@ def train(
         seed=seed,
         options=CopyOptions(precision=precision, engine=engine),
     )
-    processes = Processes(plan.batch_size)
+    processes = Processes(plan.batch_size, plan.mixed_precision)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.task)
         if record.done:
             return record.restore(model)
-        return _follow(plan, model, data, processes, record, workers, progress)
+        with checkpointed(model, plan.checkpointing):
+            _follow(plan, model, data, processes, record, workers, progress)
+        return record.finish(model)
 
 
 def _follow(
@@ -135,18 +165,18 @@ def _follow(
     record: Record,
     workers: int,
     progress: bool | Callable[[Status], None],
-) -> Run:
+) -> None:
     """Take the steps of ``plan`` that ``record`` lacks."""
-    rank, device = processes.rank, processes.accelerator.device
+    rank, device = processes.rank, processes.device
     # Faster for convolutions on a CPU; the values are the same.
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
-    wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
-    term = plan.objective.begin(model, data, plan.seed)
-    record.go_on(model, optim, {"objective": term})
+    wrapped, optim = processes.prepare(model), plan.optimizer.build(parameters, plan.lr)
+    term, average = plan.objective.begin(model, data, plan.seed), Average(model, plan.ema)
+    record.go_on(model, optim, {"objective": term, "average": average, "scale": processes})
     copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
     readings = Readings(record, device, parameters)
-    batches = Batches(plan, record.step, rank, processes.world)
+    batches = Batches(plan, record.step, rank, processes.world, over=bool(record.stopped))
     loader = batches.loader(data.train, workers, device)
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
@@ -161,22 +191,40 @@ def _follow(
             torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batch):
                 parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
-                for part, attacked in parts:
-                    loss, logits = term.loss(wrapped, part, attacked)
-                    readings.add(part, loss, logits)
-                    processes.accelerator.backward(loss * (len(part.labels) / len(batch.labels)))
+                descend = partial(_descend, term, wrapped, parts, processes)
+                with worst_weights(model, plan.awp, descend):
+                    seen = descend()
             if step == batches.start + 1:
                 unused = check_gradients(model, batch.images)
                 record.note(unused if step == 1 else None, step)
+            processes.scaler.unscale_(optim)
             norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-            readings.close(step, batch, norm)
+            readings.add(step, batch, seen, norm)
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
-            optim.step()
+            processes.scaler.step(optim)
+            processes.scaler.update()
             optim.zero_grad(set_to_none=True)
+            average.update(step)
             copy.outdated = True
             if step in plan.measured_at:  # waits
-                settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
+                settled[-1] = measure(settled[-1], readings, model, optim, data, copy, average)
             for status in settled:
                 show(status)
+            if record.stopped:
+                break
+    average.swap()
     model.eval().to(memory_format=torch.contiguous_format)
-    return record.finish(model)
+
+
+def _descend(
+    term: Term, model: nn.Module, parts: Sequence[tuple[TrainingBatch, Any]], processes: Processes
+) -> list[tuple[TrainingBatch, Tensor, Tensor]]:
+    """Add the gradient of the loss of a batch, in its parts, to what there is; returns the loss and logits of each."""
+    images, seen = sum(len(part.labels) for part, _ in parts), []
+    for part, attacked in parts:
+        with processes.autocast():
+            loss, logits = term.loss(model, part, attacked)
+        assert logits is not None  # the objective learns
+        torch.autograd.backward(processes.scaler.scale(loss * (len(part.labels) / images)))
+        seen.append((part, loss.detach(), logits.detach()))
+    return seen

@@ -16,6 +16,7 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
 from paretune.evaluation import speed
 from paretune.runs.progress import Status
+from paretune.training.averaging import Average
 from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,
@@ -79,7 +80,6 @@ class Readings:
         self.record, self.parameters = record, parameters
         self.every = WAIT_EVERY if runs_ahead(device) else 1
         self._checks: list[Check] = []  # of the present step
-        self._parts: list[Tensor] = []  # of the present step
         self._unread: list[_Step] = []
         self.since_point: list[Status] = []
 
@@ -105,16 +105,21 @@ class Readings:
             self._refuse(step, self._checks, self.parameters)
             raise
 
-    def add(self, part: TrainingBatch, loss: Tensor, logits: Tensor | None) -> None:
-        """Keep the numbers of a part of a batch: sums of the loss and of what is right."""
-        assert logits is not None  # the objective learns
-        right = (logits.detach().argmax(dim=1) == part.labels).float().sum()
-        self._parts.append(torch.stack([loss.detach().float() * len(part.labels), right]))
-
-    def close(self, step: int, batch: TrainingBatch, norm: Tensor) -> None:
-        """Keep the numbers of a step, before it changes the weights."""
-        loss, accuracy = torch.stack(self._parts).sum(0) / len(batch.labels)
-        self._parts = []
+    def add(
+        self,
+        step: int,
+        batch: TrainingBatch,
+        parts: Sequence[tuple[TrainingBatch, Tensor, Tensor]],
+        norm: Tensor,
+    ) -> None:
+        """Keep the numbers of a step, before it changes the weights: the loss and the logits of its parts."""
+        images = len(batch.labels)
+        loss = torch.stack([mean.float() * (len(part.labels) / images) for part, mean, _ in parts]).sum()
+        right = [(logits.argmax(dim=1) == part.labels).float().sum() for part, _, logits in parts]
+        accuracy = torch.stack(right).sum() / images
+        # Where float16 overflows, the step is left out and the scale of the gradients lowered.
+        if self.record.plan.mixed_precision == "fp16":
+            norm = torch.where(norm.isfinite(), norm, 0.0)
         well, largest = loss.new_ones(()), []
         if self._checks:
             well = torch.stack([ok for ok, _ in self._checks]).all().float()
@@ -171,19 +176,25 @@ def measure(
     optimizer: torch.optim.Optimizer,
     data: ImageData,
     copy: FreshCopy,
-    parameters: Sequence[Tensor],
+    average: Average,
 ) -> Status:
-    """Measure ``model`` on both splits, note what goes wrong, and keep the point; returns ``last`` with its accuracies."""
+    """Measure ``model`` on both splits, note what goes wrong, and keep the point; returns ``last`` with its accuracies.
+
+    What is measured has the averaged weights, if there are such.
+    """
     record, plan = readings.record, readings.record.plan
     record.stop_clock()
     record.processes.equalise_buffers(model)
     began = time.perf_counter()
-    with naming_divergence(parameters, last.step, plan.lr, record.findings):
-        album = Album(data.report, plan.attacks[0]) if last.step == plan.total else None
+    with average.used(), naming_divergence(readings.parameters, last.step, plan.lr, record.findings):
+        shown = plan.keep.rule != "last" or last.step == plan.total
+        album = Album(data.report, plan.attacks[0]) if shown else None
         report, select = (
             record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
             for split, seen in ((data.report, album), (data.select, None))
         )
+        record.so_far["attack_precision"] = copy().precision
+    copy.outdated = True
     pictures = None
     if album is not None:
         pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
@@ -193,7 +204,6 @@ def measure(
         why = speed.slow_training(steps, time.perf_counter() - began, len(plan.measured_at), taken, model)
         if why is not None:
             speed.log.info(why, extra={"once": True})
-    record.so_far["attack_precision"] = copy().precision
     clean, robust = select.clean_accuracy, max(select.robust_accuracy(attack) for attack in plan.attacks)
     record.note(transfer_failure(clean, plan.chance, len(data.select), last.epsilon), last.step)
     # Only at full strength do the training and the evaluation attack compare.
@@ -201,7 +211,7 @@ def measure(
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
-    record.point(last.step, report, select, model, optimizer, pictures)
+    record.point(last.step, report, select, model, optimizer, average, pictures)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

@@ -1,8 +1,9 @@
 """What a run is to do, worked out of the arguments of :func:`~paretune.train` and checked before anything is written."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
 from paretune.data.images import ImageData, ImageSplit, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
+from paretune.training.keeping import Keep, Rule
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
+
+Mixed = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +37,11 @@ class Plan:
         seed: of batches and attacks.
         batch_size: images a step, over all processes.
         accumulate: parts that the share of a process is learnt in.
+        checkpointing: whether activations are computed again instead of kept.
+        mixed_precision: of the forward and backward passes that train.
+        ema: decay of the average of the weights that is measured and saved, if any.
+        awp: size of the perturbation of the weights that the gradient is taken at, if any.
+        keep: which point the run ends with.
         total: optimizer steps.
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
@@ -51,6 +60,11 @@ class Plan:
     seed: int
     batch_size: int
     accumulate: int
+    checkpointing: bool
+    mixed_precision: str
+    ema: float | None
+    awp: float | None
+    keep: Keep
     total: int
     per_epoch: int
     measured_at: frozenset[int]
@@ -71,6 +85,12 @@ class Plan:
         steps: int | None,
         batch_size: int,
         accumulate: int,
+        checkpointing: bool,
+        mixed_precision: Mixed | None,
+        ema: float | None,
+        awp: float | None,
+        keep: Rule,
+        patience: int | None,
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
         attacks: Sequence[Attack] | None,
@@ -95,6 +115,23 @@ class Plan:
                 f"batch_size={batch_size} is more than the {examples} images of the train split; give at most that many"
             )
         check_whole("accumulate", accumulate, 1, batch_size, hint=": parts of at least one image")
+        mixed_precision = mixed_precision or cast(Mixed, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+        if mixed_precision not in get_args(Mixed):
+            raise ValueError(
+                f"mixed_precision must be one of {', '.join(get_args(Mixed))}, got {mixed_precision!r}"
+            )
+        if mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("mixed_precision='fp16' needs a CUDA device; use 'bf16', or 'no' for float32")
+        if ema is not None and not 0 <= ema < 1:
+            raise ValueError(f"ema is the decay of an average in [0, 1), e.g. 0.999, got {ema}")
+        if awp is not None and not 0 < awp < 1:
+            raise ValueError(
+                f"awp is the size of a perturbation in units of the weights, e.g. 0.005, got {awp}"
+            )
+        if awp is not None and mixed_precision == "fp16":
+            raise ValueError(
+                "awp perturbs along gradients, which float16 may overflow; use mixed_precision='bf16'"
+            )
         if not objective.learns:
             raise ValueError(
                 f"{objective!r} alone learns nothing; add it to an objective: Natural() + {objective!r}"
@@ -125,6 +162,12 @@ class Plan:
             "steps": total,
             "batch_size": batch_size,
             "accumulate": accumulate,
+            "checkpointing": checkpointing,
+            "mixed_precision": mixed_precision,
+            "ema": ema,
+            "awp": awp,
+            "keep": keep,
+            "patience": patience,
             **measured,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
@@ -153,6 +196,11 @@ class Plan:
             seed=seed,
             batch_size=batch_size,
             accumulate=accumulate,
+            checkpointing=checkpointing,
+            mixed_precision=mixed_precision,
+            ema=ema,
+            awp=awp,
+            keep=Keep(keep, patience),
             total=total,
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
@@ -185,10 +233,12 @@ class Batches:
         start: steps that are done.
         rank: the process, which takes its share of every batch.
         world: how many processes there are.
+        over: whether there are none to come.
     """
 
-    def __init__(self, plan: Plan, start: int, rank: int, world: int) -> None:
+    def __init__(self, plan: Plan, start: int, rank: int, world: int, *, over: bool = False) -> None:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
+        self.end = start if over else plan.total
 
     def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
@@ -199,7 +249,7 @@ class Batches:
     def __iter__(self) -> Iterator[Rows]:
         plan = self.plan
         order, current = np.arange(0), -1
-        for step in range(self.start, plan.total):
+        for step in range(self.start, self.end):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
                 order, current = np.random.default_rng([plan.seed, epoch]).permutation(plan.examples), epoch

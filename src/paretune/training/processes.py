@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,21 +22,27 @@ log = logging.getLogger(__name__)  # which the command line shows under a launch
 
 T = TypeVar("T")
 
+_HALF = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Processes:
     """What the loop does with all of its processes, through accelerate's ``accelerator``.
 
     Args:
         batch_size: images a step, over all processes.
+        mixed_precision: of training; of float16, gradients are scaled.
 
     Raises:
         ValueError: the processes cannot share the batch evenly.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, mixed_precision: str = "no") -> None:
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        # torch's own, because a process has one mixed precision of accelerate, for all that it ever trains.
+        self.device, self.half = self.accelerator.device, _HALF[mixed_precision]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision == "fp16")
         if batch_size % self.world:
             raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
 
@@ -50,14 +56,28 @@ class Processes:
                 path,
             )
 
-    def prepare(
-        self, model: Backbone, optimizer: torch.optim.Optimizer
-    ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The model as it is called in training, and its optimizer."""
-        wrapped, optimizer = self.accelerator.prepare(model, optimizer)
+    def prepare(self, model: Backbone) -> nn.Module:
+        """The model as it is called in training, on its device."""
+        wrapped: nn.Module = self.accelerator.prepare(model)
+        # What accelerate does for the mixed precision that a launcher names: here only losses are computed so.
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
         if self.world > 1:  # what each process sees counts, see equalise_buffers; no step is to overwrite it
-            wrapped.broadcast_buffers = False
-        return wrapped, optimizer
+            wrapped.broadcast_buffers = False  # type: ignore[assignment]
+        return wrapped
+
+    def autocast(self) -> torch.autocast:
+        """Around losses: what is computed in mixed precision."""
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state of the scale of float16 gradients, if there is one, for checkpoints."""
+        return {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`tensors` has given."""
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({name: value.item() for name, value in tensors.items()})
 
     def on_main(self, do: Callable[[], T]) -> T | None:
         """Let the main process ``do``, the others wait; what it raises, all raise."""

@@ -9,21 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.correctness import Scores
 from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
-from paretune.interchange.placing import restore_stored
+from paretune.interchange.placing import restore_stored, stored_tensors_full_names
 from paretune.runs.examples import Examples, Pictures
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
-from paretune.runs.rows import CHECKPOINT, OTHERWISE
+from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE
 from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
-from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
-from paretune.training.checkpoints import Kept, load_checkpoint, save_checkpoint
+from paretune.strategies.mechanics.adapting import require_adaptation, restore, trainable_parameters
+from paretune.training.averaging import Average
+from paretune.training.checkpoints import (
+    Kept,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
@@ -50,11 +58,14 @@ class Record:
         self.path, self.plan, self.processes, self.sinks = path, plan, processes, sinks
         self.writer = processes.on_main(lambda: self._open(resume))  # None but in the main process
         self.done = (path / "DONE").exists()
+        self.kept: Mapping[str, Kept] = {}
         self.so_far: dict[str, Any] = {
             "step": 0,
             "train_seconds": 0.0,
             "cpu_seconds": 0.0,
             "findings": [],
+            "stopped": None,
+            "best": None,
             "attack_precision": plan.options.precision,
         }
 
@@ -80,6 +91,12 @@ class Record:
         return int(self.so_far["step"])
 
     @property
+    def stopped(self) -> str | None:
+        """Why no further step is taken, although some are left."""
+        reason: str | None = self.so_far["stopped"]
+        return reason
+
+    @property
     def findings(self) -> list[str]:
         """What has been noticed."""
         return [noted["finding"] for noted in self.so_far["findings"]]
@@ -96,7 +113,8 @@ class Record:
         run = load_runs(self.path)[0]
         restore_stored(model.module, require_adaptation(model), read_adapter(self.path / "adapter")[1])
         if self.writer is not None:
-            self.checkpoint.unlink(missing_ok=True)
+            for file in (self.checkpoint, self.path / BEST):
+                file.unlink(missing_ok=True)
             backfill(self.path, self.sinks)
         return run
 
@@ -150,13 +168,15 @@ class Record:
         select: Scores,
         model: Backbone,
         optimizer: torch.optim.Optimizer,
+        average: Average,
         pictures: Pictures | None,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
+        best = self._is_best(step, select)
         if self.writer is not None:
             spent = {key: self.so_far[key] for key in ("train_seconds", "cpu_seconds", "attack_precision")}
-            mixed = self.processes.accelerator.mixed_precision
+            mixed = self.plan.mixed_precision
             common = spent | {
                 "step": step,
                 "epoch": step / self.plan.per_epoch,
@@ -189,31 +209,57 @@ class Record:
                 )
             assert report.labels is not None  # evaluate gives them
             names = tuple(name_of(label, report.names) for label in range(report.classes))
-            self.writer.keep(Examples(report.split, names, report.labels, pictures))
+            if best:
+                self.writer.keep(Examples(report.split, names, report.labels, pictures))
+                if self.plan.keep.rule != "last":
+                    # The points up to the next checkpoint are the same again if this one is never written.
+                    kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
+                    save_tensors(self.path / BEST, kept)
             self.writer.append(rows, bits)
             self.so_far["points"] = self.writer.points
             save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
             self._forward()
 
+    def _is_best(self, step: int, select: Scores) -> bool:
+        """Whether the run would end with this point, by the rule of the plan; decides when to wait for no better one."""
+        keep, best = self.plan.keep, self.so_far["best"]
+        score = keep.score(select.clean_accuracy, min(map(select.robust_accuracy, select.robust)))
+        if best is None or keep.rule == "last" or score > best["score"]:
+            self.so_far["best"] = {"step": step, "score": score, "since": 0}
+            return True
+        best["since"] += 1
+        if best["since"] == keep.patience and step < self.plan.total:
+            self.so_far["stopped"] = f"no point after step {best['step']} was better by keep={keep.rule!r}"
+            log.info("%s stops at step %d: %s", self.path.name, step, self.stopped)
+        return False
+
     def finish(self, model: Backbone) -> Run:
-        """Save the adapter and declare the run done."""
-        plan = self.plan
+        """Give ``model`` the weights of the point that the run ends with, save the adapter, declare the run done."""
+        plan, step = self.plan, self.so_far["best"]["step"]
+        if plan.keep.rule != "last":
+            restore(model.module, load_tensors(self.path / BEST, _stored(model)))
         if self.writer is not None:
             columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
             stored = load_runs(self.path)[0].points
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
-                "steps": plan.total,
+                "steps": step,
                 "seed": plan.seed,
-                "results": stored[stored["step"] == plan.total][columns].to_dict("records"),
+                "results": stored[stored["step"] == step][columns].to_dict("records"),
                 "findings": self.so_far["findings"],
             }
             save_adapter(model, self.path / "adapter", notes=notes)
-            self.writer.finish({key: self.so_far[key] for key in ("train_seconds", "findings")})
-            self.checkpoint.unlink(missing_ok=True)
+            summary = {key: self.so_far[key] for key in ("train_seconds", "findings", "stopped")}
+            self.writer.finish(summary | {"kept_step": step})
+            for file in (self.checkpoint, self.path / BEST):
+                file.unlink(missing_ok=True)
         self.processes.accelerator.wait_for_everyone()
         return load_runs(self.path)[0]
+
+
+def _stored(model: Backbone) -> dict[str, Tensor]:
+    return stored_tensors_full_names(model.module, require_adaptation(model))
 
 
 @contextlib.contextmanager

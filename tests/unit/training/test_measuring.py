@@ -134,13 +134,13 @@ def check_waits(
     monkeypatch.setattr(measuring, "WAIT_EVERY", 10)
     at: list[tuple[int, int]] = []
     waits = Waits()
-    original = Readings.close
+    original = Readings.add
 
     def noted(self: Readings, step: int, *rest: Any) -> None:
         at.append((step, waits.seen))
         original(self, step, *rest)
 
-    monkeypatch.setattr(Readings, "close", noted)
+    monkeypatch.setattr(Readings, "add", noted)
     monkeypatch.setattr(AdamW, "build", lambda self, parameters, lr: torch.optim.SGD([*parameters], lr=lr))
     with waits:
         tiny.run(
