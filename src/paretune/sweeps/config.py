@@ -19,11 +19,16 @@ from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
+from paretune.training.keeping import Keep
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
 
+_AS_IN_TRAIN = (
+    *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
+    *("optimizer", "points", "seed", "precision", "engine"),
+)
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
 # Sizes of the offline backbones for the demo and for all other data; DINOv2 was mostly trained at 224, although its
@@ -98,6 +103,14 @@ class TaskConfig:
         schedule: strength of the training attack over time.
         epochs: passes over the train split.
         batch_size: images a step.
+        accumulate: parts in which a batch is learnt, for less memory; the gradient is that of the whole batch.
+        checkpointing: compute activations again in the backward pass instead of keeping them, for less memory.
+        mixed_precision: of the passes that train; fp16 needs CUDA. null takes what accelerate launch was told, else no.
+        ema: decay of an average of the weights, such as 0.99, that is measured and saved in their place.
+        awp: size of an adversarial perturbation of the weights, such as 0.005, at which each step takes its gradient.
+        keep: the point that a run ends with: the last, or the best on the select split by clean or robust accuracy, their
+            harmonic mean, or the area that it dominates.
+        patience: stop a run after so many points without a better one.
         optimizer: AdamW() takes the strategy's own learning rate.
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
@@ -123,6 +136,13 @@ class TaskConfig:
     schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
     epochs: float = 5.0
     batch_size: int = 32
+    accumulate: int = 1
+    checkpointing: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    ema: float | None = None
+    awp: float | None = None
+    keep: Literal["last", "clean", "robust", "harmonic", "area"] = "last"
+    patience: int | None = None
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
@@ -135,6 +155,8 @@ class TaskConfig:
             object.__setattr__(self, "img_size", checked_size("img_size", self.img_size))
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
+        check_whole("accumulate", self.accumulate, 1, self.batch_size)
+        Keep(self.keep, self.patience)
         check_whole("split_seed", self.split_seed, 0, LAST_SEED)
         if not 0 < self.epochs <= MOST:
             raise ValueError(f"epochs must be above 0 and at most {MOST}, got {self.epochs}")
@@ -266,14 +288,9 @@ class RunConfig(TaskConfig):
             self.objective,
             out=out,
             steps=self.steps(data),
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
             epsilon=self.schedule,
             attacks=[self.attack],
-            points=self.points,
-            seed=self.seed,
-            precision=self.precision,
-            engine=self.engine,
+            **{name: getattr(self, name) for name in _AS_IN_TRAIN},
             resume=resume,
             progress=progress,
             sinks=sinks,
