@@ -206,8 +206,9 @@ def test_training_refuses_logits_that_name_no_class(
 def test_weights_that_become_nan_in_the_last_step_end_training_as_diverged(tmp_path: Any) -> None:
     @dataclass(frozen=True)
     class Spoiling(pt.training.AdamW):
-        def build(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-            return torch.optim.SGD(parameters, lr=math.inf)
+        def build(self, model: pt.Backbone, lr: float) -> torch.optim.Optimizer:
+            trained = [*pt.strategies.trainable_parameters(model).values()]
+            return torch.optim.SGD([{"params": trained, "factor": 1.0}], lr=math.inf)
 
         def factor(self, at: float) -> float:
             return math.inf

@@ -10,7 +10,7 @@ import torch
 from paretune.attacks import attack_copy
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
-from paretune.strategies import adapt, trainable_parameters
+from paretune.strategies import adapt
 from paretune.sweeps.config import RunConfig
 from paretune.training.objectives import TrainingBatch
 
@@ -65,7 +65,9 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     model = adapt(config.load_backbone(len(data.classes), config.seed), config.strategy, seed=config.seed)
     model.to(device).to(memory_format=torch.channels_last)
     copy = attack_copy(model, precision=config.precision, engine=config.engine)
-    optimizer = config.optimizer.build(list(trainable_parameters(model).values()), 0.0)
+    optimizer = config.optimizer.build(model, 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     term = config.objective.begin(model, data, config.seed)
     most = max(2, _PIXELS // math.prod(pair(data.image_size)))
 

@@ -171,7 +171,7 @@ def _follow(
     # Faster for convolutions on a CPU; the values are the same.
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
-    wrapped, optim = processes.prepare(model), plan.optimizer.build(parameters, plan.lr)
+    wrapped, optim = processes.prepare(model), plan.optimizer.build(model, plan.lr)
     term, average = plan.objective.begin(model, data, plan.seed), Average(model, plan.ema)
     record.go_on(model, optim, {"objective": term, "average": average, "scale": processes})
     copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
@@ -184,7 +184,7 @@ def _follow(
         for step, loaded in enumerate(loader, start=batches.start + 1):
             strength, lr, step_seed = plan.at(step)
             for group in optim.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
             if step == 1:
                 record.note(far_statistics(model, batch.images), step)  # waits, once a run

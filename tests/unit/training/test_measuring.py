@@ -141,7 +141,12 @@ def check_waits(
         original(self, step, *rest)
 
     monkeypatch.setattr(Readings, "add", noted)
-    monkeypatch.setattr(AdamW, "build", lambda self, parameters, lr: torch.optim.SGD([*parameters], lr=lr))
+
+    def sgd(self: AdamW, model: pt.Backbone, lr: float) -> torch.optim.Optimizer:
+        trained = [*pt.strategies.trainable_parameters(model).values()]
+        return torch.optim.SGD([{"params": trained, "factor": 1.0}], lr=lr)
+
+    monkeypatch.setattr(AdamW, "build", sgd)
     with waits:
         tiny.run(
             tmp_path / "run",
