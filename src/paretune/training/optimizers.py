@@ -20,20 +20,20 @@ class AdamW(Value):
     """AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a learning-rate schedule.
 
     Layer-wise decay is that of BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254) as timm has it, the one-cycle
-    schedule that of Smith & Topin 2018 (https://arxiv.org/abs/1708.07120) as torch's ``OneCycleLR`` has it.
+    schedule that of Smith & Topin 2018 (https://arxiv.org/abs/1708.07120) as torch's ``OneCycleLR`` has it. How deep a
+    parameter is, :func:`~paretune.training.depth.depths` says.
 
     Args:
         lr: peak learning rate; None takes the strategy's own ``learning_rate``.
         weight_decay: decoupled weight decay, on matrices and kernels only (not on biases, norms and scales).
-        warmup: fraction of training in which the learning rate grows: linearly from zero, or by half a cosine
-            from 1/25 of the peak for the one-cycle schedule (where it is torch's ``pct_start``, 0.3 there).
-        schedule: what follows: ``"cosine"``, half a cosine to zero; ``"linear"``, to zero; ``"constant"``; or
-            ``"one-cycle"``, half a cosine to 1/250,000 of the peak.
+        warmup: fraction of training in which the learning rate grows: from zero in a line; with ``"one-cycle"`` from 1/25 of
+            the peak by half a cosine, of which torch's ``pct_start`` is 0.3.
+        schedule: what follows: ``"cosine"``, half a cosine to zero; ``"linear"``, a line to zero; ``"constant"``, the peak;
+            or ``"one-cycle"``, half a cosine to 1/250,000 of the peak.
         clip: largest norm of the gradient; None does not clip.
-        layer_decay: factor on the learning rate for each residual block further away from the head, in (0, 1]: with N
-            blocks, ``layer_decay ** (N + 1 - depth)`` by the depth of a parameter (:func:`~paretune.training.depth.depths`).
-            1.0 is none; BEiT and MAE take 0.65 to 0.75.
-        head_lr: peak learning rate of the classifier; None is ``lr``.
+        layer_decay: factor on the learning rate for each residual block further from the head, in (0, 1]: of N blocks the
+            last has it once, the first N times, the stem N + 1 times. 1 is none, 0.65 to 0.75 are usual for a ViT.
+        head_lr: peak learning rate of the head; None takes that of the rest.
     """
 
     lr: float | None = None

@@ -93,6 +93,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--epochs", "nan", "--epochs must be a finite number, got 'nan'"),
         ("--epochs", "1e300", "epochs must be above 0 and at most"),
         ("--optimizer.lr", "0", "lr must be above 0"),
+        ("--optimizer.layer_decay", "0", "layer_decay must be above 0 and at most 1"),
+        ("--optimizer.layer-decay", "1.5", "layer_decay must be above 0 and at most 1"),
+        ("--optimizer.head_lr", "nan", "--optimizer.head-lr must be a finite number or null, got 'nan'"),
+        ("--optimizer.schedule", "step", "must be one of cosine, linear, constant, one-cycle, got 'step'"),
         ("--optimizer", "AdamW(lr=0.1)", "--optimizer is set field by field"),
         ("--out", "", "out is empty"),
         ("--data", "/no/such", "data='/no/such'"),
@@ -366,6 +370,12 @@ def test_the_optimizer_and_the_schedule_are_read_back(
         "0.01",
         "--optimizer.clip",
         "null",
+        "--optimizer.schedule",
+        "one-cycle",
+        "--optimizer.layer_decay",
+        "0.75",
+        "--optimizer.head-lr",
+        "0.02",
         "--schedule.start",
         "0",
         "--schedule.end",
@@ -375,5 +385,6 @@ def test_the_optimizer_and_the_schedule_are_read_back(
         main(["train", *options, "--print-config"])
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     found = chosen(["train", "--config", "c.yaml"])
-    assert found["optimizer"] == pt.training.AdamW(0.01, clip=None)
+    expected = pt.training.AdamW(0.01, clip=None, schedule="one-cycle", layer_decay=0.75, head_lr=0.02)
+    assert found["optimizer"] == expected
     assert found["schedule"] == pt.EpsilonSchedule.fixed()
