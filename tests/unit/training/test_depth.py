@@ -77,6 +77,14 @@ def test_looking_changes_nothing() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_model_that_keeps_what_it_computes_in_evaluation_mode_keeps_nothing_of_it() -> None:
+    model = backbones.make("tiny_vit_5m_224")
+    depths(model)
+    kept = [part.attention_bias_cache for part in model.modules() if hasattr(part, "attention_bias_cache")]
+    assert kept
+    assert not any(kept)
+
+
 def test_without_known_blocks_there_is_no_depth() -> None:
     with pytest.raises(ValueError, match=r"no residual blocks are known in VGG.*sites="):
         depths(backbones.make("vgg11"))
