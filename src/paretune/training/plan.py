@@ -147,7 +147,7 @@ class Plan:
             )
         check_same_classes(model.num_classes, model.classes, data.train.classes)
         lr = optimizer.lr or strategy.learning_rate
-        optimizer.factors(model, lr)  # or the model has no depth
+        optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
             "task": data.name,
             "strategy": repr(strategy).removesuffix("()"),
