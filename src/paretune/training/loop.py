@@ -32,7 +32,7 @@ from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
-from paretune.training.averaging import Average
+from paretune.training.ema import Average
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
 from paretune.training.measuring import FreshCopy, Readings, measure
@@ -94,7 +94,7 @@ def train(
         mixed_precision: of the passes that train: ``"bf16"``, ``"fp16"`` (with scaled gradients, on CUDA) or ``"no"``; None
             takes what ``accelerate launch`` was told. Weights, attacks and measurements stay in float32.
         ema: measure and save an average of the weights with this decay, see
-            :class:`~paretune.training.averaging.Average`.
+            :class:`~paretune.training.ema.Average`.
         awp: take each step with the gradient at adversarially perturbed weights, this far away, see
             :func:`~paretune.training.perturbing.worst_weights`.
         keep: which point the run ends with, see :class:`~paretune.training.keeping.Keep`: ``"last"``, or the best on the

@@ -16,7 +16,7 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
 from paretune.evaluation import speed
 from paretune.runs.progress import Status
-from paretune.training.averaging import Average
+from paretune.training.ema import Average
 from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,

@@ -24,7 +24,6 @@ from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE
 from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, restore, trainable_parameters
-from paretune.training.averaging import Average
 from paretune.training.checkpoints import (
     Kept,
     load_checkpoint,
@@ -32,6 +31,7 @@ from paretune.training.checkpoints import (
     save_checkpoint,
     save_tensors,
 )
+from paretune.training.ema import Average
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
