@@ -54,6 +54,11 @@ COMMANDS = Commands(
         ),
         "train": Listed("train", "Train", "train one strategy and write a run directory with its adapter"),
         "evaluate": Listed("evaluate", "Evaluate", "measure a saved adapter, clean and under attack"),
+        "average": Listed(
+            "average",
+            "Average",
+            "measure means of finished runs: model soups, and WiSE-FT between a run and its start",
+        ),
         "report": Listed("report", "Report", "judge finished runs: HTML report, SVG, PNG, PDF and CSV"),
         "watch": Listed("watch", "Watch", "show a sweep in the browser while it runs"),
         "analyze": Listed(

@@ -23,9 +23,19 @@ def load_adapted(
     path: str, backbone: str | None, weights: str | None, weights_key: str | None = None
 ) -> tuple["Backbone", dict[str, Any]]:
     """The backbone that an adapter names, with the adapter on it, and what the adapter says of itself."""
+    from paretune.interchange.loading import load_adapter
+
+    model, config = load_base(path, backbone, weights, weights_key)
+    load_adapter(model, adapter_directory(path))
+    return model, config
+
+
+def load_base(
+    path: str, backbone: str | None, weights: str | None, weights_key: str | None = None, *, seed: int = 0
+) -> tuple["Backbone", dict[str, Any]]:
+    """The backbone that an adapter names, bare with a head of this seed, and what the adapter says of itself."""
     from paretune.backbones.loading import load_backbone
     from paretune.interchange.files import read_adapter
-    from paretune.interchange.loading import load_adapter
 
     directory = adapter_directory(path)
     config, _ = read_adapter(directory)
@@ -37,7 +47,11 @@ def load_adapted(
     size = (config["preprocessing"] or {}).get("image_size")
     with told("backbone", backbone):
         model = load_backbone(
-            name, num_classes=config["num_classes"], img_size=size, weights=weights, weights_key=weights_key
+            name,
+            num_classes=config["num_classes"],
+            img_size=size,
+            weights=weights,
+            weights_key=weights_key,
+            seed=seed,
         )
-    load_adapter(model, directory)
     return model, config

@@ -84,7 +84,7 @@ class Show:
         print_table(columns, [[cell(value) for value in row] for row in rows])
         for noted in findings:
             print(f"step {noted['step']}: {noted['finding']}")
-        print(f"adapter: {where or 'none; the run is not finished'}")
+        print(f"adapter: {where or ('none' if run.done else 'none; the run is not finished')}")
 
 
 @dataclass(frozen=True)

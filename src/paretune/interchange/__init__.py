@@ -1,6 +1,7 @@
 """Adapter files: what training changed, and enough about the base to refuse the wrong one."""
 
 from paretune.interchange.adapter_set import AdapterSet
+from paretune.interchange.averaging import average, interpolate
 from paretune.interchange.card_notes import update_card
 from paretune.interchange.detect import detect
 from paretune.interchange.export import export_model
@@ -12,9 +13,11 @@ from paretune.interchange.loralib.writing import save_loralib
 
 __all__ = [
     "AdapterSet",
+    "average",
     "detect",
     "export_model",
     "import_adapter",
+    "interpolate",
     "load_adapter",
     "push_to_hub",
     "read_adapter",

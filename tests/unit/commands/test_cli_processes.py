@@ -17,6 +17,7 @@ from tests.synthetic import STRATEGIES, write_runs
 # What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, RUN and OTHER for one
 # each, TABLE for a table.
 NEEDED = {
+    "average": "average DIR --wise-ft 0,0.5,1",
     "report": "report RUNS",
     "analyze": "analyze TABLE",
     "runs list": "runs list RUNS",

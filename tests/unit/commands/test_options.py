@@ -16,6 +16,7 @@ from paretune.sweeps.config import RunConfig, Seeds, Strategies
 
 NEEDED = {
     "evaluate": ["adapter"],
+    "average": ["runs", "--soup", "uniform"],
     "report": ["runs"],
     "watch": ["runs"],
     "analyze": ["file"],

@@ -1,0 +1,42 @@
+"""An evaluation point as a run keeps it: one row an attack, and the bits that they are about."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paretune.evaluation.correctness import Scores
+
+
+def point(
+    report: Scores, select: Scores, common: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.bool_]]]:
+    """What :meth:`~paretune.runs.store.RunWriter.append` takes.
+
+    Args:
+        report: of the report split.
+        select: of the select split, under the same attacks.
+        common: what else each row says, such as its step.
+    """
+    bits = {"report/clean": report.clean, "select/clean": select.clean}
+    rows = []
+    for number, attack in enumerate(report.robust):
+        key = f"robust-{number}"
+        bits |= {f"report/{key}": report.robust[attack], f"select/{key}": select.robust[attack]}
+        measured = {
+            "attack": report.ran(attack),
+            "threat": type(attack.threat).__name__,
+            "epsilon": attack.threat.epsilon,
+            "clean": report.clean_accuracy,
+            "robust": report.robust_accuracy(attack),
+            "clean_select": select.clean_accuracy,
+            "robust_select": select.robust_accuracy(attack),
+            "examples": len(report.clean),
+            "examples_select": len(select.clean),
+            "report_id": report.split,
+            "select_id": select.split,
+            "bits_key": key,
+        }
+        rows.append({**common, **measured})
+    return rows, bits
