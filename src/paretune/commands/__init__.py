@@ -57,7 +57,7 @@ COMMANDS = Commands(
         "average": Listed(
             "average",
             "Average",
-            "measure means of finished runs: model soups, and WiSE-FT between a run and its start",
+            "measure averages of finished runs: WiSE-FT and model soups",
         ),
         "report": Listed("report", "Report", "judge finished runs: HTML report, SVG, PNG, PDF and CSV"),
         "watch": Listed("watch", "Watch", "show a sweep in the browser while it runs"),

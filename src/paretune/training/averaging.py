@@ -95,6 +95,7 @@ def wise_ft(
         )
     data = _same_data([source], data, start.image_size)
     trained = load_adapter(remove_adapter(copy.deepcopy(start)), source.path / "adapter")
+    interpolate(start, trained, 1.0)  # what has no mean is refused before anything is written
     config = source.own | {
         name: f"WiSE-FT of {source.config[name]}" for name in ("strategy", "strategy_config")
     }
@@ -181,6 +182,8 @@ def soup(
     def mean(numbers: Sequence[int]) -> nn.Module:
         paths = (sources[number].path / "adapter" for number in numbers)
         return average(load_adapter(copy.deepcopy(backbone), path) for path in paths)
+
+    mean(range(len(sources)))  # what has no mean is refused before anything is written
 
     def steps(written: _Written) -> None:
         chosen: Sequence[int] = range(len(sources))
