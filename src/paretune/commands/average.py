@@ -47,6 +47,8 @@ class Average:
                 f"give either wise_ft, such as 0,0.25,0.5,0.75,1, or soup, uniform or greedy; got wise_ft={self.wise_ft!r} "
                 f"and soup={self.soup!r}"
             )
+        if self.by != "clean" and self.soup != "greedy":
+            raise ValueError(f"by={self.by!r} is for greedy soups; leave it out, or give soup=greedy")
         if not self.out:
             raise ValueError("out is empty; name a directory")
         _ = self.alphas

@@ -91,7 +91,8 @@ def wise_ft(
     if (source.config.get("weights"), source.config["strategy_config"]) != (found, repr(strategy)):
         raise ValueError(
             f"start is not what {source.path} was trained from, {source.config['strategy_config']} with seed "
-            f"{source.config['seed']}: make it as for that run, with the same weights and seeds of load_backbone and adapt"
+            f"{source.config['seed']}: make it as for that run, with the same weights, and seeds of load_backbone and adapt "
+            "(on the command line that of the run is taken for both)"
         )
     data = _same_data([source], data, start.image_size)
     trained = load_adapter(remove_adapter(copy.deepcopy(start)), source.path / "adapter")
