@@ -39,12 +39,8 @@ Recipe = Literal["uniform", "greedy"]
 By = Literal["clean", "robust", "harmonic"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_OF_TRAINING = (
-    "schema",
-    "weights",
-    "eval_every",
-    "points",
-)  # what a run says of itself that a mean of runs is not
+# What a run says of itself that a mean of runs has not.
+_OF_TRAINING = ("schema", "weights", "eval_every", "points")
 
 
 def wise_ft(
@@ -60,9 +56,9 @@ def wise_ft(
     """Measure (1 - alpha) start + alpha trained for each alpha: WiSE-FT (https://arxiv.org/abs/2109.01903, Eq. 1).
 
     Each alpha is one point, with the attacks, the seed and the precision that measured the run: clean and robust on the
-    select and on the report split, for no training at all. Points are in order of alpha, which their rows have as ``alpha``;
-    a ``step`` is the place in this order. Called again after it was stopped, it goes on. With one alpha the directory has
-    an ``adapter`` too.
+    select and on the report split, for no training at all. Rows have it as ``alpha``, and in thousandths as their ``step``,
+    which the report shows. Called again after it was stopped, it goes on. With one alpha the directory has an ``adapter``
+    too.
 
     What alpha=0 means depends on the head: it is the model that the run started with. The paper begins with a zero-shot
     classifier; a fresh head is random, so that alpha=0 is then at chance, whatever the pretrained features are worth.
@@ -73,7 +69,7 @@ def wise_ft(
         run: finished.
         data: of the run.
         out: the directory to write.
-        alphas: in [0, 1], each once.
+        alphas: in [0, 1], at least a thousandth apart.
         resume: False measures all again.
         progress: show bars on the terminal.
 
@@ -83,8 +79,11 @@ def wise_ft(
         BlockingIOError: another process is at work in ``out``.
     """
     alphas = sorted(float(alpha) for alpha in alphas)
-    if not alphas or len({*alphas}) < len(alphas) or not all(0 <= alpha <= 1 for alpha in alphas):
-        raise ValueError(f"alphas must be numbers in [0, 1], each once and at least one, got {alphas}")
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ValueError(f"alphas must be numbers in [0, 1], at least one of them, got {alphas}")
+    steps = {round(1000 * alpha): alpha for alpha in alphas}
+    if len(steps) < len(alphas):
+        raise ValueError(f"alphas must differ by a thousandth at least, got {alphas}")
     source = _Finished.of(run)
     strategy = require_adaptation(start).strategy
     found = fingerprint(start.architecture, tensor_digests(start.module.state_dict()))
@@ -102,15 +101,15 @@ def wise_ft(
     }
     config["wise_ft"] = {"run": source.key, "adapter": source.digest, "alphas": alphas}
 
-    def steps(written: _Written) -> None:
-        for step, alpha in enumerate(alphas, start=1):
+    def write(written: _Written) -> None:
+        for step, alpha in steps.items():
             if step not in written.steps or len(alphas) == 1:  # a killed process may have left no adapter
                 model = interpolate(start, trained, alpha)
                 written.add(model, source.cost | {"step": step, "alpha": alpha})
                 if len(alphas) == 1:
                     written.keep(model, config["wise_ft"])
 
-    return _measured(out, config, source, data, steps, resume=resume, progress=progress)
+    return _measured(out, config, source, data, write, resume=resume, progress=progress)
 
 
 def soup(
@@ -186,7 +185,7 @@ def soup(
 
     mean(range(len(sources)))  # what has no mean is refused before anything is written
 
-    def steps(written: _Written) -> None:
+    def write(written: _Written) -> None:
         chosen: Sequence[int] = range(len(sources))
         if recipe == "greedy":
             own = [_accuracy(source.clean_select, source.robust_select, by) for source in sources]
@@ -208,7 +207,7 @@ def soup(
         written.summary["members"] = [source.key for source in members]
         written.keep(model, config["soup"] | {"runs": [source.key for source in members]})
 
-    return _measured(out, config, sources[0], data, steps, resume=resume, progress=progress)
+    return _measured(out, config, sources[0], data, write, resume=resume, progress=progress)
 
 
 def greedy(own: Sequence[float], score: Callable[[Sequence[int]], float]) -> list[int]:
@@ -272,16 +271,9 @@ class _Finished:
     @property
     def cost(self) -> dict[str, Any]:
         """What the rows of its last point say alike, and a mean of it says too."""
-        named = (
-            "epoch",
-            "trainable_parameters",
-            "train_seconds",
-            "cpu_seconds",
-            "precision",
-            "attack_precision",
-        )
+        spent = ("epoch", "trainable_parameters", "train_seconds", "cpu_seconds")
         row = self.last.iloc[-1].to_dict()
-        return {name: row[name] for name in named if name in row}
+        return {name: row[name] for name in (*spent, "precision", "attack_precision") if name in row}
 
     @property
     def clean_select(self) -> float:
@@ -365,18 +357,18 @@ def _measured(
     config: Mapping[str, Any],
     like: _Finished,
     data: ImageData,
-    steps: Callable[[_Written], None],
+    write: Callable[[_Written], None],
     *,
     resume: bool,
     progress: bool,
 ) -> Run:
-    """The run in ``out``, which ``steps`` writes unless it is complete."""
+    """The run in ``out``, which ``write`` fills unless it is complete."""
     path = Path(out)
     with alone(path):
         writer = RunWriter(path, config, resume=resume)
         if not writer.done:
             there = {int(step) for step in load_runs(path)[0].points["step"]}
             written = _Written(writer, like, data, there, progress)
-            steps(written)
+            write(written)
             writer.finish({"findings": [], **written.summary})
         return load_runs(path)[0]
