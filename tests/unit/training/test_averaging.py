@@ -16,7 +16,7 @@ from paretune.commands.cli import main
 from paretune.interchange import read_adapter
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies import Strategy
-from paretune.training.averaging import greedy, soup, wise_ft
+from paretune.training.averaging import _accuracy, greedy, soup, wise_ft
 from paretune.training.objectives import Natural
 from tests import tiny
 
@@ -229,6 +229,15 @@ def test_greedy_is_recipe_1_on_toys() -> None:
         assert own[found[0]] == max(own)
         kept.add(len(found))
     assert {1, 3} <= kept  # some are left out, some stay
+
+
+def test_what_is_best_is_clean_or_robust_accuracy_or_their_harmonic_mean() -> None:
+    assert [_accuracy(0.6, 0.3, by) for by in ("clean", "robust", "harmonic")] == [
+        0.6,
+        0.3,
+        pytest.approx(0.4),
+    ]
+    assert _accuracy(0.0, 0.0, "harmonic") == 0
 
 
 def test_greedy_keeps_what_changes_nothing_and_tries_the_first_of_equals_first() -> None:
