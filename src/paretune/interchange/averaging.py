@@ -119,6 +119,7 @@ class _Mean:
     """A running weighted mean: the tensors of the first model, and the sums of those that differ between models."""
 
     def __init__(self) -> None:
+        self.base: Any = None
         self.models = 0
         self.weight = 0.0
         self.state: dict[str, Tensor] = {}
@@ -133,18 +134,15 @@ class _Mean:
         """Raise ValueError if the weight is none, or the model is not like those before."""
         if isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
             raise ValueError(f"weights must be finite numbers of at least 0, got {weight!r}")
-        known, adaptation = (
-            {name: said for name, said in _identity(model).items() if said is not None},
-            adaptation_of(model),
-        )
-        for name, value in known.items():
-            if value != self.identity.setdefault(name, value):
+        for name, value in _identity(model).items():
+            if value is not None and value != self.identity.setdefault(name, value):
                 raise ValueError(
                     f"models of different {name} have no average: {self.identity[name]} and {value}"
                 )
         if not self.models:
             self.base = _bare(model)
         self.models += 1
+        adaptation = adaptation_of(model)
         if adaptation is not None:
             self.strategies.append(adaptation.strategy)
             self.of_deltas |= next(Delta.carriers(network_of(model)), None) is not None

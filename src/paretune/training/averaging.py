@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -145,9 +145,9 @@ def soup(
         ValueError: a run is not finished, or the runs differ in base weights, classes, data, attacks or inserted modules.
         BlockingIOError: another process is at work in ``out``.
     """
-    for name, value, choices in (("recipe", recipe, Recipe), ("by", by, By)):
-        if value not in choices.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"{name} must be one of {', '.join(choices.__args__)}, got {value!r}")  # type: ignore[attr-defined]
+    for name, value, choices in (("recipe", recipe, get_args(Recipe)), ("by", by, get_args(By))):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     require_bare(backbone)
     sources = [_Finished.of(run) for run in as_runs(runs)]
     for source in sources:
