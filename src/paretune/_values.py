@@ -29,6 +29,7 @@ _KNOWN_AS = {
     "layernorm": "NormTune", "ln": "NormTune", "bn": "NormTune", "norm": "NormTune", "norms": "NormTune",
     "pfeiffer": "Adapter", "phm": "Compacter", "prompt": "VisualPrompt", "vp": "VisualPrompt", "vpt": "VisualPrompt",
     "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft", "l8": "Linf", "linfinity": "Linf",
+    "fulllora": "LNLoRA", "adaptmlp": "AdaptFormer",
 }  # fmt: skip
 _FIELDS_KNOWN_AS = {
     "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),

@@ -17,10 +17,13 @@ from paretune.strategies.probe import LinearProbe as LinearProbe
 from paretune.strategies.bitfit import BitFit as BitFit
 from paretune.strategies.normtune import NormTune as NormTune
 from paretune.strategies.lora import LoRA as LoRA
+from paretune.strategies.lnlora import LNLoRA as LNLoRA
 from paretune.strategies.ia3 import IA3 as IA3
 from paretune.strategies.ssf import SSF as SSF
+from paretune.strategies.repadapter import RepAdapter as RepAdapter
 from paretune.strategies.compacter import Compacter as Compacter
 from paretune.strategies.adapter import Adapter as Adapter
+from paretune.strategies.adaptformer import AdaptFormer as AdaptFormer
 from paretune.strategies.prompt import VisualPrompt as VisualPrompt
 from paretune.strategies.mechanics.base import Union as Union
 from paretune.strategies.peft import Peft as Peft

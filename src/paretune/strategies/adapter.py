@@ -41,6 +41,7 @@ class Adapter(Strategy):
         style: ``"houlsby"`` after attention and MLP, ``"pfeiffer"`` after the MLP only, ``"parallel"`` beside the MLP, from
             its input to its output.
         reduction: width of the branch over width of the bottleneck; the latter is rounded, and at least 1.
+        width: of the bottleneck, at least 1; it then counts instead of ``reduction``.
         kernel: side of a depthwise convolution between ``down`` and the activation, in branches of
             convolutions; odd, 1 for none.
         activation: f; ``"gelu"``, ``"gelu_tanh"`` (its approximation), ``"relu"``, ``"leaky_relu"`` (of slope 0.01),
@@ -59,6 +60,7 @@ class Adapter(Strategy):
     activation: str = "gelu"
     scale: float = 1.0
     reads: Literal["branch", "stream", "sum"] = "branch"
+    width: int | None = None
 
     why_not_mergeable: ClassVar[str] = (
         "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
@@ -73,6 +75,8 @@ class Adapter(Strategy):
             )
         if self.reduction < 1:
             raise ValueError(f"reduction must be at least 1, got {self.reduction}")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width must be at least 1 or None for reduction, got {self.width}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and at least 1, got {self.kernel}")
         if not self.scale > 0:
@@ -80,7 +84,7 @@ class Adapter(Strategy):
 
     def bottleneck(self, width: int) -> int:
         """Width of the bottleneck for a branch of ``width`` channels."""
-        return max(1, round(width / self.reduction))
+        return max(1, round(width / self.reduction)) if self.width is None else self.width
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Insert one adapter a site.
@@ -94,7 +98,7 @@ class Adapter(Strategy):
             if not sites:
                 raise ValueError(
                     f"Adapter: no branch of {type(module).__name__} is a known MLP, which style='parallel' runs beside; use "
-                    "style='houlsby'"
+                    "Adapter(style='houlsby')"
                 )
         sites = tried_sites(self, module, anatomy, sites, beside=self.style == "parallel")
         if self.kernel > 1 and not any(map(_is_image, sites)):

@@ -88,7 +88,8 @@ _ALL, _NONE = Rows(), Rows((False,))
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.RMSNorm)
 _NORM_OF_KEYS = re.compile(r"(^|\.)((k|key)_?(layer_?)?norm|norm_k)$")
 _FIRST_NORM = re.compile(r"(^|\.)(norm1|before_norm)$")
-_POSITIONS = re.compile("rel_pos|cpb|position_bias")
+# Layers that compute a table of relative positions.
+POSITIONS = re.compile("rel_pos|cpb|position_bias")
 # Products of queries and keys on their way into the softmax (CaiT); one number for all channels of a token (MLP-Mixer).
 _UNDONE = re.compile(r"(^|\.)(proj_l|mlp_tokens\.fc2)$")
 
@@ -96,8 +97,8 @@ _UNDONE = re.compile(r"(^|\.)(proj_l|mlp_tokens\.fc2)$")
 def _operations(module: nn.Module, head: str) -> Iterator[tuple[str, Any, str, Rows, Rows]]:
     """Name, layer, its weight, and the rows of its outputs that are scaled and shifted."""
     for name, matrix in matrices(module, head).items():
-        if not _POSITIONS.search(name):
-            yield name, matrix.layer, matrix.tensor, *_rows(name, matrix.layer, module)
+        if not POSITIONS.search(name):
+            yield name, matrix.layer, matrix.tensor, *scaled_and_shifted(name, matrix.layer, module)
     for name, norm in norm_layers(module):
         is_known = isinstance(norm, _NORMS) or re.search("(Rms|Simple)Norm", type(norm).__name__)
         if is_known and not inside(name, head) and plain_tensor(norm, "weight") is not None:
@@ -106,7 +107,7 @@ def _operations(module: nn.Module, head: str) -> Iterator[tuple[str, Any, str, R
             yield name, norm, "weight", _ALL, _NONE if undone else _ALL
 
 
-def _rows(name: str, layer: Any, module: nn.Module) -> tuple[Rows, Rows]:
+def scaled_and_shifted(name: str, layer: Any, module: nn.Module) -> tuple[Rows, Rows]:
     """Which outputs of the matrix ``name`` are scaled, and which are shifted."""
     outer, _, last = name.rpartition(".")
     attention = module.get_submodule(outer)

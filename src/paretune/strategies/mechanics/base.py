@@ -213,14 +213,15 @@ class Delta(nn.Module):
 
     @staticmethod
     def merge(module: nn.Module) -> None:
-        """Write the effective tensors of ``module`` into the plain ones, each once; :meth:`remove` must follow."""
-        merged: set[int] = set()
-        for _, layer in Delta.carriers(module):
-            for name, parametrized in layer.parametrizations.items():  # type: ignore[operator, union-attr]
-                if id(parametrized.original) not in merged:
-                    merged.add(id(parametrized.original))
-                    with torch.no_grad():
-                        parametrized.original.copy_(getattr(layer, name))
+        """Write the effective tensors of ``module`` into the plain ones, each once; :meth:`remove` must follow.
+
+        Biases come first, because a delta of a bias may read the plain weight (RepAdapter).
+        """
+        lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
+        tensors = {id(each.original): each for layer in lists for each in layer.values()}
+        with torch.no_grad():
+            for parametrized in sorted(tensors.values(), key=lambda each: each.original.ndim):
+                parametrized.original.copy_(parametrized())
 
     @staticmethod
     def remove(layer: nn.Module) -> None:
@@ -368,11 +369,12 @@ def plain_tensor(layer: nn.Module, name: str) -> Tensor | None:
 def holders(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """For each tensor in ``module``, by its ``id``: the layers that hold it (several if it is tied) and its names there.
 
-    A layer that carries a delta counts, and not the parametrization in which torch keeps the tensor.
+    A layer that carries a delta counts, and not the parametrization in which torch keeps the tensor, nor the delta.
     """
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for part in module.modules():
-        if isinstance(part, parametrize.ParametrizationList) and isinstance(part[0], Delta):
+        kept = isinstance(part, parametrize.ParametrizationList) and isinstance(part[0], Delta)
+        if kept or isinstance(part, Delta):
             continue
         lists: Any = part.parametrizations if parametrize.is_parametrized(part) else {}
         for name in (*part._parameters, *part._buffers, *lists):

@@ -101,6 +101,6 @@ def _norm_before(site: Site, module: nn.Module) -> str:
     if not site.block or kind not in _NORMS or site.branch == "conv":
         raise ValueError(
             f"reads: the residual stream in front of {site.module!r} is not known in a {type(block).__name__}, only in "
-            "blocks of ViT, DeiT and DINOv2; use reads='branch'"
+            "blocks of ViT, DeiT and DINOv2; give reads= another value"
         )
     return f"{site.block}.{_NORMS[kind][site.branch == 'mlp']}"
