@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import paretune as pt
-from paretune.strategies import SSF, Strategy
+from paretune.strategies import SSF, AdaptFormer, LNLoRA, RepAdapter, Strategy
 from tests.contracts.backbones import EVERY, FEW, images, make
 from tests.contracts.contract import check, logits, outcome, perturb
 from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows
@@ -34,6 +34,13 @@ MORE = [
     ("hf_vit", "Peft LoHa"),
     ("hf_convnext", "IA3"),
     ("resnetv2_50x1_bit", "SSF"),
+    ("swin_tiny_patch4_window7_224", "LNLoRA"),
+    ("hf_vit", "LNLoRA"),
+    ("hf_vit", "RepAdapter"),
+    ("tv_vit", "RepAdapter"),
+    ("eva02_tiny_patch14_224", "RepAdapter"),
+    ("convnext_atto", "RepAdapter"),
+    ("hf_vit", "AdaptFormer"),
 ]
 OPTIONS = [
     ("test_vit", pt.LoRA(rank=2, targets=("all",), rslora=True, alpha=4.0)),
@@ -47,6 +54,9 @@ OPTIONS = [
     ("mobilenetv3_small_050", pt.BitFit(bn="adapt")),
     ("mobilenetv3_small_050", pt.Compacter(n=2, rank=2, reduction=8, train_norms=True)),
     ("resnet18", pt.LoRA(rank=2) + pt.LoRA(rank=1, targets="conv", where="layer4")),
+    ("swin_tiny_patch4_window7_224", AdaptFormer(reads="input", width=4)),
+    ("tv_vit", LNLoRA(where="mlp", rank=2, alpha=4.0) + RepAdapter(where="attention")),
+    ("test_vit", pt.LoRA(rank=2) + RepAdapter(hidden=4, groups=1, scale=0.5) + SSF()),
 ]
 
 
@@ -179,6 +189,18 @@ D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
         (pt.IA3(targets=("k", "v", "hidden", "*.attn.proj")), 64_512),
         # γ and β of qkv, proj, fc1, fc2 and two norms, less β of the keys; of the patch embedding; of the last norm.
         (SSF(), DEPTH * (2 * (3 * D + D + HIDDEN + D + 2 * D) - D) + 2 * D + 2 * D),
+        # 1.19M in Chen et al.
+        (AdaptFormer(), DEPTH * (2 * 64 * D + 64 + D)),
+        (AdaptFormer(reads="input"), 1_189_632),
+        # As the code of Luo et al. makes them; their 0.22M are its matrices.
+        (RepAdapter(), 2 * DEPTH * (8 * D + 8 + D * 4 + D)),
+        (RepAdapter(where="attention"), DEPTH * 9_992),
+        # LN, A and B of the patch embedding (a matrix D × D), qkv, proj, fc1 and fc2.
+        (
+            LNLoRA(rank=8),
+            (2 * D + 8 * 2 * D)
+            + DEPTH * (3 * 2 * D + 2 * HIDDEN + 8 * (D + 3 * D + D + D + 2 * (D + HIDDEN))),
+        ),
         (pt.Adapter(reduction=8), 3_559_680),
         (pt.Adapter(reduction=16), 1_789_056),
         (pt.Adapter(reduction=16, style="pfeiffer"), 894_528),

@@ -49,8 +49,8 @@ class Adapter(Strategy):
         scale: s, above 0.
         reads: what ``down`` is applied to, unless in parallel: ``"branch"`` h, ``"stream"`` x that h will be added to, or
             ``"sum"`` h + x; in each case the change is added to h. In the adapters library (Poth et al. 2023,
-            https://arxiv.org/abs/2311.11077) Pfeiffer's adapters read the sum, parallel ones the stream. For ViT, DeiT and
-            DINOv2.
+            https://arxiv.org/abs/2311.11077) Pfeiffer's adapters read the sum, parallel ones the stream. For ViT, DeiT,
+            DINOv2, BEiT, EVA-02 and Swin (that of transformers after the MLP only).
     """
 
     _: KW_ONLY

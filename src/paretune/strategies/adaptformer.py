@@ -15,15 +15,15 @@ class AdaptFormer(Strategy):
     """Train s · up(relu(down(z))) beside each MLP: MLP(LN(x)) + s · up(relu(down(z))), which is added to the stream x.
 
     ``down`` starts as He et al. draw it (uniform), ``up`` and both biases at zero, so that the start is the base. It is an
-    :class:`~paretune.Adapter`. What the authors' code also has, a dropout of 0.1 in the bottleneck while training, is left
+    :class:`~paretune.Adapter`. A dropout of 0.1 in the bottleneck while training, which the authors' code also has, is left
     out.
 
     Args:
         width: of the bottleneck.
         scale: s, above 0.
-        reads: z. ``"stream"`` is x itself, before the norm, as in the authors' code (ShoufaChen/AdaptFormer), by which their
-            results were made; for ViT, DeiT and DINOv2. ``"input"`` is LN(x), as in equation 2 of the paper: the input of
-            the MLP, in every family whose MLPs are known.
+        reads: z. ``"stream"`` is x itself, before the norm, as in the authors' code (ShoufaChen/AdaptFormer); for ViT, DeiT,
+            DINOv2, BEiT, EVA-02 and Swin. ``"input"`` is LN(x), the input of the MLP, as in equation 2 of the paper; in
+            every family whose MLPs are known.
     """
 
     _: KW_ONLY

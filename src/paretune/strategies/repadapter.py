@@ -41,8 +41,8 @@ class RepAdapter(Strategy):
 
     Layers that read the same input (queries, keys and values, fused or not) share one adapter. Where one of them has no bias
     of its own (BEiT, EVA-02), the adapter has no constants: a = b = 0. In front of convolutions, and of what mixes tokens
-    without attention, there is none. A is drawn as by Glorot and Bengio (uniform), all else starts at zero, so that the start
-    is the base. A dropout of 0.1 of the hidden units while training, which the authors' code also has, is left out.
+    without attention, there is none. A is drawn as by Glorot and Bengio (uniform), all else starts at zero, so that the
+    start is the base. A dropout of 0.1 of the hidden units while training, which the authors' code also has, is left out.
 
     Args:
         hidden: number of hidden units; ``groups`` must divide it.
@@ -173,8 +173,8 @@ def _install(rep: "RepMap", readers: Mapping[str, Matrix], places: Mapping[int, 
                 or tensors.get(id(plain), weight) is not weight
             ):
                 raise ValueError(
-                    f"RepAdapter: {name!r} shares its {tensor} with another layer, which would need another adapter; give it its own: "
-                    f"layer.{tensor} = torch.nn.Parameter(layer.{tensor}.detach().clone())"
+                    f"RepAdapter: {name!r} shares its {tensor} with a layer that would need another adapter; give it its "
+                    f"own: layer.{tensor} = torch.nn.Parameter(layer.{tensor}.detach().clone())"
                 )
             if id(plain) not in tensors:
                 tensors[id(plain)] = weight

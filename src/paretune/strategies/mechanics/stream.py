@@ -14,11 +14,19 @@ Reads = Literal[
 ]  # the last is the parallel adapter's, not for a user to choose
 
 # Blocks whose branches begin with a norm of the stream, and the names of those norms: in front of attention and of the MLP.
+# None in front of an attention that sees the stream in other shapes than the site does (windows).
 _NORMS = {
     "timm.models.vision_transformer.Block": ("norm1", "norm2"),
+    "timm.models.beit.Block": ("norm1", "norm2"),
+    "timm.models.eva.EvaBlock": ("norm1", "norm2"),
+    "timm.models.swin_transformer.SwinTransformerBlock": ("norm1", "norm2"),
+    "torchvision.models.vision_transformer.EncoderBlock": ("ln_1", "ln_2"),
+    "torchvision.models.swin_transformer.SwinTransformerBlock": ("norm1", "norm2"),
     "transformers.models.vit.modeling_vit.ViTLayer": ("layernorm_before", "layernorm_after"),
     "transformers.models.deit.modeling_deit.DeiTLayer": ("layernorm_before", "layernorm_after"),
     "transformers.models.dinov2.modeling_dinov2.Dinov2Layer": ("norm1", "norm2"),
+    "transformers.models.beit.modeling_beit.BeitLayer": ("layernorm_before", "layernorm_after"),
+    "transformers.models.swin.modeling_swin.SwinLayer": ("", "layernorm_after"),
 }
 
 
@@ -98,9 +106,11 @@ def _thread() -> int:
 def _norm_before(site: Site, module: nn.Module) -> str:
     block = module.get_submodule(site.block)
     kind = f"{type(block).__module__}.{type(block).__qualname__}"
-    if not site.block or kind not in _NORMS or site.branch == "conv":
+    known = site.block and site.branch != "conv"
+    norm = _NORMS.get(kind, ("", ""))[site.branch == "mlp"] if known else ""
+    if not norm:
         raise ValueError(
             f"reads: the residual stream in front of {site.module!r} is not known in a {type(block).__name__}, only in "
-            "blocks of ViT, DeiT and DINOv2; give reads= another value"
+            "blocks of ViT, DeiT, DINOv2, BEiT, EVA-02 and Swin; give reads= another value"
         )
-    return f"{site.block}.{_NORMS[kind][site.branch == 'mlp']}"
+    return f"{site.block}.{norm}"

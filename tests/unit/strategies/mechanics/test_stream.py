@@ -2,12 +2,16 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import paretune as pt
+from paretune.backbones.sites import first_of
 from paretune.strategies import Strategy
+from paretune.strategies.adapter import Bottleneck
 from tests.contracts.backbones import images, make
 from tests.contracts.contract import check, logits, perturb
 
@@ -104,3 +108,45 @@ def test_rules_of_their_own_are_one_for_each_projection() -> None:
     ]
     assert len(rules) == 2 * len(model.sites)
     assert len({rule.data_ptr() for rule in rules}) == len(rules)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_vit",
+        "vit_small_patch16_dinov3",
+        "eva02_tiny_patch14_224",
+        "beit_base_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "tv_vit",
+        "tv_swin",
+        "hf_beit",
+        "hf_dinov2",
+        "hf_swin",
+    ],
+)
+def test_what_is_read_is_what_a_block_returns_without_its_branches(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make(name)
+    style: Any = "pfeiffer" if name == "hf_swin" else "houlsby"
+    model = pt.adapt(base, pt.Adapter(style=style, reads="stream"))
+    read: list[Tensor] = []
+    compared = []
+
+    def without_branch(_adapter: Bottleneck, x: Tensor, branch: Tensor) -> Tensor:
+        read.append(x)
+        return torch.zeros_like(branch)
+
+    def compare(_block: nn.Module, _args: Any, output: Any) -> None:
+        for stream in read:
+            torch.testing.assert_close(stream.reshape(first_of(output).shape), first_of(output))
+        compared.append(len(read))
+        read.clear()
+
+    monkeypatch.setattr(Bottleneck, "forward", without_branch)
+    blocks = {site.block for site in base.sites}
+    for block in blocks:
+        model.module.get_submodule(block).register_forward_hook(compare)
+    logits(model, images(base.image_size))
+    assert compared == [2 if style == "houlsby" else 1] * len(blocks)
