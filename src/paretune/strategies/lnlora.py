@@ -66,8 +66,9 @@ class LNLoRA(Strategy):
         past = [name for layer, name in layers.items() if layer not in run or found[name].tensor != "weight"]
         if past:
             raise ValueError(
-                f"LNLoRA: {type(module).__name__} reads the weight of {past[0]!r} itself and never runs the layer, so that "
-                f"nothing can stand beside it ({len(past)} of {len(layers)} layers); name others with where=, or use LoRA()"
+                f"LNLoRA: {type(module).__name__} reads the weights of layers itself and never runs these, so that nothing "
+                f"can stand beside them; {len(past)} of {len(layers)}, such as {past[0]!r}; name others with where=, or use "
+                "LoRA()"
             )
         new: list[LNLoRABranch] = []
         for layer, name in layers.items():

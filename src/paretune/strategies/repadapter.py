@@ -85,9 +85,9 @@ class RepAdapter(Strategy):
         for body in expected:
             if not all(map(_close, found[body], expected[body])):
                 raise ValueError(
-                    f"RepAdapter: {body!r}, a {type(module.get_submodule(body)).__name__}, does more with its input than "
-                    f"{', '.join(branches[body])} read of it, so that they cannot hold an adapter of it; leave it out with "
-                    "where="
+                    f"RepAdapter: the first layers of a branch of {type(module).__name__} cannot hold an adapter of its "
+                    f"input, with which it does more; {body!r}, of which they are {', '.join(branches[body])}; leave it out "
+                    "with where="
                 )
         for parameter in _fresh(maps.values()):
             nn.init.zeros_(parameter)

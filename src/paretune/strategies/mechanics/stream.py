@@ -110,7 +110,7 @@ def _norm_before(site: Site, module: nn.Module) -> str:
     norm = _NORMS.get(kind, ("", ""))[site.branch == "mlp"] if known else ""
     if not norm:
         raise ValueError(
-            f"reads: the residual stream in front of {site.module!r} is not known in a {type(block).__name__}, only in "
-            "blocks of ViT, DeiT, DINOv2, BEiT, EVA-02 and Swin; give reads= another value"
+            f"reads: the residual stream in front of {site.module!r} is not known in {type(block).__name__}, only for ViT, "
+            "DeiT, DINOv2, BEiT, EVA-02 and Swin; give reads= another value"
         )
     return f"{site.block}.{norm}"

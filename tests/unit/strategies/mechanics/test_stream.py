@@ -129,6 +129,7 @@ def test_what_is_read_is_what_a_block_returns_without_its_branches(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = make(name)
+    blocks = {site.block for site in base.sites}
     style: Any = "pfeiffer" if name == "hf_swin" else "houlsby"
     model = pt.adapt(base, pt.Adapter(style=style, reads="stream"))
     read: list[Tensor] = []
@@ -145,7 +146,6 @@ def test_what_is_read_is_what_a_block_returns_without_its_branches(
         read.clear()
 
     monkeypatch.setattr(Bottleneck, "forward", without_branch)
-    blocks = {site.block for site in base.sites}
     for block in blocks:
         model.module.get_submodule(block).register_forward_hook(compare)
     logits(model, images(base.image_size))
