@@ -188,6 +188,8 @@ def general(reason: str) -> str:
         r"\1 the model",
         reason,
     )
+    reason = re.sub(r"in front of '[^']*'", "in front of a branch", reason)
+    reason = re.sub(r"LNLoRA: [A-Z]\w+ reads", "LNLoRA: the model reads", reason)
     reason = re.sub(r"and [A-Z]\w+ has none", "and the model has none", reason)
     reason = re.sub(r"which [A-Z]\w+ is not known", "which the model is not known", reason)
     reason = re.sub(r"(effect in the model): .*", r"\1", reason)

@@ -14,7 +14,7 @@ from torch import nn
 
 import paretune as pt
 from paretune.interchange import save_loralib, save_peft
-from paretune.strategies import SSF, Strategy
+from paretune.strategies import SSF, LNLoRA, Strategy
 from tests.contracts.backbones import images, make
 from tests.contracts.contract import check, logits, perturb
 from tests.contracts.tied import TIES, make_tied, sharing, untied
@@ -32,6 +32,7 @@ STRATEGIES = [
     pt.LoRA(rank=2, targets="[ab]") + pt.LoRA(rank=1) + pt.IA3(targets="[a]"),
     pt.Compacter(n=2, reduction=2),
     pt.Adapter() + pt.strategies.NormTune(),
+    LNLoRA(rank=2),
 ]
 
 
