@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import paretune as pt
-from paretune.strategies import SSF, Strategy
+from paretune.strategies import SSF, FacT, Strategy
 from tests.contracts.backbones import EVERY, FEW, images, make
 from tests.contracts.contract import check, logits, outcome, perturb
 from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows
@@ -33,6 +33,7 @@ MORE = [
     ("hf_vit", "Deep prompt"),
     ("hf_vit", "Peft LoHa"),
     ("hf_convnext", "IA3"),
+    ("hf_vit", "FacT"),
     ("resnetv2_50x1_bit", "SSF"),
 ]
 OPTIONS = [
@@ -179,6 +180,8 @@ D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
         (pt.IA3(targets=("k", "v", "hidden", "*.attn.proj")), 64_512),
         # γ and β of qkv, proj, fc1, fc2 and two norms, less β of the keys; of the patch embedding; of the last norm.
         (SSF(), DEPTH * (2 * (3 * D + D + HIDDEN + D + 2 * D) - D) + 2 * D + 2 * D),
+        (FacT(rank=16), 2 * D * 16 + 12 * DEPTH * 16**2),
+        (FacT(form="TK", rank=32), 2 * D * 32 + 12 * DEPTH * 32 + 32**3),
         (pt.Adapter(reduction=8), 3_559_680),
         (pt.Adapter(reduction=16), 1_789_056),
         (pt.Adapter(reduction=16, style="pfeiffer"), 894_528),
