@@ -29,6 +29,7 @@ _VARIANTS: dict[type[Strategy], dict[str, Strategy | Callable[[pt.Backbone], Str
         "FacT": pt.strategies.FacT(rank=4),
         "FacT-TK": pt.strategies.FacT(form="TK", rank=4),
     },
+    pt.strategies.Sparse: {"Sparse": pt.strategies.Sparse(score="random", budget=0.05)},
     pt.Compacter: {"Compacter": pt.Compacter(), "Compacter++": pt.Compacter(placement="mlp")},
     pt.Adapter: {
         "Adapter": pt.Adapter(),

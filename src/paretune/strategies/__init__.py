@@ -20,6 +20,7 @@ from paretune.strategies.lora import LoRA as LoRA
 from paretune.strategies.ia3 import IA3 as IA3
 from paretune.strategies.ssf import SSF as SSF
 from paretune.strategies.fact import FacT as FacT
+from paretune.strategies.sparse import Sparse as Sparse
 from paretune.strategies.compacter import Compacter as Compacter
 from paretune.strategies.adapter import Adapter as Adapter
 from paretune.strategies.prompt import VisualPrompt as VisualPrompt

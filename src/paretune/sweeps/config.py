@@ -248,6 +248,15 @@ class RunConfig(TaskConfig):
         if not isinstance(self.strategy, Strategy):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
 
+    def adapted(self, data: ImageData) -> Backbone:
+        """The backbone with the strategy on it; one that chooses by images does so on the train split.
+
+        Where it chooses under attack, that is PGD with the steps of training, or of evaluation if training has none.
+        """
+        backbone = self.load_backbone(len(data.classes), self.seed)
+        attack = PGD(self.threat, steps=self.train_steps or self.eval_steps)
+        return adapt(backbone, self.strategy, seed=self.seed, data=data.train, attack=attack)
+
     def run(
         self,
         out: str | Path,
@@ -258,10 +267,8 @@ class RunConfig(TaskConfig):
     ) -> Run:
         """Train and measure; see :func:`paretune.train`."""
         data = self.load_data()
-        backbone = self.load_backbone(len(data.classes), self.seed)
-        adapt(backbone, self.strategy, seed=self.seed)
         return train(
-            backbone,
+            self.adapted(data),
             data,
             self.objective,
             out=out,
