@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import paretune as pt
-from paretune.strategies import SSF, FacT, Strategy
+from paretune.strategies import SSF, FacT, Sparse, Strategy
 from tests.contracts.backbones import EVERY, FEW, images, make
 from tests.contracts.contract import check, logits, outcome, perturb
 from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows
@@ -133,7 +133,9 @@ def without_unmeasured(page: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "strategy", [pt.BitFit(), pt.LoRA(rank=2), pt.IA3(), SSF(), pt.Compacter(), pt.Adapter()], ids=repr
+    "strategy",
+    [pt.BitFit(), pt.LoRA(rank=2), pt.IA3(), SSF(), Sparse(score="random"), pt.Compacter(), pt.Adapter()],
+    ids=repr,
 )
 @pytest.mark.parametrize("arch", ["test_vit", "resnet18"])
 def test_compiles_without_a_graph_break(arch: str, strategy: Strategy) -> None:
@@ -181,6 +183,7 @@ D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
         # γ and β of qkv, proj, fc1, fc2 and two norms, less β of the keys; of the patch embedding; of the last norm.
         (SSF(), DEPTH * (2 * (3 * D + D + HIDDEN + D + 2 * D) - D) + 2 * D + 2 * D),
         (FacT(rank=16), 2 * D * 16 + 12 * DEPTH * 16**2),
+        (Sparse(budget=50_000, score="random"), 50_000),
         (FacT(form="TK", rank=32), 2 * D * 32 + 12 * DEPTH * 32 + 32**3),
         (pt.Adapter(reduction=8), 3_559_680),
         (pt.Adapter(reduction=16), 1_789_056),

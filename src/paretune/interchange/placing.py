@@ -149,10 +149,7 @@ def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict
     parameters = dict(module.named_parameters())
     stored: dict[str, Tensor] = {name: parameters[name] for name in adaptation.trained}
     stored |= adaptation.statistics(module)
-    of_deltas = {
-        id(buffer) for part in module.modules() if isinstance(part, Delta) for buffer in part.buffers()
-    }
-    stored |= {name: buffer for name, buffer in module.named_buffers() if id(buffer) in of_deltas}
+    stored |= Delta.settings(module)
     in_peft = names_in_peft(module)
     if in_peft:  # which may save more than is trained
         state = module.state_dict(keep_vars=True)

@@ -93,7 +93,7 @@ class Sparse(Strategy):
 
     def _having(self, chosen: Mapping[str, Tensor]) -> Self:
         made = dataclasses.replace(self)
-        object.__setattr__(made, "_chosen", dict(chosen))
+        object.__setattr__(made, "_chosen", dict(sorted(chosen.items())))
         return made
 
     def chosen_on(

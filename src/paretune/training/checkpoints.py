@@ -16,6 +16,7 @@ from paretune.interchange.checks import check_tensors
 from paretune.interchange.placing import stored_tensors_full_names
 from paretune.runs import disk
 from paretune.strategies.mechanics.adapting import require_adaptation, restore
+from paretune.strategies.mechanics.base import Delta
 
 FORMAT = "2"  # 1: random starts of attacks depended on the batch
 
@@ -51,6 +52,11 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             raise ValueError("its contents are not those that were written")
         values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
         check_tensors(stored_tensors_full_names(module, require_adaptation(module)), values, path)
+        for name, setting in Delta.settings(module).items():
+            if not torch.equal(setting.cpu(), values[name]):
+                raise ValueError(
+                    f"{name} is not that of this adapter, which was chosen by other images or weights"
+                )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"checkpoint {path} is damaged ({error}); delete it to train this run from its start"

@@ -259,6 +259,13 @@ class Delta(nn.Module):
         return [parametrized.original for tensors in lists for parametrized in tensors.values()]
 
     @staticmethod
+    def settings(module: nn.Module) -> dict[str, Tensor]:
+        """The buffers of the deltas on ``module``, by name: what they need beside what trains, and never changes."""
+        deltas = [part for part in module.modules() if isinstance(part, Delta)]
+        own = {id(buffer) for delta in deltas for buffer in delta.buffers()}
+        return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
+
+    @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """Names and layers of ``module`` that carry a delta."""
         for name, layer in list(module.named_modules()):
