@@ -29,8 +29,8 @@ _VARIANTS: dict[type[Strategy], dict[str, Strategy | Callable[[pt.Backbone], Str
         "FacT": pt.strategies.FacT(rank=4),
         "FacT-TK": pt.strategies.FacT(form="TK", rank=4),
     },
-    # So many that in each small layer one is not behind a unit that random weights have switched off.
-    pt.strategies.Sparse: {"Sparse": pt.strategies.Sparse(score="random", budget=0.5)},
+    # So many that in each small layer one has an effect, and is not behind a unit that random weights have switched off.
+    pt.strategies.Sparse: {"Sparse": pt.strategies.Sparse(score="random", budget=0.9)},
     pt.Compacter: {"Compacter": pt.Compacter(), "Compacter++": pt.Compacter(placement="mlp")},
     pt.Adapter: {
         "Adapter": pt.Adapter(),
