@@ -37,10 +37,19 @@ _PLACES = "sparse_places"
 class Sparse(Strategy):
     """Train single weights of Linear and Conv2d layers; they merge exactly, and cost nothing after merging.
 
-    Which ones is chosen on the bare model before training: :func:`~paretune.strategies.adapt` is given images for it, of
-    which ``samples`` are drawn by its seed. The choice follows from model, images, attack and seed. It is saved with the
+    Which ones is chosen on the bare model before training: :func:`~paretune.adapt` is given images for it, of which
+    ``samples`` are drawn by its seed. The choice follows from model, images, attack and seed. It is saved with the
     adapter: the places and as many values, nothing dense. For an ``AdapterSet``, or to choose once for several seeds, put on
     what :meth:`chosen_on` returns.
+
+    Example:
+        >>> import paretune as pt
+        >>> model = pt.load_backbone("timm:test_vit", num_classes=10, pretrained=False)
+        >>> images, labels = torch.rand(8, 3, 160, 160), torch.arange(8)
+        >>> sparse = pt.strategies.Sparse(budget=5000, score="adversarial")
+        >>> model = pt.adapt(model, sparse, data=(images, labels), attack=pt.PGD(pt.Linf(4/255), steps=2))
+        >>> sum(p.numel() for p in pt.strategies.trainable_parameters(model, head=False).values())
+        5000
 
     Args:
         budget: how many weights train, a whole number; or below 1, this fraction of those in ``where``.

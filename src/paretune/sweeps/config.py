@@ -249,9 +249,10 @@ class RunConfig(TaskConfig):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
 
     def adapted(self, data: ImageData) -> Backbone:
-        """The backbone with the strategy on it; one that chooses by images does so on the train split.
+        """The backbone with the strategy on it, which chooses by the train split where it chooses by images.
 
-        Where it chooses under attack, that is PGD with the steps of training, or of evaluation if training has none.
+        Under attack that is by PGD with the steps of training, or of evaluation if training has none. It is done on the CPU,
+        so that a run that is resumed chooses the same.
         """
         backbone = self.load_backbone(len(data.classes), self.seed)
         attack = PGD(self.threat, steps=self.train_steps or self.eval_steps)

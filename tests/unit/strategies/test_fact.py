@@ -106,21 +106,15 @@ def test_stages_of_several_widths_have_factors_of_their_own() -> None:
     assert sorted(width for width, _ in factors) == [48, 96]
 
 
-@pytest.mark.parametrize(
-    ("form", "ranks", "millions"),
-    # The ranks of their 19 configurations (FacT/configs/tk), and the mean over VTAB-1K of their table 1.
-    [("TK", [32] * 13 + [16] * 6, 0.069)],
-)
-def test_the_mean_over_the_tasks_of_the_paper_is_that_of_its_table(
-    form: Any, ranks: list[int], millions: float
-) -> None:
-    sizes = []
-    for rank in ranks:
+def test_the_mean_over_the_tasks_of_the_paper_is_that_of_its_table() -> None:
+    """FacT-TK has 0.069 million in table 1; of its 19 configurations (FacT/configs/tk) 13 have rank 32, and 6 rank 16."""
+    total = 0
+    for rank, tasks in ((32, 13), (16, 6)):
         with torch.device("meta"):
             model = pt.load_backbone("timm:vit_base_patch16_224", num_classes=10, pretrained=False)
-            pt.adapt(model, FacT(form=form, rank=rank))
-        sizes.append(sum(p.numel() for p in trainable_parameters(model, head=False).values()))
-    assert round(sum(sizes) / len(sizes) / 1e6, 3) == millions
+            pt.adapt(model, FacT(form="TK", rank=rank))
+        total += tasks * sum(p.numel() for p in trainable_parameters(model, head=False).values())
+    assert round(total / 19 / 1e6, 3) == 0.069
 
 
 def test_merging_keeps_the_logits_of_a_part_of_the_model() -> None:
