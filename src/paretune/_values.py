@@ -28,8 +28,10 @@ _KNOWN_AS = {
     "head": "LinearProbe", "linear": "LinearProbe", "lp": "LinearProbe", "probe": "LinearProbe", "inf": "Linf",
     "layernorm": "NormTune", "ln": "NormTune", "bn": "NormTune", "norm": "NormTune", "norms": "NormTune",
     "pfeiffer": "Adapter", "phm": "Compacter", "prompt": "VisualPrompt", "vp": "VisualPrompt", "vpt": "VisualPrompt",
-    "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft", "l8": "Linf", "linfinity": "Linf",
-    "fulllora": "LNLoRA", "adaptmlp": "AdaptFormer",
+    "vptdeep": "VisualPrompt(kind='deep')", "vptshallow": "VisualPrompt(kind='shallow')", "facttt": "FacT(form='TT')",
+    "facttk": "FacT(form='TK')", "gps": "Sparse(score='gradient')", "spt": "Sparse(score='sensitivity')",
+    "caat": "Sparse(score='adversarial')", "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft",
+    "l8": "Linf", "linfinity": "Linf", "fulllora": "LNLoRA", "adaptmlp": "AdaptFormer",
 }  # fmt: skip
 _FIELDS_KNOWN_AS = {
     "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),
@@ -228,6 +230,7 @@ class _Reader:
     choices: Mapping[str, type]
 
     def value(self, node: ast.expr) -> Any:
+        node = _joined(node)
         if isinstance(node, ast.Name):
             return self._make(node.id, (), {})
         value = self._read(node, 0)
@@ -297,8 +300,10 @@ class _Reader:
         named = {_key(known): kind for known, kind in self.choices.items()}
         if _key(name) not in named:
             meant = _KNOWN_AS.get(_key(name), "")
-            near = [meant] if _key(meant) in named else difflib.get_close_matches(_key(name), named, n=1)
-            hint = f"did you mean {named[_key(near[0])].__name__}? " if near else ""
+            if _key(meant.partition("(")[0]) not in named:
+                near = difflib.get_close_matches(_key(name), named, n=1)
+                meant = named[near[0]].__name__ if near else ""
+            hint = f"did you mean {meant}? " if meant else ""
             raise ValueError(
                 f"unknown name {name!r} in {shown(self.text)}; {hint}Choices: {', '.join(self.choices)}"
             )
@@ -319,6 +324,19 @@ class _Reader:
             raise ValueError(
                 f"cannot make {cls.__name__} from {shown(self.text)}: {reason}. Its fields: {', '.join(fields)}"
             ) from None
+
+
+def _joined(node: ast.expr) -> ast.expr:
+    """A name with hyphens, or a call of it, such as ``bit-fit``, which Python reads as a difference."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Sub(), right=ast.Name(id=last)):
+            first = _joined(left)
+            return ast.Name(f"{first.id}-{last}") if isinstance(first, ast.Name) else node
+        case ast.BinOp(left=left, op=ast.Sub(), right=ast.Call(func=ast.Name(id=last)) as right):
+            first = _joined(left)
+            if isinstance(first, ast.Name):
+                return ast.Call(ast.Name(f"{first.id}-{last}"), right.args, right.keywords)
+    return node
 
 
 def _is_number(value: Any) -> bool:

@@ -25,6 +25,12 @@ def _loha(backbone: pt.Backbone) -> Strategy:
 _VARIANTS: dict[type[Strategy], dict[str, Strategy | Callable[[pt.Backbone], Strategy]]] = {
     pt.FullFineTune: {"FullFineTune": pt.FullFineTune(), "Last two blocks": pt.FullFineTune(where="last:2")},
     pt.LoRA: {"LoRA": pt.LoRA(rank=2), "LoRA of q and v": pt.LoRA(rank=2, targets=("q", "v"))},
+    pt.strategies.FacT: {
+        "FacT": pt.strategies.FacT(rank=4),
+        "FacT-TK": pt.strategies.FacT(form="TK", rank=4),
+    },
+    # So many that in each small layer one has an effect, and is not behind a unit that random weights have switched off.
+    pt.strategies.Sparse: {"Sparse": pt.strategies.Sparse(score="random", budget=0.9)},
     pt.Compacter: {"Compacter": pt.Compacter(), "Compacter++": pt.Compacter(placement="mlp")},
     pt.Adapter: {
         "Adapter": pt.Adapter(),

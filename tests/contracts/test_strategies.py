@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import paretune as pt
-from paretune.strategies import SSF, AdaptFormer, LNLoRA, RepAdapter, Strategy
+from paretune.strategies import SSF, AdaptFormer, FacT, LNLoRA, RepAdapter, Sparse, Strategy
 from tests.contracts.backbones import EVERY, FEW, images, make
 from tests.contracts.contract import check, logits, outcome, perturb
 from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows
@@ -33,6 +33,7 @@ MORE = [
     ("hf_vit", "Deep prompt"),
     ("hf_vit", "Peft LoHa"),
     ("hf_convnext", "IA3"),
+    ("hf_vit", "FacT"),
     ("resnetv2_50x1_bit", "SSF"),
     ("swin_tiny_patch4_window7_224", "LNLoRA"),
     ("hf_vit", "LNLoRA"),
@@ -142,7 +143,9 @@ def without_unmeasured(page: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "strategy", [pt.BitFit(), pt.LoRA(rank=2), pt.IA3(), SSF(), pt.Compacter(), pt.Adapter()], ids=repr
+    "strategy",
+    [pt.BitFit(), pt.LoRA(rank=2), pt.IA3(), SSF(), Sparse(score="random"), pt.Compacter(), pt.Adapter()],
+    ids=repr,
 )
 @pytest.mark.parametrize("arch", ["test_vit", "resnet18"])
 def test_compiles_without_a_graph_break(arch: str, strategy: Strategy) -> None:
@@ -201,6 +204,9 @@ D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
             (2 * D + 8 * 2 * D)
             + DEPTH * (3 * 2 * D + 2 * HIDDEN + 8 * (D + 3 * D + D + D + 2 * (D + HIDDEN))),
         ),
+        (FacT(rank=16), 2 * D * 16 + 12 * DEPTH * 16**2),
+        (Sparse(budget=50_000, score="random"), 50_000),
+        (FacT(form="TK", rank=32), 2 * D * 32 + 12 * DEPTH * 32 + 32**3),
         (pt.Adapter(reduction=8), 3_559_680),
         (pt.Adapter(reduction=16), 1_789_056),
         (pt.Adapter(reduction=16, style="pfeiffer"), 894_528),

@@ -1,12 +1,13 @@
 """Values print as calls and read back, and text never runs code."""
 
 import math
+import re
 
 import pytest
 
 from paretune._values import from_dict, number_text, parse, parse_many, parse_number
 from paretune.attacks import L2, PGD, Linf
-from paretune.strategies import STRATEGIES, BitFit, Compacter, LoRA
+from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, VisualPrompt
 
 CHOICES = {**STRATEGIES, "PGD": PGD, "Linf": Linf, "L2": L2}
 EXAMPLES = [
@@ -96,3 +97,35 @@ def test_threats_and_attacks_print_as_people_write_them() -> None:
     assert parse("PGD(Linf(2/255), step_size=1/255)", {"PGD": PGD, "Linf": Linf}) == PGD(
         Linf(2 / 255), step_size=1 / 255
     )
+
+
+def test_names_may_have_hyphens_as_papers_write_them() -> None:
+    assert parse("Visual-Prompt(kind='deep')", STRATEGIES) == VisualPrompt(kind="deep")
+    assert parse_many("bit-fit,Full-Fine-Tune,LoRA(rank=2)", STRATEGIES) == (
+        BitFit(),
+        FullFineTune(),
+        LoRA(rank=2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("VPT-deep", "VisualPrompt(kind='deep')"),
+        ("VPT-Deep(size=5)", "VisualPrompt(kind='deep')"),
+        ("vptdeep", "VisualPrompt(kind='deep')"),
+        ("VPT-shallow", "VisualPrompt(kind='shallow')"),
+        ("FacT-TK", "FacT(form='TK')"),
+        ("gps", "Sparse(score='gradient')"),
+        ("vpt", "VisualPrompt"),
+    ],
+)
+def test_errors_name_what_a_paper_calls_a_choice_with_its_options(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"did you mean {meant}? ")):
+        parse(text, STRATEGIES)
+    assert isinstance(parse(meant, STRATEGIES), STRATEGIES[meant.partition("(")[0]])
+
+
+def test_a_difference_of_values_is_still_none() -> None:
+    with pytest.raises(ValueError, match=r"is not a literal|cannot compute|is not one of"):
+        parse("LoRA(rank=2)-BitFit()", CHOICES)

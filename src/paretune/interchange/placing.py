@@ -21,7 +21,7 @@ from paretune.strategies.mechanics.adapting import (
     require_bare,
     restore,
 )
-from paretune.strategies.mechanics.base import Anatomy, Strategy, base_parameters
+from paretune.strategies.mechanics.base import Anatomy, Delta, Strategy, base_parameters
 from paretune.strategies.mechanics.wrapped import names_in_peft, random_images
 
 LARGEST = 64 * 2**20  # bytes that any tensor may have, in the smallest of models
@@ -54,6 +54,7 @@ def place(
     module = network_of(model)
     require_bare(module)
     check_classes(module, anatomy.head, tensors, origin)
+    strategy = strategy.stored_in(tensors)
     trial, adapted = tried(module, strategy, anatomy, origin)
     expected = stored_tensors(trial, adapted)
     if partial:
@@ -148,6 +149,7 @@ def stored_tensors_full_names(module: nn.Module, adaptation: Adaptation) -> dict
     parameters = dict(module.named_parameters())
     stored: dict[str, Tensor] = {name: parameters[name] for name in adaptation.trained}
     stored |= adaptation.statistics(module)
+    stored |= Delta.settings(module)
     in_peft = names_in_peft(module)
     if in_peft:  # which may save more than is trained
         state = module.state_dict(keep_vars=True)

@@ -21,6 +21,8 @@ from paretune.strategies.lnlora import LNLoRA as LNLoRA
 from paretune.strategies.ia3 import IA3 as IA3
 from paretune.strategies.ssf import SSF as SSF
 from paretune.strategies.repadapter import RepAdapter as RepAdapter
+from paretune.strategies.fact import FacT as FacT
+from paretune.strategies.sparse import Sparse as Sparse
 from paretune.strategies.compacter import Compacter as Compacter
 from paretune.strategies.adapter import Adapter as Adapter
 from paretune.strategies.adaptformer import AdaptFormer as AdaptFormer

@@ -24,13 +24,17 @@ class VisualPrompt(Strategy):
 
     Args:
         kind: ``"padding"`` adds a border of learned values to the normalised image; it starts at zero. ``"shallow"`` gives
-            the first block of a vision transformer further tokens, ``"deep"`` gives each block its own.
+            the first block of a vision transformer further tokens (VPT-shallow), ``"deep"`` gives each block its own in
+            their place (VPT-deep).
         size: width of the border in pixels, or number of tokens.
+        dropout: probability of dropping a number of a token while training, at least 0 and below 1; the authors use 0.1.
+            Attacks and evaluation have none.
     """
 
     _: KW_ONLY
     kind: Literal["padding", "shallow", "deep"] = "padding"
     size: int = 10
+    dropout: float = 0.0
 
     learning_rate: ClassVar[float] = 1e-2
     why_everywhere: ClassVar[str] = "a prompt is shown to the whole model"
@@ -40,6 +44,10 @@ class VisualPrompt(Strategy):
         super().__post_init__()
         if self.size < 1 or int(self.size) != self.size:
             raise ValueError(f"size must be a whole number of at least 1, got {self.size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.dropout and self.kind == "padding":
+            raise ValueError(f"dropout={self.dropout} is of tokens; use kind='shallow' or kind='deep'")
 
     def install(self, module: nn.Module, anatomy: Anatomy) -> list[str]:
         """Insert the border, or tokens before the first (or each) block and their removal after the last.
@@ -55,7 +63,7 @@ class VisualPrompt(Strategy):
         for index, (block, width) in enumerate(known.items()):
             prompt = PromptMask(self.size)
             if index == 0 or self.kind == "deep":
-                prompt = PromptTokens(self.size, width, _patch(module), first=index == 0)
+                prompt = PromptTokens(self.size, width, _patch(module), self.dropout, first=index == 0)
             new.append(prompt.to(some.device, some.dtype))
             prompt.attach(module, Site(block, "input", "attention", width, -1))
         PromptEnd(self.size).attach(module, Site(block, "output", "attention", width, -1))
@@ -182,12 +190,15 @@ class PromptMask(Inserted):
 class PromptTokens(PromptMask):
     """Appends learned tokens to those that enter a block, or puts them in the place of those appended before.
 
+    The authors insert them behind the class token; attention is the same in either order.
+
     Shape of ``tokens``: (number, width). First values as the authors draw them: uniform with the bound of Xavier for
     (pixels of a patch · 3, width).
     """
 
-    def __init__(self, number: int, width: int, patch: int, *, first: bool) -> None:
+    def __init__(self, number: int, width: int, patch: int, dropout: float, *, first: bool) -> None:
         super().__init__(number)
+        self.dropout = dropout
         bound = math.sqrt(6 / (3 * patch + width))
         self.tokens = nn.Parameter(torch.empty(number, width).uniform_(-bound, bound))
         self.first = first
@@ -195,7 +206,10 @@ class PromptTokens(PromptMask):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same with the prompt as its last tokens."""
         kept = x if self.first else x[:, : -self.number]
-        return torch.cat([kept, self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
+        tokens = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+        if self.training and self.dropout:
+            tokens = nn.functional.dropout(tokens, self.dropout)
+        return torch.cat([kept, tokens], dim=1)
 
 
 class PromptEnd(Inserted):

@@ -10,7 +10,6 @@ import torch
 from paretune.attacks import attack_copy
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
-from paretune.strategies import adapt
 from paretune.sweeps.config import RunConfig
 from paretune.training.objectives import TrainingBatch
 
@@ -62,7 +61,7 @@ def time_line(configs: Sequence[RunConfig], data: ImageData, *, workers: int, th
 def _seconds(config: RunConfig, data: ImageData) -> float:
     """About how long one run takes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = adapt(config.load_backbone(len(data.classes), config.seed), config.strategy, seed=config.seed)
+    model = config.adapted(data)
     model.to(device).to(memory_format=torch.channels_last)
     copy = attack_copy(model, precision=config.precision, engine=config.engine)
     optimizer = config.optimizer.build(model, 1.0)

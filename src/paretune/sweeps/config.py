@@ -270,6 +270,16 @@ class RunConfig(TaskConfig):
         if not isinstance(self.strategy, Strategy):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
 
+    def adapted(self, data: ImageData) -> Backbone:
+        """The backbone with the strategy on it, which chooses by the train split where it chooses by images.
+
+        Under attack that is by PGD with the steps of training, or of evaluation if training has none. It is done on the CPU,
+        so that a run that is resumed chooses the same.
+        """
+        backbone = self.load_backbone(len(data.classes), self.seed)
+        attack = PGD(self.threat, steps=self.train_steps or self.eval_steps)
+        return adapt(backbone, self.strategy, seed=self.seed, data=data.train, attack=attack)
+
     def run(
         self,
         out: str | Path,
@@ -280,10 +290,8 @@ class RunConfig(TaskConfig):
     ) -> Run:
         """Train and measure; see :func:`paretune.train`."""
         data = self.load_data()
-        backbone = self.load_backbone(len(data.classes), self.seed)
-        adapt(backbone, self.strategy, seed=self.seed)
         return train(
-            backbone,
+            self.adapted(data),
             data,
             self.objective,
             out=out,

@@ -17,6 +17,7 @@ from paretune.interchange.checks import check_tensors
 from paretune.interchange.placing import stored_tensors_full_names
 from paretune.runs import disk
 from paretune.strategies.mechanics.adapting import require_adaptation, restore
+from paretune.strategies.mechanics.base import Delta
 
 FORMAT = "2"  # 1: random starts of attacks depended on the batch
 
@@ -75,6 +76,10 @@ def load_checkpoint(
     tensors, progress = _read(path)
     values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     _check(path, values, stored_tensors_full_names(module, require_adaptation(module)))
+    for name, setting in Delta.settings(module).items():
+        if not torch.equal(setting.cpu(), values[name]):
+            reason = f"{name} is not that of this adapter, which was chosen by other images or weights"
+            raise _damaged(path, ValueError(reason))
     restore(module, values)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

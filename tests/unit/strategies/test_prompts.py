@@ -83,7 +83,39 @@ def test_models_that_take_no_prompt_are_refused_and_stay(
     assert torch.equal(logits(backbone, x), before)
 
 
-@pytest.mark.parametrize("fields", [{"kind": "border"}, {"size": 0}, {"size": 1.5}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"kind": "border"}, {"size": 0}, {"size": 1.5}, {"dropout": 1.0, "kind": "deep"}, {"dropout": 0.1}],
+)
 def test_fields_that_mean_nothing_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         pt.VisualPrompt(**fields)
+
+
+def test_deep_prompts_compute_what_the_authors_do() -> None:
+    """After vit_prompt/vit.py of their repository: behind the class token, and replaced there before each further block."""
+    model = pt.adapt(make("deit3_small_patch16_224"), pt.VisualPrompt(kind="deep", size=3)).double()
+    perturb(model)
+    plain, x = make("deit3_small_patch16_224").double().module, images(32).double()
+    plain.head.load_state_dict(model.module.head.state_dict())
+    with torch.no_grad():
+        h = plain.patch_embed((x - model.mean) / model.std)
+        h = plain.norm_pre(plain._pos_embed(h))
+        for index, block in enumerate(plain.blocks):
+            prompt = model.module.blocks[index].prompt.tokens.expand(len(x), -1, -1)
+            h = block(torch.cat([h[:, :1], prompt, h[:, 1 + (3 if index else 0) :]], dim=1))
+        expected = plain.head(plain.norm(h)[:, 0])
+    torch.testing.assert_close(logits(model, x), expected)
+
+
+def test_dropout_of_tokens_is_for_training_and_differs_between_images() -> None:
+    strategy = pt.VisualPrompt(kind="deep", size=40, dropout=0.5)
+    model = pt.adapt(make("vit_tiny_patch16_224"), strategy)
+    prompt = model.module.blocks[3].prompt
+    x = torch.rand(2, 50, 192)
+    assert torch.equal(prompt.eval()(x)[0, -40:], prompt.tokens)
+    shown = prompt.train()(x)[:, -40:]
+    kept = shown != 0
+    assert 0.4 < float(kept.float().mean()) < 0.6
+    assert not torch.equal(kept[0], kept[1])
+    torch.testing.assert_close(shown[kept], (2 * prompt.tokens).expand_as(shown)[kept])

@@ -13,6 +13,7 @@ from paretune.backbones.sites import Site
 from paretune.strategies.inserted import check_undisturbed
 from paretune.strategies.mechanics.base import Anatomy, Delta, Inserted, Strategy, base_parameters
 from paretune.strategies.mechanics.left_alone import log_left_alone
+from paretune.strategies.mechanics.scores import Attacker, Examples
 from paretune.strategies.mechanics.tied import check_head, check_memory
 from paretune.strategies.mechanics.wrapped import check_merge, unwrap, wrapped_layers
 
@@ -66,7 +67,14 @@ class Adaptation:
         return self
 
 
-def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
+def adapt(
+    backbone: Backbone,
+    strategy: Strategy,
+    *,
+    seed: int = 0,
+    data: Examples | None = None,
+    attack: Attacker | None = None,
+) -> Backbone:
     """Put ``strategy`` on ``backbone`` in place and return the same object.
 
     The head and the strategy's parameters become trainable, everything else is frozen. The logits do not change, except by
@@ -76,6 +84,9 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         backbone: from :func:`~paretune.load_backbone` or :class:`~paretune.Backbone`.
         strategy: for example ``LoRA(rank=8)``.
         seed: seeds the new parameters; the global random state is untouched.
+        data: what a strategy that chooses by images looks at (:class:`~paretune.strategies.Sparse`): the split to train on,
+            or images (batch, channels, height, width) in [0, 1] with labels (batch,). Others do not look at it.
+        attack: likewise, what such images are attacked with.
 
     Raises:
         TypeError: ``backbone`` is not a Backbone.
@@ -89,6 +100,7 @@ def adapt(backbone: Backbone, strategy: Strategy, *, seed: int = 0) -> Backbone:
         torch.manual_seed(seed)
         require_bare(backbone)
         anatomy = anatomy_of(backbone)
+        strategy = strategy.chosen_on(backbone, data, attack=attack, seed=seed)
         strategy.try_on(backbone.module, anatomy)
         install(backbone.module, strategy, anatomy)
     log_left_alone(backbone.module, strategy, require_adaptation(backbone).trained, backbone.head)

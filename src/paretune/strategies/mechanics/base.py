@@ -2,10 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from paretune._values import Value, check_choices
+from paretune.backbones.backbone import Backbone
 from paretune.backbones.modes import batch_norms
 from paretune.backbones.sites import Site
 from paretune.data.sizes import ImageSize
+from paretune.strategies.mechanics.scores import Attacker, Examples
 from paretune.strategies.mechanics.selection import EVERYWHERE, Selection, check_where
 
 
@@ -83,6 +85,21 @@ class Strategy(Value, ABC):
 
         Called before a model is adapted, but not for one that is loaded: how that started does not matter.
         """
+
+    def chosen_on(
+        self,
+        backbone: Backbone,
+        data: Examples | None = None,
+        *,
+        attack: Attacker | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """What is put on ``backbone``: a strategy that chooses by data, once it has; any other, itself."""
+        return self
+
+    def stored_in(self, tensors: Mapping[str, Tensor]) -> Self:
+        """What has these ``tensors`` in an adapter file: a strategy that has chosen what they show; any other, itself."""
+        return self
 
     def follows(self, module: nn.Module) -> dict[str, bool]:
         """The batch norms of ``module`` by name, and whether the running statistics of each follow training."""
@@ -241,6 +258,13 @@ class Delta(nn.Module):
         """The tensors of ``module`` beneath deltas, once for each layer that carries them."""
         lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
         return [parametrized.original for tensors in lists for parametrized in tensors.values()]
+
+    @staticmethod
+    def settings(module: nn.Module) -> dict[str, Tensor]:
+        """The buffers of the deltas on ``module``, by name: what they need beside what trains, and never changes."""
+        deltas = [part for part in module.modules() if isinstance(part, Delta)]
+        own = {id(buffer) for delta in deltas for buffer in delta.buffers()}
+        return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
