@@ -37,7 +37,7 @@ def save_checkpoint(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
-    kept: Mapping[str, Kept],
+    kept: Mapping[str, Kept] | None = None,
 ) -> None:
     """Write the trained tensors of ``module``, the optimizer's state, ``progress`` (JSON) and what else is ``kept``.
 
@@ -50,7 +50,7 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
-    for key, keeper in kept.items():
+    for key, keeper in (kept or {}).items():
         for name, value in keeper.tensors().items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     save_tensors(path, tensors, progress)
@@ -66,7 +66,7 @@ def save_tensors(
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Kept]
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Kept] | None = None
 ) -> dict[str, Any]:
     """Put a checkpoint back into ``module``, ``optimizer`` and what else is ``kept``, and return its ``progress``.
 
@@ -86,7 +86,7 @@ def load_checkpoint(
         if name.startswith("optimizer/"):
             _, index, field = name.split("/")
             state.setdefault(int(index), {})[field] = value
-    for key, keeper in kept.items():
+    for key, keeper in (kept or {}).items():
         keeper.load({n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
