@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from paretune.attacks import attack_copy
+from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.strategies import adapt, trainable_parameters
@@ -65,11 +66,12 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     model = adapt(config.load_backbone(len(data.classes), config.seed), config.strategy, seed=config.seed)
     model.to(device).to(memory_format=torch.channels_last)
     copy = attack_copy(model, precision=config.precision, engine=config.engine)
+    examples = Augmented(data.train, read_augmentation(config.augmentation or data.augmentation), config.seed)
     optimizer = config.optimizer.build(list(trainable_parameters(model).values()), 0.0)
     most = max(2, _PIXELS // math.prod(pair(data.image_size)))
 
     def train(strength: float) -> int:
-        images, labels = data.train[: min(config.batch_size, most)]
+        images, labels = examples[0, range(min(config.batch_size, most, len(examples)))]
         batch = TrainingBatch.on(device, images, labels, strength, 0)
         loss, _ = config.objective.loss(model.train(), lambda: copy, batch)
         torch.autograd.backward(loss)

@@ -13,6 +13,8 @@ from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many
 from paretune.attacks import PGD, THREATS, Engine, Threat
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.loading import load_backbone
+from paretune.data.augmentation import Augmentation
+from paretune.data.augmenting import read_augmentation
 from paretune.data.images import ImageData, load_data
 from paretune.data.sizes import ImageSize, Sides, checked_size
 from paretune.runs.progress import Status
@@ -96,6 +98,10 @@ class TaskConfig:
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
         eval_steps: PGD steps of the evaluation.
         schedule: strength of the training attack over time.
+        augmentation: of the training images: flip, crop, randomresizedcrop, colorjitter, randaugment, autoaugment or augmix,
+            with options as in "Flip() + RandAugment(9)", or timm's rand-m9-mstd0.5; + puts one after the other. null takes
+            flip+crop, but crop where a mirror may change what is shown (Fashion-MNIST; classes that are digits, letters or
+            numbers, or go left or right) and none of digits, the demo; none changes nothing.
         epochs: passes over the train split.
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
@@ -121,6 +127,7 @@ class TaskConfig:
     train_steps: int = 3
     eval_steps: int = 10
     schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    augmentation: Augmentation | None = None
     epochs: float = 5.0
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)
@@ -133,6 +140,9 @@ class TaskConfig:
             check_whole(name, getattr(self, name), least)
         if self.img_size is not None:
             object.__setattr__(self, "img_size", checked_size("img_size", self.img_size))
+        if self.augmentation is not None:
+            with told("augmentation", str(self.augmentation)):
+                object.__setattr__(self, "augmentation", read_augmentation(self.augmentation))
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("split_seed", self.split_seed, 0, LAST_SEED)
@@ -236,7 +246,7 @@ class RunConfig(TaskConfig):
 
     Args:
         strategy: a strategy by its name, such as BitFit, with its options as in LoRA(rank=4).
-        seed: seeds the head, the strategy's parameters, the batches and the attacks.
+        seed: seeds the head, the strategy's parameters, the batches, the augmentation and the attacks.
     """
 
     strategy: Strategy = field(default_factory=LoRA)
@@ -272,6 +282,7 @@ class RunConfig(TaskConfig):
             attacks=[self.attack],
             points=self.points,
             seed=self.seed,
+            augmentation=self.augmentation,
             precision=self.precision,
             engine=self.engine,
             resume=resume,

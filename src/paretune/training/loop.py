@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from paretune.attacks import Attack
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, note_task
+from paretune.data.augmentation import Augmentation
 from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
@@ -54,6 +56,7 @@ def train(
     eval_every: int | None = None,
     points: int | None = None,
     seed: int = 0,
+    augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -80,10 +83,10 @@ def train(
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
-        seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
+        seed: seeds batches, augmentation and attacks. Seed the backbone's head and the strategy when making them.
+        augmentation: of training images, see :mod:`paretune.data.augmenting`; defaults to ``data.augmentation``.
         workers: processes that load images; 0 loads them here.
-        precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`. What ``"auto"`` decides, which
-            takes a measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
+        precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
             same numbers, so only that belongs to the arguments of a run.
         resume: go on with the run in ``out``; False starts it over, also one with damaged files.
@@ -113,6 +116,7 @@ def train(
         eval_every=eval_every,
         points=points,
         seed=seed,
+        augmentation=augmentation,
         options=CopyOptions(precision=precision, engine=engine),
     )
     processes = Processes(plan.batch_size)
@@ -121,19 +125,17 @@ def train(
         note_task(model, plan.task)
         if record.done:
             return record.restore(model)
-        # Faster for convolutions on a CPU; the values are the same.
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # faster for convolutions on a CPU, with the same values
         parameters = list(trainable_parameters(model).values())
         wrapped, optim = processes.prepare(model, plan.optimizer.build(parameters, plan.lr))
         record.go_on(model, optim)
         copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
         readings = Readings(record, device, parameters)
         batches = Batches(plan, record.step, rank, processes.world)
-        loader = batches.loader(data.train, workers, device)
         bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
         with torch.random.fork_rng(), bar as show, record.writing():
             model.train()
-            for step, (images, labels) in enumerate(loader, start=batches.start + 1):
+            for step, (images, labels) in enumerate(batches.loader(workers, device), batches.start + 1):
                 strength, lr, step_seed = plan.at(step, rank)
                 for group in optim.param_groups:
                     group["lr"] = lr

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from paretune._values import check_whole
+from paretune._values import check_whole, told
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
-from paretune.data.images import ImageData, ImageSplit, check_same_classes
+from paretune.data.augmenting import Augmented, read_augmentation
+from paretune.data.images import ImageData, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
@@ -35,8 +36,8 @@ class Plan:
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
-        examples: of the train split.
         chance: accuracy of the best constant answer on the select split.
+        train: the examples to learn, augmented.
         task: classes and data, which the model remembers.
         identity: makes what identifies the run, as JSON; it reads all weights, for which one process is enough.
     """
@@ -52,7 +53,7 @@ class Plan:
     per_epoch: int
     measured_at: frozenset[int]
     lr: float
-    examples: int
+    train: Augmented
     chance: float
     task: Task
     identity: Callable[[], dict[str, Any]]
@@ -73,12 +74,14 @@ class Plan:
         eval_every: int | None,
         points: int | None,
         seed: int,
+        augmentation: Any,
         options: CopyOptions,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
         Raises:
-            ValueError: one is out of range, or the model was trained for other classes than those of ``data``.
+            ValueError: one is out of range, the model was trained for other classes than those of ``data``, or the
+                augmentation fails.
         """
         strategy = require_adaptation(model).strategy
         optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
@@ -100,6 +103,8 @@ class Plan:
                 f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
             )
         check_same_classes(model.num_classes, model.classes, data.train.classes)
+        with told("augmentation", None if augmentation is None else repr(augmentation)):
+            chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
         lr = optimizer.lr or strategy.learning_rate
         config = {
             "task": data.name,
@@ -115,6 +120,8 @@ class Plan:
             "optimizer": optimizer.to_dict() | {"lr": lr},
             "steps": total,
             "batch_size": batch_size,
+            "augmentation": repr(chain),
+            "augmentation_fields": [part.to_dict() for part in chain.parts],
             **measured,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
@@ -146,7 +153,7 @@ class Plan:
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
             lr=lr,
-            examples=examples,
+            train=Augmented(data.train, chain, seed),
             chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
             task=Task(data.train.classes, described),
             identity=identity,
@@ -167,7 +174,7 @@ class Plan:
 
 
 class Batches:
-    """Index lists of the batches after step ``start``; each epoch's order follows from (seed, epoch) alone.
+    """Epoch and index list of each batch after step ``start``; an epoch's order follows from (seed, epoch) alone.
 
     Args:
         plan: of the run.
@@ -179,20 +186,22 @@ class Batches:
     def __init__(self, plan: Plan, start: int, rank: int, world: int) -> None:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
 
-    def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
-        """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
+    def loader(self, workers: int, device: torch.device) -> DataLoader[Any]:
+        """Gives these batches, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        return DataLoader(split, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
+        return DataLoader(
+            self.plan.train, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned
+        )
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         plan = self.plan
         order, current = np.arange(0), -1
         for step in range(self.start, plan.total):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
-                order, current = np.random.default_rng([plan.seed, epoch]).permutation(plan.examples), epoch
+                order, current = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.train)), epoch
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
-            yield batch[self.rank :: self.world].tolist()
+            yield epoch, batch[self.rank :: self.world].tolist()
 
 
 def measuring_steps(

@@ -197,6 +197,7 @@ class Record:
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
+                "augmentation": repr(plan.train.augmentation),
                 "steps": plan.total,
                 "seed": plan.seed,
                 "results": stored[stored["step"] == plan.total][columns].to_dict("records"),
