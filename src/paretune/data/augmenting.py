@@ -1,7 +1,7 @@
 """Which augmentation training images get, by name; and the split that they are read from."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from paretune._values import from_dict, parse, shown
+from paretune._values import parse, shown
 from paretune.data.augmentation import Augmentation, Chain, Crop, Flip
 from paretune.data.custom import Custom
 from paretune.data.images import ImageSplit
@@ -43,8 +43,8 @@ def read_augmentation(given: Any) -> Chain:
     Flip(0.3) + RandAugment()
 
     Args:
-        given: an augmentation; a text as above, or ``"none"``; dictionaries as :meth:`Augmentation.to_dict` makes them, in a
-            list; or a function of one image, see :class:`Custom`.
+        given: an augmentation; a text as above, or ``"none"``; or a function of one image, see
+            :class:`~paretune.data.Custom`.
 
     Raises:
         ValueError: it names none, or a function needs a name.
@@ -57,8 +57,6 @@ def read_augmentation(given: Any) -> Chain:
             return Chain()
         texts = map(_from_timm, given.split("+"))
         return Chain((parse("+".join(texts), AUGMENTATIONS),))
-    if isinstance(given, list | tuple) and all(isinstance(each, Mapping) for each in given):
-        return Chain(tuple(from_dict(each, AUGMENTATIONS) for each in given))
     return Chain((Custom(given),))
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,8 @@ def _hidden(value: Any, text: str, seen: set[int]) -> str:
     if id(value) in seen or isinstance(value, type):
         return ""
     seen.add(id(value))
+    if isinstance(value, MethodType):
+        value = value.__self__
     if isinstance(value, FunctionType):
         return "" if value.__name__ in text and not value.__closure__ else "a function in it"
     if isinstance(value, Tensor | np.ndarray):

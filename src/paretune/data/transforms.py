@@ -9,6 +9,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +78,7 @@ class RandomResizedCrop(_Drawing):
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
+    _: KW_ONLY
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class ColorJitter(_Drawing):
     """
 
     brightness: float = 0.4
+    _: KW_ONLY
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.0
@@ -196,7 +199,7 @@ class RandAugment(_Timm):
         hparams |= {"magnitude_std": math.inf if self.std > 100 else self.std, "magnitude_max": self.most}
         names = timm.rand_augment_choices("", increasing=self.increasing)
         ops = timm.rand_augment_ops(self.magnitude, prob=self.p, hparams=hparams, transforms=names)
-        made: Callable[[Any], Any] = timm.RandAugment(ops, self.layers)
+        made: Callable[[Any], Any] = timm.RandAugment(_whole(ops), self.layers)
         return made
 
 
@@ -224,7 +227,8 @@ class AutoAugment(_Timm):
         from timm.data import auto_augment as timm
 
         hparams |= {"magnitude_std": self.std}
-        made: Callable[[Any], Any] = timm.AutoAugment(timm.auto_augment_policy(self.policy, hparams=hparams))
+        policy = timm.auto_augment_policy(self.policy, hparams=hparams)
+        made: Callable[[Any], Any] = timm.AutoAugment([_whole(ops) for ops in policy])
         return made
 
 
@@ -258,8 +262,24 @@ class AugMix(_Timm):
         from timm.data import auto_augment as timm
 
         ops = timm.augmix_ops(self.magnitude, hparams=hparams | {"magnitude_std": math.inf})
-        made: Callable[[Any], Any] = timm.AugMixAugment(ops, self.alpha, self.width, self.depth)
+        made: Callable[[Any], Any] = timm.AugMixAugment(_whole(ops), self.alpha, self.width, self.depth)
         return made
+
+
+def _whole(ops: list[Any]) -> list[Any]:
+    """``ops`` of timm, of which posterization may leave no bit: all is black then, what newer versions of Pillow refuse."""
+    from PIL import Image
+
+    for op in ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = partial(_posterized, op.aug_fn, Image.new)
+    return ops
+
+
+def _posterized(
+    posterize: Callable[..., Any], black: Callable[..., Any], image: Any, bits: int, **options: Any
+) -> Any:
+    return posterize(image, bits, **options) if bits > 0 else black(image.mode, image.size)
 
 
 def _check_range(name: str, value: float, most: float = math.inf, what: str = "") -> None:

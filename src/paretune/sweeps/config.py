@@ -127,7 +127,7 @@ class TaskConfig:
     train_steps: int = 3
     eval_steps: int = 10
     schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | str | None = None
     epochs: float = 5.0
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)
