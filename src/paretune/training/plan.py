@@ -103,7 +103,7 @@ class Plan:
                 f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
             )
         check_same_classes(model.num_classes, model.classes, data.train.classes)
-        with told("augmentation", None if augmentation is None else repr(augmentation)):
+        with told("augmentation", None if augmentation is None else str(augmentation)):
             chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
         lr = optimizer.lr or strategy.learning_rate
         config = {

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 
 import paretune as pt
 from paretune.data import (
-    AugMix,
     Augmented,
+    AugMix,
     AutoAugment,
     Chain,
     ColorJitter,
