@@ -123,7 +123,7 @@ class Flip(Augmentation):
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Some of them mirrored."""
         mirrored = torch.tensor([_uniform(seed, 1)[0] < self.p for seed in seeds], device=images.device)
-        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        return torch.where(mirrored.view(len(images), 1, 1, 1), images.flip(-1), images)
 
     place = unplace = __call__
 

@@ -110,7 +110,9 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         """Images (batch, 3, height, width) as they are in this epoch, float32 in [0, 1], and labels (batch,)."""
         epoch, rows = index
         images, labels = self.split[rows]
-        return self.augmentation(images, self._seeds(epoch, rows)), labels
+        if self.augmentation.parts:
+            images = self.augmentation(images, self._seeds(epoch, rows))
+        return images, labels
 
     def _seeds(self, epoch: int, rows: Sequence[int]) -> list[int]:
         words = ((self.seed, epoch, number, 1) for number in self.split.ids[rows].tolist())

@@ -74,7 +74,7 @@ class Plan:
         eval_every: int | None,
         points: int | None,
         seed: int,
-        augmentation: Any,
+        augmentation: Any = None,
         options: CopyOptions,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
