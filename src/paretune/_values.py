@@ -32,6 +32,7 @@ _KNOWN_AS = {
     "facttk": "FacT(form='TK')", "gps": "Sparse(score='gradient')", "spt": "Sparse(score='sensitivity')",
     "caat": "Sparse(score='adversarial')", "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft",
     "l8": "Linf", "linfinity": "Linf", "fulllora": "LNLoRA", "adaptmlp": "AdaptFormer",
+    "hflip": "Flip", "horizontalflip": "Flip", "mirror": "Flip", "rrc": "RandomResizedCrop", "jitter": "ColorJitter",
 }  # fmt: skip
 _FIELDS_KNOWN_AS = {
     "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),
@@ -41,6 +42,8 @@ _FIELDS_KNOWN_AS = {
     "iterations": ("steps",), "num_steps": ("steps",), "num_restarts": ("restarts",), "n_restarts": ("restarts",),
     "n_queries": ("queries",), "reduction_factor": ("reduction",), "tokens": ("size",), "num_tokens": ("size",),
     "prompt_length": ("size",), "length": ("size",), "phm_dim": ("n",), "learning_rate": ("lr",), "wd": ("weight_decay",),
+    "num_layers": ("layers",), "num_ops": ("layers",), "n": ("layers",), "m": ("magnitude",), "prob": ("p",),
+    "mstd": ("std",),
 }  # fmt: skip
 
 _ARITHMETIC: dict[type[ast.operator], Callable[..., Any]] = {

@@ -131,6 +131,10 @@ def _register(kind: Any) -> None:
             deserializer=lambda value: value if isinstance(value, kind) else kind.read(value),
             fail_already_registered=False,
         )
+    elif getattr(kind, "__name__", "") == "Augmentation":
+        from paretune.data.augmenting import read_augmentation
+
+        register_type(kind, serializer=repr, deserializer=read_augmentation, fail_already_registered=False)
     elif getattr(kind, "__name__", "") == "Strategy":
         from paretune.strategies import STRATEGIES
 

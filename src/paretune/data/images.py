@@ -102,6 +102,9 @@ class ImageData:
             absolute. None for what has no name and no path.
         learnt: Digest of the examples that the train split comes from, before they are split.
         skipped: How many files ``skip_bad=True`` has left out.
+        augmentation: What :func:`paretune.train` does to the images of ``train`` where nobody says: ``"flip+crop"``;
+            ``"crop"`` where a mirror may change what is shown (Fashion-MNIST, and classes that are digits, letters, numbers,
+            or go left or right); ``"none"`` for digits, and for tensors, of which nothing is known.
         fingerprint: Digest of the three splits.
     """
 
@@ -114,6 +117,7 @@ class ImageData:
     loaded_with: Mapping[str, Any] | None = field(default=None, compare=False)
     learnt: str | None = field(default=None, compare=False)
     skipped: int = field(default=0, compare=False)
+    augmentation: str = field(default="none", compare=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -403,7 +407,15 @@ def _split(
     train, select, report = (_one(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES)
     learnt = source.learnt or source.content
     return ImageData(
-        source.name, train, select, report, source.classes, size, learnt=learnt, skipped=source.skipped
+        source.name,
+        train,
+        select,
+        report,
+        source.classes,
+        size,
+        learnt=learnt,
+        skipped=source.skipped,
+        augmentation=source.augmentation,
     )
 
 

@@ -98,7 +98,8 @@ def read_mapped(given: Any, name: str, *, classes: Sequence[str] | None, columns
         if not torch.equal(first, pixels.image(row)):
             raise ValueError(
                 f"{name} reads example {row} otherwise the second time: leave random transforms out (a fixed Resize and "
-                "ToTensor are fine), else nothing that is measured could be measured again"
+                "ToTensor are fine), else nothing that is measured could be measured again; those for training are the "
+                "augmentation= of train and sweep"
             )
     content = digest(str(len(given)), repr(known), labels, *probed)
     return Part(classes=known, named=named, labels=labels, pixels=pixels, content=content)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from paretune.data.pixels import LazyPixels
-from paretune.data.sources import Source, digest
+from paretune.data.sources import Source, digest, usually_augmented
 from paretune.data.splits import ROLES, pools_of
 
 # What others call the parts of a data set, in lower case, and the split that each becomes.
@@ -72,7 +72,7 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
             )
     _check_apart(name, parts)
     pools = pools_of({role: len(part.labels) for role, part in parts.items()})
-    return Source(
+    source = Source(
         name,
         train.classes,
         torch.cat([part.labels for part in parts.values()]),
@@ -84,6 +84,7 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
         skipped=sum(part.skipped for part in parts.values()),
         learnt=digest(repr([*train.classes]), train.content),
     )
+    return usually_augmented(source)
 
 
 def _check_apart(name: str, parts: Mapping[str, Part]) -> None:

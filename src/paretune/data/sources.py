@@ -7,10 +7,11 @@ and which measure it is decided in :mod:`paretune.data.splits`.
 import gzip
 import hashlib
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ class Source:
         groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
         skipped: How many files were left out as they cannot be read.
         learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
+        augmentation: What its training images get where nobody says.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Source:
     groups: Tensor | None = None
     skipped: int = 0
     learnt: str | None = None
+    augmentation: str = "none"
 
 
 def digest(*parts: str | Tensor) -> str:
@@ -78,6 +81,18 @@ def stored_source(name: str, classes: Sequence[str], parts: Mapping[str, tuple[T
     pools = pools_of({role: len(labels) for role, (_, labels) in parts.items()})
     content = digest(repr(tuple(classes)), repr(pools), labels, images)
     return Source(name, tuple(classes), labels, StoredPixels(images), content, pools)
+
+
+def usually_augmented(source: Source) -> Source:
+    """``source``, whose training images are cropped, and flipped where a mirror makes no other image of them.
+
+    It does of digits, letters and what goes left or right; classes that are numbers may be digits. Fashion-MNIST and the
+    other data sets of its family show all of a kind from one side.
+    """
+    handed = any(re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower()) for name in source.classes)
+    signs = all(len(name) == 1 or name.isdecimal() for name in source.classes)
+    mirrored = not (handed or signs or "mnist" in source.name.lower())
+    return replace(source, augmentation="flip+crop" if mirrored else "crop")
 
 
 def read_digits(root: Path | None, download: bool) -> Source:
@@ -105,7 +120,8 @@ def read_fashion_mnist(root: Path | None, download: bool) -> Source:
         found = [path for stem in stems if (path := _idx_file(place, stem)) is not None]
         if len(found) == len(stems):
             train, report = _read_idx_pair(*found[:2]), _read_idx_pair(*found[2:])
-            return stored_source("fashion-mnist", _FASHION_CLASSES, {"train": train, "report": report})
+            parts = {"train": train, "report": report}
+            return usually_augmented(stored_source("fashion-mnist", _FASHION_CLASSES, parts))
     raise FileNotFoundError(
         f"Fashion-MNIST is in none of {', '.join(map(str, places))}; install it with "
         "`apt-get install dataset-fashion-mnist`, pass the root= of a torchvision folder that has it, or "
@@ -170,7 +186,7 @@ def _read_cifar(name: str, class_name: str, root: Path | None, download: bool) -
             ) from None
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         parts[role], classes = (images, torch.tensor(part.targets)), part.classes
-    return stored_source(name, classes, parts)
+    return usually_augmented(stored_source(name, classes, parts))
 
 
 # Names that load_data knows and what reads them, given the torchvision folder and whether to download to it.

@@ -10,6 +10,7 @@ from paretune.runs.store import Run
 
 # Where benchmarks/coverage.csv stops to find intervals that hold the truth in 93 to 97 of 100 cases.
 GROUPS_ENOUGH, EXAMPLES_ENOUGH = 100, 60
+_UNLIKE = ", so that strategies may differ in that too"
 
 
 def check_same_examples(rows: pd.DataFrame, runs: list[Run]) -> None:
@@ -70,6 +71,9 @@ def notes(
             f"With fewer than {SEEDS_TO_RESAMPLE} training seeds, tests are about these trained models: strategies "
             "that are equal on average over trainings are told apart more often than the level promises."
         )
+    augmented = sorted({str(runs[index].config.get("augmentation", "none")) for index in rows["run_index"]})
+    if augmented != ["none"]:
+        yield f"Training images were augmented: {', or '.join(augmented)}{_UNLIKE * (len(augmented) > 1)}."
     unfinished = sorted({runs[index].path.name for index in rows["run_index"] if not runs[index].done})
     if unfinished:
         shown = ", ".join(unfinished[:5]) + (" …" if len(unfinished) > 5 else "")

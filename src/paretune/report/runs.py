@@ -6,7 +6,10 @@ from paretune.runs.fields import flat
 from paretune.runs.store import Run
 
 # What other columns tell, and what says nothing to a reader.
-_TOLD = ("schema", "task", "seed", "strategy", "strategy_config", "strategy_fields", "weights", "data")
+_TOLD = (
+    *("schema", "task", "seed", "strategy", "strategy_config", "strategy_fields", "weights", "data"),
+    "augmentation_fields",
+)
 
 
 def run_names(runs: list[Run]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from paretune.attacks import attack_copy
+from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.sweeps.config import RunConfig
@@ -68,11 +69,12 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     term = config.objective.begin(model, data, config.seed)
+    examples = Augmented(data.train, read_augmentation(config.augmentation or data.augmentation), config.seed)
     most = max(2, _PIXELS // math.prod(pair(data.image_size)))
 
     def train(strength: float) -> int:
-        images, labels = data.train[: min(config.batch_size, most)]
-        places = torch.arange(len(images))
+        places = torch.arange(min(config.batch_size, most, len(examples)))
+        images, labels = examples[0, places.tolist()]
         batch = TrainingBatch.on(
             device, images, labels, data.train.ids[places], places, epsilon=strength, seed=0
         )

@@ -13,6 +13,8 @@ from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many
 from paretune.attacks import PGD, THREATS, Engine, Threat
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.loading import load_backbone
+from paretune.data.augmentation import Augmentation
+from paretune.data.augmenting import read_augmentation
 from paretune.data.images import ImageData, load_data
 from paretune.data.sizes import ImageSize, Sides, checked_size
 from paretune.runs.progress import Status
@@ -27,7 +29,7 @@ from paretune.training.schedules import EpsilonSchedule
 
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
-    *("optimizer", "points", "seed", "precision", "engine"),
+    *("augmentation", "optimizer", "points", "seed", "precision", "engine"),
 )
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -101,6 +103,10 @@ class TaskConfig:
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
         eval_steps: PGD steps of the evaluation.
         schedule: strength of the training attack over time.
+        augmentation: of the training images: flip, crop, randomresizedcrop, colorjitter, randaugment, autoaugment or augmix,
+            with options as in "Flip() + RandAugment(9)", or timm's rand-m9-mstd0.5; + puts one after the other. null takes
+            flip+crop, but crop where a mirror may change what is shown (Fashion-MNIST; classes that are digits, letters or
+            numbers, or go left or right) and none of digits, the demo; none changes nothing.
         epochs: passes over the train split.
         batch_size: images a step.
         accumulate: parts in which a batch is learnt, for less memory; the gradient is that of the whole batch.
@@ -134,6 +140,7 @@ class TaskConfig:
     train_steps: int = 3
     eval_steps: int = 10
     schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    augmentation: Augmentation | str | None = None
     epochs: float = 5.0
     batch_size: int = 32
     accumulate: int = 1
@@ -153,6 +160,9 @@ class TaskConfig:
             check_whole(name, getattr(self, name), least)
         if self.img_size is not None:
             object.__setattr__(self, "img_size", checked_size("img_size", self.img_size))
+        if self.augmentation is not None:
+            with told("augmentation", str(self.augmentation)):
+                object.__setattr__(self, "augmentation", read_augmentation(self.augmentation))
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
@@ -258,7 +268,7 @@ class RunConfig(TaskConfig):
 
     Args:
         strategy: a strategy by its name, such as BitFit, with its options as in LoRA(rank=4).
-        seed: seeds the head, the strategy's parameters, the batches and the attacks.
+        seed: seeds the head, the strategy's parameters, the batches, the augmentation and the attacks.
     """
 
     strategy: Strategy = field(default_factory=LoRA)

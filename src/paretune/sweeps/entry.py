@@ -54,9 +54,9 @@ def sweep(
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
         **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
-            ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, … of :class:`~paretune.sweeps.config.TaskConfig`), and
-            how it is judged (``margin``, ``level``, ``min_clean``, … of :func:`paretune.compare`). ``epsilon`` may be a
-            number.
+            ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, ``augmentation``, … of
+            :class:`~paretune.sweeps.config.TaskConfig`), and how it is judged (``margin``, ``level``, ``min_clean``, … of
+            :func:`paretune.compare`). ``epsilon`` may be a number, ``augmentation`` a function of one image.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.

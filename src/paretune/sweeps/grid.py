@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from paretune.data.augmenting import read_augmentation
 from paretune.data.images import ImageData
 from paretune.runs import disk
 from paretune.runs.lock import alone
@@ -172,6 +173,10 @@ def directory_name(config: RunConfig) -> str:
     values |= {"strategy": config.strategy.to_dict(), "limit": config.most}
     if not config.is_demo:
         values["img_size"] = config.size
+    if config.augmentation is None:  # the data decides
+        del values["augmentation"]
+    else:
+        values["augmentation"] = read_augmentation(config.augmentation).to_dict()
     if not config.skip_bad:
         del values["skip_bad"]
     if config.engine != "compiled":  # the others give the same numbers

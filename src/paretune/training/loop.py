@@ -27,6 +27,7 @@ from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, note_task
 from paretune.backbones.checkpointing import checkpointed
+from paretune.data.augmentation import Augmentation
 from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
@@ -67,6 +68,7 @@ def train(
     eval_every: int | None = None,
     points: int | None = None,
     seed: int = 0,
+    augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -105,10 +107,10 @@ def train(
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
-        seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
+        seed: seeds batches, augmentation and attacks. Seed the backbone's head and the strategy when making them.
+        augmentation: of training images, see :mod:`paretune.data.augmenting`; defaults to ``data.augmentation``.
         workers: processes that load images; 0 loads them here.
-        precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`. What ``"auto"`` decides, which
-            takes a measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
+        precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
             same numbers, so only that belongs to the arguments of a run.
         resume: go on with the run in ``out``; False starts it over, also one with damaged files.
@@ -145,6 +147,7 @@ def train(
         eval_every=eval_every,
         points=points,
         seed=seed,
+        augmentation=augmentation,
         options=CopyOptions(precision=precision, engine=engine),
     )
     processes = Processes(plan.batch_size, plan.mixed_precision)
@@ -177,7 +180,7 @@ def _follow(
     copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
     readings = Readings(record, device, parameters)
     batches = Batches(plan, record.step, rank, processes.world, over=bool(record.stopped))
-    loader = batches.loader(data.train, workers, device)
+    loader = batches.loader(workers, device)
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
         model.train()

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from paretune._values import check_whole
+from paretune._values import check_whole, told
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
-from paretune.data.images import ImageData, ImageSplit, check_same_classes
+from paretune.data.augmenting import Augmented, read_augmentation
+from paretune.data.images import ImageData, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
 from paretune.training.keeping import Keep, Rule
 from paretune.training.objectives import Objective
@@ -46,8 +47,8 @@ class Plan:
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
-        examples: of the train split.
         chance: accuracy of the best constant answer on the select split.
+        train: the examples to learn, augmented.
         task: classes and data, which the model remembers.
         identity: makes what identifies the run, as JSON; it reads all weights, for which one process is enough.
     """
@@ -69,7 +70,7 @@ class Plan:
     per_epoch: int
     measured_at: frozenset[int]
     lr: float
-    examples: int
+    train: Augmented
     chance: float
     task: Task
     identity: Callable[[], dict[str, Any]]
@@ -84,25 +85,27 @@ class Plan:
         epochs: float | None,
         steps: int | None,
         batch_size: int,
-        accumulate: int,
-        checkpointing: bool,
-        mixed_precision: Mixed | None,
-        ema: float | None,
-        awp: float | None,
-        keep: Rule,
-        patience: int | None,
+        accumulate: int = 1,
+        checkpointing: bool = False,
+        mixed_precision: Mixed | None = None,
+        ema: float | None = None,
+        awp: float | None = None,
+        keep: Rule = "last",
+        patience: int | None = None,
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
         attacks: Sequence[Attack] | None,
         eval_every: int | None,
         points: int | None,
         seed: int,
+        augmentation: Any = None,
         options: CopyOptions,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
         Raises:
-            ValueError: one is out of range, or the model was trained for other classes than those of ``data``.
+            ValueError: one is out of range, the model was trained for other classes than those of ``data``, or the
+                augmentation fails.
         """
         strategy = require_adaptation(model).strategy
         optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
@@ -146,6 +149,8 @@ class Plan:
                 f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
             )
         check_same_classes(model.num_classes, model.classes, data.train.classes)
+        with told("augmentation", None if augmentation is None else str(augmentation)):
+            chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
         lr = optimizer.lr or strategy.learning_rate
         optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
@@ -169,6 +174,8 @@ class Plan:
             "awp": awp,
             "keep": keep,
             "patience": patience,
+            "augmentation": repr(chain),
+            "augmentation_fields": [part.to_dict() for part in chain.parts],
             **measured,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
@@ -206,7 +213,7 @@ class Plan:
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
             lr=lr,
-            examples=examples,
+            train=Augmented(data.train, chain, seed),
             chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
             task=Task(data.train.classes, described),
             identity=identity,
@@ -227,7 +234,7 @@ Rows = tuple[
 
 
 class Batches:
-    """Index lists of the batches after step ``start``; each epoch's order follows from (seed, epoch) alone.
+    """Epoch and index list of each batch after step ``start``; an epoch's order follows from (seed, epoch) alone.
 
     Args:
         plan: of the run.
@@ -241,10 +248,10 @@ class Batches:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
         self.end = start if over else plan.total
 
-    def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
-        """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
+    def loader(self, workers: int, device: torch.device) -> DataLoader[Any]:
+        """Gives these batches, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        images = _Numbered(split)
+        images = _Numbered(self.plan.train)
         return DataLoader(images, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
     def __iter__(self) -> Iterator[Rows]:
@@ -253,7 +260,7 @@ class Batches:
         for step in range(self.start, self.end):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
-                order, current = np.random.default_rng([plan.seed, epoch]).permutation(plan.examples), epoch
+                order, current = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.train)), epoch
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
             places = range(self.rank, plan.batch_size, self.world)
             yield epoch, batch[places].tolist(), list(places)
@@ -262,13 +269,13 @@ class Batches:
 class _Numbered(Dataset[tuple[Tensor, ...]]):
     """Images and labels by index, and which examples they are."""
 
-    def __init__(self, split: ImageSplit) -> None:
-        self.split = split
+    def __init__(self, train: Augmented) -> None:
+        self.train = train
 
     def __getitem__(self, index: Rows) -> tuple[Tensor, ...]:
-        _, rows, places = index
-        images, labels = self.split[rows]
-        return images, labels, self.split.ids[rows], torch.tensor(places)
+        epoch, rows, places = index
+        images, labels = self.train[epoch, rows]
+        return images, labels, self.train.split.ids[rows], torch.tensor(places)
 
 
 def measuring_steps(

@@ -244,6 +244,7 @@ class Record:
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
+                "augmentation": repr(plan.train.augmentation),
                 "steps": step,
                 "seed": plan.seed,
                 "results": stored[stored["step"] == step][columns].to_dict("records"),
