@@ -262,3 +262,15 @@ def test_queries_and_keys_that_share_a_weight_share_what_changes_it() -> None:
 def test_what_cannot_be_is_refused(make_it: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_it()
+
+
+def test_an_attack_copy_follows_weights_and_biases() -> None:
+    model = adapted(make("test_vit"), pt.LoRA(rank=2) + RepAdapter())
+    victim, x = attack_copy(model, precision="fp32"), images(160)
+    before = victim(x)
+    move(model)
+    victim.refresh()
+    expected = logits(model, x)
+    torch.testing.assert_close(victim(x), expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(before, expected, rtol=1e-3, atol=1e-3)
+    assert len(dict(victim._any.module.named_parameters())) == len(list(make("test_vit").parameters()))
