@@ -28,12 +28,14 @@ _KNOWN_AS = {
     "head": "LinearProbe", "linear": "LinearProbe", "lp": "LinearProbe", "probe": "LinearProbe", "inf": "Linf",
     "layernorm": "NormTune", "ln": "NormTune", "bn": "NormTune", "norm": "NormTune", "norms": "NormTune",
     "pfeiffer": "Adapter", "phm": "Compacter", "prompt": "VisualPrompt", "vp": "VisualPrompt", "vpt": "VisualPrompt",
+    "at": "AdversarialTraining", "madry": "AdversarialTraining", "standard": "Natural", "clean": "Natural",
     "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft", "l8": "Linf", "linfinity": "Linf",
 }  # fmt: skip
 _FIELDS_KNOWN_AS = {
     "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),
     "target_modules": ("targets",), "modules": ("targets",), "use_rslora": ("rslora",), "layers": ("where",),
     "eps": ("epsilon", "threat"), "epsilon": ("threat",), "radius": ("epsilon", "threat"), "norm": ("threat",),
+    "attack": ("inner",), "lambda_": ("beta",), "lam": ("beta",), "smoothing": ("label_smoothing",),
     "alpha": ("step_size",), "step": ("step_size",), "nb_iter": ("steps",), "n_iter": ("steps",), "iters": ("steps",),
     "iterations": ("steps",), "num_steps": ("steps",), "num_restarts": ("restarts",), "n_restarts": ("restarts",),
     "n_queries": ("queries",), "reduction_factor": ("reduction",), "tokens": ("size",), "num_tokens": ("size",),

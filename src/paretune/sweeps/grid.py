@@ -174,6 +174,10 @@ def directory_name(config: RunConfig) -> str:
         values["img_size"] = config.size
     if not config.skip_bad:
         del values["skip_bad"]
+    if config.objective is None:  # of train_steps
+        del values["objective"]
+    if config.balance == "none":
+        del values["balance"]
     if config.engine != "compiled":  # the others give the same numbers
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)

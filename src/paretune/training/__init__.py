@@ -1,8 +1,27 @@
 """The one training loop, and what it takes: an objective, a schedule of epsilon, an optimizer."""
 
 from paretune.training.loop import train
-from paretune.training.objectives import OBJECTIVES, AdversarialTraining, Natural, Objective
+from paretune.training.objectives import (
+    FARE,
+    MART,
+    OBJECTIVES,
+    TRADES,
+    AdversarialTraining,
+    Natural,
+    Objective,
+)
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
 
-__all__ = ["OBJECTIVES", "AdamW", "AdversarialTraining", "EpsilonSchedule", "Natural", "Objective", "train"]
+__all__ = [
+    "FARE",
+    "MART",
+    "OBJECTIVES",
+    "TRADES",
+    "AdamW",
+    "AdversarialTraining",
+    "EpsilonSchedule",
+    "Natural",
+    "Objective",
+    "train",
+]

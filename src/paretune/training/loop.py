@@ -29,6 +29,7 @@ from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
+from paretune.training.balance import Balance
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.measuring import FreshCopy, Readings, measure
 from paretune.training.objectives import Objective, TrainingBatch
@@ -54,6 +55,7 @@ def train(
     attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
     points: int | None = None,
+    balance: Balance = "none",
     seed: int = 0,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
@@ -71,7 +73,7 @@ def train(
     Args:
         model: from :func:`~paretune.adapt`.
         data: train is learnt, select and report are measured. ``load_data`` splits what else it takes, at ``model``'s size.
-        objective: ``Natural()`` or ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
+        objective: of :mod:`paretune.training`, such as ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
         steps: optimizer steps.
@@ -83,6 +85,8 @@ def train(
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
+        balance: what is done about classes of different sizes: ``"weights"`` gives each example a weight in the loss, which
+            is the same for all classes in total and 1 on average; ``"sampling"`` draws each class equally often.
         seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`. What ``"auto"`` decides, which
@@ -117,6 +121,7 @@ def train(
         eval_every=eval_every,
         points=points,
         seed=seed,
+        balance=balance,
         options=CopyOptions(precision=precision, engine=engine),
     )
     processes = Processes(plan.batch_size)

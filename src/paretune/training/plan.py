@@ -6,15 +6,17 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from paretune._values import check_whole
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions
-from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
+from paretune.backbones.backbone import Backbone, Task, fingerprint, inside, tensor_digests
 from paretune.data.images import ImageData, ImageSplit, check_same_classes
-from paretune.strategies.mechanics.adapting import require_adaptation
+from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+from paretune.training.balance import Balance, balanced_order, check_balance, example_weights
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
@@ -37,7 +39,8 @@ class Plan:
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
-        examples: of the train split.
+        labels: (examples,) of the train split.
+        balance: what is done about classes of different sizes.
         chance: accuracy of the best constant answer on the select split.
         task: classes and data, which the model remembers.
         identity: makes what identifies the run, as JSON; it reads all weights, for which one process is enough.
@@ -55,7 +58,8 @@ class Plan:
     per_epoch: int
     measured_at: frozenset[int]
     lr: float
-    examples: int
+    labels: NDArray[np.int64]
+    balance: Balance
     chance: float
     task: Task
     identity: Callable[[], dict[str, Any]]
@@ -78,6 +82,7 @@ class Plan:
         points: int | None,
         seed: int,
         options: CopyOptions,
+        balance: Balance,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -85,6 +90,11 @@ class Plan:
             ValueError: one is out of range, or the model was trained for other classes than those of ``data``.
         """
         strategy = require_adaptation(model).strategy
+        if objective.lacks_attack:
+            raise ValueError(
+                f"{objective!r} names no attack to train against; name it, e.g. inner=PGD(Linf(4/255), steps=7)"
+            )
+        check_balance(balance)
         optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
         examples = len(data.train)
@@ -98,6 +108,14 @@ class Plan:
         if not objective.learns:
             raise ValueError(
                 f"{objective!r} alone learns nothing; add it to an objective: Natural() + {objective!r}"
+            )
+        trained = trainable_parameters(model)
+        heads = [name for name, value in trained.items() if value.requires_grad and inside(name, model.head)]
+        if heads and not objective.trains_head:
+            raise ValueError(
+                f"{objective!r} gives no gradient to the head ({', '.join(heads)}), which would stay as it began: add it to "
+                f"an objective with labels, Natural() + {objective!r}, or give the backbone a head that is not trained, "
+                "paretune.backbones.prototype_head, before adapt"
             )
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
@@ -129,6 +147,8 @@ class Plan:
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
         }
+        if balance != "none":
+            config["balance"] = balance
         if options.engine == "compiled":  # which rounds otherwise; the others give the same bits
             config["attack_engine"] = options.engine
 
@@ -157,7 +177,8 @@ class Plan:
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
             lr=lr,
-            examples=examples,
+            labels=data.train.labels.numpy(),
+            balance=balance,
             chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
             task=Task(data.train.classes, described),
             identity=identity,
@@ -170,6 +191,20 @@ class Plan:
         strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, self.lr * self.optimizer.factor(done), seed
+
+    def gradient_evaluations(self, step: int) -> int:
+        """Times that training goes forward and backward with one image, attacks included, up to ``step``."""
+        attacked = sum(self.epsilon.factor((done + 0.5) / self.total) > 0 for done in range(step))
+        count, classes = self.objective.gradient_evaluations, len(self.task.classes or ())
+        total = attacked * count(classes) + (step - attacked) * count(classes, attacked=False)
+        return self.batch_size * total
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of the train split in the order in which this epoch takes them, from (seed, epoch) alone."""
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.balance == "sampling":
+            return balanced_order(self.labels, generator)
+        return generator.permutation(len(self.labels))
 
 
 Rows = tuple[
@@ -193,7 +228,8 @@ class Batches:
     def loader(self, split: ImageSplit, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches of ``split``, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        images = _Numbered(split)
+        weights = example_weights(self.plan.labels) if self.plan.balance == "weights" else None
+        images = _Numbered(split, weights)
         return DataLoader(images, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
     def __iter__(self) -> Iterator[Rows]:
@@ -202,22 +238,23 @@ class Batches:
         for step in range(self.start, plan.total):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
-                order, current = np.random.default_rng([plan.seed, epoch]).permutation(plan.examples), epoch
+                order, current = plan.order(epoch), epoch
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
             places = range(self.rank, plan.batch_size, self.world)
             yield epoch, batch[places].tolist(), list(places)
 
 
 class _Numbered(Dataset[tuple[Tensor, ...]]):
-    """Images and labels by index, and which examples they are."""
+    """Images and labels by index, which examples they are, and, if there are any, their weights."""
 
-    def __init__(self, split: ImageSplit) -> None:
-        self.split = split
+    def __init__(self, split: ImageSplit, weights: Tensor | None) -> None:
+        self.split, self.weights = split, weights
 
     def __getitem__(self, index: Rows) -> tuple[Tensor, ...]:
         _, rows, places = index
         images, labels = self.split[rows]
-        return images, labels, self.split.ids[rows], torch.tensor(places)
+        weights = () if self.weights is None else (self.weights[rows],)
+        return images, labels, self.split.ids[rows], torch.tensor(places), *weights
 
 
 def measuring_steps(
