@@ -182,3 +182,19 @@ def test_features_are_those_of_timm(name: str) -> None:
     assert torch.allclose(seen[0], expected, atol=1e-5)
     found = pt.attacks.attack_copy(without_head(model))(images)
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [pt.FullFineTune(), pt.LoRA(), pt.Compacter(), pt.IA3(), pt.VisualPrompt(), pt.strategies.SSF()],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_features_are_those_that_each_strategy_gives_the_head(strategy: Any) -> None:
+    import timm
+
+    model = pt.adapt(pt.Backbone(timm.create_model("test_vit", num_classes=3).eval()), strategy)
+    changed(model)
+    images = torch.rand(2, 3, 160, 160)
+    with torch.no_grad(), entering_head(model) as seen:
+        model.eval()(images)
+    assert torch.allclose(copies(model).features()(images), seen[0], atol=1e-4)
