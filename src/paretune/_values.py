@@ -33,11 +33,13 @@ _KNOWN_AS = {
     "caat": "Sparse(score='adversarial')", "loha": "Peft", "lokr": "Peft", "oft": "Peft", "boft": "Peft", "vera": "Peft",
     "l8": "Linf", "linfinity": "Linf", "fulllora": "LNLoRA", "adaptmlp": "AdaptFormer",
     "hflip": "Flip", "horizontalflip": "Flip", "mirror": "Flip", "rrc": "RandomResizedCrop", "jitter": "ColorJitter",
+    "at": "AdversarialTraining", "madry": "AdversarialTraining", "standard": "Natural", "clean": "Natural",
 }  # fmt: skip
 _FIELDS_KNOWN_AS = {
     "r": ("rank",), "lorar": ("rank",), "lora_r": ("rank",), "lora_alpha": ("alpha",), "lora_dropout": ("dropout",),
     "target_modules": ("targets",), "modules": ("targets",), "use_rslora": ("rslora",), "layers": ("where",),
     "eps": ("epsilon", "threat"), "epsilon": ("threat",), "radius": ("epsilon", "threat"), "norm": ("threat",),
+    "attack": ("inner",), "lambda_": ("beta",), "lam": ("beta",), "smoothing": ("label_smoothing",),
     "alpha": ("step_size",), "step": ("step_size",), "nb_iter": ("steps",), "n_iter": ("steps",), "iters": ("steps",),
     "iterations": ("steps",), "num_steps": ("steps",), "num_restarts": ("restarts",), "n_restarts": ("restarts",),
     "n_queries": ("queries",), "reduction_factor": ("reduction",), "tokens": ("size",), "num_tokens": ("size",),

@@ -116,8 +116,9 @@ class Attack(Value, ABC):
         seed: int,
         places: Tensor | None,
         targets: Tensor | None = None,
+        reference: Tensor | None = None,
     ) -> Tensor:
-        with attacking(model, images, labels, seed, places, targets) as call:
+        with attacking(model, images, labels, seed, places, targets, reference) as call:
             return self.perturb(call) if call.images.numel() else call.images.clone()
 
     def on_set(
@@ -279,6 +280,7 @@ class Call:
         goals: (batch,) int64: the classes to leave, or to reach if ``targeted``.
         targeted: which of the two.
         streams: the random numbers of each image.
+        reference: (batch, outputs) what a loss without labels compares with; None is what the victim returns for ``images``.
     """
 
     oracle: Oracle
@@ -286,6 +288,7 @@ class Call:
     goals: Tensor
     targeted: bool
     streams: Streams
+    reference: Tensor | None = None
 
 
 @contextlib.contextmanager
@@ -296,6 +299,7 @@ def attacking(
     seed: int,
     places: Tensor | None = None,
     targets: Tensor | None = None,
+    reference: Tensor | None = None,
 ) -> Iterator[Call]:
     """Check what an attack was called with, and set up gradients, precision and randomness around it.
 
@@ -309,6 +313,13 @@ def attacking(
     if targets is not None:
         goals = check_classes("targets", targets, images)
         highest_class = max(highest_class, extent(targets)[1])
+    if reference is not None:
+        if reference.ndim != 2 or len(reference) != len(images) or reference.device != images.device:
+            raise ValueError(
+                f"reference must be ({len(images)}, outputs) on {images.device}, got shape {tuple(reference.shape)} on "
+                f"{reference.device}"
+            )
+        reference, highest_class = reference.detach().float(), 0  # the outputs need be no classes
     oracle = Oracle(victim, highest_class)
     if places is None:
         places = torch.arange(len(images))
@@ -332,7 +343,8 @@ def attacking(
     ):
         # A clone, because autograd keeps it, which it cannot if it was made in inference mode.
         try:
-            yield Call(oracle, images.detach().float(), goals.clone(), targets is not None, streams)
+            images = images.detach().float()
+            yield Call(oracle, images, goals.clone(), targets is not None, streams, reference)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise

@@ -54,3 +54,13 @@ def _of(logits: Tensor, classes: Tensor) -> Tensor:
 def _others(logits: Tensor, labels: Tensor) -> Tensor:
     """The logits, with that of the label at minus infinity."""
     return logits.scatter(1, labels[:, None], -torch.inf)
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) of each row (batch,), from logarithms of probabilities (batch, classes).
+
+    A class that p rules out (minus infinity) adds nothing.
+    """
+    ruled_out = log_p == -torch.inf
+    apart = log_p.masked_fill(ruled_out, 0) - log_q.masked_fill(ruled_out, 0)
+    return (log_p.exp() * apart).sum(dim=1)

@@ -13,14 +13,15 @@ from torch.nn import functional as F
 
 from paretune.attacks.base import Call
 from paretune.attacks.copy.engine import AttackCopy
-from paretune.attacks.search import Search, SearchAttack
+from paretune.attacks.losses import kl_divergence
+from paretune.attacks.search import Examples, Search, SearchAttack
 from paretune.attacks.streams import Streams
 from paretune.kernels.reference import per_example
 
 
 @dataclass(frozen=True)
 class PGD(SearchAttack):
-    """Maximise the cross-entropy inside a threat's ball; as a function, from images to adversarial images.
+    """Maximise a loss inside a threat's ball; as a function, from images to adversarial images.
 
     Example:
         >>> from paretune import PGD, Linf
@@ -45,11 +46,18 @@ class PGD(SearchAttack):
         keep: ``"best"`` returns for each image the first adversarial point met, the image itself included, else
             the last point of the run with the highest loss; a solved image leaves the batch. ``"last"`` returns
             the last point of the single run, with exactly ``steps`` forward and backward passes and nothing
-            else: for training.
+            else (but for the pass of ``images`` that ``"kl"`` and ``"l2"`` compare with): for training.
+        loss: what is maximised. ``"ce"`` is the cross-entropy of the labels. ``"kl"`` is KL(p(x) ‖ p(x')) of the
+            predictions for the image and the changed image, for which the labels do not count (Zhang et al. 2019,
+            https://arxiv.org/abs/1901.08573). ``"l2"`` is ‖f(x') - f(x)‖², of what the model returns
+            (Schlarmann et al. 2024, https://arxiv.org/abs/2402.12336, equation 3). As the gradient of ``"kl"`` is zero
+            at the image itself, its random start is the one of the paper's code: Gaussian noise of standard deviation
+            0.001, brought into the ball and into [0, 1]. That of the others is a point of the ball.
 
     Raises:
         TypeError: ``threat`` is not a threat.
-        ValueError: a field is out of range, or ``restarts`` would repeat the same run.
+        ValueError: a field is out of range, ``restarts`` would repeat the same run, or ``loss`` has no gradient to start
+            with, or no targets.
     """
 
     _: KW_ONLY
@@ -60,6 +68,7 @@ class PGD(SearchAttack):
     momentum: float = 0.0
     targeted: bool = False
     keep: Literal["best", "last"] = "best"
+    loss: Literal["ce", "kl", "l2"] = "ce"
 
     lengths: ClassVar[tuple[str, ...]] = ("step_size",)
 
@@ -74,6 +83,11 @@ class PGD(SearchAttack):
             )
         if self.restarts > 1 and self.keep == "last":
             raise ValueError(f"PGD: restarts={self.restarts} needs keep='best'; keep='last' compares nothing")
+        if self.loss != "ce" and (self.targeted or not self.random_start):
+            wrong = (
+                "targeted=False" if self.targeted else "random_start=True: its gradient is zero at the image"
+            )
+            raise ValueError(f"PGD: loss={self.loss!r} needs {wrong}")
 
     @property
     def effective_step_size(self) -> float:
@@ -89,6 +103,7 @@ class PGD(SearchAttack):
         seed: int = 0,
         places: Tensor | None = None,
         targets: Tensor | None = None,
+        reference: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`.
 
@@ -99,13 +114,19 @@ class PGD(SearchAttack):
             seed: seeds the random starts.
             places: (batch,) whole numbers: where the images are in a larger set.
             targets: for ``targeted``, the wanted classes (batch,), integers.
+            reference: for ``loss="l2", keep="last"``, what the outputs are to be far from (batch, outputs), of any model
+                and not necessarily logits; None takes the model's own for ``images``.
         """
+        if reference is not None and (self.loss, self.keep) != ("l2", "last"):
+            raise ValueError(
+                f"reference= is for PGD(..., loss='l2', keep='last'), got loss={self.loss!r}, keep={self.keep!r}"
+            )
         if self.targeted != (targets is not None):
             wanted = (
                 "needs targets=" if self.targeted else "does not take targets; use PGD(..., targeted=True)"
             )
             raise ValueError(f"PGD(targeted={self.targeted}) {wanted}")
-        return self._attacked(model, images, labels, seed, places, targets)
+        return self._attacked(model, images, labels, seed, places, targets, reference)
 
     def for_training(self) -> Self:
         """With ``keep="last"``; see :meth:`~paretune.attacks.base.Attack.for_training`."""
@@ -115,14 +136,19 @@ class PGD(SearchAttack):
 
     def passes(self, classes: int) -> int:
         """See :meth:`~paretune.attacks.base.Attack.passes`."""
-        return 2 * self.steps * self.restarts
+        return 2 * self.steps * self.restarts + (self.loss != "ce")
 
     def perturb(self, call: Call) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.perturb`."""
         if self.keep == "best":
             return super().perturb(call)
-        lanes = self._begin(call.images, call.goals, call.streams, run=0)
-        if not self.momentum:
+        goals = call.goals
+        if self.loss != "ce":
+            with torch.no_grad():
+                clean = call.oracle.logits(call.images) if call.reference is None else call.reference
+            goals = self._compared(clean)
+        lanes = self._begin(call.images, goals, call.streams, run=0)
+        if self.loss == "ce" and not self.momentum:
             return call.oracle.victim.ascend(
                 self.threat,
                 lanes.images,
@@ -143,9 +169,9 @@ class PGD(SearchAttack):
         """See :meth:`~paretune.attacks.search.SearchAttack.solve`; an unsolved image has the highest loss of the clean
         image and the last points of the runs."""
         oracle, examples = search.oracle, search.examples
-        search.offer(examples.images, self._losses(examples.clean, examples.labels))
+        search.offer(examples.images, self._losses(examples.clean, self._goals(examples)))
         for run, part in search.runs(self.restarts):
-            lanes = self._begin(part.images, part.labels, part.streams, run)
+            lanes = self._begin(part.images, self._goals(part), part.streams, run)
             for step in range(self.steps + 1):
                 last = step == self.steps
                 with torch.set_grad_enabled(not last):
@@ -162,7 +188,11 @@ class PGD(SearchAttack):
                 lanes = self._advance(lanes, gradient)
 
     def _begin(self, images: Tensor, goals: Tensor, streams: Streams, run: int) -> "_Lanes":
-        start = self.threat.random_start(images, streams, run) if self.random_start else images.clone()
+        start = images.clone()
+        if self.loss == "kl":
+            start = self.threat.project(images + streams.draw(run, images, _small_noise), images)
+        elif self.random_start:
+            start = self.threat.random_start(images, streams, run)
         direction = torch.zeros_like(images) if self.momentum else images.new_empty(len(images), 0)
         return _Lanes(images, goals, start, direction)
 
@@ -175,10 +205,26 @@ class PGD(SearchAttack):
         moved = self.threat.move(lanes.images_adv.detach(), gradient, self.effective_step_size, lanes.images)
         return replace(lanes, images_adv=moved, direction=direction)
 
+    def _compared(self, outputs: Tensor) -> Tensor:
+        """The goals of a loss that compares with these ``outputs``."""
+        return outputs.log_softmax(dim=1) if self.loss == "kl" else outputs
+
+    def _goals(self, examples: Examples) -> Tensor:
+        return examples.labels if self.loss == "ce" else self._compared(examples.clean)
+
     def _losses(self, logits: Tensor, goals: Tensor) -> Tensor:
         """What the attack maximises, for each image."""
+        if self.loss == "l2":
+            return (logits - goals).square().sum(dim=1)
+        if self.loss == "kl":
+            return kl_divergence(goals, logits.log_softmax(dim=1))
         losses = F.cross_entropy(logits, goals, reduction="none")
         return -losses if self.targeted else losses
+
+
+def _small_noise(image: Tensor, generator: torch.Generator) -> Tensor:
+    """As ``trades.py`` of https://github.com/yaodongyu/TRADES starts."""
+    return 0.001 * torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +232,6 @@ class _Lanes:
     """What a run remembers of each image."""
 
     images: Tensor
-    goals: Tensor
+    goals: Tensor  # classes, or what a loss without labels compares with
     images_adv: Tensor
     direction: Tensor  # accumulated by momentum; empty rows without

@@ -18,6 +18,10 @@ _NEGATIVE = re.compile(r"-(\.?\d|inf|nan|\()", re.IGNORECASE)  # what argparse w
 _MISTYPED = re.compile(
     r"(?:Expected a (.*?)\. Got value|Does not validate .*?Subtypes: (.*?) Errors: .*Given value): ?(.*)"
 )
+_NULL = "<class 'NoneType'>"
+_OR_NULL = (
+    rf"Does not validate .*?Subtypes: \[[^,]*, {_NULL}\] Errors: - "  # of a type of ours that may be null
+)
 _WORDS = {
     "int": "a whole number",
     "paretune.data.sizes.Sides": "height and width as in 32,48",
@@ -186,7 +190,7 @@ def in_words(message: str, command: str | None, commands: Commands) -> str:
 
 
 def _of_value(option: str, reason: str) -> str:
-    if match := re.fullmatch(r"Not of type \w+: (.*)", reason):
+    if match := re.match(rf"(?:{_OR_NULL})?Not of type \w+: (.*?)(?: - Expected a {_NULL}.*)?$", reason):
         return f"{option}: {match[1]}"
     if match := re.match(r"Unable to load config ['\"](.*?)['\"]", reason):
         return f"{option} is set field by field, {option}.FIELD VALUE, as --help shows; got {shown(match[1])}"

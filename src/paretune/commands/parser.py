@@ -146,6 +146,10 @@ def _register(kind: Any) -> None:
             )
 
         register_type(kind, serializer=repr, deserializer=strategy, fail_already_registered=False)
+    elif getattr(kind, "__name__", "") == "Objective":
+        from paretune.training.objectives import read_objective
+
+        register_type(kind, serializer=repr, deserializer=read_objective, fail_already_registered=False)
 
 
 def _version() -> str:

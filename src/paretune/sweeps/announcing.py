@@ -7,11 +7,12 @@ from functools import partial
 
 import torch
 
-from paretune.attacks import attack_copy
+from paretune.attacks.copy.options import CopyOptions
 from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.sweeps.config import RunConfig
+from paretune.training.measuring import FreshCopy
 from paretune.training.objectives import TrainingBatch
 
 _PIXELS = 1 << 19  # of a batch that is timed: 10 images of 224x224, or all of a batch of small ones
@@ -64,11 +65,11 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = config.adapted(data)
     model.to(device).to(memory_format=torch.channels_last)
-    copy = attack_copy(model, precision=config.precision, engine=config.engine)
+    copy = FreshCopy(model, CopyOptions(precision=config.precision, engine=config.engine))
     optimizer = config.optimizer.build(model, 1.0)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    term = config.objective.begin(model, data, config.seed)
+    term = config.minimised.begin(model, data, config.seed)
     examples = Augmented(data.train, read_augmentation(config.augmentation or data.augmentation), config.seed)
     most = max(2, _PIXELS // math.prod(pair(data.image_size)))
 
@@ -78,24 +79,24 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
         batch = TrainingBatch.on(
             device, images, labels, data.train.ids[places], places, epsilon=strength, seed=0
         )
-        loss, _ = term.loss(model.train(), batch, term.attacked(lambda: copy, batch))
+        loss, _ = term.loss(model.train(), batch, term.attacked(copy, batch))
         torch.autograd.backward(loss)
         loss.item()  # waits
         optimizer.step()
         optimizer.zero_grad()
-        copy.refresh()
+        copy.outdated = True
         return len(images)
 
     def evaluate() -> int:
         images, labels = (part.to(device) for part in data.report[:most])
         with torch.no_grad():
             model.eval()(images)
-        config.attack.for_training()(copy, images, labels).sum().item()  # all steps for all images; waits
+        config.attack.for_training()(copy(), images, labels).sum().item()  # all steps for all images; waits
         return len(images)
 
     total, epsilon = config.steps(data), config.threat.epsilon
     attacked = sum(config.schedule.factor((step - 0.5) / total) > 0 for step in range(1, total + 1))
-    attacked = attacked if config.objective.attack else 0
+    attacked = attacked if config.minimised.attack else 0
     steps = [(total - attacked, 0.0), (attacked, epsilon)]
     training = sum(count * _per_image(partial(train, strength)) for count, strength in steps if count)
     measured = config.points * (len(data.select) + len(data.report))

@@ -21,6 +21,7 @@ from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
+from paretune.training.balance import Balance, check_balance
 from paretune.training.keeping import Keep
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
@@ -29,7 +30,7 @@ from paretune.training.schedules import EpsilonSchedule
 
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
-    *("augmentation", "optimizer", "points", "seed", "precision", "engine"),
+    *("augmentation", "balance", "optimizer", "points", "seed", "precision", "engine"),
 )
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -101,6 +102,9 @@ class TaskConfig:
         norm: norm of the threat model.
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
+        objective: what training minimises, such as TRADES(beta=6), or AdversarialTraining() + 0.1*FARE(); without an attack
+            of its own, each takes PGD with norm, epsilon and train_steps. null is AdversarialTraining(), or Natural() where
+            train_steps is 0.
         eval_steps: PGD steps of the evaluation.
         schedule: strength of the training attack over time.
         augmentation: of the training images: flip, crop, randomresizedcrop, colorjitter, randaugment, autoaugment or augmix,
@@ -117,6 +121,7 @@ class TaskConfig:
         keep: the point that a run ends with: the last, or the best on the select split by clean or robust accuracy, their
             harmonic mean, or the area that it dominates.
         patience: stop a run after so many points without a better one.
+        balance: of classes of different sizes; weights in the loss, or sampling each class equally often.
         optimizer: AdamW() takes the strategy's own learning rate.
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
@@ -138,6 +143,7 @@ class TaskConfig:
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: str = "2/255"
     train_steps: int = 3
+    objective: Objective | None = None
     eval_steps: int = 10
     schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
     augmentation: Augmentation | str | None = None
@@ -150,6 +156,7 @@ class TaskConfig:
     awp: float | None = None
     keep: Literal["last", "clean", "robust", "harmonic", "area"] = "last"
     patience: int | None = None
+    balance: Balance = "none"
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
@@ -172,7 +179,10 @@ class TaskConfig:
             raise ValueError(f"epochs must be above 0 and at most {MOST}, got {self.epochs}")
         if self.norm not in THREATS:
             raise ValueError(f"norm must be one of {', '.join(THREATS)}, got {self.norm!r}")
-        _ = self.threat
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            raise TypeError(f"objective must be an objective such as TRADES(), got {shown(self.objective)}")
+        check_balance(self.balance)
+        _ = self.minimised
 
     @property
     def threat(self) -> Threat:
@@ -181,11 +191,16 @@ class TaskConfig:
             return THREATS[self.norm](parse_number("epsilon", self.epsilon))
 
     @property
-    def objective(self) -> Objective:
-        """What training minimises."""
-        return (
-            AdversarialTraining(PGD(self.threat, steps=self.train_steps)) if self.train_steps else Natural()
-        )
+    def minimised(self) -> Objective:
+        """What training minimises: ``objective`` with the attack of this task, if it lacks one."""
+        objective = self.objective or (AdversarialTraining() if self.train_steps else Natural())
+        if objective.lacks_attack and not self.train_steps:
+            raise ValueError(
+                f"objective={objective!r} trains against an attack, but train_steps is 0; give train_steps of at least 1, "
+                "or an objective that names its attack"
+            )
+        threat = self.threat
+        return objective.against(threat, self.train_steps) if objective.lacks_attack else objective
 
     @property
     def attack(self) -> PGD:
@@ -303,7 +318,7 @@ class RunConfig(TaskConfig):
         return train(
             self.adapted(data),
             data,
-            self.objective,
+            self.minimised,
             out=out,
             steps=self.steps(data),
             epsilon=self.schedule,

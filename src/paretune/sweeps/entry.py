@@ -18,6 +18,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import run_all
+from paretune.training.objectives import read_objective
 
 _JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
 _TASK = [option.name for option in dataclasses.fields(CompareConfig)]
@@ -56,7 +57,8 @@ def sweep(
         **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
             ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, ``augmentation``, … of
             :class:`~paretune.sweeps.config.TaskConfig`), and how it is judged (``margin``, ``level``, ``min_clean``, … of
-            :func:`paretune.compare`). ``epsilon`` may be a number, ``augmentation`` a function of one image.
+            :func:`paretune.compare`). ``epsilon`` may be a number, ``augmentation`` a function of one image, ``objective`` a
+            text such as ``"TRADES(beta=6)"``.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
@@ -73,6 +75,8 @@ def sweep(
     Settings(**judging)
     if isinstance(options.get("epsilon"), float):
         options["epsilon"] = number_text(options["epsilon"])
+    if options.get("objective") is not None:
+        options["objective"] = read_objective(options["objective"])
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
     named = isinstance(data, str | Path)

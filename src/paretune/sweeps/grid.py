@@ -179,6 +179,10 @@ def directory_name(config: RunConfig) -> str:
         values["augmentation"] = read_augmentation(config.augmentation).to_dict()
     if not config.skip_bad:
         del values["skip_bad"]
+    if config.objective is None:  # of train_steps
+        del values["objective"]
+    if config.balance == "none":
+        del values["balance"]
     if config.engine != "compiled":  # the others give the same numbers
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)

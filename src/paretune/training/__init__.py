@@ -2,12 +2,23 @@
 
 from paretune.training.averaging import soup, wise_ft
 from paretune.training.loop import train
-from paretune.training.objectives import OBJECTIVES, AdversarialTraining, Natural, Objective
+from paretune.training.objectives import (
+    FARE,
+    MART,
+    OBJECTIVES,
+    TRADES,
+    AdversarialTraining,
+    Natural,
+    Objective,
+)
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule
 
 __all__ = [
+    "FARE",
+    "MART",
     "OBJECTIVES",
+    "TRADES",
     "AdamW",
     "AdversarialTraining",
     "EpsilonSchedule",

@@ -33,6 +33,7 @@ from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
+from paretune.training.balance import Balance
 from paretune.training.ema import Average
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
@@ -67,6 +68,7 @@ def train(
     attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
     points: int | None = None,
+    balance: Balance = "none",
     seed: int = 0,
     augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
     workers: int = 0,
@@ -85,7 +87,7 @@ def train(
     Args:
         model: from :func:`~paretune.adapt`.
         data: train is learnt, select and report are measured. ``load_data`` splits what else it takes, at ``model``'s size.
-        objective: ``Natural()`` or ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
+        objective: of :mod:`paretune.training`, such as ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
         steps: optimizer steps.
@@ -107,6 +109,8 @@ def train(
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
+        balance: what is done about classes of different sizes: ``"weights"`` gives each example a weight in the loss, which
+            is the same for all classes in total and 1 on average; ``"sampling"`` draws each class equally often.
         seed: seeds batches, augmentation and attacks. Seed the backbone's head and the strategy when making them.
         augmentation: of training images, see :mod:`paretune.data.augmenting`; defaults to ``data.augmentation``.
         workers: processes that load images; 0 loads them here.
@@ -148,6 +152,7 @@ def train(
         points=points,
         seed=seed,
         augmentation=augmentation,
+        balance=balance,
         options=CopyOptions(precision=precision, engine=engine),
     )
     processes = Processes(plan.batch_size, plan.mixed_precision)

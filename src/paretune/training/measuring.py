@@ -11,8 +11,10 @@ from torch import Tensor
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
+from paretune.attacks.copy.precision import Precision
 from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
+from paretune.backbones.features import without_head
 from paretune.data.images import ImageData
 from paretune.evaluation import speed
 from paretune.runs.progress import Status
@@ -31,21 +33,36 @@ WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; the
 
 
 class FreshCopy:
-    """The attack copy of ``model``, made at its first use and brought up to date when it is asked for."""
+    """The attack copies of ``model``, made at their first use and brought up to date when one is asked for."""
 
     def __init__(self, model: Backbone, options: CopyOptions) -> None:
         self.model, self.options = model, options
         self.copy: AttackCopy | None = None
+        self.headless: AttackCopy | None = None
         self.outdated = False
 
     def __call__(self) -> AttackCopy:
         """The copy, up to date."""
+        self._refresh()
         if self.copy is None:
             self.copy = attack_copy(self.model, **vars(self.options))
-        elif self.outdated:
-            self.copy.refresh()
-        self.outdated = False
         return self.copy
+
+    def features(self) -> AttackCopy:
+        """The copy without the head, up to date; ``"auto"`` precision, which is decided by logits, is float32 here."""
+        self._refresh()
+        if self.headless is None:
+            precision: Precision = "fp32" if self.options.precision == "auto" else self.options.precision
+            options = replace(self.options, precision=precision)
+            self.headless = attack_copy(without_head(self.model), **vars(options))
+        return self.headless
+
+    def _refresh(self) -> None:
+        if self.outdated:
+            for each in (self.copy, self.headless):
+                if each is not None:
+                    each.refresh()
+        self.outdated = False
 
 
 @dataclass(frozen=True, eq=False)

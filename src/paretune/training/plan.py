@@ -7,16 +7,18 @@ from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from paretune._values import check_whole, told
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions
-from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
+from paretune.backbones.backbone import Backbone, Task, fingerprint, inside, tensor_digests
 from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData, check_same_classes
-from paretune.strategies.mechanics.adapting import require_adaptation
+from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+from paretune.training.balance import Balance, balanced_order, check_balance, example_weights
 from paretune.training.keeping import Keep, Rule
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
@@ -47,6 +49,7 @@ class Plan:
         per_epoch: steps of an epoch.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
+        balance: what is done about classes of different sizes.
         chance: accuracy of the best constant answer on the select split.
         train: the examples to learn, augmented.
         task: classes and data, which the model remembers.
@@ -70,6 +73,7 @@ class Plan:
     per_epoch: int
     measured_at: frozenset[int]
     lr: float
+    balance: Balance
     train: Augmented
     chance: float
     task: Task
@@ -100,6 +104,7 @@ class Plan:
         seed: int,
         augmentation: Any = None,
         options: CopyOptions,
+        balance: Balance = "none",
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -108,6 +113,11 @@ class Plan:
                 augmentation fails.
         """
         strategy = require_adaptation(model).strategy
+        if objective.lacks_attack:
+            raise ValueError(
+                f"{objective!r} names no attack to train against; name it, e.g. inner=PGD(Linf(4/255), steps=7)"
+            )
+        check_balance(balance)
         optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
         examples = len(data.train)
@@ -138,6 +148,14 @@ class Plan:
         if not objective.learns:
             raise ValueError(
                 f"{objective!r} alone learns nothing; add it to an objective: Natural() + {objective!r}"
+            )
+        trained = trainable_parameters(model)
+        heads = [name for name, value in trained.items() if value.requires_grad and inside(name, model.head)]
+        if heads and not objective.trains_head:
+            raise ValueError(
+                f"{objective!r} gives no gradient to the head ({', '.join(heads)}), which would stay as it began: add it to "
+                f"an objective with labels, Natural() + {objective!r}, or give the backbone a head that is not trained, "
+                "paretune.backbones.prototype_head, before adapt"
             )
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
@@ -180,6 +198,8 @@ class Plan:
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
         }
+        if balance != "none":
+            config["balance"] = balance
         if options.engine == "compiled":  # which rounds otherwise; the others give the same bits
             config["attack_engine"] = options.engine
 
@@ -213,6 +233,7 @@ class Plan:
             per_epoch=per_epoch,
             measured_at=frozenset(measured_at),
             lr=lr,
+            balance=balance,
             train=Augmented(data.train, chain, seed),
             chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
             task=Task(data.train.classes, described),
@@ -226,6 +247,26 @@ class Plan:
         strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, self.lr * self.optimizer.factor(done), seed
+
+    def gradient_evaluations(self, step: int) -> int:
+        """Times that training goes forward and backward with one image, attacks included, up to ``step``."""
+        attacked = sum(self.epsilon.factor((done + 0.5) / self.total) > 0 for done in range(step))
+        count, classes = self.objective.gradient_evaluations, len(self.task.classes or ())
+        total = attacked * count(classes) + (step - attacked) * count(classes, attacked=False)
+        return self.batch_size * total
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(examples,) of the train split."""
+        labels: NDArray[np.int64] = self.train.split.labels.numpy()
+        return labels
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of the train split in the order in which this epoch takes them, from (seed, epoch) alone."""
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.balance == "sampling":
+            return balanced_order(self.labels, generator)
+        return generator.permutation(len(self.labels))
 
 
 Rows = tuple[
@@ -251,7 +292,8 @@ class Batches:
     def loader(self, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        images = _Numbered(self.plan.train)
+        weights = example_weights(self.plan.labels) if self.plan.balance == "weights" else None
+        images = _Numbered(self.plan.train, weights)
         return DataLoader(images, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
     def __iter__(self) -> Iterator[Rows]:
@@ -260,22 +302,23 @@ class Batches:
         for step in range(self.start, self.end):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
-                order, current = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.train)), epoch
+                order, current = plan.order(epoch), epoch
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
             places = range(self.rank, plan.batch_size, self.world)
             yield epoch, batch[places].tolist(), list(places)
 
 
 class _Numbered(Dataset[tuple[Tensor, ...]]):
-    """Images and labels by index, and which examples they are."""
+    """Images and labels by index, which examples they are, and, if there are any, their weights."""
 
-    def __init__(self, train: Augmented) -> None:
-        self.train = train
+    def __init__(self, train: Augmented, weights: Tensor | None) -> None:
+        self.train, self.weights = train, weights
 
     def __getitem__(self, index: Rows) -> tuple[Tensor, ...]:
         epoch, rows, places = index
         images, labels = self.train[epoch, rows]
-        return images, labels, self.train.split.ids[rows], torch.tensor(places)
+        weights = () if self.weights is None else (self.weights[rows],)
+        return images, labels, self.train.split.ids[rows], torch.tensor(places), *weights
 
 
 def measuring_steps(

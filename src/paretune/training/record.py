@@ -180,6 +180,7 @@ class Record:
             common = spent | {
                 "step": step,
                 "epoch": step / self.plan.per_epoch,
+                "gradient_evaluations": self.plan.gradient_evaluations(step),
                 "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
                 "peak_memory_bytes": peak_memory_bytes(),
                 "precision": "fp32" if mixed == "no" else mixed,

@@ -148,6 +148,7 @@ def test_only_the_process_that_writes_reads_all_weights(
         batch_size=4,
         attacks=[pt.PGD(pt.Linf(4 / 255))],
         options=CopyOptions(),
+        balance="none",
         optimizer=None,
         epsilon=None,
         eval_every=None,

@@ -48,6 +48,8 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     foreign = [part for part in parts if part.why_not_mergeable]
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
+    if not any(True for _ in module.get_submodule(adaptation.head).parameters()):
+        raise ValueError(f"peft has no head such as {adaptation.head!r}, which is not trained")
     check_apart(module, adaptation, "peft")
     carriers = dict(Delta.carriers(module))
     deltas = [part for part in module.modules() if isinstance(part, Delta)]

@@ -57,9 +57,13 @@ class Adaptation:
         return self.anatomy.sites
 
     def statistics(self, module: nn.Module) -> dict[str, Tensor]:
-        """The running statistics of the adapted ``module`` that follow training, by name; shared ones under the first."""
+        """The running statistics of the adapted ``module`` that follow training, by name; shared ones under the first.
+
+        With them what a head has beside parameters, such as prototypes, because each adapter has its own head.
+        """
         norms = [module.get_submodule(name) for name, follows in self.follows.items() if follows]
         following = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+        following |= {id(buffer) for buffer in module.get_submodule(self.head).buffers()}
         return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in following}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Adaptation":
@@ -125,6 +129,11 @@ def install(module: nn.Module, strategy: Strategy, anatomy: Anatomy) -> Adaptati
             if name in chosen or inside(name, anatomy.head)
         }
         parameters = dict(module.named_parameters())
+        if not train:
+            raise ValueError(
+                f"{strategy!r} would train nothing: the head {anatomy.head!r} has no parameters either; choose a strategy "
+                "that changes the network"
+            )
         trained = tuple(name for name, parameter in parameters.items() if id(parameter) in train)
         first: dict[int, str] = {}
         tied = {

@@ -1,8 +1,15 @@
 """What training minimises."""
 
+from collections.abc import Mapping
+
+from paretune._values import from_dict, parse
+from paretune.attacks import ATTACKS, THREATS
 from paretune.training.objectives.adversarial import AdversarialTraining as AdversarialTraining
-from paretune.training.objectives.base import Objective, Sum, Term, TrainingBatch
+from paretune.training.objectives.base import Copies, Objective, Sum, Term, TrainingBatch
+from paretune.training.objectives.fare import FARE as FARE
+from paretune.training.objectives.mart import MART as MART
 from paretune.training.objectives.natural import Natural as Natural
+from paretune.training.objectives.trades import TRADES as TRADES
 
 #: The objectives by the names that the command line reads: all that are imported here.
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -11,4 +18,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
     if isinstance(kind, type) and issubclass(kind, Objective) and kind is not Objective
 }
 
-__all__ = ["OBJECTIVES", "Objective", "Sum", "Term", "TrainingBatch", *OBJECTIVES]
+
+def read_objective(value: object) -> Objective:
+    """From a text such as ``"TRADES(beta=6) + 0.1*FARE()"``, or a dictionary as :meth:`Objective.to_dict` makes it.
+
+    Raises:
+        ValueError: it names no objective, or something else.
+    """
+    if isinstance(value, Objective):
+        return value
+    choices: dict[str, type] = {**OBJECTIVES, **ATTACKS, **THREATS}
+    read = from_dict(value, choices) if isinstance(value, Mapping) else parse(str(value), choices)
+    if not isinstance(read, Objective):
+        raise ValueError(f"{value!r} is no objective; there are: {', '.join(OBJECTIVES)}")
+    return read
+
+
+__all__ = ["OBJECTIVES", "Copies", "Objective", "Sum", "Term", "TrainingBatch", "read_objective", *OBJECTIVES]

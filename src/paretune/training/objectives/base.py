@@ -3,16 +3,26 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from paretune._values import Value
-from paretune.attacks import Attack, AttackCopy
+from paretune.attacks import Attack, AttackCopy, Threat
 from paretune.attacks.inputs import check_logits
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
+
+
+class Copies(Protocol):
+    """The attack copies of the model in training, made at their first use and up to date with it when they are asked for."""
+
+    def __call__(self) -> AttackCopy:
+        """Of the model."""
+
+    def features(self) -> AttackCopy:
+        """Of the model without its head: what enters the head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +38,7 @@ class TrainingBatch:
         seed: seeds the attack, the same in all processes.
         highest_class: the largest label.
         lowest_class: the smallest.
+        weights: (batch,) of each example in the loss, which are 1 on average over the train split; None is 1 each.
     """
 
     images: Tensor
@@ -38,6 +49,7 @@ class TrainingBatch:
     seed: int
     highest_class: int
     lowest_class: int = 0
+    weights: Tensor | None = None
 
     @classmethod
     def on(
@@ -47,6 +59,7 @@ class TrainingBatch:
         labels: Tensor,
         ids: Tensor,
         places: Tensor,
+        weights: Tensor | None = None,
         *,
         epsilon: float,
         seed: int,
@@ -57,23 +70,38 @@ class TrainingBatch:
         """
         lowest, highest = int(labels.min()), int(labels.max())
         images, labels = (each.to(device, non_blocking=each.is_pinned()) for each in (images, labels))
-        return cls(images, labels, ids, places, epsilon, seed, highest, lowest)
+        if weights is not None:
+            weights = weights.to(device, non_blocking=weights.is_pinned())
+        return cls(images, labels, ids, places, epsilon, seed, highest, lowest, weights)
 
     def parts(self, count: int) -> Iterator["TrainingBatch"]:
         """The batch in ``count`` parts, of which each but the last has as many images."""
         if count == 1:
             yield self
             return
-        tensors = (self.images, self.labels, self.ids, self.places)
-        for part in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
-            yield replace(self, **dict(zip(("images", "labels", "ids", "places"), part, strict=True)))
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        for part in zip(*(tensor.tensor_split(count) for tensor in tensors.values()), strict=True):
+            yield replace(self, **dict(zip(tensors, part, strict=True)))
 
-    def attack(self, attack: Attack, copy: Callable[[], AttackCopy]) -> Tensor:
-        """The images as ``attack`` returns them at the strength of this step; the images themselves at 0."""
+    def attack(self, attack: Attack, copy: Callable[[], AttackCopy], **beside: Tensor) -> Tensor:
+        """The images as ``attack`` returns them at the strength of this step; the images themselves at 0.
+
+        Args:
+            attack: at any strength.
+            copy: gives what it attacks.
+            **beside: what it takes beside the images and their labels.
+        """
         if self.epsilon == 0:
             return self.images
         attack = attack.with_epsilon(self.epsilon)
-        return attack(copy(), self.images, self.labels, seed=self.seed, places=self.places)
+        return attack(copy(), self.images, self.labels, seed=self.seed, places=self.places, **beside)
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """The mean over the examples of ``losses`` (batch,), each times its weight; the weights are not divided out.
+
+        So the mean over the parts of a batch, or over the processes that share it, is that over the batch.
+        """
+        return (losses if self.weights is None else losses * self.weights).mean()
 
     def checked(self, logits: Tensor) -> Tensor:
         """``logits`` in float32.
@@ -88,7 +116,7 @@ class TrainingBatch:
 class Term(ABC):
     """An objective at work in one run. Most keep nothing, and are the objective itself."""
 
-    def attacked(self, copy: Callable[[], AttackCopy], batch: TrainingBatch) -> Any:
+    def attacked(self, copy: Copies, batch: TrainingBatch) -> Any:
         """What the loss takes beside the batch, made with the weights as they are: the attacked images.
 
         Args:
@@ -128,6 +156,46 @@ class Objective(Value, Term, ABC):
     def learns(self) -> bool:
         """Whether it learns the task. What does not, such as an anchor, is only added to what does."""
         return True
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head gets a gradient of it; what matches features alone has none to give."""
+        return True
+
+    @property
+    def lacks_attack(self) -> bool:
+        """Whether it trains against an attack that nobody has named yet; :meth:`against` does."""
+        return False
+
+    def against(self, threat: Threat, steps: int) -> "Objective":
+        """Where it :attr:`lacks_attack`, the same with PGD of so many steps in ``threat``; itself otherwise."""
+        return self
+
+    def gradient_evaluations(self, classes: int, *, attacked: bool = True) -> int:
+        """How often a step goes forward and backward through the model with each image, in its attack and in the loss.
+
+        Passes without a gradient, such as those of a frozen model, do not count.
+
+        Args:
+            classes: of the model.
+            attacked: whether the attack is on; at epsilon 0 it is not.
+        """
+        inner = self.attack if attacked else None
+        return int(self.learns) + (inner.passes(classes) // 2 if inner is not None else 0)
+
+    def set_number(self, name: str, below: float = float("inf")) -> None:
+        """Make the field ``name`` a float, so that 6 and 6.0 are one value.
+
+        Raises:
+            ValueError: it is no number from 0 to less than ``below``.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < below:
+            most = "finite" if below == float("inf") else f"below {below:g}"
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a number of at least 0 and {most}, got {value!r}"
+            )
+        object.__setattr__(self, name, float(value))
 
     def begin(self, model: Backbone, data: ImageData, seed: int) -> Term:
         """The objective at work, called once a run with the weights that training begins with, also in a resumed run.
@@ -194,9 +262,28 @@ class Sum(Objective):
         """Whether one of them does."""
         return any(term.learns for _, term in self.terms)
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether one that learns the task does."""
+        return any(term.learns and term.trains_head for _, term in self.terms)
+
+    @property
+    def lacks_attack(self) -> bool:
+        """Whether one of them does."""
+        return any(term.lacks_attack for _, term in self.terms)
+
+    def against(self, threat: Threat, steps: int) -> "Sum":
+        """Of each of them."""
+        return Sum(tuple((weight, term.against(threat, steps)) for weight, term in self.terms))
+
+    def gradient_evaluations(self, classes: int, *, attacked: bool = True) -> int:
+        """Of all of them."""
+        return sum(term.gradient_evaluations(classes, attacked=attacked) for _, term in self.terms)
+
     def begin(self, model: Backbone, data: ImageData, seed: int) -> Term:
-        """Each of them at work."""
-        return _Sum([(weight, term.begin(model, data, seed)) for weight, term in self.terms])
+        """Each of them at work; the log shows the logits of the first that trains against an attack, if one does."""
+        attacks = [number for number, (_, term) in enumerate(self.terms) if term.attack is not None]
+        return _Sum([(weight, term.begin(model, data, seed)) for weight, term in self.terms], *attacks[:1])
 
     def loss(self, model: nn.Module, batch: TrainingBatch, attacked: Any) -> tuple[Tensor, Tensor | None]:
         """Not of the value, which :meth:`begin` sets to work."""
@@ -204,19 +291,21 @@ class Sum(Objective):
 
 
 class _Sum(Term):
-    def __init__(self, terms: list[tuple[float, Term]]) -> None:
-        self.terms = terms
+    def __init__(self, terms: list[tuple[float, Term]], watched: int = 0) -> None:
+        self.terms, self.watched = terms, watched
 
-    def attacked(self, copy: Callable[[], AttackCopy], batch: TrainingBatch) -> list[Any]:
+    def attacked(self, copy: Copies, batch: TrainingBatch) -> list[Any]:
         return [term.attacked(copy, batch) for _, term in self.terms]
 
     def loss(
         self, model: nn.Module, batch: TrainingBatch, attacked: list[Any]
     ) -> tuple[Tensor, Tensor | None]:
         total, shown = batch.images.new_zeros(()), None
-        for (weight, term), made in zip(self.terms, attacked, strict=True):
+        for number, ((weight, term), made) in enumerate(zip(self.terms, attacked, strict=True)):
             loss, logits = term.loss(model, batch, made)
-            total, shown = total + weight * loss, logits if shown is None else shown
+            total = total + weight * loss
+            if shown is None or (number == self.watched and logits is not None):
+                shown = logits
         return total, shown
 
     def tensors(self) -> dict[str, Tensor]:

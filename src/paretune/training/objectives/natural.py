@@ -1,6 +1,6 @@
 """Training on the images as they are."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,21 @@ from paretune.training.objectives.base import Objective, TrainingBatch
 
 @dataclass(frozen=True)
 class Natural(Objective):
-    """Cross-entropy on the images as they are."""
+    """Cross-entropy on the images as they are.
+
+    Args:
+        label_smoothing: the share of the target that all classes have in equal parts, from 0 to below 1, as in
+            ``torch.nn.CrossEntropyLoss``.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+
+    _: KW_ONLY
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.set_number("label_smoothing", below=1)
 
     @property
     def attack(self) -> Attack | None:
@@ -22,4 +36,5 @@ class Natural(Objective):
     def loss(self, model: nn.Module, batch: TrainingBatch, attacked: Any) -> tuple[Tensor, Tensor | None]:
         """Cross-entropy."""
         logits = batch.checked(model(batch.images))
-        return cross_entropy(logits, batch.labels), logits.detach()
+        losses = cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)
+        return batch.mean(losses), logits.detach()
