@@ -18,6 +18,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import run_all
+from paretune.sweeps.searching import with_rates
 
 _JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
 _TASK = [option.name for option in dataclasses.fields(CompareConfig)]
@@ -54,9 +55,9 @@ def sweep(
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
         **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
-            ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, … of :class:`~paretune.sweeps.config.TaskConfig`), and
-            how it is judged (``margin``, ``level``, ``min_clean``, … of :func:`paretune.compare`). ``epsilon`` may be a
-            number.
+            ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, … of :class:`~paretune.sweeps.config.TaskConfig`), its
+            learning rates (``lr="auto"`` tries ``lr_trials`` for each strategy first), and how it is judged (``margin``,
+            ``level``, ``min_clean``, … of :func:`paretune.compare`). ``epsilon`` may be a number.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
@@ -85,6 +86,7 @@ def sweep(
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
         runs = _given(runs, data, backbone)
+    runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
     return compare(
         run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
     )
