@@ -59,7 +59,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         os.environ[name[1]] = name[2]
     elif words[:1] == ["paretune"]:
         given = {word for word in words if word.startswith("--")}
-        for option, value in FAST.items() if words[1] in ("compare", "train") else ():
+        for option, value in FAST.items() if words[1] in ("compare", "plan", "train") else ():
             words += [] if option in given else [option, str(value)]
         try:
             code = main(words[1:])
