@@ -5,8 +5,8 @@ python benchmarks/plan.py --cpu      # one run after the other in this process, 
 python benchmarks/plan.py --cpu LoRA # of one strategy
 
 By the wall clock the minutes of a run are those between its first and its last file; what its worker loads before is not in
-them. The row "all" is the whole sweep, the start of its workers included. Minutes are those of the machine at the time: where its load
-grows after the plan, the sweep takes longer.
+them. The row "all" is the whole sweep, the start of its workers included. Minutes are those of the machine at the time of the
+plan: where its load grows after that, the sweep takes longer.
 """
 
 import os
@@ -54,12 +54,8 @@ def by_cpu_time(config: CompareConfig, directory: str, shared: dict[str, Any]) -
         run.run(Path(directory) / repr(run.strategy), progress=False)
         took = time.process_time() - began
         planned = cost.seconds(costs.Work.of(run, data))
-        record(
-            shared | {"clock": "cpu", "workers": 1, "load": f"{os.getloadavg()[0]:.1f}"},
-            repr(run.strategy),
-            planned,
-            took,
-        )
+        shared = shared | {"clock": "cpu", "workers": 1, "load": f"{os.getloadavg()[0]:.1f}"}
+        record(shared, repr(run.strategy), planned, took)
 
 
 def record(
