@@ -5,8 +5,8 @@ python benchmarks/plan.py --cpu      # one run after the other in this process, 
 python benchmarks/plan.py --cpu LoRA # of one strategy
 
 By the wall clock the minutes of a run are those between its first and its last file; what its worker loads before is not in
-them. The row "all" is the whole sweep, the start of its workers included. Minutes are those of the machine at the time of the
-plan: where its load grows after that, the sweep takes longer.
+them. The row "all" is the whole sweep, the start of its workers included. Where the load of the machine grows after the
+plan, the sweep takes longer than that says.
 """
 
 import os
