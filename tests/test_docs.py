@@ -22,7 +22,9 @@ DOCS = ROOT / "docs"
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGES = [
     pytest.param(
-        page, id=str(page.relative_to(DOCS)), marks=[pytest.mark.slow] if page.parent == DOCS else []
+        page,
+        id=str(page.relative_to(DOCS)),
+        marks=[pytest.mark.slow] if page.parent == DOCS or page.stem == "planning" else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
