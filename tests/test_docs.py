@@ -22,7 +22,9 @@ DOCS = ROOT / "docs"
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGES = [
     pytest.param(
-        page, id=str(page.relative_to(DOCS)), marks=[pytest.mark.slow] if page.parent == DOCS else []
+        page,
+        id=str(page.relative_to(DOCS)),
+        marks=[pytest.mark.slow] if page.parent == DOCS or page.stem == "planning" else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
@@ -59,7 +61,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         os.environ[name[1]] = name[2]
     elif words[:1] == ["paretune"]:
         given = {word for word in words if word.startswith("--")}
-        for option, value in FAST.items() if words[1] in ("compare", "train") else ():
+        for option, value in FAST.items() if words[1] in ("compare", "plan", "train") else ():
             words += [] if option in given else [option, str(value)]
         try:
             code = main(words[1:])

@@ -52,6 +52,7 @@ COMMANDS = Commands(
         "compare": Listed(
             "compare", "Compare", "train every strategy on one task and report which has the best frontier"
         ),
+        "plan": Listed("compare", "Plan", "say what compare would run, and what that takes, before it does"),
         "train": Listed("train", "Train", "train one strategy and write a run directory with its adapter"),
         "evaluate": Listed("evaluate", "Evaluate", "measure a saved adapter, clean and under attack"),
         "average": Listed(

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from paretune.commands.parser import Level, read
 
-# Which weights of a checkpoint were taken; precision and engine, and why; which images are left out; what makes it slow.
+# Which weights of a checkpoint were taken; precision and engine, and why; which images are left out; what makes it slow;
+# which learning rates a search tries and takes.
 TOLD = (
     "paretune.backbones.weights",
     "paretune.attacks.copy",
     "paretune.data.files",
     "paretune.evaluation.speed",
+    "paretune.sweeps.searching",
 )
 LAUNCHED = ("paretune.training.processes",)
 

@@ -1,17 +1,19 @@
-"""``paretune compare``: every strategy on one task, the table, the report."""
+"""``paretune compare``: every strategy on one task, the table, the report; ``paretune plan``: what that would take."""
 
+import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from paretune.commands._judging import Judging, print_condition
-from paretune.commands._printing import print_findings
+from paretune.commands._printing import print_findings, print_table
 from paretune.sweeps.config import CompareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Judging, CompareConfig):
-    """Train every strategy on one task and report which has the best frontier.
+class Comparing(Judging, CompareConfig):
+    """The options of a comparison.
 
     Args:
         out: directory of the runs and the report.
@@ -31,6 +33,11 @@ class Compare(Judging, CompareConfig):
         if not self.out:
             raise ValueError("out is empty; name a directory")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Comparing):
+    """Train every strategy on one task and report which has the best frontier."""
+
     def __call__(self) -> None:
         """Sweep, table, report."""
         from paretune.frontiers.comparing import compare
@@ -39,12 +46,12 @@ class Compare(Judging, CompareConfig):
         from paretune.runs.naming import threat_text
         from paretune.runs.sinks import read_sinks
         from paretune.sweeps.grid import run_all
+        from paretune.sweeps.searching import with_rates
 
         sinks = read_sinks(self.sinks)
         tell = partial(print, flush=True)
-        runs = run_all(
-            self.runs(), self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
-        )
+        configs = with_rates(self.runs(), self, self.out, workers=self.workers, resume=self.resume)
+        runs = run_all(configs, self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
@@ -56,3 +63,57 @@ class Compare(Judging, CompareConfig):
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Comparing):
+    """Say what compare would run with the same options, and what that takes, from a few steps of every strategy.
+
+    Nothing is written. Gradient evaluations are passes of one image forward and back, those of attacks included; evaluation
+    needs fewer than is said, as attacked images that are solved leave. Memory is the largest of a process, on a GPU that
+    of the GPU.
+
+    Args:
+        json: print JSON instead, with seconds and bytes.
+    """
+
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Measure and print the table."""
+        from paretune.sweeps.announcing import minutes_text
+        from paretune.sweeps.planning import plan
+
+        made = plan(self, self.out, workers=self.workers, resume=self.resume)
+        if self.json:
+            print(json.dumps(made.to_dict(), indent=2))
+            return
+        print(made.data)
+        rows, every = [], [planned.to_dict() for planned in made.strategies]
+        for planned, told in zip(made.strategies, every, strict=True):
+            finished = sum(run["finished"] for run in told["runs"])
+            begun = [f"from step {run.done:,.0f}" for run in planned.runs if 0 < run.done < math.inf]
+            state = [*([f"{finished} finished"] if finished else []), *begun]
+            rows.append(
+                [
+                    told["strategy"].removesuffix("()") + " (learning rates)" * planned.trials,
+                    f"{told['trainable_parameters']:,}",
+                    f"{told['trainable_parameters'] / told['parameters']:.2%}",
+                    f"{len(planned.runs)}" + (f", {', '.join(state)}" if state else ""),
+                    *(f"{told[key]:,}" for key in _COUNTED),
+                    f"{told['seconds'] / 60:.1f}",
+                    f"{told['peak_memory_bytes'] / 1e9:.1f}",
+                ]
+            )
+        totals = [f"{sum(told[key] for told in every):,}" for key in _COUNTED]
+        runs = sum(len(planned.runs) for planned in made.strategies)
+        minutes = sum(told["seconds"] for told in every) / 60
+        memory = made.workers * max(told["peak_memory_bytes"] for told in every)
+        rows.append(["all", "", "", f"{runs}", *totals, f"{minutes:.1f}", f"{memory / 1e9:.1f}"])
+        columns = ["strategy", "trainable", "of model", "runs", "steps left", "training gradients"]
+        print_table([*columns, "evaluation, at most", "minutes", "peak GB"], rows)
+        at_once = f"{made.workers} runs at once" if made.workers > 1 else "one run at a time"
+        print(f"{at_once}: about {minutes_text(made.seconds)}" if made.seconds else "all runs are finished")
+
+
+_COUNTED = ("steps", "training_gradients", "evaluation_gradients_at_most")

@@ -12,8 +12,8 @@ from paretune.commands._printing import cell, print_table, shortened
 if TYPE_CHECKING:
     from paretune.runs.store import Run
 
-# What training and its dashboards write into a run directory, beside the files of a run.
-_OURS = {"config.json", "bits", "adapter", "tensorboard"}
+# What training, its dashboards and the search for its learning rate write into a run directory, beside the files of a run.
+_OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search"}
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """``paretune train``: one strategy, one run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from paretune.commands._printing import cell, print_findings, print_table
-from paretune.sweeps.config import RunConfig
+from paretune.sweeps.config import RunConfig, SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(RunConfig):
+class Train(RunConfig, SearchConfig):
     """Train one strategy on one task; the run directory holds its points and its adapter.
 
     Args:
@@ -32,8 +32,16 @@ class Train(RunConfig):
         from accelerate import PartialState
 
         from paretune.runs.sinks import read_sinks
+        from paretune.sweeps.searching import with_rates
 
-        run = self.run(self.out, resume=self.resume, sinks=read_sinks(self.sinks))
+        sinks = read_sinks(self.sinks)
+        if self.lr == "auto" and PartialState().num_processes > 1:
+            raise ValueError(
+                "lr='auto' tries rates in processes of its own; search in one process, and give --lr what it finds"
+            )
+        task = RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
+        (config,) = with_rates([task], self, self.out, resume=self.resume)
+        run = config.run(self.out, resume=self.resume, sinks=sinks)
         if not PartialState().is_main_process:
             return
         columns = ["step", "epoch", "attack", "clean", "robust"]

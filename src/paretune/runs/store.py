@@ -62,6 +62,7 @@ log = logging.getLogger(__name__)
 _POINT = ["run", "step", "attack", "epsilon"]  # what no two points have in common
 
 
+SEARCH = "lr-search.json"  # marks a directory of trials, and says what came of them
 # Beside config.json. What counts the rows stands before the rows: removed in this order, a process that is killed leaves a
 # run that goes on or starts over, and never one that lacks rows.
 FILES = ("DONE", "sinks.json", CHECKPOINT, BEST, "points.jsonl", "log.jsonl", EXAMPLES)
@@ -398,8 +399,14 @@ def _lines(rows: Iterable[Row]) -> str:
 
 
 def find_runs(path: Path) -> Iterator[Path]:
-    """Run directories below ``path``, itself included, without looking inside them; damaged ones too."""
+    """Run directories below ``path``, itself included, without looking inside them; damaged ones too.
+
+    Trials of a search for learning rates are runs only where ``path`` is the directory of the search, or one of them.
+    """
     for directory, names, files in os.walk(path):
+        if SEARCH in files and Path(directory) != path:
+            names.clear()
+            continue
         names.sort()
         marks = {"config.json", "points.jsonl", "DONE"}.intersection(files)
         if marks - {"config.json"} and "bits" in names:

@@ -1,21 +1,13 @@
 """What a sweep is about to do, told before it begins: its data, and about how long it will take."""
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 
-from paretune.attacks.copy.options import CopyOptions
-from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.sweeps.config import RunConfig
-from paretune.training.measuring import FreshCopy
-from paretune.training.objectives import TrainingBatch
-
-_PIXELS = 1 << 19  # of a batch that is timed: 10 images of 224x224, or all of a batch of small ones
+from paretune.sweeps.costs import PIXELS, Work, makespan, measured
 
 
 def data_line(data: ImageData) -> str:
@@ -35,13 +27,13 @@ def data_line(data: ImageData) -> str:
     )
 
 
-def time_line(configs: Sequence[RunConfig], data: ImageData, *, workers: int, threads: int) -> str:
+def time_line(left: Sequence[tuple[RunConfig, int]], data: ImageData, *, workers: int, threads: int) -> str:
     """About how many minutes the runs take, from one step of training and one batch of evaluation of the first.
 
     Evaluation is counted as if every image had to be attacked to the end, so that it often takes less.
 
     Args:
-        configs: the runs that are left.
+        left: the runs, and how many steps of each are done.
         data: what they train on.
         workers: processes that share them.
         threads: of each process.
@@ -49,63 +41,17 @@ def time_line(configs: Sequence[RunConfig], data: ImageData, *, workers: int, th
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng():
-            seconds = _seconds(configs[0], data) * math.ceil(len(configs) / workers)
+        cost = measured(left[0][0], data, PIXELS)
     finally:
         torch.set_num_threads(before)
+    seconds = [cost.seconds(Work.of(config, data, done)) for config, done in left]
+    runs = f"{len(left)} run{'s' if len(left) > 1 else ''} of {left[0][0].steps(data):,} steps"
+    at_once = f", {workers} at once" if workers > 1 else ""
+    return f"{runs}{at_once}: about {minutes_text(makespan(seconds, workers))}"
+
+
+def minutes_text(seconds: float) -> str:
+    """``90 minutes``, or ``200 minutes (3.3 hours)``."""
     minutes = max(1, round(seconds / 60))
     hours = f" ({minutes / 60:.1f} hours)" if minutes >= 120 else ""
-    runs = f"{len(configs)} run{'s' if len(configs) > 1 else ''} of {configs[0].steps(data):,} steps"
-    at_once = f", {workers} at once" if workers > 1 else ""
-    return f"{runs}{at_once}: about {minutes:,} minute{'s' if minutes > 1 else ''}{hours}"
-
-
-def _seconds(config: RunConfig, data: ImageData) -> float:
-    """About how long one run takes."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = config.adapted(data)
-    model.to(device).to(memory_format=torch.channels_last)
-    copy = FreshCopy(model, CopyOptions(precision=config.precision, engine=config.engine))
-    optimizer = config.optimizer.build(model, 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    term = config.minimised.begin(model, data, config.seed)
-    examples = Augmented(data.train, read_augmentation(config.augmentation or data.augmentation), config.seed)
-    most = max(2, _PIXELS // math.prod(pair(data.image_size)))
-
-    def train(strength: float) -> int:
-        places = torch.arange(min(config.batch_size, most, len(examples)))
-        images, labels = examples[0, places.tolist()]
-        batch = TrainingBatch.on(
-            device, images, labels, data.train.ids[places], places, epsilon=strength, seed=0
-        )
-        loss, _ = term.loss(model.train(), batch, term.attacked(copy, batch))
-        torch.autograd.backward(loss)
-        loss.item()  # waits
-        optimizer.step()
-        optimizer.zero_grad()
-        copy.outdated = True
-        return len(images)
-
-    def evaluate() -> int:
-        images, labels = (part.to(device) for part in data.report[:most])
-        with torch.no_grad():
-            model.eval()(images)
-        config.attack.for_training()(copy(), images, labels).sum().item()  # all steps for all images; waits
-        return len(images)
-
-    total, epsilon = config.steps(data), config.threat.epsilon
-    attacked = sum(config.schedule.factor((step - 0.5) / total) > 0 for step in range(1, total + 1))
-    attacked = attacked if config.minimised.attack else 0
-    steps = [(total - attacked, 0.0), (attacked, epsilon)]
-    training = sum(count * _per_image(partial(train, strength)) for count, strength in steps if count)
-    measured = config.points * (len(data.select) + len(data.report))
-    return training * config.batch_size + measured * _per_image(evaluate)
-
-
-def _per_image(run: Callable[[], int]) -> float:
-    """Seconds an image, the second time."""
-    run()
-    start = time.perf_counter()
-    images = run()
-    return (time.perf_counter() - start) / images
+    return f"{minutes:,} minute{'s' if minutes > 1 else ''}{hours}"

@@ -278,6 +278,42 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchConfig(TaskConfig):
+    """Whether learning rates are searched for before the runs, with the same budget for every strategy.
+
+    Args:
+        lr: peak learning rate of every strategy; auto tries several for each, around its own, on a seed of their own, and
+            takes the one with the largest area on the select split. null is that of the optimizer.
+        lr_trials: learning rates that auto tries for each strategy, an odd number: its own times 1/4, 1/2, 1, 2 and 4 are 5.
+        lr_fraction: of the epochs, for which a trial trains.
+    """
+
+    lr: float | Literal["auto"] | None = None
+    lr_trials: int = 5
+    lr_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr is not None and self.optimizer.lr is not None:
+            raise ValueError(
+                f"give either lr or that of the optimizer; got lr={self.lr} and {self.optimizer}"
+            )
+        if isinstance(self.lr, str) and self.lr != "auto":
+            raise ValueError(
+                f"lr must be a number, 'auto', or null for that of the optimizer; got {self.lr!r}"
+            )
+        if isinstance(self.lr, float | int):
+            dataclasses.replace(self.optimizer, lr=self.lr)
+        check_whole("lr_trials", self.lr_trials, 3, 9)
+        if self.lr_trials % 2 == 0:
+            raise ValueError(
+                f"lr_trials must be odd, so that the strategy's own rate is in the middle; got {self.lr_trials}"
+            )
+        if not 0 < self.lr_fraction <= 1:
+            raise ValueError(f"lr_fraction must be above 0 and at most 1, got {self.lr_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(TaskConfig):
     """One run: a task, a strategy and a seed.
 
@@ -331,7 +367,7 @@ class RunConfig(TaskConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(TaskConfig):
+class CompareConfig(SearchConfig):
     """A comparison: the same task for every strategy and seed.
 
     Args:

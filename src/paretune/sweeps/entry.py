@@ -18,6 +18,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import run_all
+from paretune.sweeps.searching import with_rates
 from paretune.training.objectives import read_objective
 
 _JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
@@ -56,9 +57,10 @@ def sweep(
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
         **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
             ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, ``augmentation``, … of
-            :class:`~paretune.sweeps.config.TaskConfig`), and how it is judged (``margin``, ``level``, ``min_clean``, … of
-            :func:`paretune.compare`). ``epsilon`` may be a number, ``augmentation`` a function of one image, ``objective`` a
-            text such as ``"TRADES(beta=6)"``.
+            :class:`~paretune.sweeps.config.TaskConfig`), its learning rates (``lr="auto"`` tries ``lr_trials`` for each
+            strategy first), and how it is judged (``margin``, ``level``, ``min_clean``, … of :func:`paretune.compare`).
+            ``epsilon`` may be a number, ``augmentation`` a function of one image, ``objective`` a text such as
+            ``"TRADES(beta=6)"``.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
@@ -89,6 +91,7 @@ def sweep(
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
         runs = _given(runs, data, backbone)
+    runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
     return compare(
         run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
     )

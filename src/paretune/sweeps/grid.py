@@ -27,12 +27,14 @@ from paretune.data.images import ImageData
 from paretune.runs import disk
 from paretune.runs.lock import alone
 from paretune.runs.progress import Status, bars
-from paretune.runs.rows import read_json
+from paretune.runs.rows import read_config, read_json, read_stated, run_key
 from paretune.runs.sinks.base import Openable, backfill
 from paretune.runs.store import Run, load_runs
 from paretune.strategies import LinearProbe
 from paretune.sweeps.announcing import data_line, time_line
 from paretune.sweeps.config import RunConfig
+from paretune.training.guards import TrainingDiverged
+from paretune.training.optimizers import AdamW
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -49,6 +51,7 @@ def run_all(
     progress: bool = True,
     sinks: Sequence[Openable] = (),
     tell: Callable[[str], object] | None = None,
+    diverging: bool = False,
 ) -> list[Run]:
     """Train every configuration in a run directory of its own below ``out``; finished runs are not repeated.
 
@@ -63,6 +66,7 @@ def run_all(
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
         tell: called before the runs begin, for each task with a line on its data and one on about how long it will take.
+        diverging: go on with the other runs when one diverges, which is logged, and return it as it is, not done.
 
     Returns:
         One run a configuration, in the same order.
@@ -73,25 +77,18 @@ def run_all(
         RuntimeError: a worker ended abruptly.
         Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
     """
-    out = Path(out)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = workers
-    if workers is None:
-        workers = 1 if torch.cuda.is_available() else cores
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    workers = min(workers, len(configs))
+    out, asked = Path(out), workers
+    workers, threads = shares(workers, len(configs))
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
     finished = {path for path in paths if resume and (path / "DONE").exists()}
-    threads = max(1, cores // workers)
     tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
     for config, path in zip(configs, paths, strict=True):
-        shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0)
+        shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0, optimizer=AdamW())
         tasks.setdefault(shared, []).append((config, path))
     for task, runs in tasks.items():
-        left = [config for config, path in runs if path not in finished]
+        left = [(config, path) for config, path in runs if path not in finished]
         try:
             data = task.check()  # a wrong name is an error here and now, not in every worker
         except (ValueError, OSError) as error:
@@ -100,10 +97,11 @@ def run_all(
             log.warning("whether the data of finished runs has changed since is not known: %s", error)
             continue
         for path in finished.intersection(path for _, path in runs):
-            _check_unchanged(path, data)
+            check_unchanged(path, data)
         if tell is not None and left:
             tell(data_line(data))
-            tell(time_line(left, data, workers=min(workers, len(left)), threads=threads))
+            begun = [(config, int(steps_done(path)) if resume else 0) for config, path in left]
+            tell(time_line(begun, data, workers=min(workers, len(left)), threads=threads))
     if len(finished) == len(paths):
         for path in paths:
             backfill(path, sinks)
@@ -116,10 +114,9 @@ def run_all(
                 f"workers={asked}, but the data or the model cannot be sent to them: {reason}; give workers=1"
             )
         log.info("the runs are made in this process, one by one: %s", reason)
-        return [
-            config.run(path, resume=resume, progress=progress, sinks=sinks)
-            for config, path in zip(configs, paths, strict=True)
-        ]
+        for config, path in zip(configs, paths, strict=True):
+            _made(config, path, resume, progress, sinks, diverging)
+        return [load_runs(path)[0] for path in paths]
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     with (
@@ -129,7 +126,7 @@ def run_all(
         ) as pool,
     ):
         futures = [
-            pool.submit(_run, config, path, resume, sinks)
+            pool.submit(_run, config, path, resume, sinks, diverging)
             for config, path in zip(configs, paths, strict=True)
         ]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
@@ -147,6 +144,29 @@ def run_all(
     return [load_runs(path)[0] for path in paths]
 
 
+def shares(workers: int | None, runs: int) -> tuple[int, int]:
+    """How many processes share this many ``runs``, and the threads of each; ``workers`` is that of :func:`run_all`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        workers = 1 if torch.cuda.is_available() else cores
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = min(workers, runs)
+    return workers, max(1, cores // workers)
+
+
+def steps_done(path: Path) -> float:
+    """Up to which step the run in ``path`` is kept: 0 where there is none, infinity where it is finished.
+
+    Raises:
+        ValueError: a file of it is damaged.
+    """
+    if not (path / "config.json").exists():
+        return 0.0
+    stated = read_stated(path, run_key(read_config(path)))
+    return 0.0 if stated is None else stated.step
+
+
 def _stays_here(configs: Sequence[RunConfig]) -> str | None:
     """Why a configuration cannot be sent to another process; None if it can."""
     try:
@@ -158,7 +178,8 @@ def _stays_here(configs: Sequence[RunConfig]) -> str | None:
     return None
 
 
-def _check_unchanged(path: Path, data: ImageData) -> None:
+def check_unchanged(path: Path, data: ImageData) -> None:
+    """Raise ValueError if the finished run in ``path`` is on other images than ``data``."""
     recorded = load_runs(path)[0].config.get("data")
     if recorded != data.fingerprint:
         raise ValueError(
@@ -240,14 +261,30 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable]) -> None:
+def _run(config: RunConfig, path: Path, resume: bool, sinks: Sequence[Openable], diverging: bool) -> None:
     def report(status: Status) -> None:
         if _messages is not None:
             _messages.put((path.name, status))
 
-    config.run(path, resume=resume, progress=report, sinks=sinks)
+    _made(config, path, resume, report, sinks, diverging)
     if _messages is not None:
         _messages.put((path.name, None))
+
+
+def _made(
+    config: RunConfig,
+    path: Path,
+    resume: bool,
+    progress: bool | Callable[[Status], None],
+    sinks: Sequence[Openable],
+    diverging: bool,
+) -> None:
+    try:
+        config.run(path, resume=resume, progress=progress, sinks=sinks)
+    except TrainingDiverged as error:
+        if not diverging:
+            raise
+        log.info("%s: %s", path.name, error)
 
 
 @contextlib.contextmanager

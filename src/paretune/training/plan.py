@@ -252,7 +252,8 @@ class Plan:
         """Times that training goes forward and backward with one image, attacks included, up to ``step``."""
         attacked = sum(self.epsilon.factor((done + 0.5) / self.total) > 0 for done in range(step))
         count, classes = self.objective.gradient_evaluations, len(self.task.classes or ())
-        total = attacked * count(classes) + (step - attacked) * count(classes, attacked=False)
+        alone = count(classes, attacked=False)
+        total = attacked * count(classes) + (step - attacked) * alone + step * alone * (self.awp is not None)
         return self.batch_size * total
 
     @property

@@ -35,8 +35,12 @@ NEEDED = {
 }
 # Of full length where this is slow; `paretune compare` in full is the first thing that .ci/run does.
 SHORT = "--limit 120 --epochs 0.5 --batch-size 16 --points 1 --train-steps 1 --eval-steps 1"
-QUICK = {"train": f"train {SHORT}", "evaluate": "evaluate DIR --limit 60 --steps 1"}
-SLOW = {"train": "train", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
+QUICK = {
+    "train": f"train {SHORT}",
+    "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
+    "evaluate": "evaluate DIR --limit 60 --steps 1",
+}
+SLOW = {"train": "train", "plan": "plan", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
 SERVING = {"watch": "watch RUNS"}
 CASES = [
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),

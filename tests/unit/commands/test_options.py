@@ -116,8 +116,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--strategy", "LoRA(rnak=4)", "did you mean rank?"),
         ("--strategy", "lora,bitfit", "'lora,bitfit' is not one of: FullFineTune"),
         ("--strategy", "3", "'3' is not one of: FullFineTune"),
-        ("--strategies", "lora", "--strategies belongs to compare; train takes --strategy"),
-        ("--lr", "0.1", "there is no option --lr"),
+        ("--strategies", "lora", "--strategies belongs to compare and plan; train takes --strategy"),
+        ("--learning-rate", "0.1", "there is no option --learning-rate"),
+        ("--lr", "0", "lr must be above 0"),
+        ("--lr", "best", "--lr must be one of auto or a finite number or null, got 'best'"),
     ],
 )
 def test_train_refuses(option: str, value: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +259,7 @@ def bomb(levels: int) -> str:
 
 
 CONFIGS = {
-    "seeds: 1,2\nstrategies: lora\n": "--seeds, --strategies belong to compare; train takes --seed and --strategy",
+    "seeds: 1,2\nstrategies: lora\n": "--seeds, --strategies belong to compare and plan; train takes --seed and --strategy",
     "epochz: 3\n": "there is no option --epochz; train takes --epochs",
     "nonsense: 3\n": "there is no option --nonsense; paretune train --help lists what it takes",
     "optimizer:\n  nonsense: 1\n": "--optimizer has no field 'nonsense'; its fields: lr, weight_decay",

@@ -14,6 +14,7 @@ from paretune.commands.cli import main
 from paretune.sweeps import announcing
 from paretune.sweeps.announcing import data_line, time_line
 from paretune.sweeps.config import RunConfig
+from paretune.sweeps.costs import Cost
 from paretune.sweeps.grid import directory_name, run_all
 
 
@@ -115,16 +116,31 @@ def test_minutes_are_those_of_all_steps_and_measurements(
     """With a second an image: 24 images trained on, and 5 + 11 measured at each of two points."""
     zoo(tmp_path / "zoo", {"cat": 10, "dog": 30})
     config = small(tmp_path, weights, epochs=10.0, points=2)
-    asked: list[int] = []
-    monkeypatch.setattr(announcing, "_per_image", lambda run: asked.append(run()) or 1.0)
-    threads = torch.get_num_threads()
-    line = time_line([config] * 3, config.load_data(), workers=2, threads=1)
-    assert asked == [8, 8, 11]  # of an untouched model: a clean batch, an attacked one, and what is reported
+    threads = []
+
+    def second(*_: object) -> Cost:
+        threads.append(torch.get_num_threads())
+        return Cost(
+            trainable_parameters=1,
+            parameters=2,
+            setup=0.0,
+            clean=1.0,
+            attacked=1.0,
+            evaluation=1.0,
+            peak_memory_bytes=1,
+        )
+
+    monkeypatch.setattr(announcing, "measured", second)
+    before = torch.get_num_threads()
+    line = time_line([(config, 0)] * 3, config.load_data(), workers=2, threads=1)
     assert line == f"3 runs of 30 steps, 2 at once: about {round(2 * (10 * 24 + 2 * 16) / 60)} minutes"
-    assert torch.get_num_threads() == threads
-    monkeypatch.setattr(announcing, "_per_image", lambda run: 60.0)
-    line = time_line([small(tmp_path, weights, train_steps=0)], config.load_data(), workers=1, threads=1)
-    assert line == "1 run of 3 steps: about 40 minutes"
+    assert threads == [1]
+    assert torch.get_num_threads() == before
+    # After the first of two points half of it is left, and the second worker has the longer run.
+    line = time_line([(config, 15), (config, 0)], config.load_data(), workers=2, threads=1)
+    assert line.endswith("about 5 minutes")
+    line = time_line([(config, 15)], config.load_data(), workers=1, threads=1)
+    assert line == "1 run of 30 steps: about 2 minutes"
 
 
 def test_compare_tells_its_data_and_leaves_out_what_cannot_be_read(

@@ -1,0 +1,180 @@
+"""What a run takes: steps and gradient evaluations follow from its configuration, seconds and memory from a step of it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from paretune.attacks.copy.options import CopyOptions
+from paretune.data.augmenting import Augmented, read_augmentation
+from paretune.data.images import ImageData
+from paretune.data.sizes import pair
+from paretune.runs.progress import peak_memory_bytes
+from paretune.strategies import trainable_parameters
+from paretune.sweeps.config import RunConfig
+from paretune.training.measuring import FreshCopy
+from paretune.training.objectives import TrainingBatch
+from paretune.training.plan import measuring_steps
+
+PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
+_ENOUGH = 0.5  # seconds after which a timing is not repeated
+_EVALUATED = 128  # images of a batch of evaluation, see paretune.evaluate
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do of a run. A gradient evaluation is a forward and a backward pass of one image.
+
+    Args:
+        steps: of the optimizer.
+        attacked: how many of them attack their batch.
+        batch_size: images of a step.
+        training: gradient evaluations of these steps, those of their attacks included.
+        evaluation: gradient evaluations at the evaluation points, if no image is solved before the last step of its attack;
+            what is solved needs fewer.
+    """
+
+    steps: int
+    attacked: int
+    batch_size: int
+    training: int
+    evaluation: int
+
+    @classmethod
+    def of(cls, config: RunConfig, data: ImageData, done: int = 0) -> "Work":
+        """The work that ``config`` has after ``done`` steps, which a checkpoint holds."""
+        total, classes = config.steps(data), len(data.classes)
+        objective = config.minimised
+        strengths = (config.schedule.factor((step - 0.5) / total) for step in range(done + 1, total + 1))
+        attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
+        alone, under_attack = (objective.gradient_evaluations(classes, attacked=on) for on in (False, True))
+        perturbing = alone if config.awp is not None else 0
+        measured_at, _ = measuring_steps(total, total, None, config.points)
+        images = len(data.select) + len(data.report)
+        return cls(
+            steps=total - done,
+            attacked=attacked,
+            batch_size=config.batch_size,
+            training=config.batch_size
+            * ((total - done) * perturbing + (total - done - attacked) * alone + attacked * under_attack),
+            evaluation=sum(step > done for step in measured_at)
+            * images
+            * (config.attack.passes(classes) // 2),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What steps of one strategy took.
+
+    Args:
+        trainable_parameters: of the strategy and the head.
+        parameters: of the whole model, what the strategy adds included.
+        setup: seconds before the first step, and what the first step takes longer than others.
+        clean: seconds an image of a step without attack.
+        attacked: seconds an image of a step with the attack.
+        evaluation: seconds a gradient evaluation of an evaluation point.
+        peak_memory_bytes: largest memory of this process so far: on the GPU if there is one, else resident.
+    """
+
+    trainable_parameters: int
+    parameters: int
+    setup: float
+    clean: float
+    attacked: float
+    evaluation: float
+    peak_memory_bytes: int
+
+    def seconds(self, work: Work) -> float:
+        """About how long ``work`` takes; 0 where there is none."""
+        if not work.steps:
+            return 0.0
+        images = (work.steps - work.attacked) * self.clean + work.attacked * self.attacked
+        return self.setup + images * work.batch_size + work.evaluation * self.evaluation
+
+
+def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Cost:
+    """The cost of ``config``, from a step of each kind on this device, with as many threads as torch has now.
+
+    Nothing is written, and the random state of torch stays as it is.
+
+    Args:
+        config: of one run.
+        data: what it trains on.
+        pixels: about how many a batch may have at most; memory is that of whole batches only without this.
+    """
+    began, work = time.perf_counter(), Work.of(config, data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    most = int(max(2, min(pixels / math.prod(pair(data.image_size)), _EVALUATED + config.batch_size)))
+    timed = 0.0
+
+    def seconds(run: Callable[[], int], warm: Callable[[], int] | None = None) -> float:
+        """A unit of what ``run`` counts, after a call that does not count."""
+        nonlocal timed
+        (warm or run)()
+        start, units = time.perf_counter(), 0
+        while units == 0 or time.perf_counter() - start < _ENOUGH:
+            units += run()
+        took = time.perf_counter() - start
+        timed += took
+        return took / units
+
+    with torch.random.fork_rng():
+        model = config.adapted(data)
+        model.to(device).to(memory_format=torch.channels_last)
+        copy = FreshCopy(model, CopyOptions(precision=config.precision, engine=config.engine))
+        trained = list(trainable_parameters(model).values())
+        optimizer = config.optimizer.build(model, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        term = config.minimised.begin(model, data, config.seed)
+        examples = Augmented(
+            data.train, read_augmentation(config.augmentation or data.augmentation), config.seed
+        )
+
+        def train(strength: float) -> int:
+            places = torch.arange(min(config.batch_size, most, len(examples)))
+            images, labels = examples[0, places.tolist()]
+            ids = data.train.ids[places]
+            batch = TrainingBatch.on(device, images, labels, ids, places, epsilon=strength, seed=0)
+            loss, _ = term.loss(model.train(), batch, term.attacked(copy, batch))
+            torch.autograd.backward(loss)
+            loss.item()  # waits
+            optimizer.step()
+            optimizer.zero_grad()
+            copy.outdated = True
+            return len(images)
+
+        def evaluate(steps: int) -> int:
+            images, labels = (part.to(device) for part in data.report[: min(_EVALUATED, most)])
+            with torch.no_grad():
+                model.eval()(images)
+            # All steps for all images: those of a model that has not learnt yet would leave at once.
+            attack = dataclasses.replace(config.attack.for_training(), steps=steps)
+            attack(copy(), images, labels).sum().item()  # waits
+            return len(images) * steps
+
+        clean = seconds(partial(train, 0.0)) if work.attacked < work.steps else 0.0
+        attacked = seconds(partial(train, config.threat.epsilon)) if work.attacked else 0.0
+        evaluation = seconds(partial(evaluate, config.eval_steps), partial(evaluate, 1))
+    return Cost(
+        trainable_parameters=sum(parameter.numel() for parameter in trained),
+        parameters=sum(parameter.numel() for parameter in model.module.parameters()),
+        setup=time.perf_counter() - began - timed,
+        clean=clean,
+        attacked=attacked,
+        evaluation=evaluation,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """How long ``workers`` take for runs of these ``seconds``, each worker taking the next run when it is free."""
+    free = [0.0] * workers
+    for each in seconds:
+        free[free.index(min(free))] += each
+    return max(free)
