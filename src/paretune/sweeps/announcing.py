@@ -13,6 +13,7 @@ from paretune.data.sizes import pair
 from paretune.strategies import adapt, trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.objectives import TrainingBatch
+from paretune.training.schedules import Moment
 
 _PIXELS = 1 << 19  # of a batch that is timed: 10 images of 224x224, or all of a batch of small ones
 
@@ -91,8 +92,10 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
         return len(images)
 
     total, epsilon = config.steps(data), config.threat.epsilon
-    attacked = sum(config.schedule.factor((step - 0.5) / total) > 0 for step in range(1, total + 1))
-    attacked = attacked if config.objective.attack else 0
+    per_epoch = len(data.train) // config.batch_size
+    standing = [0.0] * (total // per_epoch)  # accuracies with which no schedule waits any longer
+    moments = (Moment(step=n, total=total, per_epoch=per_epoch, clean=standing) for n in range(1, total + 1))
+    attacked = sum(config.schedule.factor(moment) > 0 for moment in moments) if config.objective.attack else 0
     steps = [(total - attacked, 0.0), (attacked, epsilon)]
     training = sum(count * _per_image(partial(train, strength)) for count, strength in steps if count)
     measured = config.points * (len(data.select) + len(data.report))

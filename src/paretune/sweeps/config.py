@@ -22,7 +22,7 @@ from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoR
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
-from paretune.training.schedules import EpsilonSchedule
+from paretune.training.schedules import EpsilonSchedule, TwoHinge
 
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -95,7 +95,8 @@ class TaskConfig:
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
         eval_steps: PGD steps of the evaluation.
-        schedule: strength of the training attack over time.
+        schedule: strength of the training attack over time: two_hinge(start, end), linear(end), fixed, auto(patience,
+            tolerance) or uniform. As in two_hinge(0.1, 0.5), start and end are fractions of training.
         epochs: passes over the train split.
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
@@ -120,7 +121,7 @@ class TaskConfig:
     epsilon: str = "2/255"
     train_steps: int = 3
     eval_steps: int = 10
-    schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    schedule: EpsilonSchedule = field(default_factory=TwoHinge)
     epochs: float = 5.0
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)

@@ -12,6 +12,7 @@ from torch import Tensor
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.modes import frozen_batch_norms, modes_kept
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+from paretune.training.schedules import EpsilonSchedule
 
 CHANCES = 10  # passes in which a layer that training skips by chance may run
 
@@ -200,5 +201,20 @@ def transfer_failure(clean: float, chance: float, examples: int, epsilon: float)
         return (
             f"transfer failure: clean accuracy {clean:.0%} is chance level at epsilon {epsilon * 255:.3g}/255. "
             "Start the attack later (EpsilonSchedule.two_hinge()), lower epsilon, or train longer"
+        )
+    return None
+
+
+def never_attacked(schedule: EpsilonSchedule, epsilon: float) -> str | None:
+    """A warning if the attack was still off in the last step.
+
+    Args:
+        schedule: of epsilon.
+        epsilon: strength of the attack in the last step.
+    """
+    if epsilon == 0:
+        return (
+            f"the attack never began: with {schedule!r} the last step is one on clean images. Train longer, let it begin "
+            "earlier (patience=2, a larger tolerance), or say when: EpsilonSchedule.two_hinge(0.25, 0.75)"
         )
     return None

@@ -30,7 +30,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.guards import check_gradients, far_statistics
-from paretune.training.measuring import FreshCopy, Readings, measure
+from paretune.training.measuring import FreshCopy, Readings, look, measure
 from paretune.training.objectives import Objective, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.plan import Batches, Plan
@@ -152,7 +152,7 @@ def _follow(
     with torch.random.fork_rng(), bar as show, record.writing():
         model.train()
         for step, loaded in enumerate(loader, start=batches.start + 1):
-            strength, lr, step_seed = plan.at(step)
+            strength, lr, step_seed = plan.at(step, record.clean)
             for group in optim.param_groups:
                 group["lr"] = lr
             batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
@@ -174,6 +174,7 @@ def _follow(
             optim.step()
             optim.zero_grad(set_to_none=True)
             copy.outdated = True
+            look(step, record, model, data, parameters)  # waits, where the schedule of epsilon asks
             if step in plan.measured_at:  # waits
                 settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
             for status in settled:

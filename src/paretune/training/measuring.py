@@ -20,6 +20,7 @@ from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,
     check_divergence,
+    never_attacked,
     transfer_failure,
 )
 from paretune.training.objectives import TrainingBatch
@@ -164,6 +165,19 @@ class Readings:
                     raise ValueError(f"step {step}: {error()}")
 
 
+def look(step: int, record: Record, model: Backbone, data: ImageData, parameters: Sequence[Tensor]) -> None:
+    """Keep the clean accuracy on the select split after ``step``, if the schedule of epsilon asks for it."""
+    plan = record.plan
+    if not plan.asks(step, record.clean):
+        return
+    record.stop_clock()
+    record.processes.equalise_buffers(model)
+    with naming_divergence(parameters, step, plan.lr, record.findings):
+        scores = record.processes.evaluate(model, data.select, (), plan.seed)
+    record.clean.append(scores.clean_accuracy)
+    record.start_clock()
+
+
 def measure(
     last: Status,
     readings: Readings,
@@ -201,6 +215,8 @@ def measure(
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
+    if plan.objective.attack and last.step == plan.total:
+        record.note(never_attacked(plan.epsilon, last.epsilon), last.step)
     record.point(last.step, report, select, model, optimizer, pictures)
     readings.since_point = []
     record.start_clock()

@@ -17,7 +17,7 @@ from paretune.data.images import ImageData, ImageSplit, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
-from paretune.training.schedules import EpsilonSchedule
+from paretune.training.schedules import EpsilonSchedule, Moment, TwoHinge
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +85,7 @@ class Plan:
             ValueError: one is out of range, or the model was trained for other classes than those of ``data``.
         """
         strategy = require_adaptation(model).strategy
-        optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
+        optimizer, epsilon = optimizer or AdamW(), epsilon or TwoHinge()
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
         examples = len(data.train)
         if batch_size < 1:
@@ -102,6 +102,8 @@ class Plan:
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)
+        if objective.attack:
+            epsilon.check(total, per_epoch)
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
         if model.num_classes != len(data.classes):
@@ -163,13 +165,27 @@ class Plan:
             identity=identity,
         )
 
-    def at(self, step: int) -> tuple[float, float, int]:
-        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1."""
+    def at(self, step: int, clean: Sequence[float]) -> tuple[float, float, int]:
+        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1.
+
+        Args:
+            step: to take.
+            clean: accuracy on the select split after each epoch in which the schedule has asked for it.
+        """
         done = (step - 0.5) / self.total
         attack = self.objective.attack
-        strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
+        now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
+        strength = attack.threat.epsilon * self.epsilon.factor(now) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, self.lr * self.optimizer.factor(done), seed
+
+    def asks(self, step: int, clean: Sequence[float]) -> bool:
+        """Whether the schedule of epsilon waits for the clean accuracy after ``step``."""
+        attacked, epoch_ends = (
+            self.objective.attack is not None,
+            step % self.per_epoch == 0 and step < self.total,
+        )
+        return attacked and epoch_ends and self.epsilon.waits(clean)
 
 
 Rows = tuple[

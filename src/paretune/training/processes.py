@@ -90,7 +90,7 @@ class Processes:
         split: ImageSplit,
         attacks: Sequence[Attack],
         seed: int,
-        victim: AttackCopy,
+        victim: AttackCopy | None = None,
         seen: Seen | None = None,
     ) -> Scores:
         """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""

@@ -55,6 +55,7 @@ class Record:
             "train_seconds": 0.0,
             "cpu_seconds": 0.0,
             "findings": [],
+            "clean_select": [],
             "attack_precision": plan.options.precision,
         }
 
@@ -78,6 +79,12 @@ class Record:
     def step(self) -> int:
         """Optimizer steps up to the last evaluation point."""
         return int(self.so_far["step"])
+
+    @property
+    def clean(self) -> list[float]:
+        """Clean accuracy on the select split after each epoch, as long as the schedule of epsilon asks for it."""
+        found: list[float] = self.so_far["clean_select"]
+        return found
 
     @property
     def findings(self) -> list[str]:

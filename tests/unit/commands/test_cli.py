@@ -252,7 +252,9 @@ def test_a_printed_configuration_reads_back(tmp_path, capsys) -> None:
         (["compare", "--backbone", "vit"], "name must be timm:NAME"),
         (["compare", "--nonsense"], "nonsense"),
         (["train", "--strategy", "LoRA(rank=0)"], "rank must be a whole number"),
-        (["train", "--schedule.start", "2"], "start=2"),
+        (["train", "--schedule", "two_hinge(2)"], "start=2"),
+        (["train", "--schedule", "constant"], "Choices: TwoHinge, Linear, Fixed, Auto, Uniform"),
+        (["train", "--schedule.start", "0.1"], "such as 'TwoHinge(start=0.1)'"),
         (["evaluate", "/no/such/adapter"], "is not an adapter"),
         (["adapters", "eat", "x"], "eat"),
         (["report", "/no/such/runs"], "/no/such/runs"),
@@ -303,7 +305,7 @@ def test_a_grid_is_every_strategy_with_every_seed_in_its_own_directory() -> None
     assert len({directory_name(run) for run in runs}) == 6
     assert directory_name(RunConfig(strategy=pt.LoRA(rank=4))).startswith("lora-rank-4-seed0-")
     assert directory_name(RunConfig(epochs=1.0)) != directory_name(RunConfig(epochs=2.0))
-    assert directory_name(RunConfig()) == directory_name(RunConfig(engine="graph")) == "lora-seed0-ddff678d"
+    assert directory_name(RunConfig()) == directory_name(RunConfig(engine="graph")) == "lora-seed0-830594dc"
     assert directory_name(RunConfig(engine="compiled")) != directory_name(RunConfig())
 
 

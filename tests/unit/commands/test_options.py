@@ -366,14 +366,12 @@ def test_the_optimizer_and_the_schedule_are_read_back(
         "0.01",
         "--optimizer.clip",
         "null",
-        "--schedule.start",
-        "0",
-        "--schedule.end",
-        "0",
+        "--schedule",
+        "two_hinge(0.1, 1/2)",
     ]
     with pytest.raises(SystemExit, match="0"):
         main(["train", *options, "--print-config"])
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     found = chosen(["train", "--config", "c.yaml"])
     assert found["optimizer"] == pt.training.AdamW(0.01, clip=None)
-    assert found["schedule"] == pt.EpsilonSchedule.fixed()
+    assert found["schedule"] == pt.EpsilonSchedule.two_hinge(0.1, 0.5)
