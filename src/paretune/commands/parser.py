@@ -155,6 +155,10 @@ def _registry(kind: str) -> Mapping[str, type] | None:
         from paretune.training.schedules import SCHEDULES
 
         return SCHEDULES
+    if kind == "Freezing":
+        from paretune.training.freezing import FREEZING
+
+        return FREEZING
     return None
 
 

@@ -95,7 +95,8 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     per_epoch = len(data.train) // config.batch_size
     standing = [0.0] * (total // per_epoch)  # accuracies with which no schedule waits any longer
     moments = (Moment(step=n, total=total, per_epoch=per_epoch, clean=standing) for n in range(1, total + 1))
-    attacked = sum(config.schedule.factor(moment) > 0 for moment in moments) if config.objective.attack else 0
+    factors = (config.freezing.factor(config.schedule, moment) for moment in moments)
+    attacked = sum(factor > 0 for factor in factors) if config.objective.attack else 0
     steps = [(total - attacked, 0.0), (attacked, epsilon)]
     training = sum(count * _per_image(partial(train, strength)) for count, strength in steps if count)
     measured = config.points * (len(data.select) + len(data.report))

@@ -19,6 +19,7 @@ from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
+from paretune.training.freezing import Freezing, NoFreezing
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
@@ -97,6 +98,8 @@ class TaskConfig:
         eval_steps: PGD steps of the evaluation.
         schedule: strength of the training attack over time: two_hinge(start, end), linear(end), fixed, auto(patience,
             tolerance) or uniform. As in two_hinge(0.1, 0.5), start and end are fractions of training.
+        freezing: what trains when: lpft(probe), the head alone on clean images for this fraction of training, then
+            everything; roli(probe), the same under attack; gradual_unfreezing(end), block by block up to this fraction.
         epochs: passes over the train split.
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
@@ -122,6 +125,7 @@ class TaskConfig:
     train_steps: int = 3
     eval_steps: int = 10
     schedule: EpsilonSchedule = field(default_factory=TwoHinge)
+    freezing: Freezing = field(default_factory=NoFreezing)
     epochs: float = 5.0
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)
@@ -270,6 +274,7 @@ class RunConfig(TaskConfig):
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             epsilon=self.schedule,
+            freezing=self.freezing,
             attacks=[self.attack],
             points=self.points,
             seed=self.seed,

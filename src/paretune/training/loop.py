@@ -29,6 +29,7 @@ from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
+from paretune.training.freezing import Freezing, Frozen
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.measuring import FreshCopy, Readings, look, measure
 from paretune.training.objectives import Objective, TrainingBatch
@@ -51,6 +52,7 @@ def train(
     accumulate: int = 1,
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
+    freezing: Freezing | None = None,
     attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
     points: int | None = None,
@@ -80,6 +82,7 @@ def train(
             whole batch; batch norms that adapt see one part at a time.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
+        freezing: what trains when, such as ``LPFT()``; everything from the first step by default.
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
@@ -113,6 +116,7 @@ def train(
         accumulate=accumulate,
         optimizer=optimizer,
         epsilon=epsilon,
+        freezing=freezing,
         attacks=attacks,
         eval_every=eval_every,
         points=points,
@@ -145,6 +149,7 @@ def _follow(
     term = plan.objective.begin(model, data, plan.seed)
     record.go_on(model, optim, {"objective": term})
     copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
+    frozen = Frozen(model, plan.freezing, plan.total)
     readings = Readings(record, device, parameters)
     batches = Batches(plan, record.step, rank, processes.world)
     loader = batches.loader(data.train, workers, device)
@@ -158,6 +163,7 @@ def _follow(
             batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
             if step == 1:
                 record.note(far_statistics(model, batch.images), step)  # waits, once a run
+            frozen.begin(step)
             torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batch):
                 parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
@@ -168,6 +174,7 @@ def _follow(
             if step == batches.start + 1:
                 unused = check_gradients(model, batch.images)
                 record.note(unused if step == 1 else None, step)
+            frozen.drop_gradients()
             norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
             readings.close(step, batch, norm)
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps

@@ -15,6 +15,7 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
 from paretune.data.images import ImageData, ImageSplit, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
+from paretune.training.freezing import Freezing, NoFreezing
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule, Moment, TwoHinge
@@ -28,6 +29,7 @@ class Plan:
         objective: what a batch minimises.
         optimizer: how the parameters move.
         epsilon: strength of the training attack over time.
+        freezing: what trains when.
         attacks: what to measure with.
         options: of the attacked copy.
         seed: of batches and attacks.
@@ -46,6 +48,7 @@ class Plan:
     objective: Objective
     optimizer: AdamW
     epsilon: EpsilonSchedule
+    freezing: Freezing
     attacks: tuple[Attack, ...]
     options: CopyOptions
     seed: int
@@ -73,6 +76,7 @@ class Plan:
         accumulate: int,
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
+        freezing: Freezing | None,
         attacks: Sequence[Attack] | None,
         eval_every: int | None,
         points: int | None,
@@ -85,7 +89,7 @@ class Plan:
             ValueError: one is out of range, or the model was trained for other classes than those of ``data``.
         """
         strategy = require_adaptation(model).strategy
-        optimizer, epsilon = optimizer or AdamW(), epsilon or TwoHinge()
+        optimizer, epsilon, freezing = optimizer or AdamW(), epsilon or TwoHinge(), freezing or NoFreezing()
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
         examples = len(data.train)
         if batch_size < 1:
@@ -102,8 +106,10 @@ class Plan:
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)
+        freezing.check(total, attacked=objective.attack is not None)
+        freezing.depth(model)  # or the model has none
         if objective.attack:
-            epsilon.check(total, per_epoch)
+            epsilon.check(freezing.phase(total, total).total, per_epoch)
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
         if model.num_classes != len(data.classes):
@@ -123,6 +129,7 @@ class Plan:
             "data": data.fingerprint,
             "objective": objective.to_dict(),
             "epsilon_schedule": epsilon.to_dict(),
+            "freezing": freezing.to_dict(),
             "optimizer": optimizer.to_dict() | {"lr": lr},
             "steps": total,
             "batch_size": batch_size,
@@ -150,6 +157,7 @@ class Plan:
             objective=objective,
             optimizer=optimizer,
             epsilon=epsilon,
+            freezing=freezing,
             attacks=attacks,
             options=options,
             seed=seed,
@@ -172,20 +180,20 @@ class Plan:
             step: to take.
             clean: accuracy on the select split after each epoch in which the schedule has asked for it.
         """
-        done = (step - 0.5) / self.total
+        phase = self.freezing.phase(step, self.total)
+        rate = (phase.lr or self.lr) * self.optimizer.factor((phase.step - 0.5) / phase.total)
         attack = self.objective.attack
         now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
-        strength = attack.threat.epsilon * self.epsilon.factor(now) if attack else 0.0
+        strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
-        return strength, self.lr * self.optimizer.factor(done), seed
+        return strength, rate, seed
 
     def asks(self, step: int, clean: Sequence[float]) -> bool:
         """Whether the schedule of epsilon waits for the clean accuracy after ``step``."""
-        attacked, epoch_ends = (
-            self.objective.attack is not None,
-            step % self.per_epoch == 0 and step < self.total,
-        )
-        return attacked and epoch_ends and self.epsilon.waits(clean)
+        phase = self.freezing.phase(step, self.total)
+        if self.objective.attack is None or phase.epsilon is not None or phase.step == phase.total:
+            return False
+        return phase.step % self.per_epoch == 0 and self.epsilon.waits(clean)
 
 
 Rows = tuple[

@@ -24,6 +24,7 @@ from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.checkpoints import Kept, load_checkpoint, save_checkpoint
+from paretune.training.freezing import NoFreezing
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
@@ -211,6 +212,7 @@ class Record:
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
+                "freezing": repr(plan.freezing) if plan.freezing != NoFreezing() else None,
                 "steps": plan.total,
                 "seed": plan.seed,
                 "results": stored[stored["step"] == plan.total][columns].to_dict("records"),
