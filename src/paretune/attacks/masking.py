@@ -146,9 +146,7 @@ def masking_findings(
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
         batch = Examples(call.images, call.goals, clean, call.streams).take(rows)
-        points = batch.images.clone().requires_grad_()
-        gradient = oracle.gradient(_losses(oracle.logits(points), batch.labels), points)
-        oracle.count_zeros(gradient)
+        _count_zeros(oracle, batch)
         findings.append(zero_gradients(oracle.zero_gradients, len(rows)))
 
     victim = oracle.victim
@@ -179,6 +177,28 @@ def masking_findings(
         solved = int((oracle.classes(oracle.exact(attacked)) != batch.labels[left]).sum())
         findings.append(black_box_wins(solved, len(left), len(rows)))
     return tuple(finding for finding in findings if finding)
+
+
+def vanishing_gradients(
+    model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+) -> tuple[int, int]:
+    """What :func:`zero_gradients` takes, from three passes: images with a zero gradient, and images looked at.
+
+    These are the ones that ``model`` has right; see :func:`masking_findings` for the arguments.
+    """
+    with attacking(model, images, labels, seed) as call:
+        if call.images.numel() == 0:
+            return 0, 0
+        clean = call.oracle.exact(call.images)
+        rows = (call.oracle.classes(clean) == call.goals).nonzero().flatten()
+        if len(rows):
+            _count_zeros(call.oracle, Examples(call.images, call.goals, clean, call.streams).take(rows))
+    return call.oracle.zero_gradients, len(rows)
+
+
+def _count_zeros(oracle: Oracle, batch: Examples) -> None:
+    points = batch.images.clone().requires_grad_()
+    oracle.count_zeros(oracle.gradient(_losses(oracle.logits(points), batch.labels), points))
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -104,6 +104,8 @@ class TaskConfig:
         batch_size: images a step.
         optimizer: AdamW() takes the strategy's own learning rate.
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
+        stop_on_failure: end a run where transfer failure, catastrophic overfitting, masked gradients or an adapter that does
+            not move is noticed; its findings say so, and a comparison takes no more points of any run than it has.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
         engine: what takes the steps of attacks: eager, one by one; graph, CUDA graphs of them or of what they ask the model,
@@ -130,6 +132,7 @@ class TaskConfig:
     batch_size: int = 32
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
+    stop_on_failure: bool = False
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
     engine: Engine = "auto"
 
@@ -277,6 +280,7 @@ class RunConfig(TaskConfig):
             freezing=self.freezing,
             attacks=[self.attack],
             points=self.points,
+            stop_on_failure=self.stop_on_failure,
             seed=self.seed,
             precision=self.precision,
             engine=self.engine,

@@ -57,6 +57,7 @@ def train(
     eval_every: int | None = None,
     points: int | None = None,
     seed: int = 0,
+    stop_on_failure: bool = False,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -87,6 +88,9 @@ def train(
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
+        stop_on_failure: end the run where transfer failure, catastrophic overfitting, masked gradients or an adapter that
+            does not move is noticed. It is measured there and finished as it is; a finding, the last rows and the adapter
+            say why. A comparison takes no more points of any run than the shortest run has.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`. What ``"auto"`` decides, which
             takes a measurement of time, is kept in the checkpoint, so that a resumed run goes on with it.
@@ -122,6 +126,7 @@ def train(
         points=points,
         seed=seed,
         options=CopyOptions(precision=precision, engine=engine),
+        stop_on_failure=stop_on_failure,
     )
     processes = Processes(plan.batch_size)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
@@ -157,6 +162,8 @@ def _follow(
     with torch.random.fork_rng(), bar as show, record.writing():
         model.train()
         for step, loaded in enumerate(loader, start=batches.start + 1):
+            if record.stop:
+                break
             strength, lr, step_seed = plan.at(step, record.clean)
             for group in optim.param_groups:
                 group["lr"] = lr
@@ -181,8 +188,8 @@ def _follow(
             optim.step()
             optim.zero_grad(set_to_none=True)
             copy.outdated = True
-            look(step, record, model, data, parameters)  # waits, where the schedule of epsilon asks
-            if step in plan.measured_at:  # waits
+            look(step, strength, record, model, data, parameters)  # waits, if somebody asks
+            if step in plan.measured_at or record.stop:  # waits
                 settled[-1] = measure(settled[-1], readings, model, optim, data, copy, parameters)
             for status in settled:
                 show(status)

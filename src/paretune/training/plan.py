@@ -37,6 +37,7 @@ class Plan:
         accumulate: parts that the share of a process is learnt in.
         total: optimizer steps.
         per_epoch: steps of an epoch.
+        stop_on_failure: whether a failure that is noticed ends the run.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
         examples: of the train split.
@@ -56,6 +57,7 @@ class Plan:
     accumulate: int
     total: int
     per_epoch: int
+    stop_on_failure: bool
     measured_at: frozenset[int]
     lr: float
     examples: int
@@ -82,6 +84,7 @@ class Plan:
         points: int | None,
         seed: int,
         options: CopyOptions,
+        stop_on_failure: bool,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -135,6 +138,7 @@ class Plan:
             "batch_size": batch_size,
             "accumulate": accumulate,
             **measured,
+            "stop_on_failure": stop_on_failure,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
         }
@@ -165,6 +169,7 @@ class Plan:
             accumulate=accumulate,
             total=total,
             per_epoch=per_epoch,
+            stop_on_failure=stop_on_failure,
             measured_at=frozenset(measured_at),
             lr=lr,
             examples=examples,
@@ -187,6 +192,15 @@ class Plan:
         strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, rate, seed
+
+    @property
+    def early(self) -> int:
+        """The step that ends the first tenth, after which an attack that is on must have let the model learn something."""
+        return -(-self.total // 10)
+
+    def adapts(self, step: int) -> bool:
+        """Whether all that is trainable trains in ``step``."""
+        return self.freezing.shallowest(step, self.total, 1) == 0
 
     def asks(self, step: int, clean: Sequence[float]) -> bool:
         """Whether the schedule of epsilon waits for the clean accuracy after ``step``."""

@@ -25,6 +25,7 @@ from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.checkpoints import Kept, load_checkpoint, save_checkpoint
 from paretune.training.freezing import NoFreezing
+from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
@@ -57,6 +58,7 @@ class Record:
             "cpu_seconds": 0.0,
             "findings": [],
             "clean_select": [],
+            "stop": None,
             "attack_precision": plan.options.precision,
         }
 
@@ -92,11 +94,27 @@ class Record:
         """What has been noticed."""
         return [noted["finding"] for noted in self.so_far["findings"]]
 
-    def note(self, finding: str | None, step: int) -> None:
-        """Log a finding, if there is one, and keep it."""
-        if finding is not None:
-            log.warning("%s, step %d: %s", self.path.name, step, finding)
-            self.so_far["findings"].append({"step": step, "finding": finding})
+    @property
+    def stop(self) -> str | None:
+        """Why there is no further step, if so."""
+        why: str | None = self.so_far["stop"]
+        return why
+
+    def note(self, finding: str | None, step: int, *, failure: bool = False) -> None:
+        """Log a finding, if there is a new one, and keep it; a ``failure`` ends the run if its plan says so."""
+        noted = {"step": step, "finding": finding}
+        if finding is None or noted in self.so_far["findings"]:
+            return
+        log.warning("%s, step %d: %s", self.path.name, step, finding)
+        self.so_far["findings"].append(noted)
+        if failure and self.plan.stop_on_failure:
+            self.end(finding, step)
+
+    def end(self, why: str, step: int) -> None:
+        """Let ``step`` be the last one; the loop measures it, and the run is finished as it is then."""
+        if self.stop is None:
+            self.so_far["stop"] = why
+            self.note(f"stopped after {step} of {self.plan.total} steps: {why.partition(':')[0]}", step)
 
     def restore(self, model: Backbone) -> Run:
         """Give ``model`` the adapter of a run that is done."""
@@ -120,6 +138,8 @@ class Record:
         if self.checkpoint.exists():
             self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+        else:
+            self.so_far["begun"] = beginning(model)
         self.processes.on_main(self._forget_later)
 
     def _forget_later(self) -> None:
@@ -173,6 +193,8 @@ class Record:
                 "precision": "fp32" if mixed == "no" else mixed,
                 "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
             }
+            if self.stop is not None:
+                common["stopped"] = self.stop
             bits = {"report/clean": report.clean, "select/clean": select.clean}
             rows = []
             for number, attack in enumerate(report.robust):
@@ -213,13 +235,17 @@ class Record:
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
                 "freezing": repr(plan.freezing) if plan.freezing != NoFreezing() else None,
-                "steps": plan.total,
+                "steps": self.step,
                 "seed": plan.seed,
-                "results": stored[stored["step"] == plan.total][columns].to_dict("records"),
+                "results": stored[stored["step"] == self.step][columns].to_dict("records"),
                 "findings": self.so_far["findings"],
             }
+            summary = {key: self.so_far[key] for key in ("train_seconds", "findings")}
+            if self.stop is not None:
+                notes["stopped"] = self.stop
+                summary["stopped"] = {"step": self.step, "why": self.stop}
             save_adapter(model, self.path / "adapter", notes=notes)
-            self.writer.finish({key: self.so_far[key] for key in ("train_seconds", "findings")})
+            self.writer.finish(summary)
             self.checkpoint.unlink(missing_ok=True)
         self.processes.accelerator.wait_for_everyone()
         return load_runs(self.path)[0]

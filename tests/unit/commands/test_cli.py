@@ -305,7 +305,7 @@ def test_a_grid_is_every_strategy_with_every_seed_in_its_own_directory() -> None
     assert len({directory_name(run) for run in runs}) == 6
     assert directory_name(RunConfig(strategy=pt.LoRA(rank=4))).startswith("lora-rank-4-seed0-")
     assert directory_name(RunConfig(epochs=1.0)) != directory_name(RunConfig(epochs=2.0))
-    assert directory_name(RunConfig()) == directory_name(RunConfig(engine="graph")) == "lora-seed0-830594dc"
+    assert directory_name(RunConfig()) == directory_name(RunConfig(engine="graph")) == "lora-seed0-0b7875ca"
     assert directory_name(RunConfig(engine="compiled")) != directory_name(RunConfig())
 
 
