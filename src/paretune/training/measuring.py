@@ -133,7 +133,10 @@ class Readings:
             TrainingDiverged: a loss or a gradient is NaN or infinite.
             ValueError: the error of a check, which names the step.
         """
-        point = step in self.record.plan.measured_at or step == self.record.plan.early  # where a run may end
+        plan = self.record.plan
+        point = step in plan.measured_at or (
+            plan.stop_on_failure and step == plan.early
+        )  # where a run may end
         if step % self.every and not point:
             return []
         read = self._settle()

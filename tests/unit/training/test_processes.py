@@ -151,6 +151,8 @@ def test_only_the_process_that_writes_reads_all_weights(
         options=CopyOptions(),
         optimizer=None,
         epsilon=None,
+        freezing=None,
+        stop_on_failure=False,
         eval_every=None,
         points=None,
         seed=0,
