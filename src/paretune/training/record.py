@@ -107,7 +107,7 @@ class Record:
             return
         log.warning("%s, step %d: %s", self.path.name, step, finding)
         self.so_far["findings"].append(noted)
-        if failure and self.plan.stop_on_failure:
+        if failure and self.plan.stop_on_failure and step < self.plan.total:
             self.end(finding, step)
 
     def end(self, why: str, step: int) -> None:

@@ -327,3 +327,27 @@ def test_the_engine_that_is_named_reaches_training(tmp_path, weights, monkeypatc
     assert main(["train", *options, "--engine", "graph"]) == 2
     assert named == ["graph"]
     assert {run.engine for run in CompareConfig(engine="compiled").runs()} == {"compiled"}
+
+
+def test_compare_names_the_runs_that_were_stopped(tmp_path, weights, capsys, monkeypatch) -> None:
+    """Under an attack of nearly all that is possible, nothing is learnt."""
+    for picture in ("frontier_png", "frontier_pdf"):
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    failing = ["--epsilon", "250/255", "--schedule", "fixed", "--stop-on-failure", "--epochs", "5"]
+    failing += ["--strategies", "bitfit"]
+    arguments = [
+        *SMALL,
+        "--weights",
+        weights,
+        "--out",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "0",
+        "--workers",
+        "1",
+    ]
+    assert main(["compare", *arguments, *failing]) == 0
+    told = capsys.readouterr().out
+    assert "transfer failure: clean accuracy" in told
+    assert re.search(r"step (\d+): stopped after \1 of \d+ steps: transfer failure", told)
+    assert (tmp_path / "runs/report.html").exists()

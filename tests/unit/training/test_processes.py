@@ -1,5 +1,6 @@
 """Several processes train one model: what is measured and saved is the model that all of them have."""
 
+import json
 import os
 import re
 import subprocess
@@ -45,7 +46,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_all_processes_end_with_the_same_model_and_that_is_saved(together: Path) -> None:
-    for name in ("learning", "standing"):
+    for name in ("learning", "standing", "phases", "ending"):
         first, second = (torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
@@ -62,6 +63,18 @@ def test_a_run_of_two_processes_is_written_once_and_resumes_exactly(together: Pa
     assert list(points.step) == [4, 8, 10]
     assert set(points.examples) == {len(tiny.data().report)}
     same_run(together / "learning", together / "stopped")
+
+
+@pytest.mark.slow
+def test_all_processes_begin_the_attack_and_stop_at_one_step(together: Path) -> None:
+    phases, ending = (load_runs(together / name)[0] for name in ("phases", "ending"))
+    lines = (together / "phases/log.jsonl").read_text().splitlines()
+    attacked = [json.loads(line)["step"] for line in lines if json.loads(line)["epsilon"] > 0]
+    # The head alone for 9 steps, then two clean epochs of 3 steps each.
+    assert attacked == list(range(16, 31))
+    assert list(phases.points.step) == [20, 30]
+    assert list(ending.points.step) == [4]
+    assert ending.done
 
 
 @pytest.mark.slow
