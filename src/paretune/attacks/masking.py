@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,7 +147,9 @@ def masking_findings(
             return ()
         findings.append(random_forward(clean, oracle.exact(call.images)))
         batch = Examples(call.images, call.goals, clean, call.streams).take(rows)
-        _count_zeros(oracle, batch)
+        points = batch.images.clone().requires_grad_()
+        gradient = oracle.gradient(_losses(oracle.logits(points), batch.labels), points)
+        oracle.count_zeros(gradient)
         findings.append(zero_gradients(oracle.zero_gradients, len(rows)))
 
     victim = oracle.victim
@@ -182,23 +185,22 @@ def masking_findings(
 def vanishing_gradients(
     model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
 ) -> tuple[int, int]:
-    """What :func:`zero_gradients` takes, from three passes: images with a zero gradient, and images looked at.
+    """What :func:`zero_gradients` takes, from three passes: images with a zero gradient or none, and images looked at.
 
     These are the ones that ``model`` has right; see :func:`masking_findings` for the arguments.
     """
     with attacking(model, images, labels, seed) as call:
         if call.images.numel() == 0:
             return 0, 0
-        clean = call.oracle.exact(call.images)
-        rows = (call.oracle.classes(clean) == call.goals).nonzero().flatten()
-        if len(rows):
-            _count_zeros(call.oracle, Examples(call.images, call.goals, clean, call.streams).take(rows))
-    return call.oracle.zero_gradients, len(rows)
-
-
-def _count_zeros(oracle: Oracle, batch: Examples) -> None:
-    points = batch.images.clone().requires_grad_()
-    oracle.count_zeros(oracle.gradient(_losses(oracle.logits(points), batch.labels), points))
+        right = call.oracle.classes(call.oracle.exact(call.images)) == call.goals
+        if not right.any():
+            return 0, 0
+        points = call.images[right].requires_grad_()
+        losses, gradient = _losses(call.oracle.logits(points), call.goals[right]), None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), points, allow_unused=True)
+        zero = len(points) if gradient is None else int((gradient.flatten(1) == 0).all(1).sum())
+        return zero, len(points)
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:

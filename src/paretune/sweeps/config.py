@@ -19,7 +19,7 @@ from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
-from paretune.training.freezing import Freezing, NoFreezing
+from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
@@ -212,6 +212,8 @@ class TaskConfig:
         data = self.load_data()
         steps = self.steps(data)
         check_whole("points", self.points, 1, steps, hint=f": {self.epochs:g} epochs have {steps} steps")
+        per_epoch = len(data.train) // self.batch_size
+        check_course(self.freezing, self.schedule, steps, per_epoch, attacked=self.train_steps > 0)
         self.load_backbone(len(data.classes), 0)
         return data
 

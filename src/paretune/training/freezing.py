@@ -173,6 +173,15 @@ class GradualUnfreezing(Freezing):
         return max(0, head - joined)
 
 
+def check_course(
+    freezing: Freezing, epsilon: EpsilonSchedule, total: int, per_epoch: int, *, attacked: bool
+) -> None:
+    """Raise ValueError if the two cannot be followed in ``total`` steps, of which an epoch has ``per_epoch``."""
+    freezing.check(total, attacked=attacked)
+    if attacked:
+        epsilon.check(freezing.phase(total, total).total, per_epoch)
+
+
 class Frozen:
     """Holds back, step by step, what is frozen of a model.
 

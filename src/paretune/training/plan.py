@@ -15,7 +15,7 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.backbones.backbone import Backbone, Task, fingerprint, tensor_digests
 from paretune.data.images import ImageData, ImageSplit, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation
-from paretune.training.freezing import Freezing, NoFreezing
+from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule, Moment, TwoHinge
@@ -109,10 +109,8 @@ class Plan:
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)
-        freezing.check(total, attacked=objective.attack is not None)
+        check_course(freezing, epsilon, total, per_epoch, attacked=objective.attack is not None)
         freezing.depth(model)  # or the model has none
-        if objective.attack:
-            epsilon.check(freezing.phase(total, total).total, per_epoch)
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
         if model.num_classes != len(data.classes):

@@ -150,6 +150,21 @@ def test_gradients_that_vanish_are_found_at_an_evaluation_point(tmp_path: Path) 
     assert found[1].startswith("stopped after")
 
 
+class Rounding(nn.Module):
+    """Leaves a few grey levels, and no gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.detach() * 4).round() / 4
+
+
+def test_a_model_without_gradients_of_its_images_can_be_measured_and_is_named(tmp_path: Path) -> None:
+    model = with_layer(Rounding(), 0, pt.FullFineTune(bn="adapt"))
+    changes = {"objective": pt.training.Natural(), "attacks": [pt.attacks.Square(pt.Linf(0.1), queries=5)]}
+    tiny.run(tmp_path / "run", model=model, **changes, **SHORT)
+    assert all(found[0].startswith("zero gradients for") for found in findings(tmp_path / "run").values())
+    assert list(findings(tmp_path / "run")) == [8, 16, 20]
+
+
 @pytest.mark.parametrize(
     ("strategy", "factor", "rate"),
     [
