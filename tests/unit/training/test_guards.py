@@ -107,7 +107,8 @@ def test_a_run_that_is_interrupted_while_it_stops_ends_the_same(
         with pytest.raises(KeyboardInterrupt):
             tiny.run(tmp_path / "stopped", stop_on_failure=True, **failing_to_transfer())
     assert not (tmp_path / "stopped/DONE").exists()
-    tiny.run(tmp_path / "stopped", stop_on_failure=True, **failing_to_transfer())
+    run = tiny.run(tmp_path / "stopped", stop_on_failure=True, **failing_to_transfer())
+    assert list(run.points.step) == [2]
     tiny.run(tmp_path / "whole", stop_on_failure=True, **failing_to_transfer())
     same_run(tmp_path / "stopped", tmp_path / "whole")
 
