@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import paretune as pt
-from paretune.training import measuring
+from paretune.training import LPFT, EpsilonSchedule, measuring
 from tests import tiny
 
 
@@ -36,6 +36,13 @@ if __name__ == "__main__":
     for name, changes in (("learning", {}), ("standing", standing)):
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))
         tiny.run(directory / name, model=model, **changes)
+        torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
+    phases = {"steps": 30, "batch_size": 50, "freezing": LPFT(0.3), "epsilon": EpsilonSchedule.auto(1, 0.5)}
+    beyond = {"objective": pt.AdversarialTraining(pt.PGD(pt.Linf(0.9), steps=2)), "stop_on_failure": True}
+    beyond |= {"steps": 40, "epsilon": EpsilonSchedule.fixed()}
+    for name, changes in (("phases", phases), ("ending", beyond)):
+        model = tiny.backbone(pt.FullFineTune(bn="adapt"))
+        tiny.run(directory / name, model=model, **{"eval_every": 20} | changes)
         torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
     guard = measuring.check_divergence
     measuring.check_divergence = stop_at_6  # on all processes alike

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -179,6 +180,27 @@ def masking_findings(
         solved = int((oracle.classes(oracle.exact(attacked)) != batch.labels[left]).sum())
         findings.append(black_box_wins(solved, len(left), len(rows)))
     return tuple(finding for finding in findings if finding)
+
+
+def vanishing_gradients(
+    model: nn.Module | AttackCopy, images: Tensor, labels: Tensor, *, seed: int = 0
+) -> tuple[int, int]:
+    """What :func:`zero_gradients` takes, from three passes: images with a zero gradient or none, and images looked at.
+
+    These are the ones that ``model`` has right; see :func:`masking_findings` for the arguments.
+    """
+    with attacking(model, images, labels, seed) as call:
+        if call.images.numel() == 0:
+            return 0, 0
+        right = call.oracle.classes(call.oracle.exact(call.images)) == call.goals
+        if not right.any():
+            return 0, 0
+        points = call.images[right].requires_grad_()
+        losses, gradient = _losses(call.oracle.logits(points), call.goals[right]), None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), points, allow_unused=True)
+        zero = len(points) if gradient is None else int((gradient.flatten(1) == 0).all(1).sum())
+        return zero, len(points)
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -135,21 +135,39 @@ def _register(kind: Any) -> None:
         from paretune.data.augmenting import read_augmentation
 
         register_type(kind, serializer=repr, deserializer=read_augmentation, fail_already_registered=False)
-    elif getattr(kind, "__name__", "") == "Strategy":
-        from paretune.strategies import STRATEGIES
-
-        def strategy(value: Any) -> Any:
-            if isinstance(value, kind):
-                return value
-            return (
-                from_dict(value, STRATEGIES) if isinstance(value, Mapping) else parse(str(value), STRATEGIES)
-            )
-
-        register_type(kind, serializer=repr, deserializer=strategy, fail_already_registered=False)
     elif getattr(kind, "__name__", "") == "Objective":
         from paretune.training.objectives import read_objective
 
         register_type(kind, serializer=repr, deserializer=read_objective, fail_already_registered=False)
+    elif (registry := _registry(getattr(kind, "__name__", ""))) is not None:
+        choices = registry
+
+        def value_of(text: Any) -> Any:
+            if isinstance(text, kind):
+                return text
+            if isinstance(text, tuple):  # of an option such as --schedule.start and its value
+                call = f"{next(iter(choices))}({text[0]}={text[1]})"
+                raise ValueError(f"{text[0]} is no option of its own; write a call with it, such as {call!r}")
+            return from_dict(text, choices) if isinstance(text, Mapping) else parse(str(text), choices)
+
+        register_type(kind, serializer=repr, deserializer=value_of, fail_already_registered=False)
+
+
+def _registry(kind: str) -> Mapping[str, type] | None:
+    """The classes that a text for an option of this type may name; None where it is read otherwise."""
+    if kind == "Strategy":
+        from paretune.strategies import STRATEGIES
+
+        return STRATEGIES
+    if kind == "EpsilonSchedule":
+        from paretune.training.schedules import SCHEDULES
+
+        return SCHEDULES
+    if kind == "Freezing":
+        from paretune.training.freezing import FREEZING
+
+        return FREEZING
+    return None
 
 
 def _version() -> str:

@@ -4,7 +4,7 @@ A YAML head that the hub reads (https://huggingface.co/docs/hub/model-cards), th
 adapter: the lines that load it, what it withstands, how that was measured, and what the numbers do not say. Everything
 comes from ``paretune.json``; its ``notes`` hold what is known of the training. Training writes these, all of them optional:
 
-- ``objective``, ``epsilon_schedule``, ``augmentation``: calls, as text; ``steps``, ``seed``
+- ``objective``, ``epsilon_schedule``, ``freezing``, ``augmentation``: calls, as text; ``steps``, ``seed``
 - ``data``: ``name``, ``fingerprint``, ``train`` and ``report`` (numbers of images)
 - ``results``: a list of ``attack``, ``threat``, ``epsilon``, ``clean``, ``robust``, ``examples``
 - ``findings``: a list of ``step`` and ``finding``, what went wrong
@@ -30,7 +30,10 @@ _RESULT = {"attack": str, "threat": str, "epsilon": float, "clean": float, "robu
 _AREA = {"task": str, "attack": str, "threat": str, "epsilon": float, "area": float, "low": float}
 _AREA |= {"high": float, "level": float, "rank": int, "of": int, "points": int, "seeds": int}
 _FINDING = {"step": int, "finding": str}
-_TEXTS = ("objective", "epsilon_schedule", "augmentation", "license", "base_model", "steps", "seed")
+_TEXTS = (
+    *("objective", "epsilon_schedule", "freezing", "augmentation"),
+    *("license", "base_model", "steps", "seed"),
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -133,6 +136,7 @@ def _training(config: Mapping[str, Any]) -> str:
     named = {
         "objective": "objective",
         "epsilon_schedule": "strength of the attack over training",
+        "freezing": "what trains when",
         "augmentation": "augmentation of the training images",
     }
     for key, name in named.items():

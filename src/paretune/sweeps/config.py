@@ -22,15 +22,17 @@ from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.training.balance import Balance, check_balance
+from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
-from paretune.training.schedules import EpsilonSchedule
+from paretune.training.schedules import EpsilonSchedule, TwoHinge
 
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
-    *("augmentation", "balance", "optimizer", "points", "seed", "precision", "engine"),
+    *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
+    *("seed", "precision", "engine"),
 )
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -106,7 +108,10 @@ class TaskConfig:
             of its own, each takes PGD with norm, epsilon and train_steps. null is AdversarialTraining(), or Natural() where
             train_steps is 0.
         eval_steps: PGD steps of the evaluation.
-        schedule: strength of the training attack over time.
+        schedule: strength of the training attack over time: two_hinge(start, end), linear(end), fixed, auto(patience,
+            tolerance) or uniform. As in two_hinge(0.1, 0.5), start and end are fractions of training.
+        freezing: what trains when: lpft(probe), the head alone on clean images for this fraction of training, then
+            everything; roli(probe), the same under attack; gradual_unfreezing(end), block by block up to this fraction.
         augmentation: of the training images: flip, crop, randomresizedcrop, colorjitter, randaugment, autoaugment or augmix,
             with options as in "Flip() + RandAugment(9)", or timm's rand-m9-mstd0.5; + puts one after the other. null takes
             flip+crop, but crop where a mirror may change what is shown (Fashion-MNIST; classes that are digits, letters or
@@ -124,6 +129,8 @@ class TaskConfig:
         balance: of classes of different sizes; weights in the loss, or sampling each class equally often.
         optimizer: AdamW() takes the strategy's own learning rate.
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
+        stop_on_failure: end a run where transfer failure, catastrophic overfitting, masked gradients or an adapter that does
+            not move is noticed; its findings say so, and a comparison takes no more points of any run than it has.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
         engine: what takes the steps of attacks: eager, one by one; graph, CUDA graphs of them or of what they ask the model,
@@ -145,7 +152,8 @@ class TaskConfig:
     train_steps: int = 3
     objective: Objective | None = None
     eval_steps: int = 10
-    schedule: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    schedule: EpsilonSchedule = field(default_factory=TwoHinge)
+    freezing: Freezing = field(default_factory=NoFreezing)
     augmentation: Augmentation | str | None = None
     epochs: float = 5.0
     batch_size: int = 32
@@ -159,6 +167,7 @@ class TaskConfig:
     balance: Balance = "none"
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
+    stop_on_failure: bool = False
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
     engine: Engine = "auto"
 
@@ -251,6 +260,10 @@ class TaskConfig:
         data = self.load_data()
         steps = self.steps(data)
         check_whole("points", self.points, 1, steps, hint=f": {self.epochs:g} epochs have {steps} steps")
+        per_epoch = len(data.train) // self.batch_size
+        check_course(
+            self.freezing, self.schedule, steps, per_epoch, attacked=self.minimised.attack is not None
+        )
         self.load_backbone(len(data.classes), 0)
         return data
 

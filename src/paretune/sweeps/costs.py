@@ -19,6 +19,7 @@ from paretune.sweeps.config import RunConfig
 from paretune.training.measuring import FreshCopy
 from paretune.training.objectives import TrainingBatch
 from paretune.training.plan import measuring_steps
+from paretune.training.schedules import Moment
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
 _ENOUGH = 0.5  # seconds after which a timing is not repeated
@@ -49,7 +50,13 @@ class Work:
         """The work that ``config`` has after ``done`` steps, which a checkpoint holds."""
         total, classes = config.steps(data), len(data.classes)
         objective = config.minimised
-        strengths = (config.schedule.factor((step - 0.5) / total) for step in range(done + 1, total + 1))
+        per_epoch = len(data.train) // config.batch_size
+        standing = [0.0] * (total // per_epoch)  # accuracies with which no schedule waits any longer
+        moments = (
+            Moment(step=n, total=total, per_epoch=per_epoch, seed=config.seed, clean=standing)
+            for n in range(done + 1, total + 1)
+        )
+        strengths = (config.freezing.factor(config.schedule, moment) for moment in moments)
         attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
         alone, under_attack = (objective.gradient_evaluations(classes, attacked=on) for on in (False, True))
         perturbing = alone if config.awp is not None else 0

@@ -1,6 +1,7 @@
 """The one training loop, and what it takes: an objective, a schedule of epsilon, an optimizer."""
 
 from paretune.training.averaging import soup, wise_ft
+from paretune.training.freezing import FREEZING, LPFT, Freezing, GradualUnfreezing, NoFreezing, RoLI
 from paretune.training.loop import train
 from paretune.training.objectives import (
     FARE,
@@ -12,18 +13,30 @@ from paretune.training.objectives import (
     Objective,
 )
 from paretune.training.optimizers import AdamW
-from paretune.training.schedules import EpsilonSchedule
+from paretune.training.schedules import SCHEDULES, Auto, EpsilonSchedule, Fixed, Linear, TwoHinge, Uniform
 
 __all__ = [
     "FARE",
+    "FREEZING",
+    "LPFT",
     "MART",
     "OBJECTIVES",
+    "SCHEDULES",
     "TRADES",
     "AdamW",
     "AdversarialTraining",
+    "Auto",
     "EpsilonSchedule",
+    "Fixed",
+    "Freezing",
+    "GradualUnfreezing",
+    "Linear",
     "Natural",
+    "NoFreezing",
     "Objective",
+    "RoLI",
+    "TwoHinge",
+    "Uniform",
     "soup",
     "train",
     "wise_ft",

@@ -3,15 +3,16 @@
 import copy
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paretune.backbones.backbone import Backbone
+from paretune.backbones.backbone import Backbone, digest
 from paretune.backbones.modes import frozen_batch_norms, modes_kept
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+from paretune.training.schedules import EpsilonSchedule
 
 CHANCES = 10  # passes in which a layer that training skips by chance may run
 
@@ -200,5 +201,51 @@ def transfer_failure(clean: float, chance: float, examples: int, epsilon: float)
         return (
             f"transfer failure: clean accuracy {clean:.0%} is chance level at epsilon {epsilon * 255:.3g}/255. "
             "Start the attack later (EpsilonSchedule.two_hinge()), lower epsilon, or train longer"
+        )
+    return None
+
+
+def beginning(model: Backbone) -> dict[str, str]:
+    """What :func:`no_op` compares with: a digest of each trained parameter but the head's, by name."""
+    return {name: digest(value) for name, value in trainable_parameters(model, head=False).items()}
+
+
+def no_op(
+    model: Backbone, optimizer: torch.optim.Optimizer, begun: Mapping[str, str], step: int, lr: float
+) -> str | None:
+    """A warning if nothing but the head has learnt since training began.
+
+    A parameter has learnt if its values are others and, where the optimizer keeps averages of its gradients, one of them is
+    not zero: weight decay alone changes values too.
+
+    Args:
+        model: adapted, and trained.
+        optimizer: of it.
+        begun: what :func:`beginning` gave before the first step.
+        step: for the message.
+        lr: peak learning rate, for the message.
+    """
+    for name, value in trainable_parameters(model, head=False).items():
+        averages = [kept for kept in optimizer.state.get(value, {}).values() if kept.shape == value.shape]
+        if digest(value) != begun[name] and (not averages or any(bool(kept.any()) for kept in averages)):
+            return None
+    return (
+        f"no adapter parameter moved: after {step} steps at a learning rate of {lr:.2g}, {len(begun)} trained tensors have "
+        f"learnt nothing, {next(iter(begun))} among them; at most the head has. Raise the learning rate, e.g. "
+        f"AdamW({min(10 * lr, 1.0):.1g}), or let where= name layers that the logits depend on"
+    )
+
+
+def never_attacked(schedule: EpsilonSchedule, epsilon: float) -> str | None:
+    """A warning if the attack was still off in the last step.
+
+    Args:
+        schedule: of epsilon.
+        epsilon: strength of the attack in the last step.
+    """
+    if epsilon == 0:
+        return (
+            f"the attack never began: with {schedule!r} the last step is one on clean images. Train longer, let it begin "
+            "earlier (patience=2, a larger tolerance), or say when: EpsilonSchedule.two_hinge(0.25, 0.75)"
         )
     return None

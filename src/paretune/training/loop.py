@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.attacks import Attack
-from paretune.attacks.copy.options import CopyOptions, Engine
+from paretune.attacks.copy.options import Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, note_task
 from paretune.backbones.checkpointing import checkpointed
@@ -35,9 +35,10 @@ from paretune.runs.store import Run
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
 from paretune.training.ema import Average
+from paretune.training.freezing import Freezing, Frozen
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
-from paretune.training.measuring import FreshCopy, Readings, measure
+from paretune.training.measuring import FreshCopy, Readings, look, measure
 from paretune.training.objectives import Objective, Term, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.perturbing import worst_weights
@@ -45,6 +46,14 @@ from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
+
+_NOT_PLANNED = (
+    "out",
+    "workers",
+    "resume",
+    "progress",
+    "sinks",
+)  # of train's arguments: the others make the run what it is
 
 
 def train(
@@ -65,12 +74,14 @@ def train(
     patience: int | None = None,
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
+    freezing: Freezing | None = None,
     attacks: Sequence[Attack] | None = None,
     eval_every: int | None = None,
     points: int | None = None,
     balance: Balance = "none",
     seed: int = 0,
     augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
+    stop_on_failure: bool = False,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -106,6 +117,7 @@ def train(
         patience: stop after so many points without a better one.
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
+        freezing: what trains when, such as ``LPFT()``; everything from the first step by default.
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
@@ -113,6 +125,9 @@ def train(
             is the same for all classes in total and 1 on average; ``"sampling"`` draws each class equally often.
         seed: seeds batches, augmentation and attacks. Seed the backbone's head and the strategy when making them.
         augmentation: of training images, see :mod:`paretune.data.augmenting`; defaults to ``data.augmentation``.
+        stop_on_failure: end the run where transfer failure, catastrophic overfitting, masked gradients or an adapter that
+            does not move is noticed. It is measured there and finished as it is; a finding, the last rows and the adapter
+            say why. A comparison takes no more points of any run than the shortest run has.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
@@ -131,30 +146,8 @@ def train(
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
     data = as_data(data, model.image_size)
-    plan = Plan.of(
-        model,
-        data,
-        objective,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        checkpointing=checkpointing,
-        mixed_precision=mixed_precision,
-        ema=ema,
-        awp=awp,
-        keep=keep,
-        patience=patience,
-        optimizer=optimizer,
-        epsilon=epsilon,
-        attacks=attacks,
-        eval_every=eval_every,
-        points=points,
-        seed=seed,
-        augmentation=augmentation,
-        balance=balance,
-        options=CopyOptions(precision=precision, engine=engine),
-    )
+    arguments = locals()
+    plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
     processes = Processes(plan.batch_size, plan.mixed_precision)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.task)
@@ -183,28 +176,33 @@ def _follow(
     term, average = plan.objective.begin(model, data, plan.seed), Average(model, plan.ema)
     record.go_on(model, optim, {"objective": term, "average": average, "scale": processes})
     copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
+    frozen = Frozen(model, plan.freezing, plan.total)
     readings = Readings(record, device, parameters)
-    batches = Batches(plan, record.step, rank, processes.world, over=bool(record.stopped))
+    batches = Batches(plan, record.step, rank, processes.world)
     loader = batches.loader(workers, device)
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
         model.train()
         for step, loaded in enumerate(loader, start=batches.start + 1):
-            strength, lr, step_seed = plan.at(step)
+            if record.stop:
+                break
+            strength, lr, step_seed = plan.at(step, record.clean)
             for group in optim.param_groups:
                 group["lr"] = lr * group["factor"]
             batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
             if step == 1:
                 record.note(far_statistics(model, batch.images), step)  # waits, once a run
+            frozen.begin(step)
             torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batch):
                 parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
                 descend = partial(_descend, term, wrapped, parts, processes)
-                with worst_weights(model, plan.awp, descend):
+                with worst_weights(model, plan.awp, descend, frozen.drop_gradients):
                     seen = descend()
             if step == batches.start + 1:
                 unused = check_gradients(model, batch.images)
                 record.note(unused if step == 1 else None, step)
+            frozen.drop_gradients()
             processes.scaler.unscale_(optim)
             norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
             readings.add(step, batch, seen, norm)
@@ -214,12 +212,11 @@ def _follow(
             optim.zero_grad(set_to_none=True)
             average.update(step)
             copy.outdated = True
-            if step in plan.measured_at:  # waits
+            look(step, strength, record, model, data, parameters)  # waits, if somebody asks
+            if step in plan.measured_at or record.stop:  # waits
                 settled[-1] = measure(settled[-1], readings, model, optim, data, copy, average)
             for status in settled:
                 show(status)
-            if record.stopped:
-                break
     average.swap()
     model.eval().to(memory_format=torch.contiguous_format)
 

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.copy.precision import Precision
+from paretune.attacks.masking import zero_gradients
 from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.features import without_head
@@ -23,6 +25,8 @@ from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,
     check_divergence,
+    never_attacked,
+    no_op,
     transfer_failure,
 )
 from paretune.training.objectives import TrainingBatch
@@ -151,7 +155,10 @@ class Readings:
             TrainingDiverged: a loss or a gradient is NaN or infinite.
             ValueError: the error of a check, which names the step.
         """
-        point = step in self.record.plan.measured_at
+        plan = self.record.plan
+        point = step in plan.measured_at or (
+            plan.stop_on_failure and step == plan.early
+        )  # where a run may end
         if step % self.every and not point:
             return []
         read = self._settle()
@@ -186,6 +193,26 @@ class Readings:
                     raise ValueError(f"step {step}: {error()}")
 
 
+def look(
+    step: int, epsilon: float, record: Record, model: Backbone, data: ImageData, parameters: Sequence[Tensor]
+) -> None:
+    """Measure clean accuracy on the select split after ``step``, if the schedule asks for it or the first tenth is over."""
+    plan = record.plan
+    asked = plan.asks(step, record.clean)
+    early = step == plan.early and epsilon > 0 and step not in plan.measured_at
+    if not (asked or early):
+        return
+    record.stop_clock()
+    record.processes.equalise_buffers(model)
+    with naming_divergence(parameters, step, plan.lr, record.findings):
+        clean = record.processes.evaluate(model, data.select, (), plan.seed).clean_accuracy
+    if asked:
+        record.clean.append(clean)
+    if early:
+        record.note(transfer_failure(clean, plan.chance, len(data.select), epsilon), step, failure=True)
+    record.start_clock()
+
+
 def measure(
     last: Status,
     readings: Readings,
@@ -204,17 +231,14 @@ def measure(
     record.processes.equalise_buffers(model)
     began = time.perf_counter()
     with average.used(), naming_divergence(readings.parameters, last.step, plan.lr, record.findings):
-        shown = plan.keep.rule != "last" or last.step == plan.total
-        album = Album(data.report, plan.attacks[0]) if shown else None
+        album = Album(data.report, plan.attacks[0])
         report, select = (
             record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
             for split, seen in ((data.report, album), (data.select, None))
         )
         record.so_far["attack_precision"] = copy().precision
+        vanishing = record.processes.vanishing_gradients(copy(), data.select, plan.seed)
     copy.outdated = True
-    pictures = None
-    if album is not None:
-        pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
     if record.step == 0 and record.writer is not None:  # once a run
         steps = record.so_far["train_seconds"] * plan.total / last.step
         taken = {attack: report.seconds.get(attack, 0.0) for attack in plan.attacks}
@@ -222,13 +246,24 @@ def measure(
         if why is not None:
             speed.log.info(why, extra={"once": True})
     clean, robust = select.clean_accuracy, max(select.robust_accuracy(attack) for attack in plan.attacks)
-    record.note(transfer_failure(clean, plan.chance, len(data.select), last.epsilon), last.step)
+    failing = partial(record.note, step=last.step, failure=True)
+    failing(transfer_failure(clean, plan.chance, len(data.select), last.epsilon))
     # Only at full strength do the training and the evaluation attack compare.
     full = plan.objective.attack and plan.objective.attack.threat.epsilon
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
-        record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
-    record.point(last.step, report, select, model, optimizer, average, pictures)
+        trained = record.processes.mean(float(np.mean(attacked)))
+        failing(catastrophic_overfitting(trained, robust, plan.chance))
+    failing(zero_gradients(*vanishing))
+    if plan.adapts(last.step) and (begun := record.so_far.pop("begun", None)):
+        failing(no_op(model, optimizer, begun, last.step, plan.lr))
+    if plan.objective.attack and last.step == plan.total:
+        record.note(never_attacked(plan.epsilon, last.epsilon), last.step)
+    best = record.is_best(last.step, select)
+    pictures = None
+    if best and (plan.keep.rule != "last" or last.step == plan.total or record.stop is not None):
+        pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
+    record.point(last.step, report, select, model, optimizer, average, pictures, best=best)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

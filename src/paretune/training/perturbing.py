@@ -10,7 +10,12 @@ from paretune.strategies.mechanics.adapting import require_adaptation, trainable
 
 
 @contextlib.contextmanager
-def worst_weights(model: Backbone, gamma: float | None, descend: Callable[[], object]) -> Iterator[None]:
+def worst_weights(
+    model: Backbone,
+    gamma: float | None,
+    descend: Callable[[], object],
+    drop: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
     """Have the weights w + v meanwhile, with v = gamma · ‖w‖ · g / ‖g‖ for each tensor of two or more axes.
 
     g is the gradient that ``descend`` accumulates, at w. Wu et al. 2020 (https://arxiv.org/abs/2004.05884, equations 8 to
@@ -22,6 +27,7 @@ def worst_weights(model: Backbone, gamma: float | None, descend: Callable[[], ob
             batch norms do not follow what ``descend`` shows them.
         gamma: size of v in units of w; None perturbs nothing.
         descend: makes the gradients of what is trained.
+        drop: takes away those of what is frozen in this step, and therefore not perturbed.
     """
     if gamma is None:
         yield
@@ -30,6 +36,7 @@ def worst_weights(model: Backbone, gamma: float | None, descend: Callable[[], ob
     statistics = require_adaptation(model).statistics(model.module).values()
     before = [buffer.clone() for buffer in statistics]
     descend()
+    drop()
     with torch.no_grad():
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)

@@ -13,16 +13,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from paretune._values import check_whole, told
 from paretune.attacks import PGD, Attack
-from paretune.attacks.copy.options import CopyOptions
+from paretune.attacks.copy.options import CopyOptions, Engine
+from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, Task, fingerprint, inside, tensor_digests
 from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.balance import Balance, balanced_order, check_balance, example_weights
+from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep, Rule
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
-from paretune.training.schedules import EpsilonSchedule
+from paretune.training.schedules import EpsilonSchedule, Moment, TwoHinge
 
 Mixed = Literal["no", "bf16", "fp16"]
 
@@ -35,6 +37,7 @@ class Plan:
         objective: what a batch minimises.
         optimizer: how the parameters move.
         epsilon: strength of the training attack over time.
+        freezing: what trains when.
         attacks: what to measure with.
         options: of the attacked copy.
         seed: of batches and attacks.
@@ -47,6 +50,7 @@ class Plan:
         keep: which point the run ends with.
         total: optimizer steps.
         per_epoch: steps of an epoch.
+        stop_on_failure: whether a failure that is noticed ends the run.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
         balance: what is done about classes of different sizes.
@@ -59,6 +63,7 @@ class Plan:
     objective: Objective
     optimizer: AdamW
     epsilon: EpsilonSchedule
+    freezing: Freezing
     attacks: tuple[Attack, ...]
     options: CopyOptions
     seed: int
@@ -71,6 +76,7 @@ class Plan:
     keep: Keep
     total: int
     per_epoch: int
+    stop_on_failure: bool
     measured_at: frozenset[int]
     lr: float
     balance: Balance
@@ -98,13 +104,16 @@ class Plan:
         patience: int | None = None,
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
+        freezing: Freezing | None = None,
         attacks: Sequence[Attack] | None,
         eval_every: int | None,
         points: int | None,
         seed: int,
         augmentation: Any = None,
-        options: CopyOptions,
+        precision: Literal["auto"] | Precision = "fp32",
+        engine: Engine = "auto",
         balance: Balance = "none",
+        stop_on_failure: bool = False,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -112,13 +121,18 @@ class Plan:
             ValueError: one is out of range, the model was trained for other classes than those of ``data``, or the
                 augmentation fails.
         """
+        options = CopyOptions(precision=precision, engine=engine)
         strategy = require_adaptation(model).strategy
         if objective.lacks_attack:
             raise ValueError(
                 f"{objective!r} names no attack to train against; name it, e.g. inner=PGD(Linf(4/255), steps=7)"
             )
         check_balance(balance)
-        optimizer, epsilon = optimizer or AdamW(), epsilon or EpsilonSchedule()
+        optimizer, epsilon, freezing = optimizer or AdamW(), epsilon or TwoHinge(), freezing or NoFreezing()
+        if optimizer.head_lr is not None and getattr(freezing, "lr", None) is not None:
+            raise ValueError(
+                f"give head_lr={optimizer.head_lr} or {freezing!r}, not both: each sets the rate of the head"
+            )
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
         examples = len(data.train)
         if batch_size < 1:
@@ -160,6 +174,8 @@ class Plan:
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)
+        check_course(freezing, epsilon, total, per_epoch, attacked=objective.attack is not None)
+        freezing.depth(model)  # or the model has none
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
         if model.num_classes != len(data.classes):
@@ -182,6 +198,7 @@ class Plan:
             "data": data.fingerprint,
             "objective": objective.to_dict(),
             "epsilon_schedule": epsilon.to_dict(),
+            "freezing": freezing.to_dict(),
             "optimizer": optimizer.to_dict() | {"lr": lr},
             "steps": total,
             "batch_size": batch_size,
@@ -195,6 +212,7 @@ class Plan:
             "augmentation": repr(chain),
             "augmentation_fields": [part.to_dict() for part in chain.parts],
             **measured,
+            "stop_on_failure": stop_on_failure,
             "attacks": [attack.to_dict() for attack in attacks],
             "attack_precision": options.precision,
         }
@@ -219,6 +237,7 @@ class Plan:
             objective=objective,
             optimizer=optimizer,
             epsilon=epsilon,
+            freezing=freezing,
             attacks=attacks,
             options=options,
             seed=seed,
@@ -231,6 +250,7 @@ class Plan:
             keep=Keep(keep, patience),
             total=total,
             per_epoch=per_epoch,
+            stop_on_failure=stop_on_failure,
             measured_at=frozenset(measured_at),
             lr=lr,
             balance=balance,
@@ -240,17 +260,40 @@ class Plan:
             identity=identity,
         )
 
-    def at(self, step: int) -> tuple[float, float, int]:
-        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1."""
-        done = (step - 0.5) / self.total
-        attack = self.objective.attack
-        strength = attack.threat.epsilon * self.epsilon.factor(done) if attack else 0.0
-        seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
-        return strength, self.lr * self.optimizer.factor(done), seed
+    def at(self, step: int, clean: Sequence[float]) -> tuple[float, float, int]:
+        """Epsilon of the training attack, learning rate and seed of ``step``, of which the first is 1.
 
-    def gradient_evaluations(self, step: int) -> int:
-        """Times that training goes forward and backward with one image, attacks included, up to ``step``."""
-        attacked = sum(self.epsilon.factor((done + 0.5) / self.total) > 0 for done in range(step))
+        Args:
+            step: to take.
+            clean: accuracy on the select split after each epoch in which the schedule has asked for it.
+        """
+        phase = self.freezing.phase(step, self.total)
+        rate = (phase.lr or self.lr) * self.optimizer.factor((phase.step - 0.5) / phase.total)
+        attack = self.objective.attack
+        now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
+        strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
+        seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
+        return strength, rate, seed
+
+    @property
+    def early(self) -> int:
+        """The step that ends the first tenth, after which an attack that is on must have let the model learn something."""
+        return -(-self.total // 10)
+
+    def adapts(self, step: int) -> bool:
+        """Whether all that is trainable trains in ``step``."""
+        return self.freezing.shallowest(step, self.total, 1) == 0
+
+    def asks(self, step: int, clean: Sequence[float]) -> bool:
+        """Whether the schedule of epsilon waits for the clean accuracy after ``step``."""
+        phase = self.freezing.phase(step, self.total)
+        if self.objective.attack is None or phase.epsilon is not None or phase.step == phase.total:
+            return False
+        return phase.step % self.per_epoch == 0 and self.epsilon.waits(clean)
+
+    def gradient_evaluations(self, step: int, clean: Sequence[float]) -> int:
+        """Times that training goes forward and backward with one image, attacks included, up to ``step``; see :meth:`at`."""
+        attacked = sum(self.at(done, clean)[0] > 0 for done in range(1, step + 1))
         count, classes = self.objective.gradient_evaluations, len(self.task.classes or ())
         alone = count(classes, attacked=False)
         total = attacked * count(classes) + (step - attacked) * alone + step * alone * (self.awp is not None)
@@ -283,12 +326,10 @@ class Batches:
         start: steps that are done.
         rank: the process, which takes its share of every batch.
         world: how many processes there are.
-        over: whether there are none to come.
     """
 
-    def __init__(self, plan: Plan, start: int, rank: int, world: int, *, over: bool = False) -> None:
+    def __init__(self, plan: Plan, start: int, rank: int, world: int) -> None:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
-        self.end = start if over else plan.total
 
     def loader(self, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches, from memory that a copy to ``device`` is not waited for."""
@@ -300,7 +341,7 @@ class Batches:
     def __iter__(self) -> Iterator[Rows]:
         plan = self.plan
         order, current = np.arange(0), -1
-        for step in range(self.start, self.end):
+        for step in range(self.start, plan.total):
             epoch, number = divmod(step, plan.per_epoch)
             if epoch != current:
                 order, current = plan.order(epoch), epoch

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from paretune.attacks import Attack, AttackCopy
+from paretune.attacks.masking import vanishing_gradients
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageSplit
 from paretune.evaluation.correctness import Bits, Scores, Seen, evaluate
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)  # which the command line shows under a launch
 T = TypeVar("T")
 
 _HALF = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOOKED_AT = 128  # images whose gradients an evaluation point looks at
 
 
 class Processes:
@@ -110,7 +112,7 @@ class Processes:
         split: ImageSplit,
         attacks: Sequence[Attack],
         seed: int,
-        victim: AttackCopy,
+        victim: AttackCopy | None = None,
         seen: Seen | None = None,
     ) -> Scores:
         """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""
@@ -122,6 +124,18 @@ class Processes:
 
         robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
         return replace(scores, clean=add_up(scores.clean), robust=robust)
+
+    def vanishing_gradients(self, victim: AttackCopy, split: ImageSplit, seed: int) -> tuple[int, int]:
+        """:func:`~paretune.attacks.masking.vanishing_gradients` of the first images of ``split``, each process its share."""
+        rows = torch.arange(self.rank, min(len(split), _LOOKED_AT), self.world)
+        images, labels = (part.to(victim.device) for part in split[rows])
+        zero, seen = self.total(torch.tensor(vanishing_gradients(victim, images, labels, seed=seed))).tolist()
+        return zero, seen
+
+    def mean(self, here: float) -> float:
+        """The mean over all processes."""
+        mean: float = self.total(torch.tensor(here)).item() / self.world
+        return mean
 
     def total(self, here: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, on the CPU."""

@@ -32,6 +32,8 @@ from paretune.training.checkpoints import (
     save_tensors,
 )
 from paretune.training.ema import Average
+from paretune.training.freezing import NoFreezing
+from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
 
@@ -64,7 +66,8 @@ class Record:
             "train_seconds": 0.0,
             "cpu_seconds": 0.0,
             "findings": [],
-            "stopped": None,
+            "clean_select": [],
+            "stop": None,
             "best": None,
             "attack_precision": plan.options.precision,
         }
@@ -91,21 +94,37 @@ class Record:
         return int(self.so_far["step"])
 
     @property
-    def stopped(self) -> str | None:
-        """Why no further step is taken, although some are left."""
-        reason: str | None = self.so_far["stopped"]
-        return reason
+    def clean(self) -> list[float]:
+        """Clean accuracy on the select split after each epoch, as long as the schedule of epsilon asks for it."""
+        found: list[float] = self.so_far["clean_select"]
+        return found
 
     @property
     def findings(self) -> list[str]:
         """What has been noticed."""
         return [noted["finding"] for noted in self.so_far["findings"]]
 
-    def note(self, finding: str | None, step: int) -> None:
-        """Log a finding, if there is one, and keep it."""
-        if finding is not None:
-            log.warning("%s, step %d: %s", self.path.name, step, finding)
-            self.so_far["findings"].append({"step": step, "finding": finding})
+    @property
+    def stop(self) -> str | None:
+        """Why there is no further step, if so."""
+        why: str | None = self.so_far["stop"]
+        return why
+
+    def note(self, finding: str | None, step: int, *, failure: bool = False) -> None:
+        """Log a finding, if there is a new one, and keep it; a ``failure`` ends the run if its plan says so."""
+        noted = {"step": step, "finding": finding}
+        if finding is None or noted in self.so_far["findings"]:
+            return
+        log.warning("%s, step %d: %s", self.path.name, step, finding)
+        self.so_far["findings"].append(noted)
+        if failure and self.plan.stop_on_failure and step < self.plan.total:
+            self.end(finding, step)
+
+    def end(self, why: str, step: int) -> None:
+        """Let ``step`` be the last one; the loop measures it, and the run is finished as it is then."""
+        if self.stop is None:
+            self.so_far["stop"] = why
+            self.note(f"stopped after {step} of {self.plan.total} steps: {why.partition(':')[0]}", step)
 
     def restore(self, model: Backbone) -> Run:
         """Give ``model`` the adapter of a run that is done."""
@@ -130,6 +149,8 @@ class Record:
         if self.checkpoint.exists():
             self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+        else:
+            self.so_far["begun"] = beginning(model)
         self.processes.on_main(self._forget_later)
 
     def _forget_later(self) -> None:
@@ -161,6 +182,18 @@ class Record:
         for row in rows:
             self._write(row, sync=sync and row is rows[-1])
 
+    def is_best(self, step: int, select: Scores) -> bool:
+        """Whether the run would end with this point, by the rule of the plan; decides when to wait for no better one."""
+        keep, best = self.plan.keep, self.so_far["best"]
+        score = keep.score(select.clean_accuracy, min(map(select.robust_accuracy, select.robust)))
+        if best is None or keep.rule == "last" or score > best["score"]:
+            self.so_far["best"] = {"step": step, "score": score, "since": 0}
+            return True
+        best["since"] += 1
+        if best["since"] == keep.patience and step < self.plan.total:
+            self.end(f"no point after step {best['step']} was better by keep={keep.rule!r}", step)
+        return False
+
     def point(
         self,
         step: int,
@@ -170,22 +203,25 @@ class Record:
         optimizer: torch.optim.Optimizer,
         average: Average,
         pictures: Pictures | None,
+        *,
+        best: bool,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
-        best = self._is_best(step, select)
         if self.writer is not None:
             spent = {key: self.so_far[key] for key in ("train_seconds", "cpu_seconds", "attack_precision")}
             mixed = self.plan.mixed_precision
             common = spent | {
                 "step": step,
                 "epoch": step / self.plan.per_epoch,
-                "gradient_evaluations": self.plan.gradient_evaluations(step),
+                "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
                 "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
                 "peak_memory_bytes": peak_memory_bytes(),
                 "precision": "fp32" if mixed == "no" else mixed,
                 "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
             }
+            if self.stop is not None:
+                common["stopped"] = self.stop
             bits = {"report/clean": report.clean, "select/clean": select.clean}
             rows = []
             for number, attack in enumerate(report.robust):
@@ -221,19 +257,6 @@ class Record:
             save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
             self._forward()
 
-    def _is_best(self, step: int, select: Scores) -> bool:
-        """Whether the run would end with this point, by the rule of the plan; decides when to wait for no better one."""
-        keep, best = self.plan.keep, self.so_far["best"]
-        score = keep.score(select.clean_accuracy, min(map(select.robust_accuracy, select.robust)))
-        if best is None or keep.rule == "last" or score > best["score"]:
-            self.so_far["best"] = {"step": step, "score": score, "since": 0}
-            return True
-        best["since"] += 1
-        if best["since"] == keep.patience and step < self.plan.total:
-            self.so_far["stopped"] = f"no point after step {best['step']} was better by keep={keep.rule!r}"
-            log.info("%s stops at step %d: %s", self.path.name, step, self.stopped)
-        return False
-
     def finish(self, model: Backbone) -> Run:
         """Give ``model`` the weights of the point that the run ends with, save the adapter, declare the run done."""
         plan, step = self.plan, self.so_far["best"]["step"]
@@ -245,14 +268,18 @@ class Record:
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
+                "freezing": repr(plan.freezing) if plan.freezing != NoFreezing() else None,
                 "augmentation": repr(plan.train.augmentation),
                 "steps": step,
                 "seed": plan.seed,
                 "results": stored[stored["step"] == step][columns].to_dict("records"),
                 "findings": self.so_far["findings"],
             }
+            summary = {key: self.so_far[key] for key in ("train_seconds", "findings")}
+            if self.stop is not None:
+                notes["stopped"] = self.stop
+                summary["stopped"] = {"step": self.step, "why": self.stop}
             save_adapter(model, self.path / "adapter", notes=notes)
-            summary = {key: self.so_far[key] for key in ("train_seconds", "findings", "stopped")}
             self.writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)

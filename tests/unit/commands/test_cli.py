@@ -252,7 +252,19 @@ def test_a_printed_configuration_reads_back(tmp_path, capsys) -> None:
         (["compare", "--backbone", "vit"], "name must be timm:NAME"),
         (["compare", "--nonsense"], "nonsense"),
         (["train", "--strategy", "LoRA(rank=0)"], "rank must be a whole number"),
-        (["train", "--schedule.start", "2"], "start=2"),
+        (["train", "--schedule", "two_hinge(2)"], "start=2"),
+        (["train", "--schedule", "constant"], "Choices: TwoHinge, Linear, Fixed, Auto, Uniform"),
+        (
+            ["train", "--schedule", "auto", "--epochs", "5"],
+            "the attack begins after 6 epochs at the earliest",
+        ),
+        (
+            ["compare", "--schedule", "auto", "--epochs", "5"],
+            "the attack begins after 6 epochs at the earliest",
+        ),
+        (["compare", "--freezing", "roli", "--train-steps", "0"], "or LPFT(0.25)"),
+        (["train", "--freezing", "lpft(2)"], "probe must be a fraction"),
+        (["train", "--schedule.start", "0.1"], "such as 'TwoHinge(start=0.1)'"),
         (["evaluate", "/no/such/adapter"], "is not an adapter"),
         (["adapters", "eat", "x"], "eat"),
         (["report", "/no/such/runs"], "/no/such/runs"),
@@ -325,3 +337,28 @@ def test_the_engine_that_is_named_reaches_training(tmp_path, weights, monkeypatc
     assert main(["train", *options, "--engine", "graph"]) == 2
     assert named == ["graph"]
     assert {run.engine for run in CompareConfig(engine="compiled").runs()} == {"compiled"}
+
+
+@pytest.mark.slow
+def test_compare_names_the_runs_that_were_stopped(tmp_path, weights, capsys, monkeypatch) -> None:
+    """Under an attack of nearly all that is possible, nothing is learnt."""
+    for picture in ("frontier_png", "frontier_pdf"):
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    failing = ["--epsilon", "250/255", "--schedule", "fixed", "--stop-on-failure", "--epochs", "5"]
+    failing += ["--strategies", "bitfit"]
+    arguments = [
+        *SMALL,
+        "--weights",
+        weights,
+        "--out",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "0",
+        "--workers",
+        "1",
+    ]
+    assert main(["compare", *arguments, *failing]) == 0
+    told = capsys.readouterr().out
+    assert "transfer failure: clean accuracy" in told
+    assert re.search(r"step (\d+): stopped after \1 of \d+ steps: transfer failure", told)
+    assert (tmp_path / "runs/report.html").exists()

@@ -383,10 +383,8 @@ def test_the_optimizer_and_the_schedule_are_read_back(
         "0.75",
         "--optimizer.head-lr",
         "0.02",
-        "--schedule.start",
-        "0",
-        "--schedule.end",
-        "0",
+        "--schedule",
+        "two_hinge(0.1, 1/2)",
     ]
     with pytest.raises(SystemExit, match="0"):
         main(["train", *options, "--print-config"])
@@ -394,4 +392,4 @@ def test_the_optimizer_and_the_schedule_are_read_back(
     found = chosen(["train", "--config", "c.yaml"])
     expected = pt.training.AdamW(0.01, clip=None, schedule="one-cycle", layer_decay=0.75, head_lr=0.02)
     assert found["optimizer"] == expected
-    assert found["schedule"] == pt.EpsilonSchedule.fixed()
+    assert found["schedule"] == pt.EpsilonSchedule.two_hinge(0.1, 0.5)

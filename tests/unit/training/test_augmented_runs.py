@@ -68,8 +68,7 @@ def test_workers_give_the_same_pixels(tmp_path) -> None:
 def plan(**changes: object) -> Plan:
     arguments = {"epochs": None, "steps": 12, "batch_size": 32, "optimizer": None, "epsilon": None, "seed": 5}
     arguments |= {"attacks": [pt.PGD(pt.Linf(0.1))], "eval_every": None, "points": 1, "augmentation": MIXED}
-    options = pt.attacks.copy.options.CopyOptions()
-    arguments |= {"options": options} | changes
+    arguments |= changes
     return Plan.of(tiny.backbone(pt.LinearProbe()), tiny.data(), pt.training.Natural(), **arguments)  # type: ignore[arg-type]
 
 

@@ -62,7 +62,6 @@ def test_the_order_follows_from_seed_and_epoch_alone(tmp_path: Path) -> None:
 
 
 def tiny_plan(**changes: Any) -> plan.Plan:
-    from paretune.attacks.copy.options import CopyOptions
 
     arguments: dict[str, Any] = dict.fromkeys(("epochs", "optimizer", "epsilon", "eval_every", "points"))
     arguments |= {
@@ -73,7 +72,7 @@ def tiny_plan(**changes: Any) -> plan.Plan:
         "seed": 0,
         "balance": "sampling",
     }
-    arguments |= {"options": CopyOptions(), **changes}
+    arguments |= {**changes}
     return plan.Plan.of(without_dropout(pt.LinearProbe()), tiny.data(), Natural(), **arguments)
 
 

@@ -44,14 +44,16 @@ def test_schedules_are_those_of_transformers_in_the_middle_of_each_step(name: An
     plan: Any = SimpleNamespace(
         total=STEPS,
         objective=pt.training.Natural(),
-        epsilon=pt.EpsilonSchedule(),
+        epsilon=pt.EpsilonSchedule.two_hinge(),
+        freezing=pt.training.NoFreezing(),
+        per_epoch=1,
         seed=0,
         lr=0.3,
         optimizer=AdamW(warmup=RISING / STEPS, schedule=name),
     )
     theirs = of_transformers(name)
     for step in range(1, STEPS + 1):
-        assert Plan.at(plan, step)[1] == pytest.approx(0.3 * theirs(step - 0.5), abs=1e-12)
+        assert Plan.at(plan, step, ())[1] == pytest.approx(0.3 * theirs(step - 0.5), abs=1e-12)
 
 
 def test_the_cosine_is_that_of_timm() -> None:

@@ -1,5 +1,6 @@
 """Several processes train one model: what is measured and saved is the model that all of them have."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 import paretune as pt
-from paretune.attacks.copy.options import CopyOptions
 from paretune.runs.store import load_runs
 from paretune.training import plan
 from paretune.training.objectives import Natural
@@ -45,7 +45,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_all_processes_end_with_the_same_model_and_that_is_saved(together: Path) -> None:
-    for name in ("learning", "standing"):
+    for name in ("learning", "standing", "phases", "ending"):
         first, second = (torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
@@ -62,6 +62,18 @@ def test_a_run_of_two_processes_is_written_once_and_resumes_exactly(together: Pa
     assert list(points.step) == [4, 8, 10]
     assert set(points.examples) == {len(tiny.data().report)}
     same_run(together / "learning", together / "stopped")
+
+
+@pytest.mark.slow
+def test_all_processes_begin_the_attack_and_stop_at_one_step(together: Path) -> None:
+    phases, ending = (load_runs(together / name)[0] for name in ("phases", "ending"))
+    lines = (together / "phases/log.jsonl").read_text().splitlines()
+    attacked = [json.loads(line)["step"] for line in lines if json.loads(line)["epsilon"] > 0]
+    # The head alone for 9 steps, then two clean epochs of 3 steps each.
+    assert attacked == list(range(16, 31))
+    assert list(phases.points.step) == [20, 30]
+    assert list(ending.points.step) == [4]
+    assert ending.done
 
 
 @pytest.mark.slow
@@ -147,10 +159,11 @@ def test_only_the_process_that_writes_reads_all_weights(
         steps=1,
         batch_size=4,
         attacks=[pt.PGD(pt.Linf(4 / 255))],
-        options=CopyOptions(),
         balance="none",
         optimizer=None,
         epsilon=None,
+        freezing=None,
+        stop_on_failure=False,
         eval_every=None,
         points=None,
         seed=0,
