@@ -17,6 +17,7 @@ from paretune.backbones.backbone import (
     tensor_digests,
     written,
 )
+from paretune.backbones.prototypes import PrototypeHead
 
 
 def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str, Any], head: str) -> None:
@@ -31,13 +32,30 @@ def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str,
 
 
 def check_classes(module: nn.Module, head: str, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Raise ValueError unless the head has the adapter's number of classes."""
+    """Raise ValueError unless the head is of the adapter's kind and number of classes."""
     layer: Any = module.get_submodule(head)
+    embeddings = tensors.get(f"{head}.prototypes")
+    if embeddings is not None and not isinstance(layer, PrototypeHead):
+        shape = tuple(embeddings.shape)
+        raise ValueError(
+            f"the adapter in {origin} has a head of class embeddings {shape}, this model a {type(layer).__name__}; give it "
+            f"such a head first, which the adapter then fills: prototype_head(backbone, torch.ones{shape}) of "
+            "paretune.backbones"
+        )
     saved = tensors.get(f"{head}.weight")
     if saved is not None and saved.shape != layer.weight.shape:
         raise ValueError(
             f"the adapter in {origin} has {saved.shape[0]} classes (head {head!r} {tuple(saved.shape)}), the model "
             f"{layer.weight.shape[0]} ({tuple(layer.weight.shape)}); create the model with num_classes={saved.shape[0]}"
+        )
+
+
+def check_plain_head(module: nn.Module, head: str) -> None:
+    """Raise ValueError if the head holds class embeddings, for which other libraries have no place."""
+    if isinstance(module.get_submodule(head), PrototypeHead):
+        raise ValueError(
+            f"the head {head!r} holds class embeddings, of which no model of timm, transformers or peft knows; use "
+            "save_adapter, or export_model(format='onnx')"
         )
 
 

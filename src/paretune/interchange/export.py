@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import Backbone, dtype_of, logits_of, network_of, written
 from paretune.backbones.random import borrowed_randomness
 from paretune.data.sizes import checked_size, pair
+from paretune.interchange.checks import check_plain_head
 from paretune.interchange.directory import write_directory
 from paretune.runs.disk import write_atomically, write_json
 from paretune.strategies.mechanics.adapting import adaptation_of, anatomy_of, merge_adapter
@@ -67,6 +68,8 @@ def export_model(
         raise ValueError(
             f"format={format!r} cannot say that the network takes the channels in the order {order}; use format='onnx'"
         )
+    if format != "onnx":
+        check_plain_head(network_of(model), anatomy.head)
     plain = _merged(model, format)
     if format == "onnx":
         _write_onnx(plain, path, anatomy, names, normalise)

@@ -37,6 +37,7 @@ from paretune.interchange.checks import (
     check_architecture,
     check_classes,
     check_digests,
+    check_plain_head,
     check_preprocessing,
     check_weights,
     describe_tensors,
@@ -162,11 +163,13 @@ def save_merged(model: nn.Module, path: str | Path) -> Path:
     The model itself keeps its adapter.
 
     Raises:
-        ValueError: the model carries no adapter, or one that cannot be merged; or ``path`` has another suffix.
+        ValueError: the model carries no adapter, or one that cannot be merged; its head holds class embeddings; or ``path``
+            has another suffix.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
+    check_plain_head(network_of(model), require_adaptation(model).head)
     merged = merge_adapter(copy.deepcopy(model))
     module = network_of(merged)
     # Tied tensors are written under each of their names, because the file is for models that tie nothing too.

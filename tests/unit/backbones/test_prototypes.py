@@ -61,9 +61,16 @@ def test_adversarial_training_with_it_is_tecoa_and_leaves_it_as_it_is(tmp_path: 
 def test_adapter_files_do_not_load_onto_another_kind_of_head(tmp_path: Path) -> None:
     model = pt.adapt(prototype_head(plain(), embeddings()), pt.LoRA(rank=2))
     pt.save_adapter(model, tmp_path / "prototypes")
-    assert "not trained" in json.loads((tmp_path / "prototypes/paretune.json").read_text())["peft_reason"]
-    with pytest.raises(ValueError, match="does not fit"):
+    assert (
+        "class embeddings" in json.loads((tmp_path / "prototypes/paretune.json").read_text())["peft_reason"]
+    )
+    with pytest.raises(
+        ValueError, match=r"a Linear; give it such a head first.*prototype_head.*torch\.ones\(10, 32\)"
+    ):
         pt.load_adapter(plain(), tmp_path / "prototypes")
+    found = pt.load_adapter(prototype_head(plain(), torch.ones(10, 32)), tmp_path / "prototypes")
+    images = torch.rand(3, 3, 8, 8)
+    assert torch.equal(found(images), model.eval()(images))
     pt.save_adapter(pt.adapt(plain(), pt.LoRA(rank=2)), tmp_path / "linear")
     with pytest.raises(ValueError, match="does not fit"):
         pt.load_adapter(prototype_head(plain(), embeddings()), tmp_path / "linear")
@@ -104,3 +111,19 @@ def test_a_strategy_that_trains_the_head_alone_has_nothing_to_train() -> None:
     with pytest.raises(ValueError, match="would train nothing"):
         pt.adapt(model, pt.LinearProbe())
     assert pt.strategies.adaptation_of(model) is None
+
+
+def test_files_of_other_libraries_which_have_no_such_head_are_refused(tmp_path: Path) -> None:
+    import timm
+
+    network = timm.create_model("test_vit", num_classes=3)
+    model = pt.adapt(prototype_head(pt.Backbone(network), embeddings(features=64)), pt.LoRA(rank=2))
+    refused = (
+        lambda: pt.interchange.save_merged(model, tmp_path / "merged.safetensors"),
+        lambda: pt.export_model(model, tmp_path / "timm", format="timm"),
+        lambda: pt.interchange.save_peft(model, tmp_path / "peft"),
+    )
+    for save in refused:
+        with pytest.raises(ValueError, match="class embeddings, of which no model of timm"):
+            save()
+    assert not list(tmp_path.iterdir())

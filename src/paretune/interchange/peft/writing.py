@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from paretune.backbones.backbone import inside
 from paretune.backbones.sites import blank_image
+from paretune.interchange.checks import check_plain_head
 from paretune.interchange.patterns import fold
 from paretune.interchange.peft.directory import PeftFiles
 from paretune.interchange.peft.own import add_own_parameters
@@ -48,8 +49,7 @@ def peft_files(module: nn.Module, adaptation: Adaptation) -> PeftFiles:
     foreign = [part for part in parts if part.why_not_mergeable]
     if foreign:
         raise ValueError(f"peft has no {type(foreign[0]).__name__}")
-    if not any(True for _ in module.get_submodule(adaptation.head).parameters()):
-        raise ValueError(f"peft has no head such as {adaptation.head!r}, which is not trained")
+    check_plain_head(module, adaptation.head)
     check_apart(module, adaptation, "peft")
     carriers = dict(Delta.carriers(module))
     deltas = [part for part in module.modules() if isinstance(part, Delta)]

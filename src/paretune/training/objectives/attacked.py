@@ -38,7 +38,7 @@ class Attacked(Objective):
             )
         inner = self.inner.for_training()
         if self.maximises != "ce":
-            if not isinstance(inner, PGD):
+            if not isinstance(inner, PGD) or inner.loss not in ("ce", self.maximises):
                 raise ValueError(
                     f"{name}: inner must be a PGD, which can maximise loss={self.maximises!r}; got {inner!r}"
                 )

@@ -48,8 +48,7 @@ class FARE(Attacked):
         """With a copy of the model before it was adapted.
 
         Raises:
-            ValueError: the features of ``model`` are not to be had; see
-                :func:`~paretune.backbones.features.without_head`.
+            ValueError: the network does more with what its head returns than return it.
         """
         return _Matching(self, model)
 

@@ -18,12 +18,12 @@ class MART(Attacked):
     was (Wang et al. 2020, "Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
     https://openreview.net/forum?id=rklOg6EFwS).
 
-    - log p_y(x') - log(1 - max_{k≠y} p_k(x')) + beta · KL(p(x) ‖ p(x')) · (1 - p_y(x)), where the attack maximises the
+    −log p_y(x') − log(1 − max_{k≠y} p_k(x')) + beta · KL(p(x) ‖ p(x')) · (1 − p_y(x)), where the attack maximises the
     cross-entropy, and the gradient flows through every p. ``mart.py`` of https://github.com/YisenWang/MART adds constants
     (1.0001, 1.0000001 and 1e-12) to keep its logarithms finite; here they are computed from the logits, where they are, so
-    that the loss is the paper's: it differs by less than 0.001 while no wrong class has a probability above 0.9. That code
-    starts its attack from Gaussian noise of standard deviation 0.001; PGD starts at a random point of the ball here. At
-    epsilon 0 the divergence is zero.
+    that the loss is the paper's, and differs by more than 0.001 only where a prediction is almost certain. That code starts
+    its attack from Gaussian noise of standard deviation 0.001; PGD starts at a random point of the ball here. At epsilon 0
+    the divergence is zero.
 
     Args:
         inner: the attack, for example ``PGD(Linf(8/255), steps=10)``. None takes that of the task, on the command line and

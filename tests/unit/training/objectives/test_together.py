@@ -21,8 +21,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_processes_learn_what_one_does(name: str, both: tuple[Path, Path]) -> None:
-    """Adam's first steps have the length of the learning rate (0.005), whatever the gradient: 1e-4 is little."""
+    """Adam's first steps have the length of the learning rate (0.005), whatever the gradient; 3e-8 was seen."""
     one, two = (torch.load(directory / f"{name}.pt") for directory in both)
     assert one.keys() == two.keys()
     for key, value in one.items():
-        assert torch.allclose(value, two[key], atol=1e-4), key
+        assert torch.allclose(value, two[key], atol=1e-5), key

@@ -59,6 +59,8 @@ def test_the_attack_is_made_to_maximise_the_divergence_and_others_are_refused() 
     assert repr(TRADES(pt.PGD(THREAT), beta=3)).endswith("loss='kl'), beta=3.0)")
     with pytest.raises(ValueError, match="TRADES: inner must be a PGD, which can maximise loss='kl'"):
         TRADES(pt.FGSM(THREAT))
+    with pytest.raises(ValueError, match=r"which can maximise loss='kl'; got .*loss='l2'"):
+        TRADES(pt.PGD(THREAT, loss="l2"))
     with pytest.raises(ValueError, match="random_start=True"):
         TRADES(pt.PGD(THREAT, random_start=False))
     with pytest.raises(TypeError, match="must be an attack"):
