@@ -117,8 +117,9 @@ class Attack(Value, ABC):
         places: Tensor | None,
         targets: Tensor | None = None,
         reference: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
-        with attacking(model, images, labels, seed, places, targets, reference) as call:
+        with attacking(model, images, labels, seed, places, targets, reference, start) as call:
             return self.perturb(call) if call.images.numel() else call.images.clone()
 
     def on_set(
@@ -281,6 +282,7 @@ class Call:
         targeted: which of the two.
         streams: the random numbers of each image.
         reference: (batch, outputs) what a loss without labels compares with; None is what the victim returns for ``images``.
+        start: like ``images``: where to start. An image with NaN starts as all do where this is None.
     """
 
     oracle: Oracle
@@ -289,6 +291,7 @@ class Call:
     targeted: bool
     streams: Streams
     reference: Tensor | None = None
+    start: Tensor | None = None
 
 
 @contextlib.contextmanager
@@ -300,6 +303,7 @@ def attacking(
     places: Tensor | None = None,
     targets: Tensor | None = None,
     reference: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> Iterator[Call]:
     """Check what an attack was called with, and set up gradients, precision and randomness around it.
 
@@ -320,6 +324,11 @@ def attacking(
                 f"{reference.device}"
             )
         reference, highest_class = reference.detach().float(), 0  # the outputs need be no classes
+    if start is not None and (start.shape != images.shape or start.device != images.device):
+        raise ValueError(
+            f"start must be like images, {tuple(images.shape)} on {images.device}, got {tuple(start.shape)} on "
+            f"{start.device}"
+        )
     oracle = Oracle(victim, highest_class)
     if places is None:
         places = torch.arange(len(images))
@@ -344,7 +353,7 @@ def attacking(
         # A clone, because autograd keeps it, which it cannot if it was made in inference mode.
         try:
             images = images.detach().float()
-            yield Call(oracle, images, goals.clone(), targets is not None, streams, reference)
+            yield Call(oracle, images, goals.clone(), targets is not None, streams, reference, start)
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise

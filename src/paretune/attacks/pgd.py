@@ -104,6 +104,7 @@ class PGD(SearchAttack):
         places: Tensor | None = None,
         targets: Tensor | None = None,
         reference: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`~paretune.attacks.base.Attack.__call__`.
 
@@ -116,7 +117,11 @@ class PGD(SearchAttack):
             targets: for ``targeted``, the wanted classes (batch,), integers.
             reference: for ``loss="l2", keep="last"``, what the outputs are to be far from (batch, outputs), of any model
                 and not necessarily logits; None takes the model's own for ``images``.
+            start: for ``keep="last"``, where to start, like ``images``; brought into the ball and into [0, 1]. An image with
+                NaN starts as it would without this.
         """
+        if start is not None and self.keep != "last":
+            raise ValueError(f"start= is for PGD(..., keep='last'), got keep={self.keep!r}")
         if reference is not None and (self.loss, self.keep) != ("l2", "last"):
             raise ValueError(
                 f"reference= is for PGD(..., loss='l2', keep='last'), got loss={self.loss!r}, keep={self.keep!r}"
@@ -126,7 +131,7 @@ class PGD(SearchAttack):
                 "needs targets=" if self.targeted else "does not take targets; use PGD(..., targeted=True)"
             )
             raise ValueError(f"PGD(targeted={self.targeted}) {wanted}")
-        return self._attacked(model, images, labels, seed, places, targets, reference)
+        return self._attacked(model, images, labels, seed, places, targets, reference, start)
 
     def for_training(self) -> Self:
         """With ``keep="last"``; see :meth:`~paretune.attacks.base.Attack.for_training`."""
@@ -148,6 +153,12 @@ class PGD(SearchAttack):
                 clean = call.oracle.logits(call.images) if call.reference is None else call.reference
             goals = self._compared(clean)
         lanes = self._begin(call.images, goals, call.streams, run=0)
+        if call.start is not None:
+            known = call.start.flatten(1).isfinite().all(dim=1)
+            given = self.threat.project(
+                torch.where(per_example(known, call.start), call.start, 0.0), call.images
+            )
+            lanes = replace(lanes, images_adv=torch.where(per_example(known, given), given, lanes.images_adv))
         if self.loss == "ce" and not self.momentum:
             return call.oracle.victim.ascend(
                 self.threat,

@@ -111,9 +111,17 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         epoch, rows = index
         images, labels = self.split[rows]
         if self.augmentation.parts:
-            images = self.augmentation(images, self._seeds(epoch, rows))
+            images = self.augmentation(images, self._seeds(epoch, self.split.ids[rows]))
         return images, labels
 
-    def _seeds(self, epoch: int, rows: Sequence[int]) -> list[int]:
-        words = ((self.seed, epoch, number, 1) for number in self.split.ids[rows].tolist())
+    def place(self, images: Tensor, epoch: int, ids: Tensor) -> Tensor | None:
+        """What belongs to pixels of the examples ``ids``, moved to where these are in this epoch."""
+        return self.augmentation.place(images, self._seeds(epoch, ids))
+
+    def unplace(self, images: Tensor, epoch: int, ids: Tensor) -> Tensor | None:
+        """The way back of :meth:`place`."""
+        return self.augmentation.unplace(images, self._seeds(epoch, ids))
+
+    def _seeds(self, epoch: int, ids: Tensor) -> list[int]:
+        words = ((self.seed, epoch, number, 1) for number in ids.tolist())
         return [int(np.random.SeedSequence(each).generate_state(1, np.uint64)[0]) for each in words]

@@ -4,6 +4,7 @@ from paretune.training.averaging import soup, wise_ft
 from paretune.training.freezing import FREEZING, LPFT, Freezing, GradualUnfreezing, NoFreezing, RoLI
 from paretune.training.loop import train
 from paretune.training.objectives import (
+    ATTA,
     FARE,
     MART,
     OBJECTIVES,
@@ -16,6 +17,7 @@ from paretune.training.optimizers import AdamW
 from paretune.training.schedules import SCHEDULES, Auto, EpsilonSchedule, Fixed, Linear, TwoHinge, Uniform
 
 __all__ = [
+    "ATTA",
     "FARE",
     "FREEZING",
     "LPFT",

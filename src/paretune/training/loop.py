@@ -189,7 +189,7 @@ def _follow(
             strength, lr, step_seed = plan.at(step, record.clean)
             for group in optim.param_groups:
                 group["lr"] = lr * group["factor"]
-            batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed)
+            batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed, **plan.origin(step))
             if step == 1:
                 record.note(far_statistics(model, batch.images), step)  # waits, once a run
             frozen.begin(step)

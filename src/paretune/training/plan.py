@@ -185,6 +185,7 @@ class Plan:
         check_same_classes(model.num_classes, model.classes, data.train.classes)
         with told("augmentation", None if augmentation is None else str(augmentation)):
             chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
+            objective.check_augmentation(chain)
         lr = optimizer.lr or strategy.learning_rate
         optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
@@ -274,6 +275,10 @@ class Plan:
         strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
         seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
         return strength, rate, seed
+
+    def origin(self, step: int) -> dict[str, Any]:
+        """Where the batch of ``step`` is from: the epoch, and the augmented split."""
+        return {"epoch": (step - 1) // self.per_epoch, "train": self.train}
 
     @property
     def early(self) -> int:

@@ -11,6 +11,7 @@ from paretune.runs.progress import Status
 from tests import tiny
 from tests.unit.training.test_loop import same_run
 
+MEMORY = pt.training.ATTA(pt.PGD(pt.Linf(4 / 255), steps=1), reset=2)
 VARIANTS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
     "awp": {"awp": 0.01},
@@ -19,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best": {"keep": "clean"},
     "best of averages": {"keep": "robust", "ema": 0.5, "optimizer": pt.training.AdamW(0.5)},
     "patience": {"keep": "harmonic", "patience": 1, "optimizer": pt.training.AdamW(0.5), "steps": 24},
+    "memory": {"objective": MEMORY, "steps": 24, "augmentation": "flip+crop"},
     "all": {"ema": 0.9, "awp": 0.01, "accumulate": 2, "keep": "area", "patience": 5},
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from paretune._values import from_dict, parse
 from paretune.attacks import ATTACKS, THREATS
 from paretune.training.objectives.adversarial import AdversarialTraining as AdversarialTraining
+from paretune.training.objectives.atta import ATTA as ATTA
 from paretune.training.objectives.base import Copies, Objective, Sum, Term, TrainingBatch
 from paretune.training.objectives.fare import FARE as FARE
 from paretune.training.objectives.mart import MART as MART

@@ -12,6 +12,8 @@ from paretune._values import Value
 from paretune.attacks import Attack, AttackCopy, Threat
 from paretune.attacks.inputs import check_logits
 from paretune.backbones.backbone import Backbone
+from paretune.data.augmentation import Chain
+from paretune.data.augmenting import Augmented
 from paretune.data.images import ImageData
 
 
@@ -39,6 +41,8 @@ class TrainingBatch:
         highest_class: the largest label.
         lowest_class: the smallest.
         weights: (batch,) of each example in the loss, which are 1 on average over the train split; None is 1 each.
+        epoch: of training; the first is 0.
+        train: where the images are from, and how they were augmented.
     """
 
     images: Tensor
@@ -50,6 +54,8 @@ class TrainingBatch:
     highest_class: int
     lowest_class: int = 0
     weights: Tensor | None = None
+    epoch: int = 0
+    train: Augmented | None = None
 
     @classmethod
     def on(
@@ -63,6 +69,8 @@ class TrainingBatch:
         *,
         epsilon: float,
         seed: int,
+        epoch: int = 0,
+        train: Augmented | None = None,
     ) -> "TrainingBatch":
         """The batch on ``device``; what a check must know of the labels is read before they move there.
 
@@ -72,7 +80,7 @@ class TrainingBatch:
         images, labels = (each.to(device, non_blocking=each.is_pinned()) for each in (images, labels))
         if weights is not None:
             weights = weights.to(device, non_blocking=weights.is_pinned())
-        return cls(images, labels, ids, places, epsilon, seed, highest, lowest, weights)
+        return cls(images, labels, ids, places, epsilon, seed, highest, lowest, weights, epoch, train)
 
     def parts(self, count: int) -> Iterator["TrainingBatch"]:
         """The batch in ``count`` parts, of which each but the last has as many images."""
@@ -183,6 +191,9 @@ class Objective(Value, Term, ABC):
         inner = self.attack if attacked else None
         return int(self.learns) + (inner.passes(classes) // 2 if inner is not None else 0)
 
+    def check_augmentation(self, augmentation: Chain) -> None:  # most take any
+        """Raise ValueError if the objective cannot learn from images that are augmented so."""
+
     def set_number(self, name: str, below: float = float("inf")) -> None:
         """Make the field ``name`` a float, so that 6 and 6.0 are one value.
 
@@ -279,6 +290,11 @@ class Sum(Objective):
     def gradient_evaluations(self, classes: int, *, attacked: bool = True) -> int:
         """Of all of them."""
         return sum(term.gradient_evaluations(classes, attacked=attacked) for _, term in self.terms)
+
+    def check_augmentation(self, augmentation: Chain) -> None:
+        """Of each of them."""
+        for _, term in self.terms:
+            term.check_augmentation(augmentation)
 
     def begin(self, model: Backbone, data: ImageData, seed: int) -> Term:
         """Each of them at work; the log shows the logits of the first that trains against an attack, if one does."""
