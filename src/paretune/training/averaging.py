@@ -40,6 +40,12 @@ By = Literal["clean", "robust", "harmonic"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # What a run says of itself that a mean of runs has not.
+_SPENT = (
+    "train_seconds",
+    "cpu_seconds",
+    "attack_seconds",
+    "gradient_evaluations",
+)  # of the runs, which add up
 _OF_TRAINING = ("schema", "weights", "eval_every", "points")
 
 
@@ -176,7 +182,7 @@ def soup(
     costs = [source.cost for source in sources]
     cost = costs[0] | {
         "trainable_parameters": max(each["trainable_parameters"] for each in costs),
-        **{name: sum(each[name] for each in costs) for name in ("train_seconds", "cpu_seconds")},
+        **{name: sum(each.get(name, 0) for each in costs) for name in _SPENT},
     }
 
     def mean(numbers: Sequence[int]) -> nn.Module:
@@ -271,9 +277,9 @@ class _Finished:
     @property
     def cost(self) -> dict[str, Any]:
         """What the rows of its last point say alike, and a mean of it says too."""
-        spent = ("epoch", "trainable_parameters", "train_seconds", "cpu_seconds")
+        told = ("epoch", "trainable_parameters", *_SPENT, "precision", "attack_precision")
         row = self.last.iloc[-1].to_dict()
-        return {name: row[name] for name in (*spent, "precision", "attack_precision") if name in row}
+        return {name: row[name] for name in told if name in row}
 
     @property
     def clean_select(self) -> float:

@@ -195,7 +195,8 @@ def _follow(
             frozen.begin(step)
             torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batch):
-                parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
+                with readings.attacking():
+                    parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
                 descend = partial(_descend, term, wrapped, parts, processes)
                 with worst_weights(model, plan.awp, descend, frozen.drop_gradients):
                     seen = descend()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,10 +99,11 @@ class Readings:
     """
 
     def __init__(self, record: Record, device: torch.device, parameters: Sequence[Tensor]) -> None:
-        self.record, self.parameters = record, parameters
+        self.record, self.device, self.parameters = record, device, parameters
         self.every = WAIT_EVERY if runs_ahead(device) else 1
         self._checks: list[Check] = []  # of the present step
         self._unread: list[_Step] = []
+        self._attacks: list[list[Any]] = []  # events before and after the attacks of the unread steps
         self.since_point: list[Status] = []
 
     @contextlib.contextmanager
@@ -125,6 +127,20 @@ class Readings:
             self._settle()
             self._refuse(step, self._checks, self.parameters)
             raise
+
+    @contextlib.contextmanager
+    def attacking(self) -> Iterator[None]:
+        """Around the attacks of a step, whose seconds are counted: of a GPU by its own clock, read when numbers are."""
+        if self.device.type == "cuda":
+            event = partial(torch.cuda.Event, enable_timing=True)
+            self._attacks.append([event(), event()])
+            self._attacks[-1][0].record()
+            yield
+            self._attacks[-1][1].record()
+        else:
+            began = time.perf_counter()
+            yield
+            self.record.so_far["attack_seconds"] += time.perf_counter() - began
 
     def add(
         self,
@@ -177,6 +193,8 @@ class Readings:
             return read
         plan, findings = self.record.plan, self.record.findings
         rows = torch.stack([each.numbers for each in unread]).cpu()
+        self.record.so_far["attack_seconds"] += sum(a.elapsed_time(b) for a, b in self._attacks) / 1000
+        self._attacks = []
         for each, row in zip(unread, rows, strict=True):
             loss, accuracy, _, well = row.tolist()
             if not well:

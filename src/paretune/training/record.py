@@ -65,6 +65,7 @@ class Record:
             "step": 0,
             "train_seconds": 0.0,
             "cpu_seconds": 0.0,
+            "attack_seconds": 0.0,
             "findings": [],
             "clean_select": [],
             "stop": None,
@@ -209,7 +210,10 @@ class Record:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
         if self.writer is not None:
-            spent = {key: self.so_far[key] for key in ("train_seconds", "cpu_seconds", "attack_precision")}
+            spent = {
+                key: self.so_far[key]
+                for key in ("train_seconds", "cpu_seconds", "attack_seconds", "attack_precision")
+            }
             mixed = self.plan.mixed_precision
             common = spent | {
                 "step": step,

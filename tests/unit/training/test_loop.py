@@ -20,7 +20,7 @@ from paretune.training.guards import TrainingDiverged
 from tests import tiny
 
 ROOT = Path(__file__).parents[3]
-TIMINGS = ["train_seconds", "cpu_seconds", "peak_memory_bytes"]
+TIMINGS = ["train_seconds", "cpu_seconds", "attack_seconds", "peak_memory_bytes"]
 
 
 def same_run(a: Path, b: Path) -> None:
