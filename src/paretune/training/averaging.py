@@ -39,13 +39,9 @@ Recipe = Literal["uniform", "greedy"]
 By = Literal["clean", "robust", "harmonic"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# What adds up over the runs of a mean.
+_SPENT = ("train_seconds", "cpu_seconds", "attack_seconds", "gradient_evaluations")
 # What a run says of itself that a mean of runs has not.
-_SPENT = (
-    "train_seconds",
-    "cpu_seconds",
-    "attack_seconds",
-    "gradient_evaluations",
-)  # of the runs, which add up
 _OF_TRAINING = ("schema", "weights", "eval_every", "points")
 
 
