@@ -228,6 +228,13 @@ class Delta(nn.Module):
         """
         return None
 
+    def change_squared(self, tensor: Tensor) -> Tensor | None:
+        """The sum of the squares of what it changes ``tensor`` by, without making that; without dropout, float32 at least.
+
+        None: there is no shorter way.
+        """
+        return None
+
     @staticmethod
     def merge(module: nn.Module) -> None:
         """Write the effective tensors of ``module`` into the plain ones, each once; :meth:`remove` must follow.
