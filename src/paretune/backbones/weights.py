@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import StateDict, inside
+from paretune.backbones.heads import note_pretrained_head
 from paretune.runs.disk import regular
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def load_weights(
             tensors = dict(adjust(tensors, module))
         except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(f"{origin} does not fit {type(module).__name__}: {error}") from error
+    note_pretrained_head(module, {name: value for name, value in tensors.items() if inside(name, head)})
     for name in [name for name in tensors if inside(name, head)]:
         if name not in expected or tensors[name].shape != expected[name].shape:
             del tensors[name]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from paretune.backbones.modes import modes_kept
 from paretune.backbones.sites import candidates
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names
 from paretune.strategies.mechanics.frozen import frozen_linear
@@ -225,3 +226,12 @@ class LoRADelta(KeptDelta):
         outputs = frozen_linear(inputs, weight, layer.bias)
         difference = nn.functional.linear(nn.functional.linear(inputs, a), b)
         return outputs.add_(difference, alpha=self.scaling)
+
+    def change_squared(self, tensor: Tensor) -> Tensor:
+        """‖scaling · B A‖² = scaling² · tr(BᵀB · AAᵀ)."""
+        with modes_kept(self):
+            a, b = (
+                factor.float() if factor.element_size() < 4 else factor
+                for factor in self.eval().factors(tensor)
+            )
+        return self.scaling**2 * ((b.T @ b) * (a @ a.T)).sum()

@@ -201,7 +201,7 @@ def _follow(
                 with worst_weights(model, plan.awp, descend, frozen.drop_gradients):
                     seen = descend()
             if step == batches.start + 1:
-                unused = check_gradients(model, batch.images)
+                unused = check_gradients(model, batch.images, penalised=plan.objective.reaches_all)
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             processes.scaler.unscale_(optim)

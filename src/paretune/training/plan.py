@@ -171,6 +171,7 @@ class Plan:
                 f"an objective with labels, Natural() + {objective!r}, or give the backbone a head that is not trained, "
                 "paretune.backbones.prototype_head, before adapt"
             )
+        objective.check(model, data)
         per_epoch = examples // batch_size
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)

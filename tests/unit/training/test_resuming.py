@@ -8,10 +8,12 @@ import pytest
 
 import paretune as pt
 from paretune.runs.progress import Status
+from paretune.training import EWC, L2SP, FeatureDistillation
 from tests import tiny
 from tests.unit.training.test_loop import same_run
 
 MEMORY = pt.training.ATTA(pt.PGD(pt.Linf(4 / 255), steps=1), reset=2)
+AT = pt.AdversarialTraining(pt.PGD(pt.Linf(4 / 255), steps=2))
 VARIANTS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
     "awp": {"awp": 0.01},
@@ -21,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best of averages": {"keep": "robust", "ema": 0.5, "optimizer": pt.training.AdamW(0.5)},
     "patience": {"keep": "harmonic", "patience": 1, "optimizer": pt.training.AdamW(0.5), "steps": 24},
     "memory": {"objective": MEMORY, "steps": 24, "augmentation": "flip+crop"},
+    "L2-SP": {"objective": AT + L2SP(alpha=5), "strategy": pt.LoRA(rank=2)},
+    "EWC": {"objective": AT + 50 * EWC(examples=20), "strategy": pt.Adapter(reduction=4, bn="adapt")},
+    "features": {"objective": AT + FeatureDistillation(), "strategy": pt.LoRA(rank=2)},
     "all": {"ema": 0.9, "awp": 0.01, "accumulate": 2, "keep": "area", "patience": 5},
 }
 

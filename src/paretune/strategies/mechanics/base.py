@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from paretune._values import Value, check_choices
 from paretune.backbones.backbone import Backbone
-from paretune.backbones.modes import batch_norms
+from paretune.backbones.modes import batch_norms, modes_kept
 from paretune.backbones.sites import Site
 from paretune.data.sizes import ImageSize
 from paretune.strategies.mechanics.scores import Attacker, Examples
@@ -228,6 +228,13 @@ class Delta(nn.Module):
         """
         return None
 
+    def change_squared(self, tensor: Tensor) -> Tensor | None:
+        """The sum of the squares of what it changes ``tensor`` by, without making that; without dropout, float32 at least.
+
+        None: there is no shorter way.
+        """
+        return None
+
     @staticmethod
     def merge(module: nn.Module) -> None:
         """Write the effective tensors of ``module`` into the plain ones, each once; :meth:`remove` must follow.
@@ -238,7 +245,9 @@ class Delta(nn.Module):
         tensors = {id(each.original): each for layer in lists for each in layer.values()}
         with torch.no_grad():
             for parametrized in sorted(tensors.values(), key=lambda each: each.original.ndim):
-                parametrized.original.copy_(parametrized())
+                with modes_kept(parametrized):
+                    parametrized.eval()  # without dropout
+                    parametrized.original.copy_(parametrized())
 
     @staticmethod
     def remove(layer: nn.Module) -> None:

@@ -7,7 +7,12 @@ from paretune.attacks import ATTACKS, THREATS
 from paretune.training.objectives.adversarial import AdversarialTraining as AdversarialTraining
 from paretune.training.objectives.atta import ATTA as ATTA
 from paretune.training.objectives.base import Copies, Objective, Sum, Term, TrainingBatch
+from paretune.training.objectives.distillation import Distillation as Distillation
+from paretune.training.objectives.ewc import EWC as EWC
 from paretune.training.objectives.fare import FARE as FARE
+from paretune.training.objectives.feature_distillation import FeatureDistillation as FeatureDistillation
+from paretune.training.objectives.l2sp import L2SP as L2SP
+from paretune.training.objectives.lwf import LwF as LwF
 from paretune.training.objectives.mart import MART as MART
 from paretune.training.objectives.natural import Natural as Natural
 from paretune.training.objectives.trades import TRADES as TRADES

@@ -208,6 +208,14 @@ class Objective(Value, Term, ABC):
             )
         object.__setattr__(self, name, float(value))
 
+    @property
+    def reaches_all(self) -> bool:
+        """Whether its gradient reaches all that is trained, whether or not the network uses it."""
+        return False
+
+    def check(self, model: Backbone, data: ImageData) -> None:  # most take any model
+        """Raise ValueError if it cannot be at work on the adapted ``model``; called before anything is written."""
+
     def begin(self, model: Backbone, data: ImageData, seed: int) -> Term:
         """The objective at work, called once a run with the weights that training begins with, also in a resumed run.
 
@@ -295,6 +303,16 @@ class Sum(Objective):
         """Of each of them."""
         for _, term in self.terms:
             term.check_augmentation(augmentation)
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether that of one of them does."""
+        return any(term.reaches_all for _, term in self.terms)
+
+    def check(self, model: Backbone, data: ImageData) -> None:
+        """Each of them."""
+        for _, term in self.terms:
+            term.check(model, data)
 
     def begin(self, model: Backbone, data: ImageData, seed: int) -> Term:
         """Each of them at work; the log shows the logits of the first that trains against an attack, if one does."""

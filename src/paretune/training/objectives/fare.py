@@ -1,6 +1,5 @@
 """FARE: features under attack that stay those of the pretrained model."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.features import entering_head, without_head
 from paretune.data.images import ImageData
-from paretune.strategies.mechanics.adapting import remove_adapter
 from paretune.training.objectives.attacked import Attacked
 from paretune.training.objectives.base import Copies, Term, TrainingBatch
+from paretune.training.objectives.twin import pretrained_twin
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class _Matching(Term):
     def __init__(self, objective: FARE, model: Backbone) -> None:
         self.objective, self.model = objective, model
         without_head(model)  # for its errors
-        self.origin = copy.deepcopy(model)
-        remove_adapter(self.origin)
-        self.origin.eval().requires_grad_(False)
+        self.origin = pretrained_twin(model)
 
     def attacked(self, copy: Copies, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), entering_head(self.origin) as seen:
