@@ -42,7 +42,20 @@ QUICK = {
 }
 SLOW = {"train": "train", "plan": "plan", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
 SERVING = {"watch": "watch RUNS"}
+# Every option of how to train, with what it does not do by default.
+TRAINING = (
+    f"train {SHORT} --strategy BitFit --objective TRADES(beta=6)+0.1*L2SP() --schedule linear(0.5) --freezing lpft(0.5) "
+    "--ema 0.9 --keep harmonic --patience 3 --accumulate 2 --augmentation flip+crop --balance weights",
+    "train --limit 120 --epochs 3 --batch-size 16 --points 2 --train-steps 1 --eval-steps 1 "
+    "--objective ATTA()+EWC(examples=9) --schedule auto(patience=1,tolerance=0.5) --mixed-precision bf16 --awp 0.005 "
+    "--stop-on-failure --checkpointing "
+    "--optimizer.schedule one-cycle --optimizer.layer-decay 0.8 --optimizer.head-lr 0.01 --balance sampling",
+    f"train {SHORT} --objective MART()+0.5*FARE()+LwF() --schedule uniform --freezing gradual_unfreezing(0.5) --lr 0.001",
+    f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
+    "--img-size 28",
+)
 CASES = [
+    *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
     *(
