@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ def sweep(
         **options: the options of ``paretune compare`` by their names, with underscores: the task (``epsilon``, ``norm``,
             ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, ``augmentation``, … of
             :class:`~paretune.sweeps.config.TaskConfig`), and how it is judged (``margin``, ``level``, ``min_clean``, … of
-            :func:`paretune.compare`). ``epsilon`` may be a number, ``augmentation`` a function of one image.
+            :func:`paretune.compare`). ``epsilon`` may be a number, ``columns`` a dictionary, ``augmentation`` a function of
+            one image.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
@@ -73,6 +74,8 @@ def sweep(
     Settings(**judging)
     if isinstance(options.get("epsilon"), float):
         options["epsilon"] = number_text(options["epsilon"])
+    if isinstance(options.get("columns"), Mapping):
+        options["columns"] = ",".join(f"{what}={column}" for what, column in options["columns"].items())
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
     named = isinstance(data, str | Path)
