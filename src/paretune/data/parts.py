@@ -99,9 +99,9 @@ def _check_apart(name: str, parts: Mapping[str, Part]) -> None:
                 {each.pixels.where(row) for row in range(len(each.labels))} for each in (part, rest)
             )
             if both := sorted(mine & theirs):
+                files = "1 file is" if len(both) == 1 else f"{len(both)} files are"
                 raise ValueError(
-                    f"{name}: {len(both)} files are in the {role} and in the {other} part: {', '.join(both[:10])}; leave "
-                    "each in one"
+                    f"{name}: {files} in the {role} and in the {other} part: {', '.join(both[:10])}; leave each in one"
                 )
 
 
@@ -127,9 +127,9 @@ def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
             roles.setdefault(group, set()).add(role)
     if across := sorted(group for group, found in roles.items() if len(found) > 1):
         raise ValueError(
-            f"{name}: {len(across)} of {len(roles)} groups are in several splits, so that some of what is measured was "
-            f"learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each to one split, or leave the "
-            "splits to paretune"
+            f"{name}: {len(across)} of {len(roles)} groups {'is' if len(across) == 1 else 'are'} in several splits, so that "
+            f"some of what is measured was learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each "
+            "to one split, or leave the splits to paretune"
         )
     if len(known) < len(parts):
         return None
