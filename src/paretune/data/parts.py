@@ -150,27 +150,27 @@ def class_labels(
     Raises:
         ValueError: A value is neither, or names no class.
     """
-    found = [_label(value, f"{where} {row}") for row, value in enumerate(values)]
-    names = {value for value in found if isinstance(value, str)}
-    if names and len(names) < len(set(found)):
-        number = next(value for value in found if not isinstance(value, str))
+    labels = [_label(value, f"{where} {row}") for row, value in enumerate(values)]
+    names = {value for value in labels if isinstance(value, str)}
+    if names and len(names) < len(set(labels)):
+        number = next(value for value in labels if not isinstance(value, str))
         raise ValueError(f"{where}: labels are names or numbers, not both; got {min(names)!r} and {number}")
     if not names:
-        largest = max((int(value) for value in found), default=0)
-        if classes is None and largest >= len(found):
+        largest = max((int(value) for value in labels), default=0)
+        if classes is None and largest >= len(labels):
             raise ValueError(
-                f"{where}: labels must count from 0 without gaps; {len(found)} of them reach {largest}"
+                f"{where}: labels must count from 0 without gaps; {len(labels)} of them reach {largest}"
             )
         known = tuple(map(str, range(largest + 1))) if classes is None else tuple(classes)
-        return torch.tensor(found, dtype=torch.int64), known, classes is not None
+        return torch.tensor(labels, dtype=torch.int64), known, classes is not None
     known = tuple(in_order(names)) if classes is None else tuple(classes)
     codes = {name: code for code, name in enumerate(known)}
-    if strange := [row for row, value in enumerate(found) if value not in codes]:
+    if strange := [row for row, value in enumerate(labels) if value not in codes]:
         raise ValueError(
-            f"{where} {strange[0]} has the label {found[strange[0]]!r}, the first of {len(strange)} that are none of the "
+            f"{where} {strange[0]} has the label {labels[strange[0]]!r}, the first of {len(strange)} that are none of the "
             f"classes {', '.join(known)}"
         )
-    return torch.tensor([codes[str(value)] for value in found]), known, True
+    return torch.tensor([codes[str(value)] for value in labels]), known, True
 
 
 def in_order(names: Iterable[str]) -> list[str]:
