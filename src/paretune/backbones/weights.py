@@ -179,8 +179,8 @@ def _placed(
         if math.isqrt(height * width) ** 2 == height * width:
             raise ValueError(
                 f"{origin} does not say whether {name} is of {height} x {width} places, as img_size={size} has, or of a "
-                "square of as many. If it is, build the network at that size, load the file into it, and wrap it: "
-                "Backbone(module, mean=, std=, image_size=)"
+                "square of as many. Build the network at that size, load the file into it, of a square after "
+                "timm.layers.resample_abs_pos_embed, and wrap it: Backbone(module, mean=, std=, image_size=)"
             )
     return fitting
 
