@@ -150,10 +150,13 @@ def idle_parameters(base: pt.Backbone, x: Tensor) -> set[str]:
 
 
 def train_without_chance(backbone: pt.Backbone) -> None:
-    """Switch to training mode, but for what drops whole branches by chance, which would look like dead parameters."""
+    """Switch to training mode, but for what drops branches or inputs by chance, which would look like dead parameters."""
     backbone.train()
     for part in backbone.modules():
-        if "Drop" in type(part).__name__ or "StochasticDepth" in type(part).__name__:
+        drops = "Drop" in type(part).__name__ or "StochasticDepth" in type(part).__name__
+        if drops or isinstance(
+            getattr(part, "dropout", None), float
+        ):  # of LoRA: all three colours, once in eight times
             part.eval()
 
 

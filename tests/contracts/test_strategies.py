@@ -12,7 +12,7 @@ import torch
 import paretune as pt
 from paretune.strategies import SSF, AdaptFormer, FacT, LNLoRA, RepAdapter, Sparse, Strategy
 from tests.contracts.backbones import EVERY, FEW, images, make
-from tests.contracts.contract import check, logits, outcome, perturb
+from tests.contracts.contract import check, logits, outcome, perturb, train_without_chance
 from tests.contracts.strategies import MATRIX, TABLE, made_for, read_rows
 
 ROWS = read_rows()
@@ -85,6 +85,17 @@ def measured(arch: str, name: str, directory: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(("arch", "strategy"), OPTIONS, ids=lambda value: repr(value))
 def test_contract_holds_with_options(arch: str, strategy: Strategy, tmp_path: Path) -> None:
     check(make(arch), strategy, tmp_path / "adapter")
+
+
+def test_the_contract_draws_no_random_numbers() -> None:
+    """Or whether it holds would depend on the tests before."""
+    model = pt.adapt(
+        make("test_vit"), pt.LoRA(rank=2, dropout=0.5) + pt.VisualPrompt(kind="deep", dropout=0.5)
+    )
+    train_without_chance(model)
+    state = torch.get_rng_state()
+    model(images(model.image_size))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ class APGD(SearchAttack):
 
     Raises:
         TypeError: ``threat`` is not a threat.
-        ValueError: a field is out of range; or, when called, the model has too few classes for the loss.
+        ValueError: a field is out of range; or, when called, the model has too few classes for the loss; a class
+            whose logit is minus infinity counts as none, and is never a target.
     """
 
     _: KW_ONLY
@@ -74,14 +75,16 @@ class APGD(SearchAttack):
                 f"got restarts={self.restarts}, loss={self.loss!r}"
             )
 
-    def check_victim(self, classes: int) -> None:
-        """Refuse a model with too few classes for the loss."""
-        needed = {"ce": 2, "dlr": 3, "dlr-targeted": 4}[self.loss]
-        if classes < needed:
-            instead = "loss='ce'" if classes < 3 else "loss='ce' or loss='dlr'"
+    def check_victim(self, classes: int, ruled_out: int = 0) -> None:
+        """Refuse a model with too few classes for the loss, less those whose logit is minus infinity."""
+        needed, left = {"ce": 2, "dlr": 3, "dlr-targeted": 4}[self.loss], classes - ruled_out
+        if left < needed:
+            of = f" (of {classes}, {ruled_out} have a logit of minus infinity)" if ruled_out else ""
+            instead = "loss='ce'" if left < 3 else "loss='ce' or loss='dlr'"
+            without = ", or AutoAttack on a model without those logits" if ruled_out else ""
             raise ValueError(
-                f"APGD: loss={self.loss!r} needs a model with at least {needed} classes, got {classes}; "
-                f"use {instead}, or FAB and Square"
+                f"APGD: loss={self.loss!r} needs a model with at least {needed} classes, got {left}{of}; "
+                f"use {instead}, or FAB and Square{without}"
             )
 
     def for_training(self) -> Self:
@@ -103,7 +106,9 @@ class APGD(SearchAttack):
     def solve(self, search: Search) -> None:
         """See :meth:`~paretune.attacks.search.SearchAttack.solve`; an unsolved image has its highest loss."""
         oracle, examples = search.oracle, search.examples
-        self.check_victim(examples.clean.shape[1])
+        possible = examples.clean.isfinite()
+        most_out = 0 if self.loss == "ce" or not len(possible) else int((~possible).sum(dim=1).amax())
+        self.check_victim(possible.shape[1], most_out)
         targets = examples.labels[:, None]
         if self.loss == "dlr-targeted":
             targets = nearest_classes(examples.clean, examples.labels, self.targets)

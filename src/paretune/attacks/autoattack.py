@@ -71,7 +71,8 @@ class AutoAttack(Attack):
 
     Raises:
         TypeError: ``threat`` is not Linf, L2 or L1.
-        ValueError: a field is out of range; or, when called, the version is the variant for another number of classes.
+        ValueError: a field is out of range; or, when called, the version is the variant for another number of classes,
+            or minus infinity rules out classes so that too few are left for its losses.
     """
 
     portion: ClassVar[int] = 8  # so that a stage refills its batches with what the one before has left

@@ -22,29 +22,41 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     Parameter-free Attacks", https://arxiv.org/abs/2003.01690, equation 6).
 
     Args:
-        logits: (batch, classes), at least 3 classes.
+        logits: (batch, classes), at least 3 classes; NaN comes back where fewer are above minus infinity.
         labels: (batch,).
     """
     largest = logits.topk(3, dim=1).values
-    return -margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
+    return -margin(logits, labels) / _finite(largest[:, 0] - largest[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """−(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2), (batch,): positive where the target leads (equation 7 there).
 
     Args:
-        logits: (batch, classes), at least 4 classes.
+        logits: (batch, classes), at least 4 classes; NaN comes back where fewer are above minus infinity.
         labels: (batch,).
         targets: (batch,), other than the labels.
     """
     largest = logits.topk(4, dim=1).values
     scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + 1e-12
-    return (_of(logits, targets) - _of(logits, labels)) / scale
+    return (_of(logits, targets) - _of(logits, labels)) / _finite(scale)
 
 
 def nearest_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """The ``count`` wrong classes with the largest logits, (batch, count), the likeliest first."""
-    return _others(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices
+    """The ``count`` wrong classes with the largest logits, (batch, count), the likeliest first.
+
+    None has a logit of minus infinity: there are fewer if no image has as many others, and the likeliest once more for an
+    image that has fewer than another.
+    """
+    others = _others(logits, labels)
+    most = int(others.isfinite().sum(dim=1).amax()) if len(logits) else logits.shape[1] - 1
+    largest, nearest = others.topk(min(count, most), dim=1)
+    return torch.where(largest.isfinite(), nearest, nearest[:, :1])
+
+
+def _finite(scale: Tensor) -> Tensor:
+    """NaN in place of infinity, dividing by which would call the loss zero."""
+    return scale.masked_fill(scale.isinf(), torch.nan)
 
 
 def _of(logits: Tensor, classes: Tensor) -> Tensor:

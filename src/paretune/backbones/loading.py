@@ -25,17 +25,27 @@ class Wanted:
     pretrained: bool
     weights: StateDict | str | Path | None
     weights_key: str | None
+    weights_size: ImageSize | None = None  # that the weights belong to, where known
 
     @property
     def download(self) -> bool:
         """Whether the weights are the published ones."""
         return self.pretrained and self.weights is None
 
-    def load(self, module: nn.Module, head: str, recorded: Normalisation, origin: str) -> Normalisation:
+    def load(
+        self, module: nn.Module, head: str, recorded: Normalisation, origin: str, size: ImageSize
+    ) -> Normalisation:
         """Load the weights that were given, if any; the normalisation layer that they have in front, else ``recorded``."""
         if self.weights is None:
             return recorded
-        trained = load_weights(module, self.weights, head, key=self.weights_key)
+        trained = load_weights(
+            module,
+            self.weights,
+            head,
+            image_size=size,
+            made_at=self.weights_size,
+            key=self.weights_key,
+        )
         return trained.for_channels(len(recorded.mean), origin) if trained else recorded
 
 
@@ -60,7 +70,8 @@ def load_backbone(
         pretrained: load the published weights; False leaves random weights.
         weights: a state dict, or the path of a ``.safetensors`` or ``.pth`` file, for this architecture. Nothing is
             downloaded then. A head of another size in it is left out. Prefixes such as ``module.`` are understood, and a
-            normalisation layer in front, whose mean and std are then the Backbone's.
+            normalisation layer in front, whose mean and std are then the Backbone's. Position embeddings are taken to be
+            of a square of patches, unless the file says otherwise or only the rectangle ``img_size`` has as many.
         weights_key: which state dict of a checkpoint to take, such as ``"state_dict"``; dots lead into nested ones. None
             takes the averaged one (``"state_dict_ema"``, ``"model_ema"``, …) where there is one, as timm does.
         seed: seeds the weights that are not loaded (the head, at least); the global random state is untouched.
@@ -105,7 +116,8 @@ def load_offline(name: str, wanted: Wanted) -> Backbone:
     record = OFFLINE[name]
     size = wanted.img_size or record.image_size
     weights = offline_weights(name, img_size=size) if wanted.download else wanted.weights
-    wanted = replace(wanted, img_size=size, pretrained=False, weights=weights)
+    made_at = size if wanted.download else None
+    wanted = replace(wanted, img_size=size, pretrained=False, weights=weights, weights_size=made_at)
     return load_timm(record.architecture, wanted, name, record.mean, record.std)
 
 
@@ -164,7 +176,7 @@ def load_timm(
         has = f"the heads {head}" if head else "no head"
         raise ValueError(f"{name!r} has {has}, and a Backbone trains one; choose a model that has one")
     recorded = Normalisation(tuple(mean or settings["mean"]), tuple(std or settings["std"]))
-    used = wanted.load(module, head, recorded, name)
+    used = wanted.load(module, head, recorded, name, size)
     return Backbone(module.eval(), mean=used.mean, std=used.std, head=head, image_size=size, source=name)
 
 
@@ -215,7 +227,7 @@ def load_transformers(source: str, wanted: Wanted) -> Backbone:
                 raise _unsuitable(size, f"hf:{source}", error) from error
             raise
         head = find_head(module, None)
-        used = wanted.load(module, head, recorded, f"hf:{source}")
+        used = wanted.load(module, head, recorded, f"hf:{source}", size)
     if used is not recorded and pixels.order != tuple(range(len(pixels.order))):
         raise ValueError(
             f"the weights for hf:{source} have a normalisation layer, while its processor swaps channels: which of the "

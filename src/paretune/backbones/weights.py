@@ -5,7 +5,9 @@ taken, as timm does, and the log says so.
 """
 
 import argparse
+import json
 import logging
+import math
 import pathlib
 import re
 import sys
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.backbone import StateDict, inside
 from paretune.backbones.heads import note_pretrained_head
+from paretune.data.sizes import ImageSize, checked_size, pair
 from paretune.runs.disk import regular
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,9 @@ WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "basic
 # Last parts of the names of a normalisation layer's tensors.
 MEANS = ("mean", "mu", "new_mean", "means", "_mean", "image_mean")
 STDS = ("std", "sigma", "new_std", "sd", "stds", "_std", "image_std")
+IMAGE_SIZE = "paretune.image_size"  # in the metadata of a safetensors file
+# Names of what there is one of for each place of the grid of patches, or for each shift within it.
+_POSITIONS = re.compile(r"(pos(ition)?_embed|rel(ative)?_pos)[^.]*(\.weight)?$")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -73,14 +79,26 @@ class Normalisation:
 
 
 def load_weights(
-    module: nn.Module, weights: StateDict | str | Path, head: str, *, key: str | None = None
+    module: nn.Module,
+    weights: StateDict | str | Path,
+    head: str,
+    *,
+    image_size: ImageSize,
+    made_at: ImageSize | None = None,
+    key: str | None = None,
 ) -> Normalisation | None:
     """Load a state dict or a ``.safetensors`` / ``.pth`` file into ``module``; a head of another size stays fresh.
+
+    Position embeddings are of a square of patches, as in published weights, unless ``made_at`` says otherwise, or there are
+    as many as the rectangle ``image_size`` has and no square has.
 
     Args:
         module: the network, without normalisation.
         weights: a state dict, a checkpoint that contains one, or the path of a file.
         head: dotted name of the classifier.
+        image_size: that ``module`` is used at.
+        made_at: the image size that ``weights`` belong to, where known; a file of
+            :func:`~paretune.interchange.save_merged` says it itself.
         key: which state dict of a checkpoint, or which part of its names, such as ``"model"``; None takes the averaged
             weights (EMA) where there are some.
 
@@ -88,23 +106,26 @@ def load_weights(
         The normalisation layer of the file, if it has one.
 
     Raises:
-        ValueError: the file is damaged or holds something else; or names of missing, unexpected or misshapen tensors
-            outside the head.
+        ValueError: the file is damaged or holds something else; its position embeddings may be, or are, those of another
+            grid of patches; or names of missing, unexpected or misshapen tensors outside the head.
     """
     origin = "the state dict given as weights"
     if not isinstance(weights, Mapping):
         origin = str(weights)
-        weights = _read(Path(weights))
+        weights, recorded = _read(Path(weights))
+        made_at = recorded or made_at
     expected = module.state_dict()
     parts = {name.split(".")[0] for name in expected}
     tensors, normalisation = _without_normalisation(
         _unprefixed(_chosen(weights, key, origin, parts), parts, origin), expected, origin
     )
+    placed = _placed(tensors, module, image_size, made_at, origin)
     # timm's families know how to rename old keys and resample position embeddings to the image size.
     adjust = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if adjust:
         try:
-            tensors = dict(adjust(tensors, module))
+            rest = {name: tensor for name, tensor in tensors.items() if name not in placed}
+            tensors = dict(adjust(rest, module)) | placed
         except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(f"{origin} does not fit {type(module).__name__}: {error}") from error
     note_pretrained_head(module, {name: value for name, value in tensors.items() if inside(name, head)})
@@ -131,8 +152,58 @@ def load_weights(
     return normalisation
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What the file holds; only tensors and plain values are read."""
+def _placed(
+    tensors: dict[str, Tensor], module: nn.Module, size: ImageSize, made_at: ImageSize | None, origin: str
+) -> dict[str, Tensor]:
+    """The position embeddings among ``tensors`` that are of the grid of ``module`` already, where it is no square.
+
+    Raises:
+        ValueError: they are of another rectangle, or it cannot be known whether they are of this one or of a square.
+    """
+    positions = {name: tensor for name, tensor in tensors.items() if _POSITIONS.search(name)}
+    if positions and isinstance(made_at, tuple) and made_at != size:
+        raise ValueError(
+            f"{origin} holds position embeddings of images of {made_at}, (height, width), which fit no others; load it with "
+            f"img_size={made_at}, not {size}"
+        )
+    if not isinstance(size, tuple):
+        return {}
+    expected = module.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in positions.items()
+        if name in expected and tensor.shape == expected[name].shape
+    }
+    for name, tensor in fitting.items():
+        height, width = _grid(module, name, size)
+        if tensor.ndim == 4 or height == width or made_at == size:  # 4: (1, height, width, channels)
+            continue
+        if math.isqrt(height * width) ** 2 == height * width:
+            raise ValueError(
+                f"{origin} does not say whether {name} is of {height} x {width} places, as img_size={size} has, or of a "
+                "square of as many. Build the network at that size, load the file into it, of a square after "
+                "timm.layers.resample_abs_pos_embed, and wrap it: Backbone(module, mean=, std=, image_size=)"
+            )
+    return fitting
+
+
+def _grid(module: nn.Module, name: str, size: ImageSize) -> tuple[int, int]:
+    """How many places, or shifts of one place to another, a tensor of ``module`` has down and across; (1, 1) if unknown."""
+    owner: Any = module.get_submodule(name.rpartition(".")[0])
+    if window := getattr(owner, "window_size", None):
+        height, width = pair(window)
+        return 2 * height - 1, 2 * width - 1
+    if grid := getattr(getattr(module, "patch_embed", None), "grid_size", None):
+        return pair(tuple(grid))
+    patch = getattr(getattr(module, "config", None), "patch_size", None)
+    if not isinstance(patch, int):
+        return 1, 1
+    height, width = pair(size)
+    return height // patch, width // patch
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], ImageSize | None]:
+    """What the file holds, and the image size it records; only tensors and plain values are read."""
     if path.is_dir():
         held = sorted(
             file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")
@@ -152,9 +223,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         start = file.read(9)
     try:
         if start[8:] == b"{":  # behind the length of its header
+            from safetensors import safe_open
             from safetensors.torch import load_file
 
-            return load_file(path)
+            with safe_open(path, "pt") as opened:
+                size = (opened.metadata() or {}).get(IMAGE_SIZE)
+            return load_file(path), size and checked_size("image_size", json.loads(size))
         # Opened, because torch would go by the ending of its name.
         with torch.serialization.safe_globals(_harmless()), open(path, "rb") as file:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
@@ -162,7 +236,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} {_why_unreadable(path, start, error)}") from None
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dict (tensors by name)")
-    return loaded
+    return loaded, None
 
 
 def _harmless() -> list[Any]:

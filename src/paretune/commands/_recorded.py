@@ -18,6 +18,7 @@ def load_recorded(
     *,
     data: str | None,
     root: str | None,
+    columns: str | None,
     skip_bad: bool,
     limit: int | Literal["all"] | None,
     seed: int | None,
@@ -33,6 +34,7 @@ def load_recorded(
         model: carries it.
         data: name or folder; None is what the adapter says, here and below.
         root: where torchvision keeps its data sets, or where the paths of a table start.
+        columns: of a table, see :func:`~paretune.data.tables.read_columns`.
         skip_bad: leave out images that cannot be read; False is what the adapter says.
         limit: number of images over all splits.
         seed: of the splits.
@@ -43,6 +45,7 @@ def load_recorded(
         FileNotFoundError: what the adapter was trained on is not where it was.
     """
     from paretune.data.images import check_same_classes, load_data
+    from paretune.data.tables import read_columns
 
     notes = _mapping(_mapping(config.get("notes")).get("data"))
     recorded = _mapping(notes.get("loaded_with"))
@@ -57,6 +60,9 @@ def load_recorded(
     known = (*trained, "splits", "root", "name", "classes", "columns", "skip_bad")
     trained |= {key: recorded[key] for key in known if key in recorded}
     trained |= {"root": root} if root is not None else {}
+    if columns is not None:
+        with told("columns", columns):
+            trained["columns"] = read_columns(columns)
     trained |= {"skip_bad": True} if skip_bad else {}
     asked = trained | ({"seed": seed} if seed is not None else {})
     asked |= {"limit": None if limit == "all" else limit} if limit is not None else {}

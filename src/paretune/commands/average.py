@@ -82,6 +82,7 @@ class Average:
             model,
             data=None,
             root=self.data_root,
+            columns=None,
             skip_bad=False,
             limit=None,
             seed=None,

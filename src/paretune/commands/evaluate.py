@@ -22,6 +22,7 @@ class Evaluate:
             labels, or hf:NAME, with the classes of the adapter. null takes what the adapter was trained on, if it has not
             changed since, and likewise the options below up to split_seed.
         data_root: where torchvision keeps its data sets, or where the paths of a table start.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
         skip_bad: leave out images that cannot be read, and say how many.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
@@ -46,6 +47,7 @@ class Evaluate:
     weights_key: str | None = None
     data: str | None = None
     data_root: str | None = None
+    columns: str | None = None
     skip_bad: bool = False
     limit: int | Literal["all"] | None = None
     split_seed: int | None = None
@@ -95,6 +97,7 @@ class Evaluate:
             model,
             data=self.data,
             root=self.data_root,
+            columns=self.columns,
             skip_bad=self.skip_bad,
             limit=self.limit,
             seed=self.split_seed,

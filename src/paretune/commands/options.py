@@ -60,11 +60,12 @@ def bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
     return loaded
 
 
-def check_config(file: str, command: str, commands: Commands) -> None:
-    """Refuse a configuration that is none of ``command``, before anything reads it.
+def check_config(file: str, command: str, commands: Commands) -> dict[str, Any]:
+    """What a configuration holds; refused, before anything else reads it, if it is none of ``command``.
 
     Raises:
-        ValueError: it is no file, too large, no YAML, no mapping, or has keys that are no options.
+        ValueError: it is no file, too large, no YAML, no mapping, has keys that are no options, or null for one that needs a
+            value.
     """
     from paretune.runs.disk import regular  # needs pandas, as the folder does
 
@@ -96,6 +97,12 @@ def check_config(file: str, command: str, commands: Commands) -> None:
     strange = [key for key in content if key not in (*_fields(commands[command]), "log_level")]
     if strange:
         raise ValueError(f"--config: {file}: {unknown_options(strange, command, commands)}")
+    for field in dataclasses.fields(commands[command]):
+        if field.name in content and content[field.name] is None and field.default is not None:
+            raise ValueError(
+                f"--config: {file}: {_spelt(field.name)} has no value, and null is none of its values"
+            )
+    return content
 
 
 def check_yaml(text: str, name: str) -> None:

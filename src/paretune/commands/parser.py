@@ -29,7 +29,11 @@ class Parser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not type-
 
 class _Config(ActionConfigFile):  # type: ignore[misc]
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        check_config(values, parser.command, COMMANDS)
+        content = check_config(values, parser.command, COMMANDS)
+        if not any(
+            value is not None for value in content.values()
+        ):  # jsonargparse takes "weights:" for a text
+            values = yaml.safe_dump(content)
         super().__call__(parser, cfg, values, option_string)
 
 

@@ -68,13 +68,13 @@ def _from_timm(text: str) -> str:
     kind, values, known = _OF_TIMM[name]
     values = dict(values)
     for section in sections:
-        found = re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section)
-        if found is None or found[1] not in known:
+        match = re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section)
+        if match is None or match[1] not in known:
             raise ValueError(
                 f"cannot read {shown(section)} in {shown(text)}; of timm's sections {', '.join(known)} are read, each with "
                 f"a number, or write {kind}(...)"
             )
-        values[known[found[1]]] = found[2]
+        values[known[match[1]]] = match[2]
     if "increasing" in values:
         values["increasing"] = str(float(values["increasing"]) != 0)
     return f"{kind}({', '.join(f'{key}={value}' for key, value in values.items())})"

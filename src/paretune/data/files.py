@@ -62,7 +62,12 @@ def readable(files: Sequence[Path], what: str, *, skip_bad: bool) -> list[int]:
             "them out with skip_bad=True (--skip-bad)"
         )
     logger.warning(
-        "%d of the %d images of %s cannot be read and are left out: %s", len(bad), len(files), what, listed
+        "%d of the %d images of %s cannot be read and %s left out: %s",
+        len(bad),
+        len(files),
+        what,
+        "is" if len(bad) == 1 else "are",
+        listed,
     )
     return [row for row in range(len(files)) if row not in bad]
 

@@ -28,12 +28,12 @@ def read_folder(path: Path, *, classes: Sequence[str] | None, skip_bad: bool) ->
             folders are classes.
     """
     folders = _by_role(path)
-    found = _folders(folders["train"])
-    if not found:
+    class_names = _folders(folders["train"])
+    if not class_names:
         raise ValueError(
             f"{folders['train']} has no class folders; expected {folders['train']}/<class>/<image>"
         )
-    names = found if classes is None else classes
+    names = class_names if classes is None else classes
     parts: dict[str, Part] = {}
     for role, folder in folders.items():
         if unknown := sorted(set(_folders(folder)) - set(names)):

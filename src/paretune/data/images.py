@@ -266,14 +266,14 @@ def load_data(
         download=download,
         skip_bad=skip_bad,
     )
-    made = _split(read_source(name_or_path, how), img_size=img_size, seed=seed, limit=limit, splits=splits)
+    data = _split(read_source(name_or_path, how), img_size=img_size, seed=seed, limit=limit, splits=splits)
     if not isinstance(name_or_path, str | Path):
-        return made
+        return data
     path = Path(name_or_path)
     known = str(name_or_path).startswith("hf:") or name_or_path in SOURCES
     loaded_with = {
         "name_or_path": str(name_or_path if known else path.resolve()),
-        "img_size": list(made.image_size) if isinstance(made.image_size, tuple) else made.image_size,
+        "img_size": list(data.image_size) if isinstance(data.image_size, tuple) else data.image_size,
         "seed": int(seed),
         "limit": None if limit is None else int(limit),
         "splits": [float(share) for share in splits],
@@ -283,7 +283,7 @@ def load_data(
         "columns": dict(columns or {}),
         "skip_bad": bool(skip_bad),
     }
-    return replace(made, loaded_with=loaded_with)
+    return replace(data, loaded_with=loaded_with)
 
 
 def as_data(data: Any, img_size: ImageSize) -> ImageData:

@@ -74,16 +74,16 @@ def read_mapped(given: Any, name: str, *, classes: Sequence[str] | None, columns
     """
     check_mapped(given)
     keys = _keys(given, name, columns)
-    own = _classes(given, keys)
-    if own is not None and classes is not None and tuple(classes) != own:
+    stated = _classes(given, keys)
+    if stated is not None and classes is not None and tuple(classes) != stated:
         raise ValueError(
-            f"{name} has the classes {', '.join(own)}, not {', '.join(classes)}; give those of the data, in its order"
+            f"{name} has the classes {', '.join(stated)}, not {', '.join(classes)}; give those of the data, in its order"
         )
     values = list(given[keys[1]]) if is_huggingface(given) and keys else _labels(given)
     if values is None:
         logger.info("%s: reading all %d examples once for their labels", name, len(given))
         values = [_example(given, keys, row)[1] for row in range(len(given))]
-    labels, known, named = class_labels(values, own or classes, f"{name}: example")
+    labels, known, named = class_labels(values, stated or classes, f"{name}: example")
     if is_huggingface(given) and keys and hasattr(given, "select_columns"):
         opened = partial(
             _column, given.select_columns([keys[0]]), keys[0]

@@ -99,9 +99,9 @@ def _check_apart(name: str, parts: Mapping[str, Part]) -> None:
                 {each.pixels.where(row) for row in range(len(each.labels))} for each in (part, rest)
             )
             if both := sorted(mine & theirs):
+                files = "1 file is" if len(both) == 1 else f"{len(both)} files are"
                 raise ValueError(
-                    f"{name}: {len(both)} files are in the {role} and in the {other} part: {', '.join(both[:10])}; leave "
-                    "each in one"
+                    f"{name}: {files} in the {role} and in the {other} part: {', '.join(both[:10])}; leave each in one"
                 )
 
 
@@ -127,9 +127,9 @@ def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
             roles.setdefault(group, set()).add(role)
     if across := sorted(group for group, found in roles.items() if len(found) > 1):
         raise ValueError(
-            f"{name}: {len(across)} of {len(roles)} groups are in several splits, so that some of what is measured was "
-            f"learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each to one split, or leave the "
-            "splits to paretune"
+            f"{name}: {len(across)} of {len(roles)} groups {'is' if len(across) == 1 else 'are'} in several splits, so that "
+            f"some of what is measured was learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each "
+            "to one split, or leave the splits to paretune"
         )
     if len(known) < len(parts):
         return None
@@ -150,27 +150,27 @@ def class_labels(
     Raises:
         ValueError: A value is neither, or names no class.
     """
-    found = [_label(value, f"{where} {row}") for row, value in enumerate(values)]
-    names = {value for value in found if isinstance(value, str)}
-    if names and len(names) < len(set(found)):
-        number = next(value for value in found if not isinstance(value, str))
+    labels = [_label(value, f"{where} {row}") for row, value in enumerate(values)]
+    names = {value for value in labels if isinstance(value, str)}
+    if names and len(names) < len(set(labels)):
+        number = next(value for value in labels if not isinstance(value, str))
         raise ValueError(f"{where}: labels are names or numbers, not both; got {min(names)!r} and {number}")
     if not names:
-        largest = max((int(value) for value in found), default=0)
-        if classes is None and largest >= len(found):
+        largest = max((int(value) for value in labels), default=0)
+        if classes is None and largest >= len(labels):
             raise ValueError(
-                f"{where}: labels must count from 0 without gaps; {len(found)} of them reach {largest}"
+                f"{where}: labels must count from 0 without gaps; {len(labels)} of them reach {largest}"
             )
         known = tuple(map(str, range(largest + 1))) if classes is None else tuple(classes)
-        return torch.tensor(found, dtype=torch.int64), known, classes is not None
+        return torch.tensor(labels, dtype=torch.int64), known, classes is not None
     known = tuple(in_order(names)) if classes is None else tuple(classes)
     codes = {name: code for code, name in enumerate(known)}
-    if strange := [row for row, value in enumerate(found) if value not in codes]:
+    if strange := [row for row, value in enumerate(labels) if value not in codes]:
         raise ValueError(
-            f"{where} {strange[0]} has the label {found[strange[0]]!r}, the first of {len(strange)} that are none of the "
+            f"{where} {strange[0]} has the label {labels[strange[0]]!r}, the first of {len(strange)} that are none of the "
             f"classes {', '.join(known)}"
         )
-    return torch.tensor([codes[str(value)] for value in found]), known, True
+    return torch.tensor([codes[str(value)] for value in labels]), known, True
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -27,6 +27,24 @@ COLUMNS = {
 }
 
 
+def read_columns(text: str) -> dict[str, str]:
+    """What :func:`paretune.load_data` takes as ``columns``, from a text such as ``"image=file, label=species"``.
+
+    Raises:
+        ValueError: It is something else, or says what none or two columns are.
+    """
+    columns: dict[str, str] = {}
+    for item in text.split(","):
+        what, _, column = (part.strip() for part in item.partition("="))
+        if what not in COLUMNS or not column or what in columns:
+            raise ValueError(
+                f"columns must say once each what a column holds ({', '.join(COLUMNS)}) and its name, as in "
+                f"image=file,label=species; got {item.strip()!r}"
+            )
+        columns[what] = column
+    return columns
+
+
 def read_table_file(path: Path) -> "pd.DataFrame":
     """The cells of a .csv, .tsv or .parquet file, as they stand there.
 
@@ -127,7 +145,7 @@ def _chosen(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> dic
         if len(found) > 1:
             raise ValueError(
                 f"{name} has several columns that may be the {what}: {', '.join(found)}; name one with "
-                f"columns={{{what!r}: {found[0]!r}}}, or rename the others"
+                f"columns={{{what!r}: {found[0]!r}}} (--columns {what}={found[0]}), or rename the others"
             )
         if found:
             chosen[what] = found[0]
@@ -140,7 +158,7 @@ def _chosen(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> dic
     if missing:
         raise ValueError(
             f"{name} has {' and '.join(missing)}; {listed}. Rename them, or say which with "
-            'columns={"image": ..., "label": ...}'
+            'columns={"image": ..., "label": ...} (--columns image=...,label=...)'
         )
     return chosen
 

@@ -77,7 +77,8 @@ def notes(
     unfinished = sorted({runs[index].path.name for index in rows["run_index"] if not runs[index].done})
     if unfinished:
         shown = ", ".join(unfinished[:5]) + (" …" if len(unfinished) > 5 else "")
-        yield f"{len(unfinished)} of {rows['run_index'].nunique()} runs are not finished: {shown}."
+        verb = "is" if len(unfinished) == 1 else "are"
+        yield f"{len(unfinished)} of {rows['run_index'].nunique()} runs {verb} not finished: {shown}."
     if (rows["report_id"] == rows["select_id"]).any():
         yield "Some runs choose and measure on the same examples: their areas are too high."
     if pairs and 1 / (settings.resamples + 1) >= 1 - settings.level:

@@ -30,6 +30,7 @@ from paretune.backbones.backbone import (
     written,
 )
 from paretune.backbones.sites import Site
+from paretune.backbones.weights import IMAGE_SIZE
 from paretune.data.sizes import checked_size
 from paretune.interchange import layout
 from paretune.interchange.cards import CARD, card
@@ -160,7 +161,7 @@ def load_own(model: nn.Module, directory: Path, *, check_base: bool = True) -> n
 def save_merged(model: nn.Module, path: str | Path) -> Path:
     """Write the adapted model as a plain ``.safetensors`` checkpoint that timm or transformers loads without paretune.
 
-    The model itself keeps its adapter.
+    The model itself keeps its adapter. The file records the image size of a Backbone, for :func:`~paretune.load_backbone`.
 
     Raises:
         ValueError: the model carries no adapter, or one that cannot be merged; its head holds class embeddings; or ``path``
@@ -174,7 +175,8 @@ def save_merged(model: nn.Module, path: str | Path) -> Path:
     module = network_of(merged)
     # Tied tensors are written under each of their names, because the file is for models that tie nothing too.
     tensors = {name: value.clone() for name, value in module.state_dict().items()}
-    save_tensors(path, tensors, {"format": "pt"})
+    size = {IMAGE_SIZE: json.dumps(merged.image_size)} if isinstance(merged, Backbone) else {}
+    save_tensors(path, tensors, {"format": "pt"} | size)
     return path
 
 

@@ -203,7 +203,9 @@ def _section(
         else "",
         keys=keys,
         others=f" Small grey marks are {len(others)} other groups." if others else "",
-        thinned=f" {hidden:,} of {len(rows):,} rows are left out of the picture." if hidden else "",
+        thinned=f" {hidden:,} of {len(rows):,} rows {'is' if hidden == 1 else 'are'} left out of the picture."
+        if hidden
+        else "",
         beyond=f" <small>({outside:,} {plural('point', outside)} outside this view)</small>"
         if outside
         else "",

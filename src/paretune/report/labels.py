@@ -57,12 +57,12 @@ def place_labels(
         text = shorten(str(label))
         room = text_width(text)
         turns = rows[rows.duplicated("line") & rows.duplicated("line", keep="last")]  # the ends are no marks
-        own = places(turns)
+        corners = places(turns)
         free = [
-            (_crossed(box, segments, middle[0]), abs(corner / len(own) - 0.5), order, corner, side, box)
-            for corner in range(0, len(own), -(-len(own) // _TRIED))
+            (_crossed(box, segments, middle[0]), abs(corner / len(corners) - 0.5), order, corner, side, box)
+            for corner in range(0, len(corners), -(-len(corners) // _TRIED))
             for order, (side, box) in enumerate(
-                free_sides(own[corner, 0], own[corner, 1], room, taken, widths, height)
+                free_sides(corners[corner, 0], corners[corner, 1], room, taken, widths, height)
             )
         ]
         if free:
@@ -87,15 +87,15 @@ def free_sides(
         height: of the plot in pixels.
     """
     others = np.array([*taken]).reshape(-1, 5)
-    found = []
+    free = []
     for side, (align, dx, dy) in SIDES.items():
         left = dx if align == "left" else dx - room
         box = (x, left, y + dy - _HALF, left + room, y + dy + _HALF)
         within = box[2] >= 1 and box[4] <= height - 1
         within &= all(x * width + left >= 1 and x * width + left + room <= width - 1 for width in widths)
         if within and not _overlapped(box, others, widths).any():
-            found.append((side, box))
-    return found
+            free.append((side, box))
+    return free
 
 
 def text_width(text: str, size: float = 13) -> float:

@@ -144,17 +144,17 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
 
 
 def _by_condition(curves: Iterable[BudgetCurve]) -> dict[tuple[str, str, float, str], list[BudgetCurve]]:
-    found: dict[tuple[str, str, float, str], list[BudgetCurve]] = {}
+    groups: dict[tuple[str, str, float, str], list[BudgetCurve]] = {}
     for curve in curves:
-        found.setdefault((curve.task, curve.threat, curve.epsilon, curve.attack), []).append(curve)
-    return found
+        groups.setdefault((curve.task, curve.threat, curve.epsilon, curve.attack), []).append(curve)
+    return groups
 
 
 def _by_attack(curves: Iterable[RobustnessCurve]) -> list[list[RobustnessCurve]]:
-    found: dict[tuple[str, str, str], list[RobustnessCurve]] = {}
+    groups: dict[tuple[str, str, str], list[RobustnessCurve]] = {}
     for curve in curves:
-        found.setdefault((curve.task, curve.threat, curve.attack), []).append(curve)
-    return [*found.values()]
+        groups.setdefault((curve.task, curve.threat, curve.attack), []).append(curve)
+    return [*groups.values()]
 
 
 def _partial(unfinished: int, runs: int) -> str:
@@ -177,12 +177,13 @@ def _csv(comparison: Comparison) -> str:
 
 def _versions(points: pd.DataFrame) -> str:
     """``torch 2.9.0, timm 1.0``; several versions of one package are all named."""
-    found: dict[str, set[str]] = {}
+    versions_of: dict[str, set[str]] = {}
     for versions in points["versions"]:
         for name, version in versions.items():
-            found.setdefault(str(name), set()).add(str(version))
+            versions_of.setdefault(str(name), set()).add(str(version))
     return (
-        ", ".join(f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)) or "not recorded"
+        ", ".join(f"{name} {' and '.join(sorted(versions_of[name]))}" for name in sorted(versions_of))
+        or "not recorded"
     )
 
 

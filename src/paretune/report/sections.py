@@ -131,7 +131,9 @@ def condition_section(
             {each.strategy: area_text(each.area, each.low, each.high) for each in condition.areas},
         ),
         beyond=beyond,
-        thinned=f" {hidden:,} of {len(rows):,} points are left out of the picture." if hidden else "",
+        thinned=f" {hidden:,} of {len(rows):,} points {'is' if hidden == 1 else 'are'} left out of the picture."
+        if hidden
+        else "",
         figures="\n".join(figures),
         several_hidden="" if several else "hidden",
         areas=area_table(condition, looks),

@@ -20,10 +20,11 @@ def data_line(data: ImageData) -> str:
     names = ", ".join(data.classes[:5]) + (", …" if len(data.classes) > 5 else "")
     size = "x".join(map(str, pair(data.image_size)))
     train, select, report = (f"{len(split):,}" for split in splits)
+    verb = "is" if data.skipped == 1 else "are"
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
         f"report; {len(data.classes)} classes ({names}) of {each} images"
-        + (f"; {data.skipped} that cannot be read are left out" if data.skipped else "")
+        + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
     )
 
 

@@ -17,6 +17,7 @@ from paretune.data.augmentation import Augmentation
 from paretune.data.augmenting import read_augmentation
 from paretune.data.images import ImageData, load_data
 from paretune.data.sizes import ImageSize, Sides, checked_size
+from paretune.data.tables import read_columns
 from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
@@ -98,6 +99,7 @@ class TaskConfig:
         data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
             labels, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
         skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
         limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         split_seed: seeds the train, select and report splits, which all runs share.
@@ -144,6 +146,7 @@ class TaskConfig:
     img_size: ImageSize | Sides | None = None
     data: str = "digits"
     data_root: str | None = None
+    columns: str | None = None
     skip_bad: bool = False
     limit: int | Literal["all"] | None = None
     split_seed: int = 0
@@ -179,6 +182,9 @@ class TaskConfig:
         if self.augmentation is not None:
             with told("augmentation", str(self.augmentation)):
                 object.__setattr__(self, "augmentation", read_augmentation(self.augmentation))
+        if self.columns is not None:
+            with told("columns", self.columns):
+                read_columns(self.columns)
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
@@ -243,6 +249,7 @@ class TaskConfig:
             seed=self.split_seed,
             limit=self.most,
             root=self.data_root,
+            columns=None if self.columns is None else read_columns(self.columns),
             skip_bad=self.skip_bad,
         )
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def sweep(
             ``epochs``, ``batch_size``, ``train_steps``, ``img_size``, ``augmentation``, … of
             :class:`~paretune.sweeps.config.TaskConfig`), its learning rates (``lr="auto"`` tries ``lr_trials`` for each
             strategy first), and how it is judged (``margin``, ``level``, ``min_clean``, … of :func:`paretune.compare`).
-            ``epsilon`` may be a number, ``augmentation`` a function of one image, ``objective`` a text such as
-            ``"TRADES(beta=6)"``.
+            ``epsilon`` may be a number, ``columns`` a dictionary, ``augmentation`` a function of one image, ``objective`` a
+            text such as ``"TRADES(beta=6)"``.
 
     Raises:
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
@@ -79,6 +79,8 @@ def sweep(
         options["epsilon"] = number_text(options["epsilon"])
     if options.get("objective") is not None:
         options["objective"] = read_objective(options["objective"])
+    if isinstance(options.get("columns"), Mapping):
+        options["columns"] = ",".join(f"{what}={column}" for what, column in options["columns"].items())
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
     named = isinstance(data, str | Path)

@@ -198,6 +198,8 @@ def directory_name(config: RunConfig) -> str:
         del values["augmentation"]
     else:
         values["augmentation"] = read_augmentation(config.augmentation).to_dict()
+    if config.columns is None:
+        del values["columns"]
     if not config.skip_bad:
         del values["skip_bad"]
     if config.objective is None:  # of train_steps

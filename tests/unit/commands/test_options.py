@@ -393,3 +393,21 @@ def test_the_optimizer_and_the_schedule_are_read_back(
     expected = pt.training.AdamW(0.01, clip=None, schedule="one-cycle", layer_decay=0.75, head_lr=0.02)
     assert found["optimizer"] == expected
     assert found["schedule"] == pt.EpsilonSchedule.two_hinge(0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["weights:", "weights:\n", '"weights": \n', "weights:\nweights_key:\n", "{weights}"]
+)
+def test_an_option_without_a_value_is_null_alone_as_among_others(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert chosen(["train", "--weights", "w.pth", "--config", "c.yaml"])["weights"] is None
+    assert chosen(["train", "--config", "c.yaml", "--weights", "w.pth"])["weights"] == "w.pth"
+
+
+@pytest.mark.parametrize("option", ["epochs", "schedule", "strategy", "data"])
+def test_null_is_refused_in_words_where_an_option_needs_a_value(
+    option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for more in ("", "seed: 1\n"):
+        (tmp_path / "c.yaml").write_text(f"{option}:\n{more}")
+        assert f"--{option} has no value, and null is" in refused(["train", "--config", "c.yaml"], capfd)

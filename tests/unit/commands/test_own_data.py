@@ -52,7 +52,8 @@ def test_an_adapter_finds_its_table_again_and_is_not_measured_on_what_it_learnt(
     assert main(train) == 2
     assert "cannot read 1 of the 61 images of" in capfd.readouterr().err  # 60.png does not exist
     assert main([*train, "--skip-bad"]) == 0
-    assert "1 of the 61 images" in caplog.text
+    assert "1 of the 61 images of" in caplog.text
+    assert "cannot be read and is left out: " in caplog.text
     capfd.readouterr()
     evaluate = ["evaluate", run, *weights, "--steps", "1", "--epsilons", "1/255"]
     assert main(evaluate) == 0

@@ -309,7 +309,7 @@ def test_what_a_reader_should_know_is_noted(tmp_path: Path) -> None:
     between, few_seeds, unfinished = condition.notes
     assert between == "Strategies have between 1 and 2 training seeds."
     assert few_seeds.startswith("With fewer than 5 training seeds, tests are about these trained models")
-    assert unfinished == "1 of 3 runs are not finished: b."
+    assert unfinished == "1 of 3 runs is not finished: b."
     noted = compare([tmp_path / "a", tmp_path / "c"], resamples=100, level=0.995).conditions[0].notes
     assert "100 resamples cannot tell anything apart at the level 0.995; raise resamples." in noted
     write_run(tmp_path / "small", LORA, points=2, examples=50, examples_select=30)

@@ -175,7 +175,7 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path, monkeypatch: pytest.Mo
     page = Page(tmp_path / "a" / "r.html")
     assert "LoRA has an area of" in page.text
     assert "Use" not in page.text
-    assert "1 of 1 runs are not finished: run." in page.text
+    assert "1 of 1 runs is not finished: run." in page.text
     assert "Not finished. 1 of 1 run has not ended" in page.text
     assert "1 strategy · 1 run · 2 points" in page.text
     assert [*page.plots] == ["frontier-0", "forest-0"]

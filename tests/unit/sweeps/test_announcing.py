@@ -1,5 +1,6 @@
 """What a sweep says before it begins, and which images it takes where nobody says."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,14 @@ def test_a_finished_run_on_other_images_is_refused(tmp_path: Path, weights: str,
     (tmp_path / "zoo").rename(tmp_path / "elsewhere")
     assert len(run_all([config], tmp_path / "out", workers=1)) == 1
     assert "whether the data of finished runs has changed since is not known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("skipped", "end"),
+    [(0, "images"), (1, "; 1 that cannot be read is left out"), (2, "; 2 that cannot be read are left out")],
+)
+def test_images_that_were_left_out_are_counted_in_good_grammar(
+    tmp_path: Path, skipped: int, end: str
+) -> None:
+    data = pt.load_data(zoo(tmp_path / "zoo", {"cat": 10, "dog": 10}), img_size=8)
+    assert data_line(dataclasses.replace(data, skipped=skipped)).endswith(end)

@@ -231,7 +231,8 @@ def check_finite(finite: list[Tensor]) -> None:
     """Raise ValueError if one of the flags is False, through :func:`~paretune.attacks.waiting.require`; once for all steps,
     because a look waits for the device."""
     message = (
-        "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked"
+        "the model's loss or its gradient is NaN or infinite for some images, so they cannot be attacked; a loss 'dlr' is "
+        "where fewer than 3 logits, and 'dlr-targeted' where fewer than 4, are above minus infinity"
     )
     require(torch.stack(finite).all(), lambda: ValueError(message))
 
