@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Source:
         groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
         skipped: How many files were left out as they cannot be read.
         learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
+        elsewhere: Consecutive ranges of rows beyond those of the pools, by name, which are only measured.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source:
     groups: Tensor | None = None
     skipped: int = 0
     learnt: str | None = None
+    elsewhere: Mapping[str, range] = field(default_factory=dict)
 
 
 def digest(*parts: str | Tensor) -> str:
