@@ -64,6 +64,7 @@ def train(
     optimizer: AdamW | None = None,
     epsilon: EpsilonSchedule | None = None,
     attacks: Sequence[Attack] | None = None,
+    attack_elsewhere: bool = False,
     eval_every: int | None = None,
     points: int | None = None,
     seed: int = 0,
@@ -82,7 +83,7 @@ def train(
 
     Args:
         model: from :func:`~paretune.adapt`.
-        data: train is learnt, select and report are measured. ``load_data`` splits what else it takes, at ``model``'s size.
+        data: train is learnt, the rest is measured. ``load_data`` splits what else it takes, at ``model``'s size.
         objective: ``Natural()`` or ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
@@ -103,6 +104,7 @@ def train(
         optimizer: defaults to ``AdamW()`` with the strategy's own learning rate.
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
+        attack_elsewhere: run them on what is elsewhere in ``data`` too, of which clean accuracy alone is measured else.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         seed: seeds batches and attacks. Seed the backbone's head and the strategy when making them.
@@ -142,6 +144,7 @@ def train(
         optimizer=optimizer,
         epsilon=epsilon,
         attacks=attacks,
+        attack_elsewhere=attack_elsewhere,
         eval_every=eval_every,
         points=points,
         seed=seed,

@@ -178,7 +178,7 @@ def measure(
     copy: FreshCopy,
     average: Average,
 ) -> Status:
-    """Measure ``model`` on both splits, note what goes wrong, and keep the point; returns ``last`` with its accuracies.
+    """Measure ``model`` on both splits and elsewhere; note what is wrong, keep the point, return ``last`` with accuracies.
 
     What is measured has the averaged weights, if there are such.
     """
@@ -193,6 +193,11 @@ def measure(
             record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
             for split, seen in ((data.report, album), (data.select, None))
         )
+        under = plan.attacks if plan.attack_elsewhere else ()
+        elsewhere = {
+            name: record.processes.evaluate(model, split, under, plan.seed, copy())
+            for name, split in data.elsewhere.items()
+        }
         record.so_far["attack_precision"] = copy().precision
     copy.outdated = True
     pictures = None
@@ -211,7 +216,7 @@ def measure(
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         record.note(catastrophic_overfitting(float(np.mean(attacked)), robust, plan.chance), last.step)
-    record.point(last.step, report, select, model, optimizer, average, pictures)
+    record.point(last.step, report, select, elsewhere, model, optimizer, average, pictures)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

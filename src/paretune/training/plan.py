@@ -33,6 +33,7 @@ class Plan:
         optimizer: how the parameters move.
         epsilon: strength of the training attack over time.
         attacks: what to measure with.
+        attack_elsewhere: whether to measure with them what is elsewhere too.
         options: of the attacked copy.
         seed: of batches and attacks.
         batch_size: images a step, over all processes.
@@ -56,6 +57,7 @@ class Plan:
     optimizer: AdamW
     epsilon: EpsilonSchedule
     attacks: tuple[Attack, ...]
+    attack_elsewhere: bool
     options: CopyOptions
     seed: int
     batch_size: int
@@ -94,6 +96,7 @@ class Plan:
         optimizer: AdamW | None,
         epsilon: EpsilonSchedule | None,
         attacks: Sequence[Attack] | None,
+        attack_elsewhere: bool,
         eval_every: int | None,
         points: int | None,
         seed: int,
@@ -146,6 +149,10 @@ class Plan:
                 f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
             )
         check_same_classes(model.num_classes, model.classes, data.train.classes)
+        if attack_elsewhere and not data.elsewhere:
+            raise ValueError(
+                f"attack_elsewhere: data {data.name!r} has nothing elsewhere; load it with train_domains"
+            )
         lr = optimizer.lr or strategy.learning_rate
         optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
@@ -175,6 +182,8 @@ class Plan:
         }
         if options.engine == "compiled":  # which rounds otherwise; the others give the same bits
             config["attack_engine"] = options.engine
+        if attack_elsewhere:
+            config["attack_elsewhere"] = True
 
         def identity() -> dict[str, Any]:
             digests = tensor_digests(model.module.state_dict())
@@ -193,6 +202,7 @@ class Plan:
             optimizer=optimizer,
             epsilon=epsilon,
             attacks=attacks,
+            attack_elsewhere=attack_elsewhere,
             options=options,
             seed=seed,
             batch_size=batch_size,
