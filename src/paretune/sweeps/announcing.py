@@ -30,6 +30,7 @@ def data_line(data: ImageData) -> str:
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
         f"report; {len(data.classes)} classes ({names}) of {each} images"
+        + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
         + (f"; {data.skipped} that cannot be read are left out" if data.skipped else "")
     )
 
@@ -85,6 +86,12 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
         copy.refresh()
         return len(images)
 
+    def look() -> int:
+        images = data.report[:most][0].to(device)
+        with torch.no_grad():
+            model.eval()(images).sum().item()  # waits
+        return len(images)
+
     def evaluate() -> int:
         images, labels = (part.to(device) for part in data.report[:most])
         with torch.no_grad():
@@ -98,7 +105,10 @@ def _seconds(config: RunConfig, data: ImageData) -> float:
     steps = [(total - attacked, 0.0), (attacked, epsilon)]
     training = sum(count * _per_image(partial(train, strength)) for count, strength in steps if count)
     measured = config.points * (len(data.select) + len(data.report))
-    return training * config.batch_size + measured * _per_image(evaluate)
+    seconds = training * config.batch_size + measured * _per_image(evaluate)
+    if elsewhere := config.points * sum(map(len, data.elsewhere.values())):
+        seconds += elsewhere * _per_image(evaluate if config.attack_elsewhere else look)
+    return seconds
 
 
 def _per_image(run: Callable[[], int]) -> float:

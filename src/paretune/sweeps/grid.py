@@ -172,8 +172,9 @@ def directory_name(config: RunConfig) -> str:
     values |= {"strategy": config.strategy.to_dict(), "limit": config.most}
     if not config.is_demo:
         values["img_size"] = config.size
-    if not config.skip_bad:
-        del values["skip_bad"]
+    for name in ("skip_bad", "train_domains", "attack_elsewhere"):  # as before there were these
+        if not values[name]:
+            del values[name]
     if config.engine != "compiled":  # the others give the same numbers
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)
