@@ -36,11 +36,11 @@ def elsewhere_section(conditions: Sequence[Condition], looks: dict[str, Style], 
             clean_shown.add(condition.task)
             parts.append(_table(f"{condition.task}, {under}", condition, found, looks))
     intro = (
-        '<p class="small">On the left images of what was trained on, the report split. Elsewhere are other domains, or '
-        "other images with a name, which nothing was trained on or chosen by; the numbers of images are in brackets. All of "
-        "them taken together, large sets count more. The drop is what is lost from left to right, in percentage points. Of "
-        "each seed the checkpoint counts that has the best accuracy of the same kind on the select split; seeds are "
-        f"averaged. Intervals ({100 * conditions[0].level:g}%) are of one strategy each and do not compare two.</p>"
+        '<p class="small">What is left of accuracy on images unlike those that were trained on: other domains, or other '
+        "sets with a name, which nothing was trained on or chosen by. The numbers of images are in brackets; of all "
+        "together, each image counts once. The drop is in percentage points. Of each seed, the checkpoint with the best "
+        "accuracy of that kind on the select split counts; seeds are averaged. "
+        f"Intervals ({100 * conditions[0].level:g}%) are of one strategy each and do not compare two.</p>"
     )
     return card("elsewhere", "Elsewhere", intro + "".join(parts), folded=folded)
 
@@ -58,12 +58,19 @@ def _table(title: str, condition: Condition, found: Sequence[Elsewhere], looks: 
         )
         for each in found
     ]
-    shown = table(title, ("Strategy", "Trained on", *together, "Drop", *places), rows)
-    missing = [
-        each.strategy for each in condition.areas if each.strategy not in {one.strategy for one in found}
+    names = [each.strategy for each in found]
+    told = found[
+        names.index(condition.recommended.strategy) if condition.recommended.strategy in names else 0
     ]
-    lacking = f"Not measured on these images: {', '.join(missing)}."
-    return shown + (f'<p class="small">{escape(lacking)}</p>' if missing else "")
+    points = f"{abs(100 * told.drop[0]):.1f} points {'fewer' if told.drop[0] >= 0 else 'more'}"
+    said = (
+        f"{told.strategy} is right on {told.pooled[0]:.1%} of the images elsewhere"
+        f"{' under attack' if told.accuracy == 'robust' else ''}, {points} than on what it was trained on."
+    )
+    if missing := [each.strategy for each in condition.areas if each.strategy not in names]:
+        said += f" Not measured on these images: {', '.join(missing)}."
+    shown = table(title, ("Strategy", "Trained on", *together, "Drop", *places), rows)
+    return f"<h3>{escape(title)}</h3><p>{escape(said)}</p>{shown}"
 
 
 def _points(gap: float, low: float, high: float) -> str:
