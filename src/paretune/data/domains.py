@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paretune.data.parts import Part, check_apart, in_order, joined, merged
-from paretune.data.sources import Source
+from paretune.data.sources import Source, digest
 from paretune.data.splits import Rows, sample_rows
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,11 @@ def of_domains(
         for domain, by_role in aligned.items()
         if domain not in train
     }
-    return joined(name, trained, elsewhere)
+    source = joined(name, trained, elsewhere)
+    learnt = (digest(repr([*known]), aligned[domain]["train"].content) for domain in train)
+    return replace(
+        source, learnt=" ".join(learnt)
+    )  # of each, so that none is taken for new when it is given alone
 
 
 def elsewhere_rows(

@@ -104,7 +104,8 @@ class ImageData:
         image_size: In pixels, the side of square images, or (height, width) of others.
         loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
             absolute. None for what has no name and no path.
-        learnt: Digest of the examples that the train split comes from, before they are split.
+        learnt: Digest of the examples that the train split comes from, before they are split; of several domains the digest
+            of each, with spaces between.
         skipped: How many files ``skip_bad=True`` has left out.
         fingerprint: Digest of the three splits, and of what is elsewhere.
     """
@@ -126,6 +127,8 @@ class ImageData:
         for name, split in self.elsewhere.items():
             if split.classes is not None and split.classes != self.classes:
                 raise ValueError(f"elsewhere: {name!r} has the classes {split.classes}, not {self.classes}")
+            if split.fingerprint in splits[:2]:
+                raise ValueError(f"elsewhere: {name!r} is trained on or selected by; give other examples")
             splits += [name, split.fingerprint]
         object.__setattr__(self, "fingerprint", digest(*splits))
 
@@ -330,7 +333,7 @@ def as_split(
     source = read_source(data, Reading(classes=classes))
     if len(source.pools) > 1:
         raise ValueError(f"{source.name} is in several splits; measure load_data(...).report")
-    if learnt is not None and learnt in (source.learnt, source.content):
+    if learnt is not None and {source.learnt, source.content}.intersection(learnt.split()):
         raise ValueError(
             f"the model was trained on images of {source.name}; measure load_data(...).report, with the seed and the limit "
             "of the training, of which it has seen none"

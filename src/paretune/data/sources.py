@@ -42,7 +42,8 @@ class Source:
         named: Whether somebody named the classes; else they are numbers.
         groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
         skipped: How many files were left out as they cannot be read.
-        learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
+        learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``. Of several
+            domains the digest of each, with spaces between.
         elsewhere: Consecutive ranges of rows beyond those of the pools, by name, which are only measured.
     """
 

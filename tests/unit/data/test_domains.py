@@ -99,6 +99,8 @@ def test_what_is_elsewhere_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     named = replace(data, elsewhere={"night": data.elsewhere["art"]})
     none = replace(data, elsewhere={})
     assert len({each.fingerprint for each in (data, less, named, none)}) == 4
+    with pytest.raises(ValueError, match="elsewhere: 'photo' is trained on or selected by"):
+        replace(data, elsewhere={"photo": data.select})
     plain = ImageData.from_tensors(torch.rand(30, 3, 8, 8), torch.arange(30) % 3)
     with pytest.raises(ValueError, match=re.escape("elsewhere: 'art' has the classes")):
         replace(plain, elsewhere={"art": data.elsewhere["art"]})

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
@@ -176,3 +178,26 @@ def test_means_of_runs_are_measured_elsewhere_too(finished: Path, tmp_path: Path
     source = load_runs(finished / "clean")[0].points.iloc[-1]
     assert run.points.iloc[-1]["clean_in_faint"] == source["clean_in_faint"]
     assert run.points["clean_elsewhere"].between(0, 1).all()
+
+
+def test_a_domain_that_was_trained_on_is_not_measured_as_new(tmp_path: Path) -> None:
+    """One of several, all of them in one folder or table, or in the table that the training named."""
+    pets, rows = tmp_path / "pets", []
+    for number in range(120):
+        domain, name = ("photo", "art", "sketch")[number % 3], str(number // 3 % 10)
+        file = pets / domain / name / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
+        rows.append({"path": str(file), "label": name, "domain": domain})
+    pd.DataFrame(rows).to_csv(tmp_path / "pets.csv", index=False)
+    for source in (pets, tmp_path / "pets.csv"):
+        model = tiny.backbone(pt.LinearProbe())
+        data = pt.load_data(source, train_domains=["photo", "art"])
+        train(tmp_path / f"run{source.suffix}", data, model=model, steps=1, batch_size=4)
+        with pytest.raises(ValueError, match="the model was trained on the domains photo, art of"):
+            pt.evaluate(model, source)
+        if source == pets:
+            for trained in ("photo", "art"):
+                with pytest.raises(ValueError, match="the model was trained on images of"):
+                    pt.evaluate(model, pets / trained)
+        assert len(pt.evaluate(model, pets / "sketch").clean) == 40
