@@ -19,6 +19,8 @@ import paretune as pt
 from paretune.commands.cli import main
 from paretune.frontiers.elsewhere import Elsewhere
 from paretune.runs.store import load_runs
+from paretune.sweeps.config import Domains, RunConfig
+from paretune.sweeps.grid import directory_name
 
 COUNTS = {"photo": 60, "sketch": 24, "art": 18}
 
@@ -165,16 +167,8 @@ def test_a_table_of_domains_is_found_again(
     assert "did you mean 'photo'" in " ".join(capfd.readouterr().err.split())
 
 
-def test_a_finished_run_of_a_plain_folder_keeps_its_directory(place: Path) -> None:
-    """What has no domains is called as before there were any, so that sweeps go on with their runs."""
-    from paretune.sweeps.config import RunConfig
-    from paretune.sweeps.grid import directory_name
-
-    plain = RunConfig(data="pets")
-    assert directory_name(plain) == directory_name(
-        RunConfig(data="pets", train_domains=None, attack_elsewhere=False)
-    )
-    named = {
-        directory_name(RunConfig(data="pets", train_domains=each)) for each in (["a"], ["a", "b"], ["b", "a"])
-    }  # type: ignore[arg-type]
-    assert len({directory_name(plain), *named}) == 4
+def test_runs_on_other_domains_have_directories_of_their_own() -> None:
+    domains = [None, Domains(["a"]), Domains(["a", "b"]), Domains(["b", "a"])]
+    assert len({directory_name(RunConfig(data="pets", train_domains=each)) for each in domains}) == 4
+    with pytest.raises(ValueError, match="train_domains must be names, separated by commas"):
+        Domains.read("a,,b")
