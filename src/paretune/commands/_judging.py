@@ -107,3 +107,6 @@ def print_condition(condition: "Condition", heading: str) -> None:
         print(f"needed: {change}")
     for note in condition.notes:
         print(f"note: {note}")
+    for title, head, rows in condition.elsewhere_tables():
+        print(f"\n{title}")
+        print_table(head, rows)

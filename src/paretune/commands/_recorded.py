@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paretune._values import told
@@ -22,6 +23,7 @@ def load_recorded(
     skip_bad: bool,
     limit: int | Literal["all"] | None,
     seed: int | None,
+    domain: str | None,
 ) -> "ImageData":
     """The data to measure an adapter on: what it was trained on, unless something else is wanted.
 
@@ -38,10 +40,11 @@ def load_recorded(
         skip_bad: leave out images that cannot be read; False is what the adapter says.
         limit: number of images over all splits.
         seed: of the splits.
+        domain: that will be measured, of those elsewhere; None for the report split.
 
     Raises:
-        ValueError: nobody says which data, it has other classes than the adapter, it has changed, or the adapter was trained
-            on some of the images that would be measured.
+        ValueError: nobody says which data, it has other classes than the adapter, it has changed, there is no such domain
+            elsewhere, or the adapter was trained on some of the images that would be measured.
         FileNotFoundError: what the adapter was trained on is not where it was.
     """
     from paretune.data.images import check_same_classes, load_data
@@ -57,8 +60,17 @@ def load_recorded(
             "fashion-mnist, cifar10, cifar100, a folder of class folders, a CSV file of paths and labels, or hf:NAME"
         )
     trained: dict[str, Any] = {"img_size": model.image_size, "limit": None, "seed": 0}
-    known = (*trained, "splits", "root", "name", "classes", "columns", "skip_bad")
+    known = (*trained, "splits", "root", "name", "classes", "columns", "skip_bad", "train_domains")
     trained |= {key: recorded[key] for key in known if key in recorded}
+    moved = Path(name).name == Path(str(recorded.get("name_or_path"))).name  # or where it was
+    if (
+        trained.get("train_domains") and domain is None and not moved
+    ):  # other data, which need not be in domains
+        named = _mapping(trained.get("columns"))
+        trained |= {
+            "train_domains": None,
+            "columns": {what: named[what] for what in named if what != "domain"},
+        }
     trained |= {"root": root} if root is not None else {}
     if columns is not None:
         with told("columns", columns):
@@ -74,6 +86,13 @@ def load_recorded(
             f"what {adapter} was trained on is not here: {error}; pass --data or --data-root with where it is now"
         ) from None
     check_same_classes(model.num_classes, model.classes, measured.classes)
+    if domain is not None and domain not in measured.elsewhere:
+        learnt = domain in (trained.get("train_domains") or ())
+        why = (
+            "it was trained on: leave --domain out to measure its report split" if learnt else "there is none"
+        )
+        there = ", ".join(measured.elsewhere) or "nothing"
+        raise ValueError(f"domain={domain!r} is not elsewhere, {why}. Elsewhere in {measured.name}: {there}")
     original = measured if asked == trained else load_data(name, **trained)
     if original.fingerprint != notes.get("fingerprint"):
         why = f"{name} differs from the data that the adapter was trained on"
@@ -92,7 +111,7 @@ def load_recorded(
             f"the adapter was trained on {len(seen)} of the {len(measured.report)} images that --split-seed {asked['seed']} "
             f"would measure; leave it out, or give {trained['seed']}, with which it was trained"
         )
-    if measured.report.fingerprint != original.report.fingerprint:
+    if domain is None and measured.report.fingerprint != original.report.fingerprint:
         _say(
             f"{len(measured.report)} images are measured, not the {len(original.report)} that the run of the adapter "
             "reports; it was trained on none of them"

@@ -86,6 +86,7 @@ class Average:
             skip_bad=False,
             limit=None,
             seed=None,
+            domain=None,
         )
         options: Any = {"out": self.out, "resume": self.resume, "progress": True}
         if self.soup is not None:

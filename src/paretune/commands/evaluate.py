@@ -26,6 +26,7 @@ class Evaluate:
         skip_bad: leave out images that cannot be read, and say how many.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.
+        domain: measure the images of this domain instead, which the adapter was not trained on.
         norm: norm of the threat model.
         epsilons: comma-separated radii in units of the pixel range.
         steps: PGD steps.
@@ -51,6 +52,7 @@ class Evaluate:
     skip_bad: bool = False
     limit: int | Literal["all"] | None = None
     split_seed: int | None = None
+    domain: str | None = None
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilons: str = "1/255,2/255,4/255"
     steps: int = 20
@@ -68,6 +70,8 @@ class Evaluate:
         check_whole("seed", self.seed, 0, LAST_SEED)
         if self.split_seed is not None:
             check_whole("split_seed", self.split_seed, 0, LAST_SEED)
+        if self.domain is not None and self.split_seed is not None:
+            raise ValueError("split_seed splits the domains that are trained on; leave it out with --domain")
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
 
@@ -101,11 +105,12 @@ class Evaluate:
             skip_bad=self.skip_bad,
             limit=self.limit,
             seed=self.split_seed,
+            domain=self.domain,
         )
         victim = attack_copy(model, precision=self.precision, engine=self.engine)
         scores = evaluate(
             model,
-            data.report,
+            data.report if self.domain is None else data.elsewhere[self.domain],
             attacks,
             batch_size=self.batch_size,
             seed=self.seed,

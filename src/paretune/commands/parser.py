@@ -131,7 +131,9 @@ def _register(kind: Any) -> None:
     if hasattr(kind, "read"):  # several values with commas between them
         register_type(
             kind,
-            serializer=lambda value: ", ".join(map(repr, value)),
+            serializer=lambda value: ", ".join(
+                each if isinstance(each, str) else repr(each) for each in value
+            ),
             deserializer=lambda value: value if isinstance(value, kind) else kind.read(value),
             fail_already_registered=False,
         )

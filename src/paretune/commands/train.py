@@ -45,6 +45,7 @@ class Train(RunConfig, SearchConfig):
         if not PartialState().is_main_process:
             return
         columns = ["step", "epoch", "attack", "clean", "robust"]
+        columns += [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
         print_table(
             columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]
         )

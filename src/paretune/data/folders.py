@@ -28,7 +28,7 @@ def read_folder(path: Path, *, classes: Sequence[str] | None, skip_bad: bool) ->
             folders are classes.
     """
     folders = _by_role(path)
-    class_names = _folders(folders["train"])
+    class_names = subfolders(folders["train"])
     if not class_names:
         raise ValueError(
             f"{folders['train']} has no class folders; expected {folders['train']}/<class>/<image>"
@@ -36,7 +36,7 @@ def read_folder(path: Path, *, classes: Sequence[str] | None, skip_bad: bool) ->
     names = class_names if classes is None else classes
     parts: dict[str, Part] = {}
     for role, folder in folders.items():
-        if unknown := sorted(set(_folders(folder)) - set(names)):
+        if unknown := sorted(set(subfolders(folder)) - set(names)):
             known = folders["train"] if classes is None else "the list of classes"
             raise ValueError(f"{folder} has the class folder {unknown[0]!r}, which {known} lacks")
         parts[role] = _part(folder, names, skip_bad=skip_bad)
@@ -55,7 +55,7 @@ def _part(folder: Path, classes: Sequence[str], *, skip_bad: bool) -> Part:
                 f"no image lies in the class folder {folder / name} itself, and its name is that of a split: rename it if "
                 "it is a class; else keep train, val and test folders alone, or say in a CSV file which image goes where"
             )
-    if len(classes) == 1 and len(deeper := _folders(folder / classes[0])) > 1:
+    if len(classes) == 1 and len(deeper := subfolders(folder / classes[0])) > 1:
         raise ValueError(
             f"{folder} has only one class ({classes[0]}); if the classes are {', '.join(deeper[:10])}, give "
             f"{folder / classes[0]}"
@@ -79,7 +79,7 @@ def _part(folder: Path, classes: Sequence[str], *, skip_bad: bool) -> Part:
 
 def _by_role(path: Path) -> dict[str, Path]:
     """Folders of class folders by role, in the order of roles."""
-    roles = {name: PART_ROLES.get(name.lower()) for name in _folders(path)}
+    roles = {name: PART_ROLES.get(name.lower()) for name in subfolders(path)}
     if "train" not in roles.values() or None in roles.values():
         return {"train": path}
     parts: dict[str, Path] = {}
@@ -96,7 +96,7 @@ def _names_a_split(name: str) -> bool:
     return name.lower() in PART_ROLES or re.fullmatch(r"(fold|split|part)[ _-]?\d+", name.lower()) is not None
 
 
-def _folders(path: Path) -> list[str]:
+def subfolders(path: Path) -> list[str]:
     """Names of the folders in ``path``, sorted, without hidden ones and what an archiver of macOS adds."""
     names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     return [name for name in names if not name.startswith(".") and name != "__MACOSX"]

@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from paretune.data.domains import elsewhere_rows
 from paretune.data.pixels import Reader
 from paretune.data.reading import Reading, read_source
 from paretune.data.sizes import ImageSize, checked_size
@@ -96,16 +98,19 @@ class ImageData:
         train: Examples to train on.
         select: Examples to choose checkpoints and points of a frontier by.
         report: Examples to measure what was chosen. The official test set where there is one.
+        elsewhere: What else is measured and never trained on or chosen by, by name: the domains that are not trained on.
+            ``dataclasses.replace(data, elsewhere={"night": split})`` measures any other splits of the same classes.
         classes: Name of each class; labels index them.
         image_size: In pixels, the side of square images, or (height, width) of others.
         loaded_with: Arguments with which :func:`load_data` makes the same splits again, as JSON has them; paths are
             absolute. None for what has no name and no path.
-        learnt: Digest of the examples that the train split comes from, before they are split.
+        learnt: Digest of the examples that the train split comes from, before they are split; of several domains the digest
+            of each, with spaces between.
         skipped: How many files ``skip_bad=True`` has left out.
         augmentation: What :func:`paretune.train` does to the images of ``train`` where nobody says: ``"flip+crop"``;
             ``"crop"`` where a mirror may change what is shown (Fashion-MNIST, and classes that are digits, letters, numbers,
             or go left or right); ``"none"`` for digits, and for tensors, of which nothing is known.
-        fingerprint: Digest of the three splits.
+        fingerprint: Digest of the three splits, and of what is elsewhere.
     """
 
     name: str
@@ -118,14 +123,23 @@ class ImageData:
     learnt: str | None = field(default=None, compare=False)
     skipped: int = field(default=0, compare=False)
     augmentation: str = field(default="none", compare=False)
+    elsewhere: Mapping[str, ImageSplit] = field(default_factory=dict, hash=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        splits = (self.train, self.select, self.report)
-        object.__setattr__(self, "fingerprint", digest(*(split.fingerprint for split in splits)))
+        splits = [split.fingerprint for split in (self.train, self.select, self.report)]
+        for name, split in self.elsewhere.items():
+            if split.classes is not None and split.classes != self.classes:
+                raise ValueError(f"elsewhere: {name!r} has the classes {split.classes}, not {self.classes}")
+            if split.fingerprint in splits[:2]:
+                raise ValueError(f"elsewhere: {name!r} is trained on or selected by; give other examples")
+            splits += [name, split.fingerprint]
+        object.__setattr__(self, "fingerprint", digest(*splits))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{role}={len(getattr(self, role))}" for role in ROLES)
+        others = {name: len(split) for name, split in self.elsewhere.items()}
+        sizes += f", elsewhere={others}" if others else ""
         return f"ImageData({self.name!r}, classes={len(self.classes)}, image_size={self.image_size}, {sizes})"
 
     @classmethod
@@ -198,6 +212,7 @@ def load_data(
     skip_bad: bool = False,
     root: str | Path | None = None,
     download: bool = False,
+    train_domains: str | Sequence[str] | None = None,
 ) -> ImageData:
     """Load labelled images by name, from files or from a data set, and split them.
 
@@ -250,6 +265,12 @@ def load_data(
             with Fashion-MNIST or CIFAR; the default is ``data``, and Fashion-MNIST is sought in the place of the
             Debian package ``dataset-fashion-mnist`` first.
         download: Let torchvision download Fashion-MNIST or CIFAR into ``root``.
+        train_domains: Names of the domains to train on, for data in domains: a folder of folders as above, one for each
+            domain; a table with a column ``domain``; or a mapping of any of the last four kinds above by domain. The three
+            splits are then of these domains alone, and each other domain is in ``elsewhere``: its official test set if it
+            has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of groups
+            that are trained on or selected by are left out there, with a warning. Classes are those of the domains that are
+            trained on; others may lack some.
 
     Raises:
         ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its
@@ -258,7 +279,10 @@ def load_data(
         FileNotFoundError: The data set, the folder or the table is not on this machine.
         ImportError: ``"hf:NAME"`` without the package ``datasets``.
     """
+    if isinstance(train_domains, str):
+        train_domains = [train_domains]
     how = Reading(
+        train_domains=train_domains,
         name=name,
         classes=classes,
         columns=columns or {},
@@ -282,6 +306,7 @@ def load_data(
         "classes": None if classes is None else list(classes),
         "columns": dict(columns or {}),
         "skip_bad": bool(skip_bad),
+        "train_domains": None if train_domains is None else list(train_domains),
     }
     return replace(data, loaded_with=loaded_with)
 
@@ -312,7 +337,7 @@ def as_split(
     source = read_source(data, Reading(classes=classes))
     if len(source.pools) > 1:
         raise ValueError(f"{source.name} is in several splits; measure load_data(...).report")
-    if learnt is not None and learnt in (source.learnt, source.content):
+    if learnt is not None and {source.learnt, source.content}.intersection(learnt.split()):
         raise ValueError(
             f"the model was trained on images of {source.name}; measure load_data(...).report, with the seed and the limit "
             "of the training, of which it has seen none"
@@ -394,17 +419,23 @@ def _split(
     if len(splits) != 3 or not all(share > 0 for share in splits) or not math.isclose(sum(splits), 1):
         raise ValueError(f"splits must be three positive shares that sum to 1; got {splits}")
     _check_labels(source)
-    rows = split_rows(
-        source.labels.numpy(),
+    end = source.pools[-1][0].stop
+    rows_of = partial(
+        split_rows,
+        source.labels[:end].numpy(),
         source.pools,
         num_classes=len(source.classes),
         seed=seed,
-        limit=limit,
         shares=splits,
-        groups=None if source.groups is None else source.groups.numpy(),
+        groups=None if source.groups is None else source.groups[:end].numpy(),
     )
+    rows = rows_of(limit=limit)
     size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
     train, select, report = (_one(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES)
+    elsewhere = {
+        name: _one(source, ids, img_size, size)
+        for name, ids in elsewhere_rows(source, rows_of, None if limit is None else round(limit * splits[2]))
+    }
     learnt = source.learnt or source.content
     return ImageData(
         source.name,
@@ -416,6 +447,7 @@ def _split(
         learnt=learnt,
         skipped=source.skipped,
         augmentation=source.augmentation,
+        elsewhere=elsewhere,
     )
 
 

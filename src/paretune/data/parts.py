@@ -3,7 +3,7 @@
 import bisect
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,8 +53,13 @@ class Part:
     skipped: int = 0
 
 
-def joined(name: str, parts: Mapping[str, Part]) -> Source:
+def joined(name: str, parts: Mapping[str, Part], elsewhere: Mapping[str, Part] | None = None) -> Source:
     """One source of the parts by role, of which the train part names the classes.
+
+    Args:
+        name: What to call it.
+        parts: By role.
+        elsewhere: What is only measured, by name, with the same classes.
 
     Raises:
         ValueError: There is no train part, a part has other classes, or a file, a group or all examples are in several
@@ -70,24 +75,44 @@ def joined(name: str, parts: Mapping[str, Part]) -> Source:
                 f"{name}: the {role} part has the classes {', '.join(part.classes)}, and the train part "
                 f"{', '.join(train.classes)}; give all parts the same classes in the same order"
             )
-    _check_apart(name, parts)
+    check_apart(name, parts)
     pools = pools_of({role: len(part.labels) for role, part in parts.items()})
+    elsewhere = elsewhere or {}
+    every = [*parts.values(), *elsewhere.values()]
+    ends = [*itertools.accumulate(len(part.labels) for part in every)][len(parts) - 1 :]
     source = Source(
         name,
         train.classes,
-        torch.cat([part.labels for part in parts.values()]),
-        train.pixels if len(parts) == 1 else _pixels([*parts.values()]),
-        digest(repr([*train.classes]), repr(pools), *(part.content for part in parts.values())),
+        torch.cat([part.labels for part in every]),
+        train.pixels if len(every) == 1 else _pixels(every),
+        digest(repr([*train.classes]), repr(pools), *elsewhere, *(part.content for part in every)),
         pools,
         named=train.named,
-        groups=_groups(name, parts),
-        skipped=sum(part.skipped for part in parts.values()),
+        groups=_groups(name, parts, elsewhere),
+        skipped=sum(part.skipped for part in every),
         learnt=digest(repr([*train.classes]), train.content),
+        elsewhere=dict(zip(elsewhere, itertools.starmap(range, itertools.pairwise(ends)), strict=True)),
     )
     return usually_augmented(source)
 
 
-def _check_apart(name: str, parts: Mapping[str, Part]) -> None:
+def merged(parts: Mapping[str, Part]) -> Part:
+    """The parts, by name, as one; all have the same classes, and groups or none."""
+    every = [*parts.values()]
+    if len(every) == 1:
+        return every[0]
+    groups = [part.groups for part in every if part.groups is not None]
+    return replace(
+        every[0],
+        labels=torch.cat([part.labels for part in every]),
+        pixels=_pixels(every),
+        content="\n".join(f"{name!r}\n{part.content}" for name, part in parts.items()),
+        groups=tuple(itertools.chain(*groups)) if groups else None,
+        skipped=sum(part.skipped for part in every),
+    )
+
+
+def check_apart(name: str, parts: Mapping[str, Part]) -> None:
     """Refuse parts that have examples in common, as far as files or whole parts tell."""
     for (role, part), (other, rest) in itertools.combinations(parts.items(), 2):
         if not (part.pixels.files or rest.pixels.files) and part.content == rest.content:
@@ -118,8 +143,11 @@ def _of_parts(parts: Sequence[Callable[[int], Any]], starts: Sequence[int], row:
     return parts[number](row - starts[number])
 
 
-def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
-    """Number of the group of each example; None if there are no groups, or not everywhere."""
+def _groups(name: str, parts: Mapping[str, Part], elsewhere: Mapping[str, Part]) -> Tensor | None:
+    """Number of the group of each example; None if there are no groups, or not everywhere.
+
+    What is elsewhere may be of the groups in the parts.
+    """
     known = {role: part.groups for role, part in parts.items() if part.groups is not None}
     roles: dict[str, set[str]] = {}
     for role, groups in known.items():
@@ -133,8 +161,9 @@ def _groups(name: str, parts: Mapping[str, Part]) -> Tensor | None:
         )
     if len(known) < len(parts):
         return None
-    codes = {group: number for number, group in enumerate(roles)}
-    return torch.tensor([codes[group] for groups in known.values() for group in groups])
+    every = [group for part in (*parts.values(), *elsewhere.values()) for group in part.groups or ()]
+    codes = {group: number for number, group in enumerate(dict.fromkeys(every))}
+    return torch.tensor([codes[group] for group in every])
 
 
 def class_labels(

@@ -2,17 +2,19 @@
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paretune.data.folders import read_folder
+from paretune.data.domains import of_domains
+from paretune.data.folders import read_folder, subfolders
 from paretune.data.mapped import check_mapped, is_huggingface, name_of, read_mapped
 from paretune.data.parts import PART_ROLES, Part, joined
 from paretune.data.sources import SOURCES, Source
 from paretune.data.splits import ROLES
-from paretune.data.tables import COLUMNS, TABLE_SUFFIXES, read_table, read_table_file
+from paretune.data.tables import COLUMNS, TABLE_SUFFIXES, domain_cells, read_table, read_table_file
 from paretune.runs.disk import regular
 
 logger = logging.getLogger(__name__)
@@ -28,12 +30,15 @@ class Reading:
     root: Path | None = None
     download: bool = False
     skip_bad: bool = False
+    train_domains: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise ValueError(f"columns names the {unknown[0]!r}; known are {', '.join(COLUMNS)}")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must have different names; got {list(self.classes)}")
+        if "domain" in self.columns and self.train_domains is None:
+            raise ValueError("columns names the domain; say which ones to train on with train_domains=[...]")
 
 
 def read_source(given: Any, how: Reading) -> Source:
@@ -45,6 +50,11 @@ def read_source(given: Any, how: Reading) -> Source:
         FileNotFoundError: It is not on this machine.
         ImportError: A package is missing that reads it.
     """
+    if how.train_domains is not None:
+        name, found = _domains(given, how)
+        source = of_domains(how.name or name, found, how.train_domains, how.classes)
+        # Other domains to train on are another task.
+        return replace(source, name=how.name or f"{name}: {'+'.join(how.train_domains)}")
     if isinstance(given, str) and given in SOURCES:
         source = SOURCES[given](how.root, how.download)
         if how.classes is not None and tuple(how.classes) != source.classes:
@@ -54,6 +64,53 @@ def read_source(given: Any, how: Reading) -> Source:
         return source if how.name is None else replace(source, name=how.name)
     name, parts = _parts(given, how)
     return joined(how.name or name, parts)
+
+
+def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict[str, Part]]]]:
+    """Its name, and what reads the parts of each of its domains."""
+    columns = {what: column for what, column in how.columns.items() if what != "domain"}
+    plain = replace(how, classes=None, columns=columns, train_domains=None)
+    if isinstance(given, Mapping):
+        if named := [
+            str(domain) for domain, value in given.items() if isinstance(value, str) and value in SOURCES
+        ]:
+            raise ValueError(
+                f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
+                "torchvision, or a folder or a table"
+            )
+        return "domains", {
+            str(domain): partial(_named_parts, value, replace(plain, name=str(domain)))
+            for domain, value in given.items()
+        }
+    path = Path(given) if isinstance(given, str | Path) else None
+    if path is not None and str(given) and path.is_dir():
+        return path.resolve().name, {
+            domain: partial(read_folder, path / domain, classes=None, skip_bad=how.skip_bad)
+            for domain in subfolders(path)
+        }
+    if path is not None and not path.exists() and given not in SOURCES and not str(given).startswith("hf:"):
+        _of_path(given, plain)  # says what is missing
+    name, frame, base = how.name or "table", given, how.root or Path()
+    if path is not None and path.suffix.lower() in TABLE_SUFFIXES and path.exists():
+        name, frame, base = path.stem, read_table_file(path), how.root or path.parent
+    if not hasattr(frame, "iloc"):
+        raise ValueError(
+            f"train_domains={list(how.train_domains or ())} is for a folder DIR/DOMAIN/CLASS/IMAGE, a table with a "
+            f"column of domains, or a mapping of a data set for each domain; got {given!r:.100}"
+        )
+    cells = domain_cells(frame, str(given) if path else name, how.columns)
+    rows: dict[str, list[int]] = {}
+    for row, domain in enumerate(cells):
+        rows.setdefault(domain, []).append(row)
+    options = {"base": base, **_table_options(plain)}
+    return name, {
+        domain: partial(read_table, frame.iloc[of_domain], f"{name}, {domain}", **options)
+        for domain, of_domain in rows.items()
+    }
+
+
+def _named_parts(given: Any, how: Reading) -> dict[str, Part]:
+    return _parts(given, how)[1]
 
 
 def _parts(given: Any, how: Reading) -> tuple[str, dict[str, Part]]:

@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,10 @@ class Source:
         named: Whether somebody named the classes; else they are numbers.
         groups: Number of the group of each example, int64, shape (examples,); None where each is its own.
         skipped: How many files were left out as they cannot be read.
-        learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``.
+        learnt: Digest of the examples of the first pool, that of the train split; None if it is ``content``. Of several
+            domains the digest of each, with spaces between.
         augmentation: What its training images get where nobody says.
+        elsewhere: Consecutive ranges of rows beyond those of the pools, by name, which are only measured.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Source:
     skipped: int = 0
     learnt: str | None = None
     augmentation: str = "none"
+    elsewhere: Mapping[str, range] = field(default_factory=dict)
 
 
 def digest(*parts: str | Tensor) -> str:

@@ -94,6 +94,24 @@ def split_rows(
     return {role: part[np.argsort(position[part])] for role, part in rows.items()}
 
 
+def sample_rows(labels: Rows, most: int | None) -> Rows:
+    """At most ``most`` rows in a random order that is always the same: of each class its share, and at least one.
+
+    Args:
+        labels: Class of each example, shape (examples,).
+        most: Rows to keep; None for all.
+    """
+    order = _permutation(len(labels), 0)
+    if most is None or most >= len(labels):
+        return order
+    present, counts = np.unique(labels, return_counts=True)
+    shares = apportion(counts, max(most, len(present)), capacity=counts)
+    kept = np.zeros(len(labels), np.bool_)  # of the places in the order
+    for label, share in zip(present, shares, strict=True):
+        kept[np.flatnonzero(labels[order] == label)[:share]] = True
+    return order[kept]
+
+
 def _grouped(labels: Rows, groups: Rows, counts: Rows, shares: Sequence[float]) -> Rows:
     """Number of the role of each group, indexed by the number of the group.
 

@@ -24,6 +24,7 @@ COLUMNS = {
     "label": ("label", "labels", "class", "target", "category"),
     "split": ("split",),
     "group": ("group",),
+    "domain": ("domain",),
 }
 
 
@@ -129,6 +130,21 @@ def read_table(
             skipped=roles.count(role) - len(rows),
         )
     return parts
+
+
+def domain_cells(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> list[str]:
+    """The domain of each row.
+
+    Raises:
+        ValueError: There is no column of domains, or a cell of it is empty.
+    """
+    chosen = _chosen(frame, name, columns)
+    if "domain" not in chosen:
+        listed = ", ".join(map(str, frame.columns))
+        raise ValueError(
+            f"{name} has no column called domain; its columns are {listed}. Say which with columns={{'domain': ...}}"
+        )
+    return _texts(frame[chosen["domain"]], f"{name}: column {chosen['domain']!r}")
 
 
 def _chosen(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> dict[str, str]:

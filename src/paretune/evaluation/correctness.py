@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,7 @@ def evaluate(
         BlockingIOError: another process is at work in ``state``.
     """
     trained = task_of(model)
+    _check_domains(data, (trained.data or {}).get("loaded_with"))
     data = as_split(
         data, getattr(model, "image_size", None), trained.classes, (trained.data or {}).get("learnt")
     )
@@ -241,6 +242,17 @@ def evaluate(
     return Scores(
         bits[0], robust, data.fingerprint, run.classes, data.labels.cpu().numpy(), names, run.seconds
     )
+
+
+def _check_domains(data: Any, loaded_with: Any) -> None:
+    """Refuse the very table or folder of which the model has learnt some domains."""
+    known = loaded_with if isinstance(loaded_with, Mapping) else {}  # notes are free
+    domains = known.get("train_domains")
+    if domains and isinstance(data, str | Path) and str(Path(data).resolve()) == known.get("name_or_path"):
+        raise ValueError(
+            f"the model was trained on the domains {', '.join(domains)} of {data}; measure report or elsewhere of "
+            "load_data(..., train_domains=...), with the seed of the training"
+        )
 
 
 @dataclass(eq=False)

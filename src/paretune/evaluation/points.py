@@ -10,21 +10,23 @@ from paretune.evaluation.correctness import Scores
 
 
 def point(
-    report: Scores, select: Scores, common: Mapping[str, Any]
+    report: Scores, select: Scores, elsewhere: Mapping[str, Scores], common: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.bool_]]]:
     """What :meth:`~paretune.runs.store.RunWriter.append` takes.
 
     Args:
         report: of the report split.
         select: of the select split, under the same attacks.
+        elsewhere: of other examples by their name, under the same attacks or none.
         common: what else each row says, such as its step.
     """
     bits = {"report/clean": report.clean, "select/clean": select.clean}
+    bits |= {f"elsewhere/{name}/clean": there.clean for name, there in elsewhere.items()}
     rows = []
     for number, attack in enumerate(report.robust):
         key = f"robust-{number}"
         bits |= {f"report/{key}": report.robust[attack], f"select/{key}": select.robust[attack]}
-        measured = {
+        measured: dict[str, Any] = {
             "attack": report.ran(attack),
             "threat": type(attack.threat).__name__,
             "epsilon": attack.threat.epsilon,
@@ -38,5 +40,11 @@ def point(
             "select_id": select.split,
             "bits_key": key,
         }
+        for name, there in elsewhere.items():
+            said = {"examples": len(there.clean), "id": there.split, "clean": there.clean_accuracy}
+            if attack in there.robust:
+                said["robust"] = there.robust_accuracy(attack)
+                bits[f"elsewhere/{name}/{key}"] = there.robust[attack]
+            measured.setdefault("elsewhere", {})[name] = said
         rows.append({**common, **measured})
     return rows, bits

@@ -78,20 +78,21 @@ def by_class(
         )
     classes, members, examples = np.unique(labels, return_inverse=True, return_counts=True)
     units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(units)
     # The groups of each class: those of the first class, then those of the second, …
     parts, sizes_within = np.unique(members * len(labels) + units, return_counts=True)
-    alike = examples**2 / np.bincount(parts // len(labels), sizes_within**2)
-    combined = np.linalg.norm if len(parts) == len(sizes) else np.sum  # a group in two lets them err together
+    independent = examples**2 / np.bincount(parts // len(labels), sizes_within**2)
+    combined = (
+        np.linalg.norm if len(parts) == len(np.unique(units)) else np.sum
+    )  # a group in two lets them err together
 
     per_seed = np.stack([np.bincount(members, row, len(classes)) for row in bits]) / examples
     accuracy = per_seed.mean(axis=0)
-    low, high = wilson(accuracy, alike, level)
+    low, high = wilson(accuracy, independent, level)
     below, above = (float(combined(side)) / len(classes) for side in (accuracy - low, high - accuracy))
     low, high = _with_luck(per_seed, accuracy - low, high - accuracy, level)
     whole = bits.mean(axis=1)
     plain = whole.mean()
-    plain_low, plain_high = wilson(plain, len(labels) ** 2 / (sizes**2).sum(), level)
+    plain_low, plain_high = wilson(plain, alike(len(labels), groups), level)
     return ByClass(
         classes,
         examples,
@@ -101,6 +102,13 @@ def by_class(
         balanced=_one(per_seed.mean(axis=1), below, above, level),
         plain=_one(whole, plain - plain_low, plain_high - plain, level),
     )
+
+
+def alike(examples: int, groups: ArrayLike | None) -> float:
+    """As how many independent ones so many examples count, of groups that stand or fall together."""
+    if groups is None:
+        return float(examples)
+    return float(examples**2 / (np.unique(groups, return_counts=True)[1] ** 2).sum())
 
 
 def wilson(accuracy: ArrayLike, examples: ArrayLike, level: float) -> tuple[Floats, Floats]:
@@ -118,12 +126,18 @@ def name_of(label: int, names: tuple[str, ...] | None) -> str:
 
 def _with_luck(per_seed: Floats, below: ArrayLike, above: ArrayLike, level: float) -> tuple[Floats, Floats]:
     """Ends of intervals, (classes,), with the error of the mean over enough seeds, (seeds, classes), beside other errors."""
-    mean, seeds = per_seed.mean(axis=0), len(per_seed)
-    luck = 0.0
-    if seeds >= SEEDS_TO_RESAMPLE:
-        luck = stdtrit(seeds - 1, (1 + level) / 2) * per_seed.std(axis=0, ddof=1) / np.sqrt(seeds)
-    low, high = mean - np.hypot(below, luck), mean + np.hypot(above, luck)
+    mean, trained = per_seed.mean(axis=0), luck(per_seed, level)
+    low, high = mean - np.hypot(below, trained), mean + np.hypot(above, trained)
     return np.maximum(0.0, low), np.minimum(1.0, high)
+
+
+def luck(per_seed: Floats, level: float) -> Floats:
+    """How far the mean over seeds, of (seeds, classes), may err through the luck of training; 0 for fewer than five."""
+    seeds = len(per_seed)
+    if seeds < SEEDS_TO_RESAMPLE:
+        return np.zeros(per_seed.shape[1])
+    error: Floats = stdtrit(seeds - 1, (1 + level) / 2) * per_seed.std(axis=0, ddof=1) / np.sqrt(seeds)
+    return error
 
 
 def _one(per_seed: Floats, below: float, above: float, level: float) -> tuple[float, float, float]:

@@ -39,6 +39,7 @@ from numpy.typing import ArrayLike
 from paretune.frontiers.bootstrap import Units, acceleration, basic_interval, bca_interval
 from paretune.frontiers.cells import Samples, TrainedCell, load_cell
 from paretune.frontiers.deciding import Floats
+from paretune.frontiers.elsewhere import measured_elsewhere
 from paretune.frontiers.inference import shares_around, tell_apart
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask
@@ -258,6 +259,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         seeds_resampled=seeds_resampled,
         notes=tuple(notes(rows, runs, budget, len(differences), settings, units, groups is not None)),
         settings=settings,
+        elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
     )
 
 

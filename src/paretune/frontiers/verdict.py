@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
+from paretune.frontiers.elsewhere import Elsewhere, numbers
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
 from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.runs.naming import attack_text, condition_names, threat_text
@@ -112,6 +113,9 @@ class Condition(Ranking[AreaEstimate, Difference]):
     examples_select: int
     groups: int | None  # of report examples, which are resampled; None where the examples are
     seeds_resampled: bool
+    elsewhere: tuple[
+        Elsewhere, ...
+    ] = ()  # clean, then robust, of strategies measured on other domains or the like
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
@@ -150,7 +154,22 @@ class Condition(Ranking[AreaEstimate, Difference]):
             )
         names = {area.strategy for area in allowed}
         pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
-        return dataclasses.replace(self, areas=with_p_best(allowed, pairs), differences=pairs)
+        others = tuple(each for each in self.elsewhere if each.strategy in names)
+        return dataclasses.replace(
+            self, areas=with_p_best(allowed, pairs), differences=pairs, elsewhere=others
+        )
+
+    def elsewhere_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """A title, a heading and rows for clean accuracy elsewhere, and for robust accuracy if it was measured there."""
+        tables = []
+        for accuracy in ("clean", "robust"):
+            if found := [each for each in self.elsewhere if each.accuracy == accuracy]:
+                title = (
+                    f"{accuracy} accuracy on what was trained on (report split) and elsewhere, {100 * self.level:g}% "
+                    f"intervals, of the checkpoints with the best {accuracy} accuracy on select"
+                )
+                tables.append((title, *numbers(found)))
+        return tables
 
     @property
     def sentence(self) -> str:
@@ -303,7 +322,10 @@ def _table(condition: Condition) -> str:
     ]
     table = pd.DataFrame(rows, columns=columns, index=[each.strategy for each in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
-    return f"{heading}\n{table.to_string()}\n{condition.verdict}"
+    text = f"{heading}\n{table.to_string()}\n{condition.verdict}"
+    for title, head, others in condition.elsewhere_tables():
+        text += f"\n\n{title}\n{pd.DataFrame(others, columns=head).set_index(head[0]).rename_axis(None).to_string()}"
+    return text
 
 
 def _rounded(number: int) -> str:

@@ -100,12 +100,12 @@ def _condition(
         summary.append(
             (
                 f"{symbol(looks[each.label])}<span>{escape(each.label)}</span>",
-                _with_interval(*each.clean.plain),
-                _with_interval(*each.clean.balanced),
-                _with_interval(*each.robust.plain),
-                _with_interval(*each.robust.balanced),
+                with_interval(*each.clean.plain),
+                with_interval(*each.clean.balanced),
+                with_interval(*each.robust.plain),
+                with_interval(*each.robust.balanced),
                 f"{escape(shorten(kept.classes[each.robust.labels[worst]]))}: "
-                + _with_interval(float(each.robust.accuracy[worst]), *map(float, ends)),
+                + with_interval(float(each.robust.accuracy[worst]), *map(float, ends)),
             )
         )
     figures = [_classes(each, kept.classes, looks) for each in measured[:_TABLES]]
@@ -163,7 +163,8 @@ def _classes(each: _Measured, names: Sequence[str], looks: dict[str, Style]) -> 
     )
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float) -> str:
+    """A fraction and the ends of its interval, as HTML."""
     return f'{value:.1%} <span class="small">{_interval(low, high)}</span>'
 
 

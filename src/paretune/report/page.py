@@ -16,6 +16,7 @@ from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.frontiers.verdict import Comparison
 from paretune.report.classes import Groups, classes_section
 from paretune.report.drawing import as_points, draw, styles
+from paretune.report.elsewhere import elsewhere_section
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
 from paretune.report.overview import overview_section
 from paretune.report.pictures import pictures_section
@@ -42,8 +43,8 @@ def write_report(
     """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
-    frontiers, areas and pairs, in light and dark; then a few images before and after the attack, and the accuracy of each
-    class. Runs may be unfinished; the page then says so.
+    frontiers, areas and pairs, in light and dark; then accuracy elsewhere, such as on other domains, if it was measured, a
+    few images before and after the attack, and the accuracy of each class. Runs may be unfinished; the page then says so.
 
     Args:
         runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
@@ -120,6 +121,8 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
         )
     for number, of_attack in enumerate(over_epsilon):
         parts.append(epsilon_section(number, of_attack, looks, folded=folded))
+    if any(condition.elsewhere for condition in conditions):
+        parts.append(elsewhere_section(conditions, looks, folded=folded))
     parts.append(pictures_section(conditions, points, runs, looks, folded=folded))
     parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)

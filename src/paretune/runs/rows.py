@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from paretune.runs.disk import regular
 from paretune.runs.naming import as_called
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +53,13 @@ ROW_FIELDS: dict[str, type] = {
     "precision": str,
     "versions": dict,
 }
+# A row may say, under "elsewhere", what was measured on other examples than those of the data set: by name their number
+# "examples", their fingerprint "id", the accuracy "clean", and under the attack of the row "robust" if that was measured.
+_ELSEWHERE: dict[str, type] = {"examples": int, "id": str, "clean": float}
 _LARGEST = 2**63 - 1  # of whole numbers in a table
 _DTYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}  # of NumPy, and their names in a safetensors file
 _ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
-SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
+_SPLITS = (("report", "", "examples", "report_id"), ("select", "_select", "examples_select", "select_id"))
 
 Bits = dict[str, NDArray[np.bool_]]
 Row = Mapping[str, Any]
@@ -270,6 +276,7 @@ def check_row(row: Any, where: str, key: str) -> None:
             raise ValueError(
                 f"{where} (step {row['step']}): {field} is a fraction in [0, 1]; got {row[field]}"
             )
+    _check_elsewhere(row, where)
     if row["epsilon"] == 0 or (row["threat"] == "Linf" and row["epsilon"] > 1):
         raise ValueError(
             f"{where}: epsilon is a fraction of the pixel range, 8/255 and not 8; got {row['epsilon']}"
@@ -287,25 +294,103 @@ def identity(row: Row) -> tuple[Any, ...]:
 
 def check_bits(row: Row, bits: Mapping[str, NDArray[np.bool_]]) -> None:
     """Bits have the sizes and the means that the row states, and robust implies clean."""
-    for split, suffix, examples, _ in SPLITS:
+    for part in parts_of(row):
         vectors = {}
-        for name, key in (("clean", f"{split}/clean"), ("robust", f"{split}/{row['bits_key']}")):
+        for name, (key, field, accuracy) in part.accuracies.items():
             if key not in bits:
                 raise ValueError(f"bits lacks {key!r}; got {', '.join(bits)}")
             vector = vectors[name] = np.asarray(bits[key])
-            if vector.dtype != bool or vector.shape != (row[examples],) or vector.size == 0:
+            if vector.dtype != bool or vector.shape != (part.examples,) or vector.size == 0:
                 raise ValueError(
-                    f"bits[{key!r}] must be a boolean vector of {examples} = {row[examples]} > 0 values; "
+                    f"bits[{key!r}] must be a boolean vector of {part.counted} = {part.examples} > 0 values; "
                     f"got {vector.dtype}, shape {vector.shape}"
                 )
-            if abs(vector.mean() - row[name + suffix]) > 1e-6:
-                raise ValueError(
-                    f"{name + suffix} is {row[name + suffix]}, but {key} has the mean {vector.mean()}"
-                )
-        if (vectors["robust"] & ~vectors["clean"]).any():
+            if abs(vector.mean() - accuracy) > 1e-6:
+                raise ValueError(f"{field} is {accuracy}, but {key} has the mean {vector.mean()}")
+        if (vectors.get("robust", vectors["clean"]) & ~vectors["clean"]).any():
             raise ValueError(
-                f"{split}/{row['bits_key']} is true where {split}/clean is not; robust implies clean"
+                f"{part.name}/{row['bits_key']} is true where {part.name}/clean is not; robust implies clean"
             )
+
+
+class Part(NamedTuple):
+    """Some of the examples that a row is about.
+
+    Args:
+        name: of them in the file of bits.
+        examples: how many there are.
+        counted: what the row calls that number.
+        id: their fingerprint.
+        accuracies: by ``clean`` and ``robust``: the key of the bits, what the row calls their mean, and the mean.
+    """
+
+    name: str
+    examples: int
+    counted: str
+    id: str
+    accuracies: dict[str, tuple[str, str, float]]
+
+
+def parts_of(row: "Row | pd.Series[Any]") -> Iterator[Part]:
+    """The report and the select split, and what is elsewhere."""
+    keys = {"clean": "clean", "robust": row["bits_key"]}
+    for split, suffix, counted, fingerprint in _SPLITS:
+        accuracies = {
+            name: (f"{split}/{key}", name + suffix, row[name + suffix]) for name, key in keys.items()
+        }
+        yield Part(split, int(row[counted]), counted, row[fingerprint], accuracies)
+    for where, there in elsewhere_of(row).items():
+        accuracies = {
+            name: (f"elsewhere/{where}/{key}", f"{name}_in_{where}", there[name])
+            for name, key in keys.items()
+            if name in there
+        }
+        counted = f"examples_in_{where}"
+        yield Part(f"elsewhere/{where}", there["examples"], counted, there["id"], accuracies)
+
+
+def elsewhere_of(row: "Row | pd.Series[Any]") -> dict[str, dict[str, Any]]:
+    """What a row says of examples elsewhere, by their name; nothing where it has none, as in a table with other runs."""
+    said = row.get("elsewhere")
+    return said if isinstance(said, dict) else {}
+
+
+def with_elsewhere(row: Row) -> dict[str, Any]:
+    """The row with columns of what is elsewhere.
+
+    Of each NAME ``clean_in_NAME``, ``robust_in_NAME`` if measured, and ``examples_in_NAME``; of all examples that are
+    elsewhere taken together ``clean_elsewhere``, ``robust_elsewhere`` and ``examples_elsewhere``.
+    """
+    columns: dict[str, Any] = {}
+    there = elsewhere_of(row)
+    total = sum(each["examples"] for each in there.values())
+    for name in ("clean", "robust"):
+        if there and all(name in each for each in there.values()):
+            columns |= {f"{name}_in_{where}": each[name] for where, each in there.items()}
+            columns[f"{name}_elsewhere"] = (
+                sum(each[name] * each["examples"] for each in there.values()) / total
+            )
+    counts = {f"examples_in_{where}": each["examples"] for where, each in there.items()}
+    return {**row, **columns, **counts, **({"examples_elsewhere": total} if there else {})}
+
+
+def _check_elsewhere(row: Row, where: str) -> None:
+    said = row.get("elsewhere", {})
+    for name, each in said.items() if isinstance(said, dict) else [("", said)]:
+        place = f"{where} (step {row['step']}): elsewhere"
+        wanted = _ELSEWHERE | ({"robust": float} if isinstance(each, dict) and "robust" in each else {})
+        if not isinstance(each, dict) or {*each} != {*wanted}:
+            raise ValueError(
+                f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe robust; got {name}: {each!r:.200}"
+            )
+        for field, kind in wanted.items():
+            value = each[field]
+            if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+                raise ValueError(f"{place}: {field} of {name} must be {kind.__name__}; got {value!r}")
+            if kind is float and not 0 <= each[field] <= 1:
+                raise ValueError(f"{place}: {field} of {name} is a fraction in [0, 1]; got {value}")
+        if not 0 < each["examples"] <= _LARGEST:
+            raise ValueError(f"{place}: examples of {name} must be a positive number; got {each['examples']}")
 
 
 def load_packed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -36,7 +36,6 @@ from paretune.runs.rows import (
     OTHERWISE,
     ROW_FIELDS,
     SCHEMA,
-    SPLITS,
     Bits,
     Row,
     check_bits,
@@ -49,11 +48,13 @@ from paretune.runs.rows import (
     implied,
     load_packed,
     pack,
+    parts_of,
     read_config,
     read_json,
     read_rows,
     read_stated,
     run_key,
+    with_elsewhere,
 )
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,8 @@ class RunWriter:
             rows: mappings with the keys of ``ROW_FIELDS``. ``schema``, ``run``, ``task``, ``strategy``,
                 ``config``, ``seed`` and ``bits`` may be left out, as they follow from the run and the step.
             bits: boolean vectors ``report/clean``, ``select/clean`` and, for each row, ``report/<bits_key>``
-                and ``select/<bits_key>``; true where the model is right. A robust bit implies the clean one.
+                and ``select/<bits_key>``; true where the model is right. A robust bit implies the clean one. For what a row
+                has under ``elsewhere``, ``elsewhere/NAME/clean`` and maybe ``elsewhere/NAME/<bits_key>`` likewise.
 
         Raises:
             ValueError: a field is missing or out of range, or rows and bits contradict each other.
@@ -216,12 +218,9 @@ class RunWriter:
                     "that was evaluated at this step. Use a new bits_key for another attack"
                 )
             tensors = {**stored, **tensors}
-        metadata = {
-            "report_examples": str(rows[0]["examples"]),
-            "select_examples": str(rows[0]["examples_select"]),
-            "report_id": rows[0]["report_id"],
-            "select_id": rows[0]["select_id"],
-        }
+        metadata: dict[str, str] = {}
+        for part in parts_of(rows[0]):
+            metadata |= {f"{part.name}_examples": str(part.examples), f"{part.name}_id": part.id}
         content = pack(tensors, metadata)
         disk.write_atomically(self.path / name, lambda path: path.write_bytes(content))
 
@@ -259,7 +258,8 @@ class Run:
 
         Returns:
             Boolean vectors ``report/clean`` and ``report/robust`` of shape ``(examples,)``, ``select/clean``
-            and ``select/robust`` of shape ``(examples_select,)``.
+            and ``select/robust`` of shape ``(examples_select,)``; and of what was measured elsewhere, by name,
+            ``elsewhere/NAME/clean`` and, if the attack was run there too, ``elsewhere/NAME/robust``.
 
         Raises:
             FileNotFoundError: the file of bits is gone.
@@ -270,26 +270,24 @@ class Run:
             raise ValueError(f"{self.path}: bits must lie inside the run directory; got {row['bits']!r}")
         packed, metadata = load_packed(path)
         bits: Bits = {}
-        for split, suffix, examples, fingerprint in SPLITS:
-            count = int(row[examples])
-            said = metadata.get(fingerprint), metadata.get(f"{split}_examples")
-            if said != (row[fingerprint], str(count)):
+        for part in parts_of(row):
+            count = part.examples
+            said = metadata.get(f"{part.name}_id"), metadata.get(f"{part.name}_examples")
+            if said != (part.id, str(count)):
                 raise ValueError(
                     f"{path} is about other examples than the row of step {row['step']}: {metadata}"
                 )
-            for name, key in (("clean", "clean"), ("robust", row["bits_key"])):
-                vector = packed.get(f"{split}/{key}")
+            for name, (key, field, accuracy) in part.accuracies.items():
+                vector = packed.get(key)
                 if vector is None or vector.dtype != np.uint8 or vector.shape != ((count + 7) // 8,):
-                    raise ValueError(
-                        f"{path} has no {split}/{key} for {count} examples; it has {', '.join(packed)}"
-                    )
+                    raise ValueError(f"{path} has no {key} for {count} examples; it has {', '.join(packed)}")
                 right = np.unpackbits(vector, count=count).astype(bool)
-                if abs(right.mean() - row[name + suffix]) > 1e-6:
+                if abs(right.mean() - accuracy) > 1e-6:
                     raise ValueError(
-                        f"{path}: {split}/{key} gives {right.mean():.6f}, but the row of step "
-                        f"{row['step']} says {name + suffix} = {row[name + suffix]}"
+                        f"{path}: {key} gives {right.mean():.6f}, but the row of step "
+                        f"{row['step']} says {field} = {accuracy}"
                     )
-                bits[f"{split}/{name}"] = right
+                bits[f"{part.name}/{name}"] = right
         return bits
 
     def examples(self) -> Examples | None:
@@ -332,8 +330,10 @@ def load_runs(path: str | Path) -> list[Run]:
 
 
 def load_points(path: str | Path) -> pd.DataFrame:
-    """One tidy table of all points below ``path``: the columns of ``ROW_FIELDS`` and ``path``, the run
-    directory.
+    """One tidy table of all points below ``path``: the columns of ``ROW_FIELDS`` and ``path``, the run directory.
+
+    Runs that measured examples elsewhere, such as other domains, have columns of these too: ``clean_in_NAME`` of each, and
+    ``clean_elsewhere`` of all of them taken together; see :func:`paretune.runs.rows.with_elsewhere`.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_runs`.
@@ -433,5 +433,7 @@ def _read_run(path: Path) -> Run:
         return _read_run(path)  # the run went on meanwhile, or was started over
     check_none_lost(path, stated, (row["step"] for row in rows))
     check_log(path, stated)
-    points = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*ROW_FIELDS])
+    points = (
+        pd.DataFrame([with_elsewhere(row) for row in rows]) if rows else pd.DataFrame(columns=[*ROW_FIELDS])
+    )
     return Run(path, config, points, stated is not None and stated.done)

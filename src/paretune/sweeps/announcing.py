@@ -24,6 +24,7 @@ def data_line(data: ImageData) -> str:
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
         f"report; {len(data.classes)} classes ({names}) of {each} images"
+        + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
         + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
     )
 

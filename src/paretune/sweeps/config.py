@@ -33,7 +33,7 @@ from paretune.training.schedules import EpsilonSchedule, TwoHinge
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
-    *("seed", "precision", "engine"),
+    *("attack_elsewhere", "seed", "precision", "engine"),
 )
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -86,6 +86,25 @@ class Seeds(tuple[int, ...]):
         return seeds
 
 
+class Domains(tuple[str, ...]):
+    """Several domains of a data set; reads ``"photo,art"`` or a list of names."""
+
+    @classmethod
+    def read(cls, value: object) -> Self:
+        """From a string, or a list of strings.
+
+        Raises:
+            ValueError: a name is empty, or there is none.
+        """
+        items = value if isinstance(value, list | tuple) else str(value).split(",")
+        names = [str(item).strip() for item in items]
+        if not names or not all(names):
+            raise ValueError(
+                f"train_domains must be names, separated by commas as in photo,art; got {shown(value)}"
+            )
+        return cls(names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """The task and the training budget that compared runs share.
@@ -100,6 +119,9 @@ class TaskConfig:
             labels, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
         columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
+        train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
+            is then a folder of domains of class folders, or a table with a column domain.
+        attack_elsewhere: attack the images of the other domains too; false measures clean accuracy alone there.
         skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
         limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         split_seed: seeds the train, select and report splits, which all runs share.
@@ -147,6 +169,8 @@ class TaskConfig:
     data: str = "digits"
     data_root: str | None = None
     columns: str | None = None
+    train_domains: Domains | None = None
+    attack_elsewhere: bool = False
     skip_bad: bool = False
     limit: int | Literal["all"] | None = None
     split_seed: int = 0
@@ -185,6 +209,8 @@ class TaskConfig:
         if self.columns is not None:
             with told("columns", self.columns):
                 read_columns(self.columns)
+        if self.train_domains is not None:
+            object.__setattr__(self, "train_domains", Domains.read(self.train_domains))
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
@@ -251,6 +277,7 @@ class TaskConfig:
             root=self.data_root,
             columns=None if self.columns is None else read_columns(self.columns),
             skip_bad=self.skip_bad,
+            train_domains=self.train_domains,
         )
 
     def checked(self, data: ImageData) -> ImageData:

@@ -123,6 +123,8 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
             "backbone carries an adapter already; give the one that it was made of, and strategies"
         )
     task = runs[0]
+    if isinstance(data, ImageData) and task.train_domains is not None:
+        raise ValueError("data is split already; give train_domains to load_data")
     if not isinstance(data, ImageData):
         size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
         data = task.read(data, size)

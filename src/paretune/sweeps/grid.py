@@ -198,10 +198,9 @@ def directory_name(config: RunConfig) -> str:
         del values["augmentation"]
     else:
         values["augmentation"] = read_augmentation(config.augmentation).to_dict()
-    if config.columns is None:
-        del values["columns"]
-    if not config.skip_bad:
-        del values["skip_bad"]
+    for name in ("columns", "skip_bad", "train_domains", "attack_elsewhere"):  # as before there were these
+        if not values[name]:
+            del values[name]
     if config.objective is None:  # of train_steps
         del values["objective"]
     if config.balance == "none":

@@ -325,9 +325,9 @@ class _Written:
     progress: bool
     summary: dict[str, Any] = field(default_factory=dict)
 
-    def scores(self, model: nn.Module, split: ImageSplit) -> Scores:
+    def scores(self, model: nn.Module, split: ImageSplit, *, attacked: bool = True) -> Scores:
         config = self.like.config
-        attacks = [from_dict(each, {**ATTACKS, **THREATS}) for each in config["attacks"]]
+        attacks = [from_dict(each, {**ATTACKS, **THREATS}) for each in config["attacks"]] if attacked else []
         precision = self.like.cost.get("attack_precision", config.get("attack_precision", "fp32"))
         model.to(memory_format=torch.channels_last)  # as training measures
         victim = attack_copy(model, precision=precision, engine=config.get("attack_engine", "auto"))
@@ -337,6 +337,10 @@ class _Written:
     def add(self, model: nn.Module, common: Mapping[str, Any]) -> None:
         """Measure a model and append its point."""
         report, select = self.scores(model, self.data.report), self.scores(model, self.data.select)
+        attacked = bool(self.like.config.get("attack_elsewhere"))
+        elsewhere = {
+            name: self.scores(model, split, attacked=attacked) for name, split in self.data.elsewhere.items()
+        }
         also = {
             "peak_memory_bytes": peak_memory_bytes(),
             "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
@@ -344,7 +348,7 @@ class _Written:
         assert report.labels is not None  # evaluate gives them
         names = tuple(name_of(label, report.names) for label in range(report.classes))
         self.writer.keep(Examples(report.split, names, report.labels, None))
-        self.writer.append(*point(report, select, {**common, **also}))
+        self.writer.append(*point(report, select, elsewhere, {**common, **also}))
 
     def keep(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
         """Save a model as the adapter of the run."""

@@ -76,6 +76,7 @@ def train(
     epsilon: EpsilonSchedule | None = None,
     freezing: Freezing | None = None,
     attacks: Sequence[Attack] | None = None,
+    attack_elsewhere: bool = False,
     eval_every: int | None = None,
     points: int | None = None,
     balance: Balance = "none",
@@ -97,7 +98,7 @@ def train(
 
     Args:
         model: from :func:`~paretune.adapt`.
-        data: train is learnt, select and report are measured. ``load_data`` splits what else it takes, at ``model``'s size.
+        data: train is learnt, the rest is measured. ``load_data`` splits what else it takes, at ``model``'s size.
         objective: of :mod:`paretune.training`, such as ``AdversarialTraining(PGD(Linf(4/255), steps=7))``.
         out: the run directory.
         epochs: passes over the train split; give this or ``steps``.
@@ -119,6 +120,7 @@ def train(
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         freezing: what trains when, such as ``LPFT()``; everything from the first step by default.
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
+        attack_elsewhere: run them on what is elsewhere in ``data`` too, of which clean accuracy alone is measured else.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         balance: what is done about classes of different sizes: ``"weights"`` gives each example a weight in the loss, which

@@ -240,7 +240,7 @@ def measure(
     copy: FreshCopy,
     average: Average,
 ) -> Status:
-    """Measure ``model`` on both splits, note what goes wrong, and keep the point; returns ``last`` with its accuracies.
+    """Measure ``model`` on both splits and elsewhere; note what is wrong, keep the point, return ``last`` with accuracies.
 
     What is measured has the averaged weights, if there are such.
     """
@@ -254,6 +254,11 @@ def measure(
             record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
             for split, seen in ((data.report, album), (data.select, None))
         )
+        under = plan.attacks if plan.attack_elsewhere else ()
+        elsewhere = {
+            name: record.processes.evaluate(model, split, under, plan.seed, copy())
+            for name, split in data.elsewhere.items()
+        }
         record.so_far["attack_precision"] = copy().precision
         vanishing = record.processes.vanishing_gradients(copy(), data.select, plan.seed)
     copy.outdated = True
@@ -281,7 +286,7 @@ def measure(
     pictures = None
     if best and (plan.keep.rule != "last" or last.step == plan.total or record.stop is not None):
         pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
-    record.point(last.step, report, select, model, optimizer, average, pictures, best=best)
+    record.point(last.step, report, select, elsewhere, model, optimizer, average, pictures, best=best)
     readings.since_point = []
     record.start_clock()
     return replace(last, clean=clean, robust=robust)

@@ -39,6 +39,7 @@ class Plan:
         epsilon: strength of the training attack over time.
         freezing: what trains when.
         attacks: what to measure with.
+        attack_elsewhere: whether to measure with them what is elsewhere too.
         options: of the attacked copy.
         seed: of batches and attacks.
         batch_size: images a step, over all processes.
@@ -65,6 +66,7 @@ class Plan:
     epsilon: EpsilonSchedule
     freezing: Freezing
     attacks: tuple[Attack, ...]
+    attack_elsewhere: bool
     options: CopyOptions
     seed: int
     batch_size: int
@@ -106,6 +108,7 @@ class Plan:
         epsilon: EpsilonSchedule | None,
         freezing: Freezing | None = None,
         attacks: Sequence[Attack] | None,
+        attack_elsewhere: bool = False,
         eval_every: int | None,
         points: int | None,
         seed: int,
@@ -187,6 +190,10 @@ class Plan:
         with told("augmentation", None if augmentation is None else str(augmentation)):
             chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
             objective.check_augmentation(chain)
+        if attack_elsewhere and not data.elsewhere:
+            raise ValueError(
+                f"attack_elsewhere: data {data.name!r} has nothing elsewhere; load it with train_domains"
+            )
         lr = optimizer.lr or strategy.learning_rate
         optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
@@ -222,6 +229,8 @@ class Plan:
             config["balance"] = balance
         if options.engine == "compiled":  # which rounds otherwise; the others give the same bits
             config["attack_engine"] = options.engine
+        if attack_elsewhere:
+            config["attack_elsewhere"] = True
 
         def identity() -> dict[str, Any]:
             digests = tensor_digests(model.module.state_dict())
@@ -241,6 +250,7 @@ class Plan:
             epsilon=epsilon,
             freezing=freezing,
             attacks=attacks,
+            attack_elsewhere=attack_elsewhere,
             options=options,
             seed=seed,
             batch_size=batch_size,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.correctness import Scores
+from paretune.evaluation.points import point
 from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored, stored_tensors_full_names
@@ -200,6 +201,7 @@ class Record:
         step: int,
         report: Scores,
         select: Scores,
+        elsewhere: Mapping[str, Scores],
         model: Backbone,
         optimizer: torch.optim.Optimizer,
         average: Average,
@@ -226,28 +228,7 @@ class Record:
             }
             if self.stop is not None:
                 common["stopped"] = self.stop
-            bits = {"report/clean": report.clean, "select/clean": select.clean}
-            rows = []
-            for number, attack in enumerate(report.robust):
-                key = f"robust-{number}"
-                bits |= {f"report/{key}": report.robust[attack], f"select/{key}": select.robust[attack]}
-                rows.append(
-                    common
-                    | {
-                        "attack": report.ran(attack),
-                        "threat": type(attack.threat).__name__,
-                        "epsilon": attack.threat.epsilon,
-                        "clean": report.clean_accuracy,
-                        "robust": report.robust_accuracy(attack),
-                        "clean_select": select.clean_accuracy,
-                        "robust_select": select.robust_accuracy(attack),
-                        "examples": len(report.clean),
-                        "examples_select": len(select.clean),
-                        "report_id": report.split,
-                        "select_id": select.split,
-                        "bits_key": key,
-                    }
-                )
+            rows, bits = point(report, select, elsewhere, common)
             assert report.labels is not None  # evaluate gives them
             names = tuple(name_of(label, report.names) for label in range(report.classes))
             if best:

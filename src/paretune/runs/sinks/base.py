@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 from paretune._values import Value
 from paretune.runs import disk
 from paretune.runs.lines import Tail
-from paretune.runs.rows import read_config, run_key
+from paretune.runs.rows import elsewhere_of, read_config, run_key
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StepRows:
         """The numbers under the names that dashboards show.
 
         ``train/loss``, ``train/accuracy`` and ``train/epsilon``; at an evaluation point ``report/clean``, ``select/clean``,
-        ``report/robust/ATTACK`` and ``select/robust/ATTACK`` for each attack, and ``cost/…``.
+        ``report/robust/ATTACK`` and ``select/robust/ATTACK`` for each attack, ``elsewhere/NAME/clean``, and ``cost/…``.
         """
         values = {}
         for key, value in (self.log or {}).items():
@@ -52,6 +52,8 @@ class StepRows:
                 f"report/robust/{attack}": float(point["robust"]),
                 f"select/robust/{attack}": float(point["robust_select"]),
             }
+            for name, there in elsewhere_of(point).items():
+                values[f"elsewhere/{name}/clean"] = float(there["clean"])
             for key in ("epoch", "train_seconds", "cpu_seconds", "peak_memory_bytes"):
                 values[f"cost/{key}"] = float(point[key])
         return values

@@ -1,0 +1,117 @@
+"""Accuracy on the report split beside that elsewhere: on domains that were not trained on, or other named examples.
+
+Of each seed one checkpoint counts: for clean accuracy the one with the best clean accuracy on the select split, for robust
+accuracy the one with the best robust accuracy there. What is elsewhere chooses nothing. Intervals are those of
+:mod:`paretune.frontiers.classes`, with the places for classes. The interval of a drop combines those of its two sides as for
+independent samples, on either side of the estimate (Zou, Huang and Zhang, https://doi.org/10.1016/j.csda.2008.09.033), and
+from five seeds on the luck of training, which both sides share.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from paretune.frontiers.bootstrap import Bits
+from paretune.frontiers.classes import alike, by_class, luck, wilson
+from paretune.runs.rows import elsewhere_of
+from paretune.runs.store import Run
+
+Interval = tuple[float, float, float]  # estimate, low, high
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Accuracies of one strategy, averaged over seeds, each with the ends of its interval.
+
+    Args:
+        strategy: its label.
+        accuracy: which one, ``clean`` or ``robust``.
+        report: on the report split, of what was trained on.
+        pooled: on all examples elsewhere, taken together.
+        drop: ``report`` minus ``pooled``.
+        places: on the examples of each name elsewhere.
+        examples: how many these are.
+    """
+
+    strategy: str
+    accuracy: str
+    report: Interval
+    pooled: Interval
+    drop: Interval
+    places: dict[str, Interval]
+    examples: dict[str, int]
+
+
+def measured_elsewhere(
+    rows: pd.DataFrame, runs: list[Run], labels: Sequence[str], level: float, groups: ArrayLike | None
+) -> Iterator[Elsewhere]:
+    """What there is elsewhere of each strategy, clean and then robust; one that was not measured on the same is left out.
+
+    Args:
+        rows: the points of a condition.
+        runs: that they index.
+        labels: the strategies in their order; the first that was measured elsewhere says on what.
+        level: of the intervals.
+        groups: a label for each report example where some stand or fall together.
+    """
+    same: list[tuple[str, str]] = []
+    for accuracy in ("clean", "robust"):
+        for label in labels:
+            own = rows[rows["label"] == label].sort_values(["run_index", "step"])
+            chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in own.groupby("seed")]
+            places = [elsewhere_of(row) for row in chosen]
+            ids = [[(name, there["id"]) for name, there in each.items()] for each in places]
+            same = same or ids[0]
+            complete = all(accuracy in there for each in places for there in each.values())
+            if not same or not complete or any(each != same for each in ids):
+                continue
+            examples = {name: int(there["examples"]) for name, there in places[0].items()}
+            bits = [runs[row["run_index"]].bits(row) for row in chosen]
+            here = np.stack([each[f"report/{accuracy}"] for each in bits])
+            by_name = {
+                name: np.stack([each[f"elsewhere/{name}/{accuracy}"] for each in bits]) for name in examples
+            }
+            there = np.concatenate([*by_name.values()], axis=1)
+            found = by_class(np.repeat(np.arange(len(examples)), [*examples.values()]), there, level=level)
+            one = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
+            ends = zip(found.accuracy.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+            yield Elsewhere(
+                label,
+                accuracy,
+                report=one.plain,
+                pooled=found.plain,
+                drop=_drop(here, there, level, groups),
+                places=dict(zip(examples, ends, strict=True)),
+                examples=examples,
+            )
+
+
+def _drop(here: Bits, there: Bits, level: float, groups: ArrayLike | None) -> Interval:
+    per_seed = here.mean(axis=1) - there.mean(axis=1)
+    p, q = float(here.mean()), float(there.mean())
+    (p_low, p_high), (q_low, q_high) = (
+        wilson(p, alike(here.shape[1], groups), level),
+        wilson(q, there.shape[1], level),
+    )
+    trained = float(luck(per_seed[:, None], level)[0])
+    below = float(np.hypot(np.hypot(p - p_low, q_high - q), trained))
+    above = float(np.hypot(np.hypot(p_high - p, q - q_low), trained))
+    gap = float(per_seed.mean())
+    return gap, max(-1.0, gap - below), min(1.0, gap + above)
+
+
+def numbers(found: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of a table, of one accuracy: strategy, report, elsewhere, drop, and each place."""
+    places = [f"{name} ({count:,})" for name, count in found[0].examples.items()] if found else []
+    head = ["strategy", "trained on", "elsewhere", "drop", *places]
+    return head, [
+        [each.strategy, *map(_text, (each.report, each.pooled, each.drop, *each.places.values()))]
+        for each in found
+    ]
+
+
+def _text(interval: Interval) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(*interval)
