@@ -35,14 +35,14 @@ def main() -> None:
     )
     options.add_argument("--epochs", type=float, default=5.0)
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     chosen = options.parse_args()
     torch.set_num_threads(1)
     about = machine()
     for seed in range(chosen.seeds):
-        for name, text in OBJECTIVES.items():
-            config = RunConfig(
-                objective=read_objective(text), epochs=chosen.epochs, seed=seed, eval_steps=20, points=1
-            )
+        for name in chosen.objectives:
+            objective = read_objective(OBJECTIVES[name])
+            config = RunConfig(objective=objective, epochs=chosen.epochs, seed=seed, eval_steps=20, points=1)
             with tempfile.TemporaryDirectory() as directory:
                 began = time.process_time()
                 last = config.run(Path(directory) / "run", progress=False).points.iloc[-1]

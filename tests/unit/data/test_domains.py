@@ -216,7 +216,7 @@ def test_what_has_no_domains_is_refused(tmp_path: Path) -> None:
 def test_one_image_in_two_domains_is_refused(tmp_path: Path) -> None:
     table = write(tmp_path / "pets")
     table["path"] = [table["path"][30 if row == 50 else row] for row in range(72)]
-    with pytest.raises(ValueError, match="1 files are in the photo train and in the sketch train part"):
+    with pytest.raises(ValueError, match="1 file is in the photo train and in the sketch train part"):
         load_data(table, train_domains=["photo"])
     with pytest.raises(ValueError, match="hold the same examples"):
         load_data({"photo": tensors(1), "art": tensors(1)}, train_domains=["photo"])
