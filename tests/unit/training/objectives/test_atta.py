@@ -89,6 +89,18 @@ def test_the_memory_is_forgotten_after_so_many_epochs() -> None:
     assert torch.equal(third, inner(fixed.copy(), images, fixed.batch(2).labels, seed=2))
 
 
+def test_of_an_image_that_comes_twice_in_a_batch_the_last_is_kept() -> None:
+    fixed = Fixed()
+    images, labels = fixed.train[0, [3, 3]]
+    ids, places = fixed.data.train.ids[[3, 3]], torch.arange(2)
+    where: dict[str, Any] = {"epoch": 0, "train": fixed.train, "epsilon": LINF.epsilon, "seed": 0}
+    batch = TrainingBatch.on(torch.device("cpu"), images, labels, ids, places, **where)
+    attacked = fixed.term.attacked(fixed.copy, batch)
+    assert not torch.equal(attacked[0], attacked[1])
+    kept = fixed.term.kept[fixed.term.rows[torch.searchsorted(fixed.term.ids, ids[:1])]]
+    assert torch.equal(kept, ((attacked[1:] - images[1:]) / LINF.epsilon).half())
+
+
 def test_without_an_attack_nothing_is_remembered() -> None:
     fixed = Fixed()
     images, same = fixed.attacked(0, 0.0)
