@@ -1,6 +1,7 @@
 """Train, killed with SIGKILL before the first change of the disk, then before the second of the next attempt, and so on.
 
 Usage: python -m tests.killed DIRECTORY. Prints how many times the run was killed.
+Or: python -m tests.killed DIRECTORY everything. The run keeps all that a run can keep from step to step.
 Or: python -m tests.killed DIRECTORY full. From there on the disk takes nothing more, instead; each error names a file.
 Or: python -m tests.killed DIRECTORY small. Files of 100 bytes are the largest, of 200 the next time, and so on.
 Or: python -m tests.killed DIRECTORY over. Starts a finished run and a half-finished one over; each time that is killed, at
@@ -54,7 +55,13 @@ def child(out: Path, fatal: int, last: int, resume: bool, full: bool, largest: i
     for name in CHANGES:
         setattr(os, name, fatally(getattr(os, name)))
     try:
-        tiny.run(out, resume=resume, progress=lambda status: os._exit(0) if status.step == last else None)
+        options = tiny.everything() if sys.argv[2:] == ["everything"] else {}
+        tiny.run(
+            out,
+            **options,
+            resume=resume,
+            progress=lambda status: os._exit(0) if status.step == last else None,
+        )
     except OSError as error:
         known = error.errno == (errno.EFBIG if largest else errno.ENOSPC)
         os._exit(3 if known and str(out) in str(error) and "\n" not in str(error) else 1)

@@ -60,3 +60,22 @@ def run(out: Path, strategy: Any = None, **changes: Any) -> Run:
     model = arguments.pop("model", None) or backbone(strategy)
     objective = arguments.pop("objective", pt.AdversarialTraining(pt.PGD(pt.Linf(4 / 255), steps=2)))
     return pt.train(model, data(), objective, **arguments)
+
+
+def everything() -> dict[str, Any]:
+    """What a run can keep from step to step, and a point to end with that is not the last."""
+    attack = pt.training.ATTA(pt.PGD(pt.Linf(4 / 255), steps=1), reset=2)
+    return {
+        "objective": attack + 0.1 * pt.training.EWC(examples=9) + 0.1 * pt.training.L2SP(),
+        "epsilon": pt.EpsilonSchedule.auto(patience=1, tolerance=0.5),
+        "freezing": pt.training.LPFT(0.4),
+        "augmentation": "flip+crop",
+        "steps": 24,
+        "eval_every": 8,
+        "ema": 0.5,
+        "awp": 0.01,
+        "accumulate": 2,
+        "keep": "clean",
+        "balance": "sampling",
+        "optimizer": pt.training.AdamW(0.5, schedule="one-cycle"),
+    }

@@ -56,6 +56,7 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
     ("how", "least"),
     [
         pytest.param([], 20, id="killed", marks=pytest.mark.slow),
+        pytest.param(["everything"], 20, id="everything", marks=pytest.mark.slow),
         pytest.param(["full"], 20, id="full", marks=pytest.mark.slow),
         pytest.param(["small"], 6, id="small"),
     ],
@@ -72,7 +73,7 @@ def test_a_run_stopped_at_every_change_of_the_disk_ends_as_if_it_had_not_been(
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= least
-    tiny.run(tmp_path / "whole")
+    tiny.run(tmp_path / "whole", **(tiny.everything() if how == ["everything"] else {}))
     same_run(tmp_path / "killed", tmp_path / "whole")
     assert not hidden(tmp_path / "killed")
 
