@@ -3,6 +3,8 @@
 import contextlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,54 +19,14 @@ from torch.nn.functional import cross_entropy
 import paretune as pt
 from paretune.attacks import attack_copy
 from paretune.runs.progress import Status
-from paretune.runs.store import Run, load_points
+from paretune.runs.store import load_points
 from paretune.strategies import trainable_parameters
 from paretune.training.tasks import Tasks, shared_view, view
-from paretune.training.together import train_tasks
 from tests import tiny
+from tests.together import ATTACK, backbone, both, noise, run
 
-ATTACK = pt.PGD(pt.Linf(4 / 255), steps=2)
 TIMINGS = ["train_seconds", "cpu_seconds", "peak_memory_bytes", "path"]
 SCHEDULE = pt.EpsilonSchedule.fixed()
-
-
-def noise(
-    count: int = 90, kinds: int = 3, name: str = "noise", size: int = 8, seed: int = 0
-) -> pt.data.ImageData:
-    """Images whose classes are brightnesses."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % kinds
-    images = torch.rand(count, 3, size, size, generator=generator) * 0.3 + labels.view(-1, 1, 1, 1) / (
-        2 * kinds
-    )
-    return pt.data.ImageData.from_tensors(images, labels, [f"grey {kind}" for kind in range(kinds)], name)
-
-
-def both() -> dict[str, pt.data.ImageData]:
-    return {"digits": tiny.data(), "noise": noise()}
-
-
-def backbone(strategy: Any = None, classes: int = 13, dropout: float = 0.2) -> pt.Backbone:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = tiny.network()
-        network[-2], network[-1] = nn.Dropout(dropout), nn.Linear(32, classes)
-    made = pt.Backbone(network.eval(), image_size=8, sites=["1.norm"])
-    return pt.adapt(made, strategy or pt.FullFineTune(bn="adapt"))
-
-
-def run(out: Path, model: pt.Backbone | None = None, **changes: Any) -> dict[str, Run]:
-    arguments: dict[str, Any] = {
-        "steps": 10,
-        "eval_every": 4,
-        "optimizer": pt.training.AdamW(5e-3),
-        "attacks": [pt.PGD(pt.Linf(4 / 255), steps=3)],
-        "progress": False,
-    }
-    arguments |= changes
-    tasks = arguments.pop("tasks", None) or both()
-    objective = arguments.pop("objective", pt.training.AdversarialTraining(ATTACK))
-    return train_tasks(model or backbone(), tasks, objective, out=out, **arguments)
 
 
 def known(model: pt.Backbone, tasks: dict[str, pt.data.ImageData]) -> pt.Backbone:
@@ -281,6 +243,21 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(options: dict[str, Any], tmp_p
     again = run(tmp_path / "stopped", resume=False, **options)
     assert again["noise"].done
     same(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed", str(tmp_path / "killed"), "tasks"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 60
+    run(tmp_path / "whole")
+    same(tmp_path / "whole", tmp_path / "killed")
+    assert not [*(tmp_path / "killed").rglob(".*")]
 
 
 def test_lost_rows_of_a_task_are_seen(tmp_path: Path) -> None:
