@@ -146,7 +146,7 @@ def _check_apart(learner: str, learnt: ImageData, measurer: str, measured: Image
 
 
 def blocks(trained: Task) -> dict[str, tuple[slice, Task]]:
-    """The rows of the head of each task that a model was ``trained`` for, and what is known of the task; empty of one task."""
+    """The rows of the head of each task that a model was ``trained`` for, and the task; empty if it is one alone."""
     noted: Mapping[str, Any] = (trained.data or {}).get("tasks") or {}
     stops = accumulate(each["num_classes"] for each in noted.values())
     return {

@@ -25,7 +25,7 @@ from paretune.training.tasks import Tasks, shared_view, view
 from tests import tiny
 from tests.together import ATTACK, backbone, both, noise, run
 
-TIMINGS = ["train_seconds", "cpu_seconds", "peak_memory_bytes", "path"]
+TIMINGS = ["train_seconds", "cpu_seconds", "attack_seconds", "peak_memory_bytes", "path"]
 SCHEDULE = pt.EpsilonSchedule.fixed()
 
 
@@ -328,6 +328,38 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", model, **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_blocks_is_refused(tmp_path: Path) -> None:
+    """Its head may have the tasks in another order."""
+    teacher = tmp_path / "teacher"
+    run(teacher)
+    for place in (teacher, teacher / "digits"):
+        objective = pt.training.Natural() + pt.training.Distillation(str(place))
+        with pytest.raises(
+            ValueError, match="teacher.*cannot be loaded on the model of one of several tasks"
+        ):
+            run(tmp_path / "taught", objective=objective)
+    assert not (tmp_path / "taught").exists()
+
+
+@pytest.mark.parametrize("name", ["TRADES", "ATTA", "EWC", "FARE"])
+def test_other_objectives_go_through_the_views_and_are_resumed(name: str, tmp_path: Path) -> None:
+    kind: Any = getattr(pt.training, name)
+    objective = kind(ATTACK) if name in ("TRADES", "ATTA") else pt.training.Natural() + 0.1 * kind()
+    if name == "FARE":
+        objective = pt.training.Natural() + 0.1 * kind(replace(ATTACK, loss="l2"))
+    options = {"objective": objective, "epsilon": SCHEDULE}
+
+    def stop(status: Status) -> None:
+        if status.step == 6:
+            raise Stop
+
+    run(tmp_path / "whole", **options)
+    with contextlib.suppress(Stop):
+        run(tmp_path / "stopped", progress=stop, **options)
+    run(tmp_path / "stopped", **options)
+    same(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_heads_that_cannot_be_divided_are_refused() -> None:
