@@ -33,15 +33,6 @@ def train_tasks(
     in it. Where batch norms adapt, each batch is normalised by itself, and the running statistics are of all tasks in turn.
     With ``keep``, a point is as good as the mean over the tasks.
 
-    Example:
-        >>> data = {  # doctest: +SKIP
-        ...     "digits": pt.load_data("digits", img_size=32), "fashion": pt.load_data("fashion-mnist", img_size=32)
-        ... }
-        >>> backbone = pt.load_backbone("timm:vit_small_patch16_224", num_classes=20, img_size=32)  # doctest: +SKIP
-        >>> model = pt.adapt(backbone, pt.LoRA())  # doctest: +SKIP
-        >>> runs = pt.training.train_tasks(model, data, pt.training.Natural(), out="both", epochs=3)  # doctest: +SKIP
-        >>> digits = pt.training.view(model, "digits")  # doctest: +SKIP
-
     Args:
         model: from :func:`~paretune.adapt`, with as many logits as the tasks have classes together.
         tasks: the data of each task by its name, which its rows have; the order is that of the blocks of the head. The data

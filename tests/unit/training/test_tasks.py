@@ -337,7 +337,7 @@ def test_a_teacher_of_other_blocks_is_refused(tmp_path: Path) -> None:
     for place in (teacher, teacher / "digits"):
         objective = pt.training.Natural() + pt.training.Distillation(str(place))
         with pytest.raises(
-            ValueError, match="teacher.*cannot be loaded on the model of one of several tasks"
+            ValueError, match=r"teacher.*cannot be loaded on the model of one of several tasks"
         ):
             run(tmp_path / "taught", objective=objective)
     assert not (tmp_path / "taught").exists()
