@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# That of timm computes the same; it differs where it is scripted.
+_PLAIN = ("torch.nn.modules.linear.Linear", "timm.layers.linear.Linear")
+
 
 def check_divisible(head: nn.Module, name: str) -> None:
     """Refuse a head whose rows are not the classes one by one, or that something else sees.
@@ -13,7 +16,7 @@ def check_divisible(head: nn.Module, name: str) -> None:
     Raises:
         ValueError: it is no plain Linear layer and no convolution of single pixels, or it has hooks.
     """
-    plain = type(head) is nn.Linear
+    plain = f"{type(head).__module__}.{type(head).__name__}" in _PLAIN
     if type(head) is nn.Conv2d:
         shape = (head.kernel_size, head.stride, head.padding, head.groups)
         plain = shape == ((1, 1), (1, 1), (0, 0), 1)
