@@ -136,7 +136,8 @@ def described_data(name: str, data: ImageData) -> dict[str, Any]:
 
 def _check_apart(learner: str, learnt: ImageData, measurer: str, measured: ImageData) -> None:
     """Raise ValueError if one task learns what another, of the same images, is measured on."""
-    held_out = torch.cat([measured.select.ids, measured.report.ids])
+    splits = measured.select, measured.report, *measured.elsewhere.values()
+    held_out = torch.cat([split.ids for split in splits])
     both = int(torch.isin(held_out, learnt.train.ids).sum())
     if both:
         raise ValueError(
