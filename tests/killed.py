@@ -4,6 +4,7 @@ Usage: python -m tests.killed DIRECTORY. Prints how many times the run was kille
 Or: python -m tests.killed DIRECTORY everything. The run keeps all that a run can keep from step to step.
 Or: python -m tests.killed DIRECTORY full. From there on the disk takes nothing more, instead; each error names a file.
 Or: python -m tests.killed DIRECTORY small. Files of 100 bytes are the largest, of 200 the next time, and so on.
+Or: python -m tests.killed DIRECTORY tasks. Two tasks train in one run.
 Or: python -m tests.killed DIRECTORY over. Starts a finished run and a half-finished one over; each time that is killed, at
 the next change, and the run is resumed in DIRECTORY/finished-N or DIRECTORY/half-N.
 """
@@ -23,7 +24,7 @@ torch.set_num_threads(1)
 
 import paretune.training.loop  # noqa: E402, F401  # once, here, instead of in every child
 from paretune.runs.store import load_runs  # noqa: E402
-from tests import tiny  # noqa: E402  # after the thread count
+from tests import tiny, together  # noqa: E402  # after the thread count
 
 tiny.data()
 CHANGES = ("fsync", "replace", "rename", "unlink", "rmdir")
@@ -55,13 +56,14 @@ def child(out: Path, fatal: int, last: int, resume: bool, full: bool, largest: i
     for name in CHANGES:
         setattr(os, name, fatally(getattr(os, name)))
     try:
+        run = together.run if sys.argv[2:] == ["tasks"] else tiny.run
         options = tiny.everything() if sys.argv[2:] == ["everything"] else {}
-        tiny.run(
-            out,
-            **options,
-            resume=resume,
-            progress=lambda status: os._exit(0) if status.step == last else None,
-        )
+
+        def end(status: Any) -> None:
+            if status.step == last:
+                os._exit(0)
+
+        run(out, **options, resume=resume, progress=end)
     except OSError as error:
         known = error.errno == (errno.EFBIG if largest else errno.ENOSPC)
         os._exit(3 if known and str(out) in str(error) and "\n" not in str(error) else 1)

@@ -79,7 +79,7 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
     monkeypatch.setattr(
         os, "sched_getaffinity", lambda _process: {0}, raising=False
     )  # one worker of one thread
-    if page.stem in ("own-data", "augmentation"):
+    if page.stem in ("own-data", "augmentation", "several-tasks"):
         flowers(tmp_path / "flowers")
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page):

@@ -1,5 +1,6 @@
 """Pretrained classifiers behind one type: images in [0, 1] go in, logits come out."""
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.bases import check_base, check_values, heads, unwrapped
+from paretune.backbones.blocks import HeadBlock
 from paretune.backbones.modes import frozen_batch_norms
 from paretune.backbones.sites import Site, find_sites, laid_out
 from paretune.data.sizes import ImageSize, checked_size, pair
@@ -158,7 +160,7 @@ class Backbone(nn.Module):
     def num_classes(self) -> int:
         """Number of logits."""
         head: Any = self.module.get_submodule(self.head)
-        return int(head.weight.shape[0])
+        return head.num_classes if isinstance(head, HeadBlock) else int(head.weight.shape[0])
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -191,6 +193,20 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """Digest of the architecture and of every weight and buffer outside the head."""
         return fingerprint(self.architecture, tensor_digests(self.module.state_dict(), self.head))
+
+    def beside(self, head: nn.Module) -> "Backbone":
+        """The same classifier with another head, in place of its own; all other layers and all tensors are shared.
+
+        Only the modules that hold the head are others, with modes of their own: switch them too.
+        """
+        own = self.module.get_submodule(self.head)
+        shared: list[Any] = [
+            part for part in self.modules() if all(inner is not own for inner in part.modules())
+        ]
+        shared += [*self.parameters(), *self.buffers()]
+        made = copy.deepcopy(self, {id(own): head} | {id(each): each for each in shared})
+        made._head_is_open = False
+        return made
 
     def _example(self, size: ImageSize | None = None) -> Tensor:
         """A blank image as the network takes it."""

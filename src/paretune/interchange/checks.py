@@ -17,6 +17,7 @@ from paretune.backbones.backbone import (
     tensor_digests,
     written,
 )
+from paretune.backbones.blocks import HeadBlock
 from paretune.backbones.prototypes import PrototypeHead
 
 
@@ -34,6 +35,11 @@ def check_architecture(model: nn.Module, module: nn.Module, config: Mapping[str,
 def check_classes(module: nn.Module, head: str, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
     """Raise ValueError unless the head is of the adapter's kind and number of classes."""
     layer: Any = module.get_submodule(head)
+    if isinstance(layer, HeadBlock):
+        raise ValueError(
+            f"the adapter in {origin} cannot be loaded on the model of one of several tasks, which shares its head with the "
+            "others"
+        )
     embeddings = tensors.get(f"{head}.prototypes")
     if embeddings is not None and not isinstance(layer, PrototypeHead):
         shape = tuple(embeddings.shape)

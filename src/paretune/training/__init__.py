@@ -20,6 +20,8 @@ from paretune.training.objectives import (
 )
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import SCHEDULES, Auto, EpsilonSchedule, Fixed, Linear, TwoHinge, Uniform
+from paretune.training.tasks import view
+from paretune.training.together import train_tasks
 
 __all__ = [
     "ATTA",
@@ -51,5 +53,7 @@ __all__ = [
     "Uniform",
     "soup",
     "train",
+    "train_tasks",
+    "view",
     "wise_ft",
 ]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretune.attacks import Attack
 from paretune.attacks.copy.options import Engine
@@ -38,14 +38,15 @@ from paretune.training.ema import Average
 from paretune.training.freezing import Freezing, Frozen
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
-from paretune.training.measuring import FreshCopy, Readings, look, measure
-from paretune.training.objectives import Objective, Term, TrainingBatch
+from paretune.training.measuring import AtWork, Readings, at_work, look, measure
+from paretune.training.objectives import Objective, TrainingBatch
 from paretune.training.optimizers import AdamW
 from paretune.training.perturbing import worst_weights
 from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
+from paretune.training.tasks import Tasks
 
 _NOT_PLANNED = (
     "out",
@@ -147,23 +148,22 @@ def train(
         OSError: another process is at work in ``out``, or a file cannot be written; the same call goes on once that ends.
         TrainingDiverged: the loss became NaN; the last checkpoint is kept.
     """
-    data = as_data(data, model.image_size)
+    data = data if isinstance(data, Tasks) else as_data(data, model.image_size)
     arguments = locals()
     plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
-    processes = Processes(plan.batch_size, plan.mixed_precision)
+    processes = Processes([task.batch_size for task in plan.tasks], plan.mixed_precision)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
-        note_task(model, plan.task)
+        note_task(model, plan.noted)
         if record.done:
             return record.restore(model)
         with checkpointed(model, plan.checkpointing):
-            _follow(plan, model, data, processes, record, workers, progress)
+            _follow(plan, model, processes, record, workers, progress)
         return record.finish(model)
 
 
 def _follow(
     plan: Plan,
     model: Backbone,
-    data: ImageData,
     processes: Processes,
     record: Record,
     workers: int,
@@ -175,49 +175,56 @@ def _follow(
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optim = processes.prepare(model), plan.optimizer.build(model, plan.lr)
-    term, average = plan.objective.begin(model, data, plan.seed), Average(model, plan.ema)
-    record.go_on(model, optim, {"objective": term, "average": average, "scale": processes})
-    copy = FreshCopy(model, replace(plan.options, precision=record.so_far["attack_precision"]))
+    tasks, average = at_work(plan, model, wrapped), Average(model, plan.ema)
+    kept = {f"objective{each.plan.number or ''}": each.term for each in tasks}
+    record.go_on(model, optim, {**kept, "average": average, "scale": processes})
+    for each in tasks:
+        each.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
     frozen = Frozen(model, plan.freezing, plan.total)
-    readings = Readings(record, device, parameters)
-    batches = Batches(plan, record.step, rank, processes.world)
-    loader = batches.loader(workers, device)
+    readings, start = Readings(record, device, parameters), record.step
+    order = partial(Batches, plan, start, rank, processes.world)
+    loaders = [order(number=each.plan.number).loader(workers, device) for each in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
-        model.train()
-        for step, loaded in enumerate(loader, start=batches.start + 1):
+        for each in tasks:
+            each.model.train()
+        for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
-            strength, lr, step_seed = plan.at(step, record.clean)
+            strength, lr, seed = plan.at(step, record.clean)
             for group in optim.param_groups:
                 group["lr"] = lr * group["factor"]
-            batch = TrainingBatch.on(device, *loaded, epsilon=strength, seed=step_seed, **plan.origin(step))
+            drawn = zip(tasks, loaded, strict=True)
+            batches = [each.batch(device, tensors, step, strength) for each, tensors in drawn]
             if step == 1:
-                record.note(far_statistics(model, batch.images), step)  # waits, once a run
+                images = torch.cat([batch.images for batch in batches])
+                record.note(far_statistics(model, images), step)  # waits, once a run
             frozen.begin(step)
-            torch.manual_seed(batch.seed + rank)  # dropout and stochastic depth
-            with readings.checking(step, batch):
+            torch.manual_seed(seed + rank)  # dropout and stochastic depth
+            with readings.checking(step, batches[0]):
+                parts = [part for batch in batches for part in batch.parts(plan.accumulate)]
                 with readings.attacking():
-                    parts = [(part, term.attacked(copy, part)) for part in batch.parts(plan.accumulate)]
-                descend = partial(_descend, term, wrapped, parts, processes)
+                    attacked = [tasks[part.task].attacked(part) for part in parts]
+                descend = partial(_descend, tasks, parts, attacked, processes)
                 with worst_weights(model, plan.awp, descend, frozen.drop_gradients):
                     seen = descend()
-            if step == batches.start + 1:
-                unused = check_gradients(model, batch.images, penalised=plan.objective.reaches_all)
+            if step == start + 1:
+                unused = check_gradients(model, batches[0].images, penalised=plan.objective.reaches_all)
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             processes.scaler.unscale_(optim)
             norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-            readings.add(step, batch, seen, norm)
+            readings.add(step, seen, norm)
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
             processes.scaler.step(optim)
             processes.scaler.update()
             optim.zero_grad(set_to_none=True)
             average.update(step)
-            copy.outdated = True
-            look(step, strength, record, model, data, parameters)  # waits, if somebody asks
+            for each in tasks:
+                each.copy.outdated = True
+            look(step, strength, record, model, tasks, parameters)  # waits, if somebody asks
             if step in plan.measured_at or record.stop:  # waits
-                settled[-1] = measure(settled[-1], readings, model, optim, data, copy, average)
+                settled[-1] = measure(settled[-1], readings, model, optim, tasks, average)
             for status in settled:
                 show(status)
     average.swap()
@@ -225,14 +232,15 @@ def _follow(
 
 
 def _descend(
-    term: Term, model: nn.Module, parts: Sequence[tuple[TrainingBatch, Any]], processes: Processes
+    tasks: Sequence[AtWork], parts: Sequence[TrainingBatch], attacked: Sequence[Any], processes: Processes
 ) -> list[tuple[TrainingBatch, Tensor, Tensor]]:
-    """Add the gradient of the loss of a batch, in its parts, to what there is; returns the loss and logits of each."""
-    images, seen = sum(len(part.labels) for part, _ in parts), []
-    for part, attacked in parts:
+    """Add the gradient of the loss of a step, in its parts, to what there is; returns the loss and logits of each."""
+    seen = []
+    for part, made in zip(parts, attacked, strict=True):
+        task = tasks[part.task]
         with processes.autocast():
-            loss, logits = term.loss(model, part, attacked)
+            loss, logits = task.term.loss(task.called, part, made)
         assert logits is not None  # the objective learns
-        torch.autograd.backward(processes.scaler.scale(loss * (len(part.labels) / images)))
+        torch.autograd.backward(processes.scaler.scale(loss * part.share))
         seen.append((part, loss.detach(), logits.detach()))
     return seen

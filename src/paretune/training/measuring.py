@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
@@ -18,8 +18,8 @@ from paretune.attacks.masking import zero_gradients
 from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.features import without_head
-from paretune.data.images import ImageData
 from paretune.evaluation import speed
+from paretune.evaluation.correctness import Scores
 from paretune.runs.progress import Status
 from paretune.training.ema import Average
 from paretune.training.guards import (
@@ -30,9 +30,12 @@ from paretune.training.guards import (
     no_op,
     transfer_failure,
 )
-from paretune.training.objectives import TrainingBatch
+from paretune.training.learning import Learning, seed_of
+from paretune.training.objectives import Term, TrainingBatch
 from paretune.training.pictures import Album
-from paretune.training.record import Record
+from paretune.training.plan import Plan
+from paretune.training.record import Measured, Record
+from paretune.training.tasks import shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
 
@@ -68,6 +71,55 @@ class FreshCopy:
                 if each is not None:
                     each.refresh()
         self.outdated = False
+
+
+@dataclass(frozen=True, eq=False)
+class AtWork:
+    """A task while it is learnt.
+
+    Args:
+        plan: what is learnt.
+        model: of the task, which in a run of several is a view of what they share.
+        called: the same as it is called in training.
+        term: the objective.
+        copy: what attacks search on.
+    """
+
+    plan: Learning
+    model: Backbone
+    called: nn.Module
+    term: Term
+    copy: FreshCopy
+
+    def batch(
+        self, device: torch.device, loaded: Sequence[Tensor], step: int, epsilon: float
+    ) -> TrainingBatch:
+        """What was ``loaded`` for ``step``, on ``device``."""
+        plan = self.plan
+        return TrainingBatch.on(
+            device,
+            *loaded,
+            epsilon=epsilon,
+            seed=seed_of(plan.seed, step, plan.number),
+            epoch=(step - 1) // plan.per_epoch,
+            train=plan.train,
+            task=plan.number,
+            share=plan.share,
+        )
+
+    def attacked(self, batch: TrainingBatch) -> Any:
+        """What the loss takes beside the batch."""
+        return self.term.attacked(self.copy, batch)
+
+
+def at_work(plan: Plan, model: Backbone, wrapped: nn.Module) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``, which is called as ``wrapped``."""
+    tasks = []
+    for each in plan.tasks:
+        own = shared_view(model, each.name, plan.noted) if plan.together else model
+        term = plan.objective.begin(own, each.data, plan.seed)
+        tasks.append(AtWork(each, own, own if plan.together else wrapped, term, FreshCopy(own, plan.options)))
+    return tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +162,10 @@ class Readings:
     def checking(self, step: int, batch: TrainingBatch) -> Iterator[None]:
         """Around the loss: what the checks of an attack look at is read with the numbers, on a CPU at once.
 
+        Args:
+            step: its number.
+            batch: whose labels nobody need look at; those of further tasks are waited for.
+
         Raises:
             TrainingDiverged: an attack refuses the weights for what is NaN or infinite.
             ValueError: the error of a check, here or of an earlier step.
@@ -145,15 +201,13 @@ class Readings:
     def add(
         self,
         step: int,
-        batch: TrainingBatch,
         parts: Sequence[tuple[TrainingBatch, Tensor, Tensor]],
         norm: Tensor,
     ) -> None:
         """Keep the numbers of a step, before it changes the weights: the loss and the logits of its parts."""
-        images = len(batch.labels)
-        loss = torch.stack([mean.float() * (len(part.labels) / images) for part, mean, _ in parts]).sum()
+        loss = torch.stack([mean.float() * part.share for part, mean, _ in parts]).sum()
         right = [(logits.argmax(dim=1) == part.labels).float().sum() for part, _, logits in parts]
-        accuracy = torch.stack(right).sum() / images
+        accuracy = torch.stack(right).sum() / sum(len(part.labels) for part, _, _ in parts)
         # Where float16 overflows, the step is left out and the scale of the gradients lowered.
         if self.record.plan.mixed_precision == "fp16":
             norm = torch.where(norm.isfinite(), norm, 0.0)
@@ -162,7 +216,7 @@ class Readings:
             well = torch.stack([ok for ok, _ in self._checks]).all().float()
             largest = [torch.nn.utils.get_total_norm(self.parameters, float("inf"))]
         numbers = torch.stack([loss, accuracy, norm.detach().float(), well])
-        self._unread.append(_Step(step, batch.epsilon, numbers, self._checks, largest))
+        self._unread.append(_Step(step, parts[0][0].epsilon, numbers, self._checks, largest))
 
     def read(self, step: int) -> list[Status]:
         """The steps since the last reading, if it is time for one at ``step``; the accelerator is waited for, once.
@@ -212,9 +266,17 @@ class Readings:
 
 
 def look(
-    step: int, epsilon: float, record: Record, model: Backbone, data: ImageData, parameters: Sequence[Tensor]
+    step: int,
+    epsilon: float,
+    record: Record,
+    model: Backbone,
+    tasks: Sequence[AtWork],
+    parameters: Sequence[Tensor],
 ) -> None:
-    """Measure clean accuracy on the select split after ``step``, if the schedule asks for it or the first tenth is over."""
+    """Measure clean accuracy on the select split after ``step``, if the schedule asks for it or the first tenth is over.
+
+    The schedule gets the mean over the tasks.
+    """
     plan = record.plan
     asked = plan.asks(step, record.clean)
     early = step == plan.early and epsilon > 0 and step not in plan.measured_at
@@ -223,11 +285,12 @@ def look(
     record.stop_clock()
     record.processes.equalise_buffers(model)
     with naming_divergence(parameters, step, plan.lr, record.findings):
-        clean = record.processes.evaluate(model, data.select, (), plan.seed).clean_accuracy
+        seen = [record.processes.evaluate(each.model, each.plan.data.select, (), plan.seed) for each in tasks]
     if asked:
-        record.clean.append(clean)
+        record.clean.append(sum(scores.clean_accuracy for scores in seen) / len(seen))
     if early:
-        record.note(transfer_failure(clean, plan.chance, len(data.select), epsilon), step, failure=True)
+        for each, scores in zip(tasks, seen, strict=True):
+            record.note(_no_transfer(each, scores, epsilon, plan), step, failure=True)
     record.start_clock()
 
 
@@ -236,60 +299,91 @@ def measure(
     readings: Readings,
     model: Backbone,
     optimizer: torch.optim.Optimizer,
-    data: ImageData,
-    copy: FreshCopy,
+    tasks: Sequence[AtWork],
     average: Average,
 ) -> Status:
-    """Measure ``model`` on both splits and elsewhere; note what is wrong, keep the point, return ``last`` with accuracies.
+    """Measure each task on both splits and elsewhere; note what is wrong, keep the point, return ``last`` with accuracies.
 
-    What is measured has the averaged weights, if there are such.
+    What is measured has the averaged weights, if there are such. Of several tasks the accuracies are means.
     """
     record, plan = readings.record, readings.record.plan
     record.stop_clock()
     record.processes.equalise_buffers(model)
     began = time.perf_counter()
     with average.used(), naming_divergence(readings.parameters, last.step, plan.lr, record.findings):
-        album = Album(data.report, plan.attacks[0])
-        report, select = (
-            record.processes.evaluate(model, split, plan.attacks, plan.seed, copy(), seen)
-            for split, seen in ((data.report, album), (data.select, None))
-        )
-        under = plan.attacks if plan.attack_elsewhere else ()
-        elsewhere = {
-            name: record.processes.evaluate(model, split, under, plan.seed, copy())
-            for name, split in data.elsewhere.items()
-        }
-        record.so_far["attack_precision"] = copy().precision
-        vanishing = record.processes.vanishing_gradients(copy(), data.select, plan.seed)
-    copy.outdated = True
-    if record.step == 0 and record.writer is not None:  # once a run
+        scored = [_scored(each, record) for each in tasks]
+        record.so_far["attack_precision"] = tasks[0].copy().precision
+        vanishing = [
+            record.processes.vanishing_gradients(each.copy(), each.plan.data.select, plan.seed)
+            for each in tasks
+        ]
+    for each in tasks:
+        each.copy.outdated = True
+    selects = [scores.select for scores, _ in scored]
+    if record.step == 0 and record.writers:  # once a run
         steps = record.so_far["train_seconds"] * plan.total / last.step
-        taken = {attack: report.seconds.get(attack, 0.0) for attack in plan.attacks}
+        taken = {
+            attack: sum(report.seconds.get(attack, 0.0) for (report, *_), _ in scored)
+            for attack in plan.attacks
+        }
         why = speed.slow_training(steps, time.perf_counter() - began, len(plan.measured_at), taken, model)
         if why is not None:
             speed.log.info(why, extra={"once": True})
-    clean, robust = select.clean_accuracy, max(select.robust_accuracy(attack) for attack in plan.attacks)
+    clean = [select.clean_accuracy for select in selects]
+    robust = [max(select.robust_accuracy(attack) for attack in plan.attacks) for select in selects]
     failing = partial(record.note, step=last.step, failure=True)
-    failing(transfer_failure(clean, plan.chance, len(data.select), last.epsilon))
-    # Only at full strength do the training and the evaluation attack compare.
+    for each, select in zip(tasks, selects, strict=True):
+        failing(_no_transfer(each, select, last.epsilon, plan))
+    # Only at full strength do the training and the evaluation attack compare; each task counts by its images in a batch.
     full = plan.objective.attack and plan.objective.attack.threat.epsilon
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         trained = record.processes.mean(float(np.mean(attacked)))
-        failing(catastrophic_overfitting(trained, robust, plan.chance))
-    failing(zero_gradients(*vanishing))
+        mean = partial(np.average, weights=[each.plan.batch_size for each in tasks])
+        chance = float(mean([each.plan.chance for each in tasks]))
+        failing(catastrophic_overfitting(trained, float(mean(robust)), chance))
+    for each, (zero, seen) in zip(tasks, vanishing, strict=True):
+        failing(_of(each, zero_gradients(zero, seen), plan))
     if plan.adapts(last.step) and (begun := record.so_far.pop("begun", None)):
         failing(no_op(model, optimizer, begun, last.step, plan.lr))
     if plan.objective.attack and last.step == plan.total:
         record.note(never_attacked(plan.epsilon, last.epsilon), last.step)
-    best = record.is_best(last.step, select)
-    pictures = None
-    if best and (plan.keep.rule != "last" or last.step == plan.total or record.stop is not None):
-        pictures = album.pictures(last.step, report.ran(plan.attacks[0]), record.processes)
-    record.point(last.step, report, select, elsewhere, model, optimizer, average, pictures, best=best)
+    best = record.is_best(last.step, selects)
+    shown = best and (plan.keep.rule != "last" or last.step == plan.total or record.stop is not None)
+    measured = []
+    for scores, album in scored:
+        ran = scores.report.ran(plan.attacks[0])
+        pictures = album.pictures(last.step, ran, record.processes) if shown else None
+        measured.append(scores._replace(pictures=pictures))
+    record.point(last.step, measured, model, optimizer, average, best=best)
     readings.since_point = []
     record.start_clock()
-    return replace(last, clean=clean, robust=robust)
+    return replace(last, clean=sum(clean) / len(clean), robust=sum(robust) / len(robust))
+
+
+def _scored(each: AtWork, record: Record) -> tuple[Measured, Album]:
+    """A task on the report split, the select split and elsewhere, and what it saw of the first."""
+    plan, data = record.plan, each.plan.data
+    album, measure = Album(data.report, plan.attacks[0]), partial(record.processes.evaluate, each.model)
+    report, select = (
+        measure(split, plan.attacks, plan.seed, each.copy(), seen)
+        for split, seen in ((data.report, album), (data.select, None))
+    )
+    under = plan.attacks if plan.attack_elsewhere else ()
+    elsewhere = {
+        name: measure(split, under, plan.seed, each.copy()) for name, split in data.elsewhere.items()
+    }
+    return Measured(report, select, elsewhere, None), album
+
+
+def _no_transfer(each: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
+    found = transfer_failure(select.clean_accuracy, each.plan.chance, len(select.clean), epsilon)
+    return _of(each, found, plan)
+
+
+def _of(each: AtWork, finding: str | None, plan: Plan) -> str | None:
+    """What was found, with the task if there are several."""
+    return f"{finding} (in the task {each.plan.name})" if finding and plan.together else finding
 
 
 @contextlib.contextmanager

@@ -7,24 +7,25 @@ from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from paretune._values import check_whole, told
+from paretune._values import check_whole
 from paretune.attacks import PGD, Attack
 from paretune.attacks.copy.options import CopyOptions, Engine
 from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, Task, fingerprint, inside, tensor_digests
-from paretune.data.augmenting import Augmented, read_augmentation
+from paretune.data.augmenting import Augmented
 from paretune.data.images import ImageData, check_same_classes
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
-from paretune.training.balance import Balance, balanced_order, check_balance, example_weights
+from paretune.training.balance import Balance, check_balance, example_weights
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep, Rule
+from paretune.training.learning import Learning, learnings, seed_of
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.schedules import EpsilonSchedule, Moment, TwoHinge
+from paretune.training.tasks import Tasks, described_data, shared_view
 
 Mixed = Literal["no", "bf16", "fp16"]
 
@@ -42,7 +43,8 @@ class Plan:
         attack_elsewhere: whether to measure with them what is elsewhere too.
         options: of the attacked copy.
         seed: of batches and attacks.
-        batch_size: images a step, over all processes.
+        tasks: what is learnt.
+        together: whether that is several tasks, each with a model and a run directory of its own.
         accumulate: parts that the share of a process is learnt in.
         checkpointing: whether activations are computed again instead of kept.
         mixed_precision: of the forward and backward passes that train.
@@ -50,15 +52,12 @@ class Plan:
         awp: size of the perturbation of the weights that the gradient is taken at, if any.
         keep: which point the run ends with.
         total: optimizer steps.
-        per_epoch: steps of an epoch.
+        per_epoch: steps of an epoch, of the task that has the most.
         stop_on_failure: whether a failure that is noticed ends the run.
         measured_at: the steps after which the model is measured.
         lr: peak learning rate.
-        balance: what is done about classes of different sizes.
-        chance: accuracy of the best constant answer on the select split.
-        train: the examples to learn, augmented.
-        task: classes and data, which the model remembers.
-        identity: makes what identifies the run, as JSON; it reads all weights, for which one process is enough.
+        noted: classes and data, which the model remembers.
+        identity: makes what identifies the run of each task, as JSON; it reads all weights, for which one process is enough.
     """
 
     objective: Objective
@@ -69,7 +68,8 @@ class Plan:
     attack_elsewhere: bool
     options: CopyOptions
     seed: int
-    batch_size: int
+    tasks: tuple[Learning, ...]
+    together: bool
     accumulate: int
     checkpointing: bool
     mixed_precision: str
@@ -81,17 +81,14 @@ class Plan:
     stop_on_failure: bool
     measured_at: frozenset[int]
     lr: float
-    balance: Balance
-    train: Augmented
-    chance: float
-    task: Task
-    identity: Callable[[], dict[str, Any]]
+    noted: Task
+    identity: Callable[[], list[dict[str, Any]]]
 
     @classmethod
     def of(
         cls,
         model: Backbone,
-        data: ImageData,
+        data: ImageData | Tasks,
         objective: Objective,
         *,
         epochs: float | None,
@@ -137,14 +134,11 @@ class Plan:
                 f"give head_lr={optimizer.head_lr} or {freezing!r}, not both: each sets the rate of the head"
             )
         attacks = _evaluation_attacks(objective) if attacks is None else tuple(attacks)
-        examples = len(data.train)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if batch_size > examples:
-            raise ValueError(
-                f"batch_size={batch_size} is more than the {examples} images of the train split; give at most that many"
-            )
-        check_whole("accumulate", accumulate, 1, batch_size, hint=": parts of at least one image")
+        tasks = learnings(data, batch_size, seed, augmentation, balance)
+        for task in tasks:
+            objective.check_augmentation(task.train.augmentation)
+        smallest = min(task.batch_size for task in tasks)
+        check_whole("accumulate", accumulate, 1, smallest, hint=": parts of at least one image")
         mixed_precision = mixed_precision or cast(Mixed, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
         if mixed_precision not in get_args(Mixed):
             raise ValueError(
@@ -174,43 +168,46 @@ class Plan:
                 f"an objective with labels, Natural() + {objective!r}, or give the backbone a head that is not trained, "
                 "paretune.backbones.prototype_head, before adapt"
             )
-        objective.check(model, data)
-        per_epoch = examples // batch_size
+        per_epoch = max(task.per_epoch for task in tasks)
         total = _total_steps(epochs, steps, per_epoch)
         measured_at, measured = measuring_steps(total, per_epoch, eval_every, points)
         check_course(freezing, epsilon, total, per_epoch, attacked=objective.attack is not None)
         freezing.depth(model)  # or the model has none
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
-        if model.num_classes != len(data.classes):
+        if isinstance(data, Tasks):
+            name, classes, noted = " + ".join(data.data), data.num_classes, data.noted()
+            if precision == "auto":
+                raise ValueError(
+                    "precision='auto' may end otherwise for each task; name one for all: precision='fp32' or 'bf16'"
+                )
+        else:
+            name, classes = data.name, len(data.classes)
+            noted = Task(data.train.classes, described_data(data.name, data))
+        if model.num_classes != classes:
+            raise ValueError(f"the model has {model.num_classes} classes, data {name!r} has {classes}")
+        check_same_classes(model.num_classes, model.classes, noted.classes)
+        if attack_elsewhere and not any(task.data.elsewhere for task in tasks):
             raise ValueError(
-                f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
+                f"attack_elsewhere: data {name!r} has nothing elsewhere; load it with train_domains"
             )
-        check_same_classes(model.num_classes, model.classes, data.train.classes)
-        with told("augmentation", None if augmentation is None else str(augmentation)):
-            chain = read_augmentation(data.augmentation if augmentation is None else augmentation)
-            objective.check_augmentation(chain)
-        if attack_elsewhere and not data.elsewhere:
-            raise ValueError(
-                f"attack_elsewhere: data {data.name!r} has nothing elsewhere; load it with train_domains"
-            )
+        for task in tasks:
+            together = isinstance(data, Tasks)
+            objective.check(shared_view(model, task.name, noted) if together else model, task.data)
         lr = optimizer.lr or strategy.learning_rate
         optimizer.factors(model, lr)  # refuses a model whose blocks are not known
         config = {
-            "task": data.name,
             "strategy": repr(strategy).removesuffix("()"),
             "strategy_config": repr(strategy),
             "strategy_fields": strategy.to_dict(),
             "seed": seed,
             "backbone": model.architecture,
             "image_size": model.image_size,
-            "data": data.fingerprint,
             "objective": objective.to_dict(),
             "epsilon_schedule": epsilon.to_dict(),
             "freezing": freezing.to_dict(),
             "optimizer": optimizer.to_dict() | {"lr": lr},
             "steps": total,
-            "batch_size": batch_size,
             "accumulate": accumulate,
             "checkpointing": checkpointing,
             "mixed_precision": mixed_precision,
@@ -218,8 +215,6 @@ class Plan:
             "awp": awp,
             "keep": keep,
             "patience": patience,
-            "augmentation": repr(chain),
-            "augmentation_fields": [part.to_dict() for part in chain.parts],
             **measured,
             "stop_on_failure": stop_on_failure,
             "attacks": [attack.to_dict() for attack in attacks],
@@ -232,18 +227,26 @@ class Plan:
         if attack_elsewhere:
             config["attack_elsewhere"] = True
 
-        def identity() -> dict[str, Any]:
-            digests = tensor_digests(model.module.state_dict())
-            return config | {"weights": fingerprint(model.architecture, digests)}
+        own = [
+            {
+                "task": task.name,
+                "data": task.data.fingerprint,
+                "batch_size": task.batch_size,
+                "augmentation": repr(task.train.augmentation),
+                "augmentation_fields": [part.to_dict() for part in task.train.augmentation.parts],
+            }
+            for task in tasks
+        ]
+        if isinstance(data, Tasks):
+            config["together"] = {
+                task.name: each | {"weight": task.share} for task, each in zip(tasks, own, strict=True)
+            }
 
-        described = {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "train": examples,
-            "report": len(data.report),
-            "loaded_with": data.loaded_with,
-            "learnt": data.learnt,
-        }
+        def identity() -> list[dict[str, Any]]:
+            digests = tensor_digests(model.module.state_dict())
+            weights = fingerprint(model.architecture, digests)
+            return [each | config | {"weights": weights} for each in own]
+
         return cls(
             objective=objective,
             optimizer=optimizer,
@@ -253,7 +256,8 @@ class Plan:
             attack_elsewhere=attack_elsewhere,
             options=options,
             seed=seed,
-            batch_size=batch_size,
+            tasks=tasks,
+            together=isinstance(data, Tasks),
             accumulate=accumulate,
             checkpointing=checkpointing,
             mixed_precision=mixed_precision,
@@ -265,10 +269,7 @@ class Plan:
             stop_on_failure=stop_on_failure,
             measured_at=frozenset(measured_at),
             lr=lr,
-            balance=balance,
-            train=Augmented(data.train, chain, seed),
-            chance=float(torch.bincount(data.select.labels).max()) / len(data.select),
-            task=Task(data.train.classes, described),
+            noted=noted,
             identity=identity,
         )
 
@@ -284,12 +285,7 @@ class Plan:
         attack = self.objective.attack
         now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
         strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
-        seed = int(np.random.SeedSequence((self.seed, step, 0)).generate_state(1)[0])
-        return strength, rate, seed
-
-    def origin(self, step: int) -> dict[str, Any]:
-        """Where the batch of ``step`` is from: the epoch, and the augmented split."""
-        return {"epoch": (step - 1) // self.per_epoch, "train": self.train}
+        return strength, rate, seed_of(self.seed, step)
 
     @property
     def early(self) -> int:
@@ -310,23 +306,15 @@ class Plan:
     def gradient_evaluations(self, step: int, clean: Sequence[float]) -> int:
         """Times that training goes forward and backward with one image, attacks included, up to ``step``; see :meth:`at`."""
         attacked = sum(self.at(done, clean)[0] > 0 for done in range(1, step + 1))
-        count, classes = self.objective.gradient_evaluations, len(self.task.classes or ())
-        alone = count(classes, attacked=False)
-        total = attacked * count(classes) + (step - attacked) * alone + step * alone * (self.awp is not None)
-        return self.batch_size * total
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(examples,) of the train split."""
-        labels: NDArray[np.int64] = self.train.split.labels.numpy()
-        return labels
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of the train split in the order in which this epoch takes them, from (seed, epoch) alone."""
-        generator = np.random.default_rng([self.seed, epoch])
-        if self.balance == "sampling":
-            return balanced_order(self.labels, generator)
-        return generator.permutation(len(self.labels))
+        count, made = self.objective.gradient_evaluations, 0
+        for task in self.tasks:
+            classes = len(task.data.classes)
+            alone = count(classes, attacked=False)
+            total = (
+                attacked * count(classes) + (step - attacked) * alone + step * alone * (self.awp is not None)
+            )
+            made += task.batch_size * total
+        return made
 
 
 Rows = tuple[
@@ -335,34 +323,38 @@ Rows = tuple[
 
 
 class Batches:
-    """Epoch and index list of each batch after step ``start``; an epoch's order follows from (seed, epoch) alone.
+    """Epoch and index list of each batch of a task after step ``start``, epoch after epoch of that task.
+
+    An epoch's order follows from (seed, epoch, task) alone.
 
     Args:
         plan: of the run.
         start: steps that are done.
         rank: the process, which takes its share of every batch.
         world: how many processes there are.
+        number: of the task.
     """
 
-    def __init__(self, plan: Plan, start: int, rank: int, world: int) -> None:
-        self.plan, self.start, self.rank, self.world = plan, start, rank, world
+    def __init__(self, plan: Plan, start: int, rank: int, world: int, *, number: int = 0) -> None:
+        self.task, self.start, self.total = plan.tasks[number], start, plan.total
+        self.rank, self.world = rank, world
 
     def loader(self, workers: int, device: torch.device) -> DataLoader[Any]:
         """Gives these batches, from memory that a copy to ``device`` is not waited for."""
         pinned = device.type == "cuda"
-        weights = example_weights(self.plan.labels) if self.plan.balance == "weights" else None
-        images = _Numbered(self.plan.train, weights)
+        weights = example_weights(self.task.labels) if self.task.balance == "weights" else None
+        images = _Numbered(self.task.train, weights)
         return DataLoader(images, sampler=self, batch_size=None, num_workers=workers, pin_memory=pinned)
 
     def __iter__(self) -> Iterator[Rows]:
-        plan = self.plan
+        task = self.task
         order, current = np.arange(0), -1
-        for step in range(self.start, plan.total):
-            epoch, number = divmod(step, plan.per_epoch)
+        for step in range(self.start, self.total):
+            epoch, number = divmod(step, task.per_epoch)
             if epoch != current:
-                order, current = plan.order(epoch), epoch
-            batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
-            places = range(self.rank, plan.batch_size, self.world)
+                order, current = task.order(epoch), epoch
+            batch = order[number * task.batch_size : (number + 1) * task.batch_size]
+            places = range(self.rank, task.batch_size, self.world)
             yield epoch, batch[places].tolist(), list(places)
 
 

@@ -31,22 +31,27 @@ class Processes:
     """What the loop does with all of its processes, through accelerate's ``accelerator``.
 
     Args:
-        batch_size: images a step, over all processes.
+        batch_sizes: images a step of each task, over all processes.
         mixed_precision: of training; of float16, gradients are scaled.
 
     Raises:
-        ValueError: the processes cannot share the batch evenly.
+        ValueError: the processes cannot share a batch evenly, or they are several and so are the tasks.
     """
 
-    def __init__(self, batch_size: int, mixed_precision: str = "no") -> None:
+    def __init__(self, batch_sizes: Sequence[int], mixed_precision: str = "no") -> None:
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         # torch's own, because a process has one mixed precision of accelerate, for all that it ever trains.
         self.device, self.half = self.accelerator.device, _HALF[mixed_precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision == "fp16")
-        if batch_size % self.world:
-            raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
+        for batch_size in batch_sizes:
+            if batch_size % self.world:
+                raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
+        if len(batch_sizes) > 1 and self.world > 1:
+            raise ValueError(
+                f"several tasks train in one process, not in {self.world}; start it without a launcher"
+            )
 
     def announce(self, path: Path) -> None:
         """Log which processes there are."""

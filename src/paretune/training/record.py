@@ -1,12 +1,13 @@
 """The run directory while it is trained in: its lock, log, rows, checkpoint, and the adapter at the end."""
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from paretune.evaluation.points import point
 from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored, stored_tensors_full_names
+from paretune.runs.disk import write_json
 from paretune.runs.examples import Examples, Pictures
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
-from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE
+from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE, differences, read_json
 from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, restore, trainable_parameters
@@ -37,12 +39,29 @@ from paretune.training.freezing import NoFreezing
 from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
+from paretune.training.tasks import view
 
 log = logging.getLogger(__name__)
+
+TASKS = (
+    "tasks.json"  # beside the directories of the tasks of a run: what it is, as config.json is of one task
+)
+
+
+class Measured(NamedTuple):
+    """A task at an evaluation point."""
+
+    report: Scores
+    select: Scores
+    elsewhere: Mapping[str, Scores]
+    pictures: Pictures | None  # of the report split, if they are shown
 
 
 class Record:
     """What is kept of a run. The main process writes, all processes know how far it is.
+
+    Each of several tasks has a run directory of its own in that of the run, which has the checkpoint, the log, and an
+    adapter with the whole head.
 
     Args:
         path: the run directory, which the main process holds alone.
@@ -59,8 +78,9 @@ class Record:
         self, path: Path, plan: Plan, processes: Processes, *, resume: bool, sinks: Sequence[Openable]
     ) -> None:
         self.path, self.plan, self.processes, self.sinks = path, plan, processes, sinks
-        self.writer = processes.on_main(lambda: self._open(resume))  # None but in the main process
-        self.done = (path / "DONE").exists()
+        self.paths = places(path, plan)
+        self.writers = processes.on_main(lambda: self._open(resume)) or []  # none but in the main process
+        self.done = all((each / "DONE").exists() for each in self.paths)
         self.kept: Mapping[str, Kept] = {}
         self.so_far: dict[str, Any] = {
             "step": 0,
@@ -74,16 +94,48 @@ class Record:
             "attack_precision": plan.options.precision,
         }
 
-    def _open(self, resume: bool) -> RunWriter:
-        writer = RunWriter(self.path, self.plan.identity(), resume=resume)
-        if writer.done:
-            try:
-                read_adapter(self.path / "adapter")
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"{self.path} is complete, but its adapter is not: {error}; {OTHERWISE}"
-                ) from None
-        return writer
+    def _open(self, resume: bool) -> list[RunWriter]:
+        configs = self.plan.identity()
+        if self.plan.together:
+            self._claim({config["task"]: config for config in configs}, resume)
+        elif (self.path / TASKS).exists():
+            raise ValueError(
+                f"{self.path} holds a run of several tasks; choose another directory, or remove this one"
+            )
+        writers = [
+            RunWriter(path, config, resume=resume) for path, config in zip(self.paths, configs, strict=True)
+        ]
+        if all(writer.done for writer in writers):
+            for path in dict.fromkeys((self.path, *self.paths)):
+                try:
+                    read_adapter(path / "adapter")
+                except (OSError, ValueError) as error:
+                    raise ValueError(
+                        f"{path} is complete, but its adapter is not: {error}; {OTHERWISE}"
+                    ) from None
+        return writers
+
+    def _claim(self, config: dict[str, Any], resume: bool) -> None:
+        """Say what run of several tasks this is, and forget how far it is unless to ``resume``.
+
+        Raises:
+            ValueError: the directory holds another run.
+        """
+        file = self.path / TASKS
+        if (self.path / "config.json").exists():
+            raise ValueError(
+                f"{self.path} holds a run of one task; choose another directory, or remove this one"
+            )
+        if not file.exists():
+            write_json(file, config)
+        elif (stored := read_json(file)) != json.loads(json.dumps(config)):
+            raise ValueError(
+                f"{self.path} holds a run with another configuration: {differences(stored, config)}. Choose another "
+                "directory, or remove this one"
+            )
+        if not resume:
+            for name in (CHECKPOINT, BEST, "log.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def checkpoint(self) -> Path:
@@ -131,12 +183,13 @@ class Record:
     def restore(self, model: Backbone) -> Run:
         """Give ``model`` the adapter of a run that is done."""
         log.info("%s is complete; its adapter is loaded", self.path)
-        run = load_runs(self.path)[0]
+        run = load_runs(self.paths[0])[0]
         restore_stored(model.module, require_adaptation(model), read_adapter(self.path / "adapter")[1])
-        if self.writer is not None:
+        if self.writers:
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)
-            backfill(self.path, self.sinks)
+            for path in self.paths:
+                backfill(path, self.sinks)
         return run
 
     def go_on(self, model: Backbone, optimizer: torch.optim.Optimizer, kept: Mapping[str, Kept]) -> None:
@@ -156,17 +209,23 @@ class Record:
         self.processes.on_main(self._forget_later)
 
     def _forget_later(self) -> None:
-        if self.writer is not None:
-            self.writer.truncate_after(self.step)
+        for writer in self.writers:
+            writer.truncate_after(self.step)
+            if writer.points < (expected := self.so_far.get("points", 0)):
+                raise ValueError(
+                    f"{writer.path / 'points.jsonl'} has {writer.points} rows up to step {self.step}, but {self.checkpoint} "
+                    f"says that there are {expected}: rows were lost. The file must be whole: {OTHERWISE}"
+                )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Around the steps: the log and the sinks are open, and time counts."""
-        main = self.writer is not None
-        with (
-            append_lines(self.path / "log.jsonl" if main else None, self.step) as self._write,
-            forwarding(self.path, self.sinks if main else ()) as self._forward,
-        ):
+        with contextlib.ExitStack() as opened:
+            file = self.path / "log.jsonl" if self.writers else None
+            self._write = opened.enter_context(append_lines(file, self.step))
+            self._forward = [
+                opened.enter_context(forwarding(writer.path, self.sinks)) for writer in self.writers
+            ]
             self.start_clock()
             yield
 
@@ -184,10 +243,17 @@ class Record:
         for row in rows:
             self._write(row, sync=sync and row is rows[-1])
 
-    def is_best(self, step: int, select: Scores) -> bool:
-        """Whether the run would end with this point, by the rule of the plan; decides when to wait for no better one."""
+    def is_best(self, step: int, selects: Sequence[Scores]) -> bool:
+        """Whether the run would end with this point, by the rule of the plan; decides when to wait for no better one.
+
+        A point is as good as the mean over the tasks.
+        """
         keep, best = self.plan.keep, self.so_far["best"]
-        score = keep.score(select.clean_accuracy, min(map(select.robust_accuracy, select.robust)))
+        scores = [
+            keep.score(select.clean_accuracy, min(map(select.robust_accuracy, select.robust)))
+            for select in selects
+        ]
+        score = sum(scores) / len(scores)
         if best is None or keep.rule == "last" or score > best["score"]:
             self.so_far["best"] = {"step": step, "score": score, "since": 0}
             return True
@@ -199,77 +265,88 @@ class Record:
     def point(
         self,
         step: int,
-        report: Scores,
-        select: Scores,
-        elsewhere: Mapping[str, Scores],
+        measured: Sequence[Measured],
         model: Backbone,
         optimizer: torch.optim.Optimizer,
         average: Average,
-        pictures: Pictures | None,
         *,
         best: bool,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"] = step
-        if self.writer is not None:
-            spent = {
-                key: self.so_far[key]
-                for key in ("train_seconds", "cpu_seconds", "attack_seconds", "attack_precision")
-            }
-            mixed = self.plan.mixed_precision
-            common = spent | {
-                "step": step,
-                "epoch": step / self.plan.per_epoch,
-                "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
-                "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
-                "peak_memory_bytes": peak_memory_bytes(),
-                "precision": "fp32" if mixed == "no" else mixed,
-                "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
-            }
-            if self.stop is not None:
-                common["stopped"] = self.stop
-            rows, bits = point(report, select, elsewhere, common)
-            assert report.labels is not None  # evaluate gives them
-            names = tuple(name_of(label, report.names) for label in range(report.classes))
-            if best:
-                self.writer.keep(Examples(report.split, names, report.labels, pictures))
-                if self.plan.keep.rule != "last":
-                    # The points up to the next checkpoint are the same again if this one is never written.
-                    kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
-                    save_tensors(self.path / BEST, kept)
-            self.writer.append(rows, bits)
-            self.so_far["points"] = self.writer.points
-            save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
-            self._forward()
+        if not self.writers:
+            return
+        spent = {
+            key: self.so_far[key]
+            for key in ("train_seconds", "cpu_seconds", "attack_seconds", "attack_precision")
+        }
+        mixed = self.plan.mixed_precision
+        common = spent | {
+            "step": step,
+            "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
+            "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "precision": "fp32" if mixed == "no" else mixed,
+            "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
+        }
+        if self.stop is not None:
+            common["stopped"] = self.stop
+        if best:
+            for writer, (report, _, _, pictures) in zip(self.writers, measured, strict=True):
+                assert report.labels is not None  # evaluate gives them
+                names = tuple(name_of(label, report.names) for label in range(report.classes))
+                writer.keep(Examples(report.split, names, report.labels, pictures))
+            if self.plan.keep.rule != "last":
+                # The points up to the next checkpoint are the same again if this one is never written.
+                kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
+                save_tensors(self.path / BEST, kept)
+        for writer, task, each in zip(self.writers, self.plan.tasks, measured, strict=True):
+            epoch = {"epoch": step / task.per_epoch}
+            writer.append(*point(each.report, each.select, each.elsewhere, common | epoch))
+            self.so_far["points"] = writer.points  # the same for all tasks
+        save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
+        for forward in self._forward:
+            forward()
 
     def finish(self, model: Backbone) -> Run:
         """Give ``model`` the weights of the point that the run ends with, save the adapter, declare the run done."""
         plan, step = self.plan, self.so_far["best"]["step"]
         if plan.keep.rule != "last":
             restore(model.module, load_tensors(self.path / BEST, _stored(model)))
-        if self.writer is not None:
+        if self.writers:
             columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
-            stored = load_runs(self.path)[0].points
             notes = {
                 "objective": repr(plan.objective),
                 "epsilon_schedule": repr(plan.epsilon) if plan.objective.attack else None,
                 "freezing": repr(plan.freezing) if plan.freezing != NoFreezing() else None,
-                "augmentation": repr(plan.train.augmentation),
                 "steps": step,
                 "seed": plan.seed,
-                "results": stored[stored["step"] == step][columns].to_dict("records"),
                 "findings": self.so_far["findings"],
             }
             summary = {key: self.so_far[key] for key in ("train_seconds", "findings")}
             if self.stop is not None:
                 notes["stopped"] = self.stop
                 summary["stopped"] = {"step": self.step, "why": self.stop}
-            save_adapter(model, self.path / "adapter", notes=notes)
-            self.writer.finish(summary | {"kept_step": step})
+            if plan.together:  # with the whole head
+                save_adapter(model, self.path / "adapter", notes=notes)
+            for writer, task in zip(self.writers, plan.tasks, strict=True):
+                stored = load_runs(writer.path)[0].points
+                own = {
+                    "augmentation": repr(task.train.augmentation),
+                    "results": stored[stored["step"] == step][columns].to_dict("records"),
+                }
+                alone = view(model, task.name) if plan.together else model
+                save_adapter(alone, writer.path / "adapter", notes=notes | own)
+                writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)
         self.processes.accelerator.wait_for_everyone()
-        return load_runs(self.path)[0]
+        return load_runs(self.paths[0])[0]
+
+
+def places(path: Path, plan: Plan) -> list[Path]:
+    """The run directories of the tasks: ``path`` of one, and of several those with their names in it."""
+    return [path / task.name for task in plan.tasks] if plan.together else [path]
 
 
 def _stored(model: Backbone) -> dict[str, Tensor]:
@@ -287,7 +364,8 @@ def recording(
         ValueError: see :class:`Record`.
     """
     with contextlib.ExitStack() as held:
-        processes.on_main(lambda: held.enter_context(alone(path)))
+        for place in dict.fromkeys((path, *places(path, plan))):
+            processes.on_main(lambda place=place: held.enter_context(alone(place)))  # type: ignore[misc]
         record = Record(path, plan, processes, resume=resume, sinks=sinks)
         processes.announce(path)
         yield record

@@ -89,7 +89,7 @@ def test_each_epoch_augments_anew() -> None:
     made = plan()
     seen: dict[int, list[Tensor]] = {}
     for epoch, rows, _ in Batches(made, 0, 0, 1):
-        for row, image in zip(rows, made.train[epoch, rows][0], strict=True):
+        for row, image in zip(rows, made.tasks[0].train[epoch, rows][0], strict=True):
             seen.setdefault(row, []).append(image)
     again = [images for images in seen.values() if len(images) == 2]
     assert len(again) > 100

@@ -47,7 +47,7 @@ def test_an_epoch_of_balanced_draws_has_each_class_equally_often() -> None:
 def test_the_order_follows_from_seed_and_epoch_alone(tmp_path: Path) -> None:
     def order(epoch: int, **changes: Any) -> list[int]:
         made = tiny_plan(**changes)
-        return [int(row) for row in made.order(epoch)]
+        return [int(row) for row in made.tasks[0].order(epoch)]
 
     assert order(2) == order(2)
     assert order(2) != order(3)

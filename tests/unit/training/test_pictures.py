@@ -135,7 +135,7 @@ def test_images_are_chosen_by_place_and_class_alone() -> None:
 def test_their_size_is_limited(fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", fit * 2 * 4 * 3 * 8 * 8 + 1)
     album = Album(tiny.data().report, ATTACKS[0])
-    shown = album.pictures(1, "A", Processes(2))
+    shown = album.pictures(1, "A", Processes([2]))
     assert (0 if shown is None else len(shown.places)) == fit
 
 

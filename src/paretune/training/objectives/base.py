@@ -43,6 +43,8 @@ class TrainingBatch:
         weights: (batch,) of each example in the loss, which are 1 on average over the train split; None is 1 each.
         epoch: of training; the first is 0.
         train: where the images are from, and how they were augmented.
+        task: number of the task that it is of, in a run of several.
+        share: its weight in the loss of the step.
     """
 
     images: Tensor
@@ -56,6 +58,8 @@ class TrainingBatch:
     weights: Tensor | None = None
     epoch: int = 0
     train: Augmented | None = None
+    task: int = 0
+    share: float = 1.0
 
     @classmethod
     def on(
@@ -71,6 +75,8 @@ class TrainingBatch:
         seed: int,
         epoch: int = 0,
         train: Augmented | None = None,
+        task: int = 0,
+        share: float = 1.0,
     ) -> "TrainingBatch":
         """The batch on ``device``; what a check must know of the labels is read before they move there.
 
@@ -80,7 +86,8 @@ class TrainingBatch:
         images, labels = (each.to(device, non_blocking=each.is_pinned()) for each in (images, labels))
         if weights is not None:
             weights = weights.to(device, non_blocking=weights.is_pinned())
-        return cls(images, labels, ids, places, epsilon, seed, highest, lowest, weights, epoch, train)
+        beside = weights, epoch, train, task, share
+        return cls(images, labels, ids, places, epsilon, seed, highest, lowest, *beside)
 
     def parts(self, count: int) -> Iterator["TrainingBatch"]:
         """The batch in ``count`` parts, of which each but the last has as many images."""
@@ -89,7 +96,8 @@ class TrainingBatch:
             return
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         for part in zip(*(tensor.tensor_split(count) for tensor in tensors.values()), strict=True):
-            yield replace(self, **dict(zip(tensors, part, strict=True)))
+            fields = dict(zip(tensors, part, strict=True))
+            yield replace(self, share=self.share * (len(fields["labels"]) / len(self.labels)), **fields)
 
     def attack(self, attack: Attack, copy: Callable[[], AttackCopy], **beside: Tensor) -> Tensor:
         """The images as ``attack`` returns them at the strength of this step; the images themselves at 0.
