@@ -76,18 +76,18 @@ def robustness_curves(points: pd.DataFrame) -> tuple[RobustnessCurve, ...]:
 
 
 def expected_robustness(
-    epsilons: NDArray[np.float64], accuracies: NDArray[np.float64]
+    epsilons: NDArray[np.float64], accuracies: NDArray[np.float64] | NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """R of each row.
 
     Args:
         epsilons: rising from 0, shape ``(epsilons,)``.
-        accuracies: shape ``(..., epsilons)``.
+        accuracies: shape ``(..., epsilons)``; or which examples are right, for the R of each, whose mean is R.
 
     >>> expected_robustness(np.array([0.0, 1.0, 3.0]), np.array([0.9, 0.5, 0.1])).round(4)  # (0.7 + 2 * 0.3) / 3
     np.float64(0.4333)
     """
-    return np.asarray(np.trapezoid(accuracies, epsilons, axis=-1) / epsilons[-1])
+    return np.asarray(np.trapezoid(np.asarray(accuracies, dtype=float), epsilons, axis=-1) / epsilons[-1])
 
 
 def family(attack: str, epsilon: float) -> str:

@@ -29,6 +29,14 @@ def test_the_mean_over_epsilon_is_that_of_the_broken_line() -> None:
     assert expected_robustness(grid, np.array([0.8, 0.6, 0.4, 0.0])) == pytest.approx(0.4)
 
 
+def test_the_mean_over_examples_is_that_of_their_accuracy() -> None:
+    grid, right = np.array([0.0, 1.0, 3.0]), np.array([[True, True, False], [True, False, False]])
+    assert expected_robustness(grid, right) == pytest.approx([2 / 3, 1 / 6])
+    assert expected_robustness(grid, right).mean() == pytest.approx(
+        expected_robustness(grid, right.mean(axis=0))
+    )
+
+
 def test_a_checkpoint_is_chosen_on_select_and_measured_on_report() -> None:
     (curve,) = robustness_curves(
         points_of([(1, 0.1, 0.5, 0.2), (1, 0.2, 0.4, 0.1), (2, 0.1, 0.3, 0.8), (2, 0.2, 0.2, 0.7)])
