@@ -187,7 +187,7 @@ def vanishing_gradients(
 ) -> tuple[int, int]:
     """What :func:`zero_gradients` takes, from three passes: images with a zero gradient or none, and images looked at.
 
-    These are the ones that ``model`` has right; see :func:`masking_findings` for the arguments.
+    These are the ones that ``model`` has right; see :func:`~paretune.attacks.masking_findings` for the arguments.
     """
     with attacking(model, images, labels, seed) as call:
         if call.images.numel() == 0:

@@ -333,7 +333,7 @@ def load_points(path: str | Path) -> pd.DataFrame:
     """One tidy table of all points below ``path``: the columns of ``ROW_FIELDS`` and ``path``, the run directory.
 
     Runs that measured examples elsewhere, such as other domains, have columns of these too: ``clean_in_NAME`` of each, and
-    ``clean_elsewhere`` of all of them taken together; see :func:`paretune.runs.rows.with_elsewhere`.
+    ``clean_elsewhere`` of all of them taken together; see ``paretune.runs.rows.with_elsewhere``.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_runs`.

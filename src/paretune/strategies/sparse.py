@@ -40,7 +40,7 @@ class Sparse(Strategy):
     Which ones is chosen on the bare model before training: :func:`~paretune.adapt` is given images for it, of which
     ``samples`` are drawn by its seed. The choice follows from model, images, attack and seed. It is saved with the
     adapter: the places and as many values, nothing dense. For an ``AdapterSet``, or to choose once for several seeds, put on
-    what :meth:`chosen_on` returns.
+    what ``chosen_on`` returns.
 
     Example:
         >>> import paretune as pt
