@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 def test_the_scale_of_float16_gradients_goes_into_checkpoints_and_back() -> None:
     """As on a GPU: the scaler alone runs on a CPU too."""
-    first, second = (Processes(4) for _ in range(2))
+    first, second = (Processes([4]) for _ in range(2))
     for each in (first, second):
         each.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # type: ignore[attr-defined]
     loss = torch.zeros((), requires_grad=True) * 1.0
