@@ -92,7 +92,7 @@ def test_progress_and_frontiers_follow_the_sweep(
         sync_api.expect(report.locator("#frontier-0 .stairs_marks path")).to_have_count(4)
         assert page.locator("iframe").count() == 1
         report.locator(".pick", has_text="Compacter(n=2)").first.click()
-        sync_api.expect(report.locator(".pick[aria-pressed=true]").first).to_be_attached()
+        sync_api.expect(report.locator(".pick[aria-pressed=true]").first).to_be_attached(timeout=60_000)
 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert said == []
