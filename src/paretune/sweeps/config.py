@@ -388,6 +388,16 @@ class RunConfig(TaskConfig):
         attack = PGD(self.threat, steps=self.train_steps or self.eval_steps)
         return adapt(backbone, self.strategy, seed=self.seed, data=data.train, attack=attack)
 
+    def planned(self, data: ImageData) -> dict[str, Any]:
+        """What makes the run what it is: arguments of :func:`paretune.train` by their names, and of its plan."""
+        return {
+            "objective": self.minimised,
+            "steps": self.steps(data),
+            "epsilon": self.schedule,
+            "attacks": [self.attack],
+            **{name: getattr(self, name) for name in _AS_IN_TRAIN},
+        }
+
     def run(
         self,
         out: str | Path,
@@ -401,12 +411,8 @@ class RunConfig(TaskConfig):
         return train(
             self.adapted(data),
             data,
-            self.minimised,
+            **self.planned(data),
             out=out,
-            steps=self.steps(data),
-            epsilon=self.schedule,
-            attacks=[self.attack],
-            **{name: getattr(self, name) for name in _AS_IN_TRAIN},
             resume=resume,
             progress=progress,
             sinks=sinks,

@@ -9,16 +9,15 @@ from functools import partial
 
 import torch
 
-from paretune.attacks.copy.options import CopyOptions
-from paretune.data.augmenting import Augmented, read_augmentation
+from paretune.backbones.checkpointing import checkpointed
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.runs.progress import peak_memory_bytes
 from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
-from paretune.training.measuring import FreshCopy
-from paretune.training.objectives import TrainingBatch
-from paretune.training.plan import measuring_steps
+from paretune.training.measuring import at_work
+from paretune.training.perturbing import worst_weights
+from paretune.training.plan import Plan, measuring_steps
 from paretune.training.schedules import Moment
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
@@ -133,27 +132,29 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
     with torch.random.fork_rng():
         model = config.adapted(data)
         model.to(device).to(memory_format=torch.channels_last)
-        copy = FreshCopy(model, CopyOptions(precision=config.precision, engine=config.engine))
+        plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
+        (task,) = at_work(plan, model, model)
         trained = list(trainable_parameters(model).values())
-        optimizer = config.optimizer.build(model, 1.0)
+        optimizer = plan.optimizer.build(model, plan.lr)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        term = config.minimised.begin(model, data, config.seed)
-        examples = Augmented(
-            data.train, read_augmentation(config.augmentation or data.augmentation), config.seed
-        )
 
         def train(strength: float) -> int:
-            places = torch.arange(min(config.batch_size, most, len(examples)))
-            images, labels = examples[0, places.tolist()]
-            ids = data.train.ids[places]
-            batch = TrainingBatch.on(device, images, labels, ids, places, epsilon=strength, seed=0)
-            loss, _ = term.loss(model.train(), batch, term.attacked(copy, batch))
-            torch.autograd.backward(loss)
-            loss.item()  # waits
+            places = torch.arange(min(config.batch_size, most, len(data.train)))
+            images, labels = task.plan.train[0, places.tolist()]
+            batch = task.batch(device, (images, labels, data.train.ids[places], places), 1, strength)
+            attacked = task.attacked(batch)
+
+            def descend() -> None:
+                loss, _ = task.term.loss(model.train(), batch, attacked)
+                torch.autograd.backward(loss)
+
+            with worst_weights(model, plan.awp, descend):
+                descend()
             optimizer.step()
             optimizer.zero_grad()
-            copy.outdated = True
+            task.copy.outdated = True
+            float(trained[0].detach().flatten()[0])  # waits
             return len(images)
 
         def evaluate(steps: int) -> int:
@@ -162,11 +163,12 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
                 model.eval()(images)
             # All steps for all images: those of a model that has not learnt yet would leave at once.
             attack = dataclasses.replace(config.attack.for_training(), steps=steps)
-            attack(copy(), images, labels).sum().item()  # waits
+            attack(task.copy(), images, labels).sum().item()  # waits
             return len(images) * steps
 
-        clean = seconds(partial(train, 0.0)) if work.attacked < work.steps else 0.0
-        attacked = seconds(partial(train, config.threat.epsilon)) if work.attacked else 0.0
+        with checkpointed(model, plan.checkpointing):
+            clean = seconds(partial(train, 0.0)) if work.attacked < work.steps else 0.0
+            attacked = seconds(partial(train, config.threat.epsilon)) if work.attacked else 0.0
         evaluation = seconds(partial(evaluate, config.eval_steps), partial(evaluate, 1))
     return Cost(
         trainable_parameters=sum(parameter.numel() for parameter in trained),

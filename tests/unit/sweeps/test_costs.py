@@ -12,6 +12,7 @@ from paretune.sweeps import costs
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.costs import Cost, Work, makespan, measured
 from paretune.sweeps.entry import GivenRun
+from paretune.training.objectives import read_objective
 from tests import tiny
 
 passes: list[int] = []  # images of every backward pass
@@ -124,3 +125,25 @@ def test_the_demo_has_the_work_that_its_options_say() -> None:
     assert work.steps == steps
     assert work.training == 32 * (steps + 3 * work.attacked)
     assert work.evaluation == 4 * (len(data.select) + len(data.report)) * 10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "ATTA()", "augmentation": "flip"},
+        {"objective": "TRADES() + 0.1*FARE() + L2SP()", "balance": "weights"},
+        {"awp": 0.01, "accumulate": 2, "ema": 0.9},
+    ],
+)
+def test_whatever_training_takes_can_be_measured(options: dict[str, object]) -> None:
+    if "objective" in options:
+        options = options | {"objective": read_objective(options["objective"])}
+    cost = measured(given(pt.BitFit(), train_steps=1, eval_steps=1, **options), tiny.data())
+    assert cost.attacked > 0
+    assert cost.evaluation > 0
+
+
+def test_what_training_refuses_is_refused_before_it_is_measured() -> None:
+    objective = read_objective("ATTA()")
+    with pytest.raises(ValueError, match="cannot carry perturbations"):
+        measured(given(pt.BitFit(), objective=objective, augmentation="randaugment"), tiny.data())
