@@ -290,6 +290,11 @@ class Run:
                 bits[f"{part.name}/{name}"] = right
         return bits
 
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the adapter of a finished run has: the last one, or the best by the rule of the run."""
+        return int(read_json(self.path / "DONE").get("kept_step", self.points["step"].max()))
+
     def examples(self) -> Examples | None:
         """Labels of the report examples, and pictures of the last point; None where they were not kept.
 

@@ -32,6 +32,7 @@ from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
 from paretune.runs.store import Run, RunWriter, as_runs, load_runs
 from paretune.strategies.mechanics.adapting import remove_adapter, require_adaptation, require_bare
+from paretune.training.keeping import Keep
 
 log = logging.getLogger(__name__)
 
@@ -190,11 +191,12 @@ def soup(
     def write(written: _Written) -> None:
         chosen: Sequence[int] = range(len(sources))
         if recipe == "greedy":
-            own = [_accuracy(source.clean_select, source.robust_select, by) for source in sources]
+            rule = Keep(by)
+            own = [rule.score(source.clean_select, source.robust_select) for source in sources]
 
             def score(numbers: Sequence[int]) -> float:
                 scores = written.scores(mean(numbers), data.select)
-                return _accuracy(scores.clean_accuracy, min(map(scores.robust_accuracy, scores.robust)), by)
+                return rule.score(scores.clean_accuracy, min(map(scores.robust_accuracy, scores.robust)))
 
             chosen = greedy(own, score)
         model = mean(chosen)
@@ -227,12 +229,6 @@ def greedy(own: Sequence[float], score: Callable[[Sequence[int]], float]) -> lis
     return chosen
 
 
-def _accuracy(clean: float, robust: float, by: By) -> float:
-    if by == "harmonic":
-        return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
-    return clean if by == "clean" else robust
-
-
 @dataclass(frozen=True, eq=False)
 class _Finished:
     """A finished run, and what its adapter says of itself."""
@@ -240,7 +236,8 @@ class _Finished:
     path: Path
     key: str
     config: Mapping[str, Any]
-    last: Any  # rows of its last point
+    last: Any  # rows of its last point, which say what all of it has cost
+    kept: Any  # rows of the point whose weights its adapter has
     adapter: Mapping[str, Any]
 
     @classmethod
@@ -253,8 +250,9 @@ class _Finished:
             raise ValueError(
                 f"{read.path} has no adapter: the run is not finished, or is a curve of several models"
             )
-        rows = read.points[read.points["step"] == read.points["step"].max()]
-        return cls(read.path, read.key, read.config, rows, read_adapter(read.path / "adapter")[0])
+        steps = read.points["step"]
+        last, kept = (read.points[steps == step] for step in (steps.max(), read.kept_step))
+        return cls(read.path, read.key, read.config, last, kept, read_adapter(read.path / "adapter")[0])
 
     @property
     def base(self) -> str:
@@ -279,11 +277,11 @@ class _Finished:
 
     @property
     def clean_select(self) -> float:
-        return float(self.last["clean_select"].iloc[0])
+        return float(self.kept["clean_select"].iloc[0])
 
     @property
     def robust_select(self) -> float:
-        return float(self.last["robust_select"].min())
+        return float(self.kept["robust_select"].min())
 
     def check_like(self, other: "_Finished") -> None:
         """Raise ValueError unless the two can be averaged and compared."""

@@ -16,7 +16,8 @@ from paretune.commands.cli import main
 from paretune.interchange import read_adapter
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies import Strategy
-from paretune.training.averaging import _accuracy, greedy, soup, wise_ft
+from paretune.training.averaging import _Finished, greedy, soup, wise_ft
+from paretune.training.keeping import Keep
 from paretune.training.objectives import Natural
 from tests import tiny
 
@@ -232,12 +233,12 @@ def test_greedy_is_recipe_1_on_toys() -> None:
 
 
 def test_what_is_best_is_clean_or_robust_accuracy_or_their_harmonic_mean() -> None:
-    assert [_accuracy(0.6, 0.3, by) for by in ("clean", "robust", "harmonic")] == [
+    assert [Keep(by).score(0.6, 0.3) for by in ("clean", "robust", "harmonic")] == [
         0.6,
         0.3,
         pytest.approx(0.4),
     ]
-    assert _accuracy(0.0, 0.0, "harmonic") == 0
+    assert Keep("harmonic").score(0.0, 0.0) == 0
 
 
 def test_greedy_keeps_what_changes_nothing_and_tries_the_first_of_equals_first() -> None:
@@ -278,6 +279,16 @@ def test_the_greedy_soup_of_runs_is_recipe_1_on_the_select_split(by: Any, runs: 
     assert {load_runs(path)[0].key for path in paths} >= {*members}
     assert {number for number, path in enumerate(paths) if load_runs(path)[0].key in members} == expected
     assert read_adapter(run.path / "adapter")[0]["notes"]["average"]["runs"] == members
+
+
+def test_a_run_that_ended_with_its_best_point_is_ranked_by_that(tmp_path: Path) -> None:
+    falls = {"optimizer": pt.training.AdamW(2.0, warmup=0.99), "steps": 24, "eval_every": 2}
+    kept = tiny.run(tmp_path / "kept", keep="clean", **falls)
+    assert kept.kept_step < 24
+    best = kept.points.set_index("step").clean_select
+    source = _Finished.of(kept)
+    assert source.clean_select == best[kept.kept_step] > best[24]
+    assert source.cost["gradient_evaluations"] == kept.points.gradient_evaluations.max()
 
 
 def test_the_report_split_chooses_nothing(
