@@ -17,7 +17,7 @@ from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.measuring import at_work
 from paretune.training.perturbing import worst_weights
-from paretune.training.plan import Plan, measuring_steps
+from paretune.training.plan import Plan, evaluations_of_image, measuring_steps
 from paretune.training.schedules import Moment
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
@@ -57,8 +57,6 @@ class Work:
         )
         strengths = (config.freezing.factor(config.schedule, moment) for moment in moments)
         attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
-        alone, under_attack = (objective.gradient_evaluations(classes, attacked=on) for on in (False, True))
-        perturbing = alone if config.awp is not None else 0
         measured_at, _ = measuring_steps(total, total, None, config.points)
         images = len(data.select) + len(data.report)
         return cls(
@@ -66,7 +64,7 @@ class Work:
             attacked=attacked,
             batch_size=config.batch_size,
             training=config.batch_size
-            * ((total - done) * perturbing + (total - done - attacked) * alone + attacked * under_attack),
+            * evaluations_of_image(objective, classes, total - done, attacked, config.awp),
             evaluation=sum(step > done for step in measured_at)
             * images
             * (config.attack.passes(classes) // 2),

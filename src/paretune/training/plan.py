@@ -282,10 +282,13 @@ class Plan:
         """
         phase = self.freezing.phase(step, self.total)
         rate = (phase.lr or self.lr) * self.optimizer.factor((phase.step - 0.5) / phase.total)
+        return self.strength(step, clean), rate, seed_of(self.seed, step)
+
+    def strength(self, step: int, clean: Sequence[float]) -> float:
+        """Epsilon of the training attack at ``step``; see :meth:`at`."""
         attack = self.objective.attack
         now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
-        strength = attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
-        return strength, rate, seed_of(self.seed, step)
+        return attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
 
     @property
     def early(self) -> int:
@@ -305,16 +308,21 @@ class Plan:
 
     def gradient_evaluations(self, step: int, clean: Sequence[float]) -> int:
         """Times that training goes forward and backward with one image, attacks included, up to ``step``; see :meth:`at`."""
-        attacked = sum(self.at(done, clean)[0] > 0 for done in range(1, step + 1))
-        count, made = self.objective.gradient_evaluations, 0
-        for task in self.tasks:
-            classes = len(task.data.classes)
-            alone = count(classes, attacked=False)
-            total = (
-                attacked * count(classes) + (step - attacked) * alone + step * alone * (self.awp is not None)
-            )
-            made += task.batch_size * total
-        return made
+        attacked = sum(self.strength(done, clean) > 0 for done in range(1, step + 1))
+        return sum(
+            task.batch_size
+            * evaluations_of_image(self.objective, len(task.data.classes), step, attacked, self.awp)
+            for task in self.tasks
+        )
+
+
+def evaluations_of_image(
+    objective: Objective, classes: int, steps: int, attacked: int, awp: float | None
+) -> int:
+    """Times that ``steps``, of which so many are ``attacked``, go forward and backward with an image in each batch."""
+    alone = objective.gradient_evaluations(classes, attacked=False)
+    perturbing = steps * alone if awp is not None else 0
+    return attacked * objective.gradient_evaluations(classes) + (steps - attacked) * alone + perturbing
 
 
 Rows = tuple[

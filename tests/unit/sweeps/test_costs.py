@@ -36,12 +36,12 @@ def given(strategy: pt.strategies.Strategy, **options: object) -> GivenRun:
     return GivenRun(**(task | options), strategy=strategy, objects=(tiny.data(), backbone))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("train_steps", [0, 2])
+@pytest.mark.parametrize(("train_steps", "awp"), [(0, None), (2, None), (2, 0.01)])
 def test_gradient_evaluations_are_those_that_training_makes(
-    train_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_steps: int, awp: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted in a real run: exact in training, an upper bound in evaluation."""
-    config = given(pt.BitFit(), train_steps=train_steps, eval_steps=2)
+    config = given(pt.BitFit(), train_steps=train_steps, eval_steps=2, awp=awp)
     work = Work.of(config, tiny.data())
     original, evaluated = pt.training.loop.measure, 0
 

@@ -49,6 +49,7 @@ def test_schedules_are_those_of_transformers_in_the_middle_of_each_step(name: An
         per_epoch=1,
         seed=0,
         lr=0.3,
+        strength=lambda step, clean: 0.0,
         optimizer=AdamW(warmup=RISING / STEPS, schedule=name),
     )
     theirs = of_transformers(name)
