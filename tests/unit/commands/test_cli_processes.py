@@ -54,7 +54,9 @@ TRAINING = (
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
 )
+TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
 CASES = [
+    *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
