@@ -67,7 +67,7 @@ def pair_numbers(condition: Condition) -> Numbers:
         "Behind",
     )
     said = [standing(condition.decision, 0, place, condition.margin) for place in range(len(condition.areas))]
-    words = dict(zip((each.strategy for each in condition.areas), said, strict=True))
+    words = dict(zip((area.strategy for area in condition.areas), said, strict=True))
     rows = [
         (
             f"{d.strategy_a} − {d.strategy_b}",
