@@ -223,7 +223,7 @@ def across_rankings(
     Raises:
         ValueError: no strategy is in all tasks.
     """
-    tables = {ranking.task: {each.strategy: each.area for each in ranking.areas} for ranking in rankings}
+    tables = {ranking.task: {area.strategy: area.area for area in ranking.areas} for ranking in rankings}
     everywhere = sorted(set.intersection(*(set(table) for table in tables.values())))
     if not everywhere:
         raise ValueError(
@@ -310,12 +310,12 @@ def _pairs(
 
 def _spreads(ranking: Ranking[Area, Gap]) -> dict[tuple[str, str], Spread]:
     """How sure the differences of one task are, either way round."""
-    found = {}
+    spreads = {}
     for d in ranking.differences:
         if d.spread is not None:
-            found[d.strategy_a, d.strategy_b] = d.spread
-            found[d.strategy_b, d.strategy_a] = d.spread.turned
-    return found
+            spreads[d.strategy_a, d.strategy_b] = d.spread
+            spreads[d.strategy_b, d.strategy_a] = d.spread.turned
+    return spreads
 
 
 def _signed(value: float) -> str:

@@ -330,4 +330,4 @@ def _across(tasks: tuple[TaskRanking, ...]) -> AcrossTasks | None:
     everywhere = set.intersection(*({area.strategy for area in task.areas} for task in tasks))
     if len(tasks) < 2 or not everywhere:
         return None
-    return across_rankings(tasks, repeats=min(len(each.seeds) for task in tasks for each in task.areas))
+    return across_rankings(tasks, repeats=min(len(ranked.seeds) for task in tasks for ranked in task.areas))
