@@ -162,8 +162,8 @@ def read_findings(path: Path) -> list[dict[str, Any]]:
                 said = json.loads((opened.metadata() or {})["progress"])
         except FileNotFoundError:
             return []
-    found: list[dict[str, Any]] = said.get("findings", [])
-    return found
+    findings: list[dict[str, Any]] = said.get("findings", [])
+    return findings
 
 
 def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
@@ -363,34 +363,36 @@ def with_elsewhere(row: Row) -> dict[str, Any]:
     """
     columns: dict[str, Any] = {}
     there = elsewhere_of(row)
-    total = sum(each["examples"] for each in there.values())
+    total = sum(place["examples"] for place in there.values())
     for name in ("clean", "robust"):
-        if there and all(name in each for each in there.values()):
-            columns |= {f"{name}_in_{where}": each[name] for where, each in there.items()}
+        if there and all(name in place for place in there.values()):
+            columns |= {f"{name}_in_{where}": place[name] for where, place in there.items()}
             columns[f"{name}_elsewhere"] = (
-                sum(each[name] * each["examples"] for each in there.values()) / total
+                sum(place[name] * place["examples"] for place in there.values()) / total
             )
-    counts = {f"examples_in_{where}": each["examples"] for where, each in there.items()}
+    counts = {f"examples_in_{where}": place["examples"] for where, place in there.items()}
     return {**row, **columns, **counts, **({"examples_elsewhere": total} if there else {})}
 
 
 def _check_elsewhere(row: Row, where: str) -> None:
     said = row.get("elsewhere", {})
-    for name, each in said.items() if isinstance(said, dict) else [("", said)]:
+    for name, entry in said.items() if isinstance(said, dict) else [("", said)]:
         place = f"{where} (step {row['step']}): elsewhere"
-        wanted = _ELSEWHERE | ({"robust": float} if isinstance(each, dict) and "robust" in each else {})
-        if not isinstance(each, dict) or {*each} != {*wanted}:
+        wanted = _ELSEWHERE | ({"robust": float} if isinstance(entry, dict) and "robust" in entry else {})
+        if not isinstance(entry, dict) or {*entry} != {*wanted}:
             raise ValueError(
-                f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe robust; got {name}: {each!r:.200}"
+                f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe robust; got {name}: {entry!r:.200}"
             )
         for field, kind in wanted.items():
-            value = each[field]
+            value = entry[field]
             if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
                 raise ValueError(f"{place}: {field} of {name} must be {kind.__name__}; got {value!r}")
-            if kind is float and not 0 <= each[field] <= 1:
+            if kind is float and not 0 <= entry[field] <= 1:
                 raise ValueError(f"{place}: {field} of {name} is a fraction in [0, 1]; got {value}")
-        if not 0 < each["examples"] <= _LARGEST:
-            raise ValueError(f"{place}: examples of {name} must be a positive number; got {each['examples']}")
+        if not 0 < entry["examples"] <= _LARGEST:
+            raise ValueError(
+                f"{place}: examples of {name} must be a positive number; got {entry['examples']}"
+            )
 
 
 def load_packed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
