@@ -16,14 +16,14 @@ def data_line(data: ImageData) -> str:
     counts = sum(torch.bincount(split.labels, minlength=len(data.classes)) for split in splits)
     assert isinstance(counts, torch.Tensor)
     least, most = int(counts.min()), int(counts.max())
-    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    per_class = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     names = ", ".join(data.classes[:5]) + (", …" if len(data.classes) > 5 else "")
     size = "x".join(map(str, pair(data.image_size)))
     train, select, report = (f"{len(split):,}" for split in splits)
     verb = "is" if data.skipped == 1 else "are"
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
-        f"report; {len(data.classes)} classes ({names}) of {each} images"
+        f"report; {len(data.classes)} classes ({names}) of {per_class} images"
         + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
         + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
     )
