@@ -192,24 +192,24 @@ def _removable(path: str) -> Path:
     from paretune.runs.lock import mine
     from paretune.runs.store import FILES, find_runs
 
-    there = Path(path)
-    if there.is_symlink():
-        raise ValueError(f"{path} is a link; name the directory that it leads to, {there.resolve()}")
-    there = there.resolve()
-    if [*find_runs(there)] != [there]:
+    directory = Path(path)
+    if directory.is_symlink():
+        raise ValueError(f"{path} is a link; name the directory that it leads to, {directory.resolve()}")
+    directory = directory.resolve()
+    if [*find_runs(directory)] != [directory]:
         raise ValueError(
             f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
         )
     known = _OURS.union(FILES)
     others = sorted(
-        entry.name for entry in there.iterdir() if entry.name not in known and not mine(entry.name)
+        entry.name for entry in directory.iterdir() if entry.name not in known and not mine(entry.name)
     )
     if others:
         raise ValueError(
             f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
             "Move that away first"
         )
-    return there
+    return directory
 
 
 def _summary(run: "Run") -> dict[str, Any]:

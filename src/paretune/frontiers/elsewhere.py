@@ -63,12 +63,12 @@ def measured_elsewhere(
             points = rows[rows["label"] == label].sort_values(["run_index", "step"])
             chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in points.groupby("seed")]
             places = [elsewhere_of(row) for row in chosen]
-            ids = [[(name, there["id"]) for name, there in of_seed.items()] for of_seed in places]
+            ids = [[(name, place["id"]) for name, place in of_seed.items()] for of_seed in places]
             same = same or ids[0]
-            complete = all(accuracy in there for of_seed in places for there in of_seed.values())
+            complete = all(accuracy in place for of_seed in places for place in of_seed.values())
             if not same or not complete or any(of_seed != same for of_seed in ids):
                 continue
-            examples = {name: int(there["examples"]) for name, there in places[0].items()}
+            examples = {name: int(place["examples"]) for name, place in places[0].items()}
             bits = [runs[row["run_index"]].bits(row) for row in chosen]
             here = np.stack([of_seed[f"report/{accuracy}"] for of_seed in bits])
             by_name = {
@@ -77,12 +77,12 @@ def measured_elsewhere(
             }
             there = np.concatenate([*by_name.values()], axis=1)
             by_place = by_class(np.repeat(np.arange(len(examples)), [*examples.values()]), there, level=level)
-            one = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
+            on_report = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
             ends = zip(by_place.accuracy.tolist(), by_place.low.tolist(), by_place.high.tolist(), strict=True)
             yield Elsewhere(
                 label,
                 accuracy,
-                report=one.plain,
+                report=on_report.plain,
                 pooled=by_place.plain,
                 drop=_drop(here, there, level, groups),
                 places=dict(zip(examples, ends, strict=True)),

@@ -139,9 +139,9 @@ def _measure(
 def _classes(strategy: _Measured, names: Sequence[str], looks: dict[str, Style]) -> str:
     """One strategy: its classes by rising robust accuracy."""
     order = [int(place) for place in strategy.robust.worst_first]
-    said, between = "", len(order) - _WORST - _BEST
+    note, between = "", len(order) - _WORST - _BEST
     if len(order) > _MANY:
-        said = f' <span class="small">the {_WORST} worst and the {_BEST} best of {len(order)}</span>'
+        note = f' <span class="small">the {_WORST} worst and the {_BEST} best of {len(order)}</span>'
         order = order[:_WORST] + order[-_BEST:]
     rows = [
         (
@@ -158,11 +158,11 @@ def _classes(strategy: _Measured, names: Sequence[str], looks: dict[str, Style])
         )
         for place in order
     ]
-    if said:
+    if note:
         rows.insert(_WORST, (f"<span>{between} between</span>", *5 * ("…",)))
     head = ("Class", "Images", "Robust", "Interval", "Clean", "Interval")
     return (
-        f"<figure><figcaption>{symbol(looks[strategy.label])} {escape(strategy.label)}{said}</figcaption>"
+        f"<figure><figcaption>{symbol(looks[strategy.label])} {escape(strategy.label)}{note}</figcaption>"
         f"{table(f'{strategy.label}: accuracy of each class', head, rows)}</figure>"
     )
 

@@ -63,14 +63,14 @@ def _table(title: str, condition: Condition, results: Sequence[Elsewhere], looks
         names.index(condition.recommended.strategy) if condition.recommended.strategy in names else 0
     ]
     points = f"{abs(100 * told.drop[0]):.1f} points {'fewer' if told.drop[0] >= 0 else 'more'}"
-    said = (
+    text = (
         f"{told.strategy} is right on {told.pooled[0]:.1%} of the images elsewhere"
         f"{' under attack' if told.accuracy == 'robust' else ''}, {points} than on what it was trained on."
     )
     if missing := [area.strategy for area in condition.areas if area.strategy not in names]:
-        said += f" Not measured on these images: {', '.join(missing)}."
+        text += f" Not measured on these images: {', '.join(missing)}."
     shown = table(title, ("Strategy", "Trained on", *together, "Drop", *places), rows)
-    return f"<h3>{escape(title)}</h3><p>{escape(said)}</p>{shown}"
+    return f"<h3>{escape(title)}</h3><p>{escape(text)}</p>{shown}"
 
 
 def _points(gap: float, low: float, high: float) -> str:

@@ -56,9 +56,9 @@ def select(runs: Sequence[Run], where: str | None) -> list[Run]:
         met = [[name in config and _is(config[name], value) for config in fields] for value in values]
         for value, of_value in zip(values, met, strict=True):
             if not any(of_value):
-                there = sorted({_text(config[name]) for config in fields if name in config})
+                choices = sorted({_text(config[name]) for config in fields if name in config})
                 raise ValueError(
-                    f"where={shown(where)}: no run has {name}={value}; they have {shown(', '.join(there))[1:-1]}"
+                    f"where={shown(where)}: no run has {name}={value}; they have {shown(', '.join(choices))[1:-1]}"
                 )
         kept = [
             old and any(new) == (sign == "=") for old, new in zip(kept, zip(*met, strict=True), strict=True)

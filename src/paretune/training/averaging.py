@@ -261,7 +261,7 @@ class _Finished:
     @property
     def digest(self) -> str:
         """Of the adapter."""
-        return fingerprint("", {name: said["digest"] for name, said in self.adapter["tensors"].items()})
+        return fingerprint("", {name: entry["digest"] for name, entry in self.adapter["tensors"].items()})
 
     @property
     def config_of_mean(self) -> dict[str, Any]:
@@ -373,8 +373,8 @@ def _measured(
     with alone(path):
         writer = RunWriter(path, config, resume=resume)
         if not writer.done:
-            there = {int(step) for step in load_runs(path)[0].points["step"]}
-            written = _Written(writer, like, data, there, progress)
+            steps = {int(step) for step in load_runs(path)[0].points["step"]}
+            written = _Written(writer, like, data, steps, progress)
             write(written)
             writer.finish({"findings": [], **written.summary})
         return load_runs(path)[0]

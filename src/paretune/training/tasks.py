@@ -62,9 +62,9 @@ class Tasks:
             raise ValueError(f"the names of tasks must differ by more than case: {', '.join(self.data)}")
         shapes = {name: tuple(data.train[:1][0].shape[1:]) for name, data in self.data.items()}
         if len({*shapes.values()}) > 1:
-            said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            text = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(
-                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {said}: "
+                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {text}: "
                 "load them with the same img_size"
             )
         for (one, data), (other, elsewhere) in combinations(self.data.items(), 2):
@@ -194,8 +194,8 @@ def view(model: Backbone, name: str) -> Backbone:
     """
     known = blocks(task_of(model))
     if name not in known:
-        said = f"for the tasks {', '.join(known)}" if known else "for several tasks"
-        raise ValueError(f"the model was {'' if known else 'not '}trained {said}; got {name!r}")
+        purpose = f"for the tasks {', '.join(known)}" if known else "for several tasks"
+        raise ValueError(f"the model was {'' if known else 'not '}trained {purpose}; got {name!r}")
     rows, task = known[name]
     alone = copy.deepcopy(model.beside(cut_out(model.module.get_submodule(model.head), rows)))
     adaptation = adaptation_of(model)
