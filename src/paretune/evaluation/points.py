@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.evaluation.correctness import Scores
+from paretune.evaluation.scores import Scores
 
 
 def point(
@@ -42,6 +42,8 @@ def point(
         }
         for name, scores in elsewhere.items():
             place = {"examples": len(scores.clean), "id": scores.split, "clean": scores.clean_accuracy}
+            if scores.shift is not None:
+                place |= {"shift": scores.shift, "paired": scores.paired}
             if attack in scores.robust:
                 place["robust"] = scores.robust_accuracy(attack)
                 bits[f"elsewhere/{name}/{key}"] = scores.robust[attack]

@@ -159,7 +159,7 @@ def plan(
             every.append(
                 Planned(strategy=repr(strategy), trials=runs is tried, cost=cost, runs=tuple(of_strategy))
             )
-    return SweepPlan(data=data_line(data), strategies=tuple(every), workers=workers, seconds=seconds)
+    return SweepPlan(data=data_line(data, config), strategies=tuple(every), workers=workers, seconds=seconds)
 
 
 def _measured(config: RunConfig, threads: int) -> tuple[Cost, float]:
