@@ -26,16 +26,16 @@ def group_numbers(task: TaskRanking, most: int | None = None) -> Numbers:
     )
     rows = [
         (
-            each.strategy,
+            estimate.strategy,
             f"{rank:g}",
-            f"{each.area:.3f}",
-            _interval(each.low, each.high),
-            str(each.k),
+            f"{estimate.area:.3f}",
+            _interval(estimate.low, estimate.high),
+            str(estimate.k),
             " – ".join(f"{size:,}" for size in sorted({*points})),
-            " ".join(f"{area:.3f}" for area in each.per_seed[:_SEEDS])
-            + (" …" if len(each.per_seed) > _SEEDS else ""),
+            " ".join(f"{area:.3f}" for area in estimate.per_seed[:_SEEDS])
+            + (" …" if len(estimate.per_seed) > _SEEDS else ""),
         )
-        for rank, points, each in [*zip(task.ranks, task.points, task.areas, strict=True)][:most]
+        for rank, points, estimate in [*zip(task.ranks, task.points, task.areas, strict=True)][:most]
     ]
     return Numbers("Areas under the frontiers", head, rows)
 
@@ -46,7 +46,7 @@ def behind_numbers(task: TaskRanking, most: int | None = None) -> Numbers:
     head = ("Behind the largest area", "Difference", f"{100 * task.level:g}% interval", "p, adjusted", "")
     if not any(d.p_value is not None for d in task.to_best):
         return Numbers(name, head, [])
-    places = {each.strategy: place for place, each in enumerate(task.areas)}
+    places = {area.strategy: place for place, area in enumerate(task.areas)}
     rows = [
         (
             d.strategy_b,
@@ -68,8 +68,8 @@ def area_table(task: TaskRanking, looks: dict[str, Style], most: int | None = No
         for group, rank, area, *others in numbers.rows
     ]
     more = f'<p class="small">The largest {most} of {len(task.areas)}; areas.csv has all.</p>'
-    made = table(numbers.name, numbers.head, rows)
-    return made + (more if most and most < len(task.areas) else "")
+    areas = table(numbers.name, numbers.head, rows)
+    return areas + (more if most and most < len(task.areas) else "")
 
 
 def difference_table(task: TaskRanking, most: int | None = None) -> str:
@@ -81,10 +81,10 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
         (f"<span>{escape(group)}</span>", f"<strong>{gap}</strong>", *map(escape, others))
         for group, gap, *others in numbers.rows
     ]
-    made = table(numbers.name, numbers.head, rows)
+    differences = table(numbers.name, numbers.head, rows)
     if len(rows) <= _FOLD:
-        return made
-    return f"<details><summary>{escape(numbers.name)}</summary>{made}</details>"
+        return differences
+    return f"<details><summary>{escape(numbers.name)}</summary>{differences}</details>"
 
 
 def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:

@@ -25,7 +25,7 @@ class _Part(NamedTuple):
     """A table and its caption: what it is of, and what its numbers are about."""
 
     title: str
-    said: str
+    note: str
     numbers: Numbers
 
 
@@ -43,8 +43,8 @@ def write_tables(of: Comparison | Analysis, directory: str | Path) -> tuple[Path
         Both paths.
     """
     tex, markdown = Path(directory) / "tables.tex", Path(directory) / "tables.md"
-    made = _of_comparison(of) if isinstance(of, Comparison) else _of_analysis(of)
-    parts = [part for part in made if part.numbers.rows]
+    every = _of_comparison(of) if isinstance(of, Comparison) else _of_analysis(of)
+    parts = [part for part in every if part.numbers.rows]
     tables = [table for part in parts for table in as_latex(*part)]
     for place in range(_HELD, len(tables), _HELD):
         tables[place] = f"\\clearpage\n{tables[place]}"
@@ -78,18 +78,18 @@ def _of_all_tasks(across: AcrossTasks, start: str) -> Iterator[_Part]:
     attack = f"Attack {attack_text(across.attack)}. " if across.attack else ""
     missing = f" Not in every task, and left out: {listed(across.left_out)}." if across.left_out else ""
     tests = f"p is Student's t over the tasks, adjusted over {len(across.pairs)} pairs (Holm)."
-    for numbers, about in (
+    for numbers, note in (
         (rank_numbers(across), f"Tasks: {', '.join(across.tasks)}. {start}"),
         (rank_pair_numbers(across, _PAIRED), tests),
     ):
         title = f"{numbers.name}: {len(across.tasks)} tasks{under}"
-        yield _Part(title, f"{attack}{about}{missing}", numbers)
+        yield _Part(title, f"{attack}{note}{missing}", numbers)
 
 
 def _circumstances(condition: Condition) -> str:
     """What the numbers are about: attack, examples, seeds, and what intervals cover."""
-    seeds = sorted({seed for each in condition.areas for seed in each.seeds})
-    counts = sorted({len(each.seeds) for each in condition.areas})
+    seeds = sorted({seed for area in condition.areas for seed in area.seeds})
+    counts = sorted({len(area.seeds) for area in condition.areas})
     of_each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     groups = "" if condition.groups is None else f" in {condition.groups:,} groups"
     covered = "the sampling of examples and the choice of checkpoints"

@@ -44,21 +44,21 @@ _NARROW = frozenset(".,:;'|()[]! fijlrt")
 _WIDE = frozenset("mwMW%@–−…+=<>≤∞")
 
 
-def as_latex(title: str, said: str, numbers: Numbers) -> list[str]:
+def as_latex(title: str, note: str, numbers: Numbers) -> list[str]:
     r"""``table`` environments: the first has the columns and the rows that fit on a page, the next ones those that follow.
 
     Each begins with the first column. Long cells have several lines.
 
     Args:
         title: begins the captions.
-        said: ends that of the first table.
+        note: ends that of the first table.
         numbers: the table.
     """
     columns = [_Column.of(head, cells) for head, *cells in zip(numbers.head, *numbers.rows, strict=True)]
-    made = [
+    tabulars = [
         _latex(part, rows, first=columns[0]) for part in _side_by_side(columns) for rows in _blocks(numbers)
     ]
-    captions = [f"{title}. {said}", *[f"{title}, continued."] * (len(made) - 1)]
+    captions = [f"{title}. {note}", *[f"{title}, continued."] * (len(tabulars) - 1)]
     return [
         "\n".join(
             [
@@ -70,11 +70,11 @@ def as_latex(title: str, said: str, numbers: Numbers) -> list[str]:
                 r"\end{table}",
             ]
         )
-        for caption, lines in zip(captions, made, strict=True)
+        for caption, lines in zip(captions, tabulars, strict=True)
     ]
 
 
-def as_markdown(title: str, said: str, numbers: Numbers) -> str:
+def as_markdown(title: str, note: str, numbers: Numbers) -> str:
     """The caption as a paragraph, and the table."""
 
     def line(cells: tuple[str, ...]) -> str:
@@ -82,7 +82,7 @@ def as_markdown(title: str, said: str, numbers: Numbers) -> str:
 
     rule = f"|---|{'---:|' * (len(numbers.head) - 1)}"
     return "\n".join(
-        [markdown_text(f"{title}. {said}"), "", line(numbers.head), rule, *map(line, numbers.rows)]
+        [markdown_text(f"{title}. {note}"), "", line(numbers.head), rule, *map(line, numbers.rows)]
     )
 
 
