@@ -41,9 +41,12 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 @pytest.mark.slow
 def test_a_user_s_file_is_checked_with_our_types(tmp_path: Path) -> None:
+    """With the options of the checkout, so that what mypy keeps of it serves here too."""
     (tmp_path / "user.py").write_text(USER)
+    checkout = ROOT.parents[1]
+    options = ["--config-file", checkout / "pyproject.toml", "--cache-dir", checkout / ".mypy_cache"]
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--ignore-missing-imports", "user.py"],
+        [sys.executable, "-m", "mypy", *options, "user.py"],
         cwd=tmp_path,
         env={"MYPYPATH": str(ROOT.parent), "PATH": ""},
         capture_output=True,
