@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from paretune.data.domains import elsewhere_rows
 from paretune.data.pixels import Reader
-from paretune.data.reading import Reading, read_source
+from paretune.data.reading import NAMED, Reading, read_source
 from paretune.data.sizes import ImageSize, checked_size
-from paretune.data.sources import SOURCES, Source, digest, stored_source
+from paretune.data.sources import Source, digest, stored_source
 from paretune.data.splits import ROLES, SPLITS, split_rows
 
 
@@ -294,7 +294,7 @@ def load_data(
     if not isinstance(name_or_path, str | Path):
         return data
     path = Path(name_or_path)
-    known = str(name_or_path).startswith("hf:") or name_or_path in SOURCES
+    known = str(name_or_path).startswith("hf:") or name_or_path in NAMED
     loaded_with = {
         "name_or_path": str(name_or_path if known else path.resolve()),
         "img_size": list(data.image_size) if isinstance(data.image_size, tuple) else data.image_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paretune.data.domains import of_domains
+from paretune.data.emoji import emoji_styles
 from paretune.data.folders import read_folder, subfolders
 from paretune.data.mapped import check_mapped, is_huggingface, name_of, read_mapped
 from paretune.data.parts import PART_ROLES, Part, joined
@@ -18,6 +19,13 @@ from paretune.data.tables import COLUMNS, TABLE_SUFFIXES, domain_cells, read_tab
 from paretune.runs.disk import regular
 
 logger = logging.getLogger(__name__)
+
+#: What is known by name and comes in domains: what reads each of them, given where to look.
+IN_DOMAINS: dict[str, Callable[[Path | None], dict[str, Callable[[], dict[str, Part]]]]] = {
+    "emoji": emoji_styles
+}
+#: All names that are read from where packages keep what is called so.
+NAMED = (*SOURCES, *IN_DOMAINS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +58,12 @@ def read_source(given: Any, how: Reading) -> Source:
         FileNotFoundError: It is not on this machine.
         ImportError: A package is missing that reads it.
     """
-    if how.train_domains is not None:
+    if how.train_domains is not None or (isinstance(given, str) and given in IN_DOMAINS):
         name, found = _domains(given, how)
-        source = of_domains(how.name or name, found, how.train_domains, how.classes)
+        train = [*found] if how.train_domains is None else how.train_domains
+        source = of_domains(how.name or name, found, train, how.classes)
         # Other domains to train on are another task.
-        return replace(source, name=how.name or f"{name}: {'+'.join(how.train_domains)}")
+        return replace(source, name=how.name or f"{name}: {'+'.join(train)}")
     if isinstance(given, str) and given in SOURCES:
         source = SOURCES[given](how.root, how.download)
         if how.classes is not None and tuple(how.classes) != source.classes:
@@ -70,9 +79,11 @@ def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict
     """Its name, and what reads the parts of each of its domains."""
     columns = {what: column for what, column in how.columns.items() if what != "domain"}
     plain = replace(how, classes=None, columns=columns, train_domains=None)
+    if isinstance(given, str) and given in IN_DOMAINS:
+        return given, IN_DOMAINS[given](how.root)
     if isinstance(given, Mapping):
         if named := [
-            str(domain) for domain, value in given.items() if isinstance(value, str) and value in SOURCES
+            str(domain) for domain, value in given.items() if isinstance(value, str) and value in NAMED
         ]:
             raise ValueError(
                 f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
@@ -88,7 +99,7 @@ def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict
             domain: partial(read_folder, path / domain, classes=None, skip_bad=how.skip_bad)
             for domain in subfolders(path)
         }
-    if path is not None and not path.exists() and given not in SOURCES and not str(given).startswith("hf:"):
+    if path is not None and not path.exists() and given not in NAMED and not str(given).startswith("hf:"):
         _of_path(given, plain)  # says what is missing
     name, frame, base = how.name or "table", given, how.root or Path()
     if path is not None and path.suffix.lower() in TABLE_SUFFIXES and path.exists():
@@ -143,11 +154,11 @@ def _of_path(given: str | Path, how: Reading) -> tuple[str, dict[str, Part]]:
     table = path.suffix.lower() in TABLE_SUFFIXES
     if isinstance(given, Path) or len(path.parts) > 1 or table:
         raise FileNotFoundError(f"name_or_path={str(given)!r} is not a {'file' if table else 'folder'}")
-    near = difflib.get_close_matches(str(given).lower().replace("_", "-"), SOURCES, n=1)
+    near = difflib.get_close_matches(str(given).lower().replace("_", "-"), NAMED, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"name_or_path={given!r} is no known data set and no folder; {hint}"
-        f"Choices: {', '.join(SOURCES)}, hf:NAME, a folder of class folders, or a CSV file of paths and labels"
+        f"Choices: {', '.join(NAMED)}, hf:NAME, a folder of class folders, or a CSV file of paths and labels"
     )
 
 

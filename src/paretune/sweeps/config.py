@@ -115,12 +115,13 @@ class TaskConfig:
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, 224 for
             dinov2-small; of digits, the demo, 24 for efficientnet-lite0 and 28 for dinov2-small, which suit a CPU.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
-            labels, or hf:NAME.
-        data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
+        data: digits, fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a .csv, .tsv or .parquet file of
+            paths and labels, or hf:NAME.
+        data_root: where torchvision keeps its data sets, for cifar10 and the like, where npm has installed the pictures of
+            emoji, or where the paths of a table start.
         columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
         train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
-            is then a folder of domains of class folders, or a table with a column domain.
+            is then emoji, a folder of domains of class folders, or a table or hf:NAME with a column domain.
         attack_elsewhere: attack the images of the other domains too; false measures clean accuracy alone there.
         skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
         limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
