@@ -13,7 +13,8 @@ from PIL import Image
 
 from paretune.commands.cli import main
 from paretune.data.emoji import CLASSES, PACKAGES, emoji_styles
-from paretune.data.images import ImageSplit, load_data
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import load_data
 from tests.unit.data.test_images import splits_of
 
 # A folder with node_modules where the three packages are installed.
