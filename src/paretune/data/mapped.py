@@ -105,6 +105,45 @@ def read_mapped(given: Any, name: str, *, classes: Sequence[str] | None, columns
     return Part(classes=known, named=named, labels=labels, pixels=pixels, content=content)
 
 
+def column_domains(
+    given: Mapping[str, Any], name: str, columns: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """The rows of each domain, by split, without the column that tells it.
+
+    Args:
+        given: Data sets of Hugging Face by split.
+        name: What to call all of them.
+        columns: Names of columns by what they hold.
+
+    Raises:
+        ValueError: A split has no column of domains, or a cell of it is empty.
+    """
+    domains: dict[str, dict[str, Any]] = {}
+    for split, part in given.items():
+        check_mapped(part)
+        present = list(part.column_names)
+        usual = [column for column in present if column.lower() in COLUMNS["domain"]]
+        chosen = (
+            [column for column in present if column == columns["domain"]] if "domain" in columns else usual
+        )
+        if len(chosen) != 1:
+            asked = f"called {columns['domain']!r}" if "domain" in columns else "of domains"
+            raise ValueError(
+                f"{name} ({split}) has {len(chosen) or 'no'} columns {asked}; its columns are {', '.join(present)}. Say "
+                "which with columns={'domain': ...} (--columns domain=...)"
+            )
+        names = getattr((part.features or {}).get(chosen[0]), "names", None)
+        rows: dict[str, list[int]] = {}
+        for row, value in enumerate(part[chosen[0]]):
+            if value is None or not str(value).strip() or (names and not 0 <= value < len(names)):
+                raise ValueError(f"{name} ({split}): row {row} has the domain {value!r}; name all of them")
+            rows.setdefault(names[value] if names else str(value), []).append(row)
+        rest = part.remove_columns(chosen)
+        for domain, of_domain in rows.items():
+            domains.setdefault(domain, {})[str(split)] = rest.select(of_domain)
+    return domains
+
+
 def _keys(given: Any, name: str, columns: Mapping[str, str]) -> tuple[str, str] | None:
     """Columns of the image and of the label; None where rows are pairs."""
     if is_huggingface(given):

@@ -11,7 +11,8 @@ from typing import Any
 from paretune.data.domains import of_domains
 from paretune.data.emoji import emoji_styles
 from paretune.data.folders import read_folder, subfolders
-from paretune.data.mapped import check_mapped, is_huggingface, name_of, read_mapped
+from paretune.data.lists import listed_domain
+from paretune.data.mapped import check_mapped, column_domains, is_huggingface, name_of, read_mapped
 from paretune.data.parts import PART_ROLES, Part, joined
 from paretune.data.sources import SOURCES, Source
 from paretune.data.splits import ROLES
@@ -20,10 +21,10 @@ from paretune.runs.disk import regular
 
 logger = logging.getLogger(__name__)
 
+_Domains = dict[str, Callable[[], dict[str, Part]]]  # what reads the parts of each, by role
+
 #: What is known by name and comes in domains: what reads each of them, given where to look.
-IN_DOMAINS: dict[str, Callable[[Path | None], dict[str, Callable[[], dict[str, Part]]]]] = {
-    "emoji": emoji_styles
-}
+IN_DOMAINS: dict[str, Callable[[Path | None], _Domains]] = {"emoji": emoji_styles}
 #: All names that are read from where packages keep what is called so.
 NAMED = (*SOURCES, *IN_DOMAINS)
 
@@ -75,39 +76,38 @@ def read_source(given: Any, how: Reading) -> Source:
     return joined(how.name or name, parts)
 
 
-def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict[str, Part]]]]:
+def _domains(given: Any, how: Reading) -> tuple[str, _Domains]:
     """Its name, and what reads the parts of each of its domains."""
     columns = {what: column for what, column in how.columns.items() if what != "domain"}
     plain = replace(how, classes=None, columns=columns, train_domains=None)
     if isinstance(given, str) and given in IN_DOMAINS:
         return given, IN_DOMAINS[given](how.root)
+    if isinstance(given, str) and given.startswith("hf:"):
+        return given, _by_column(_hub(given.removeprefix("hf:")), given, how, plain)
+    if is_huggingface(given):
+        return name_of(given), _by_column({"train": given}, name_of(given), how, plain)
     if isinstance(given, Mapping):
-        if named := [
-            str(domain) for domain, value in given.items() if isinstance(value, str) and value in NAMED
-        ]:
-            raise ValueError(
-                f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
-                "torchvision, or a folder or a table"
-            )
-        return "domains", {
-            str(domain): partial(_named_parts, value, replace(plain, name=str(domain)))
-            for domain, value in given.items()
-        }
+        if given and all(
+            is_huggingface(part) and str(split).lower() in PART_ROLES for split, part in given.items()
+        ):
+            name = name_of(next(iter(given.values())))
+            return name, _by_column(given, name, how, plain)
+        return "domains", _by_key(given, plain)
     path = Path(given) if isinstance(given, str | Path) else None
     if path is not None and str(given) and path.is_dir():
         return path.resolve().name, {
-            domain: partial(read_folder, path / domain, classes=None, skip_bad=how.skip_bad)
-            for domain in subfolders(path)
+            domain: partial(_domain_folder, path, domain, how.skip_bad) for domain in subfolders(path)
         }
-    if path is not None and not path.exists() and given not in NAMED and not str(given).startswith("hf:"):
+    if path is not None and not path.exists() and given not in NAMED:
         _of_path(given, plain)  # says what is missing
     name, frame, base = how.name or "table", given, how.root or Path()
     if path is not None and path.suffix.lower() in TABLE_SUFFIXES and path.exists():
         name, frame, base = path.stem, read_table_file(path), how.root or path.parent
     if not hasattr(frame, "iloc"):
         raise ValueError(
-            f"train_domains={list(how.train_domains or ())} is for a folder DIR/DOMAIN/CLASS/IMAGE, a table with a "
-            f"column of domains, or a mapping of a data set for each domain; got {given!r:.100}"
+            f"train_domains={list(how.train_domains or ())} is for {', '.join(IN_DOMAINS)}, a folder "
+            "DIR/DOMAIN/CLASS/IMAGE, a table or a data set of Hugging Face with a column of domains, or a mapping of a data "
+            f"set for each domain; got {given!r:.100}"
         )
     cells = domain_cells(frame, str(given) if path else name, how.columns)
     rows: dict[str, list[int]] = {}
@@ -118,6 +118,30 @@ def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict
         domain: partial(read_table, frame.iloc[of_domain], f"{name}, {domain}", **options)
         for domain, of_domain in rows.items()
     }
+
+
+def _by_column(splits: Mapping[str, Any], name: str, how: Reading, plain: Reading) -> _Domains:
+    return {
+        domain: partial(_named_parts, parts, replace(plain, name=f"{name}, {domain}"))
+        for domain, parts in column_domains(splits, name, how.columns).items()
+    }
+
+
+def _by_key(given: Mapping[Any, Any], plain: Reading) -> _Domains:
+    if named := [str(domain) for domain, value in given.items() if isinstance(value, str) and value in NAMED]:
+        raise ValueError(
+            f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
+            "torchvision, or a folder or a table"
+        )
+    return {
+        str(domain): partial(_named_parts, value, replace(plain, name=str(domain)))
+        for domain, value in given.items()
+    }
+
+
+def _domain_folder(path: Path, domain: str, skip_bad: bool) -> dict[str, Part]:
+    listed = listed_domain(path, domain, skip_bad=skip_bad)
+    return read_folder(path / domain, classes=None, skip_bad=skip_bad) if listed is None else listed
 
 
 def _named_parts(given: Any, how: Reading) -> dict[str, Part]:
