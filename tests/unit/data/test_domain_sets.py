@@ -213,5 +213,5 @@ def test_the_column_may_be_named_and_hold_numbers_of_names() -> None:
     gap = hub_set(90, 0).map(
         lambda row, place: {"domain": None if place == 7 else row["domain"]}, with_indices=True
     )
-    with pytest.raises(ValueError, match=r"row 7 has the domain None; name all of them"):
+    with pytest.raises(ValueError, match=r"column 'domain' has None in row 7; name all of them"):
         load_data(gap, train_domains="photo")
