@@ -130,14 +130,14 @@ def _group(entry: dict[str, str]) -> str:
     return " ".join(rest) or codes[0]
 
 
-def _read(style: str, package: Path, emoji: list[_Emoji]) -> dict[str, Part]:
-    """The pictures of one style, in memory, in the order of the emoji."""
+def _read(style: str, package: Path, catalogue: list[_Emoji]) -> dict[str, Part]:
+    """The pictures of one style, in memory, in the order of the catalogue."""
     from PIL import Image, ImageOps
 
     pictures: dict[_Emoji, bytes] = {}
-    for each in emoji:
+    for emoji in catalogue:
         file = package / (
-            f"assets/{each.code}.webp" if style == "fluent" else f"img/{style}/{SIDE}/{each.code}.png"
+            f"assets/{emoji.code}.webp" if style == "fluent" else f"img/{style}/{SIDE}/{emoji.code}.png"
         )
         if style == "fluent" and not file.exists():
             continue
@@ -149,22 +149,22 @@ def _read(style: str, package: Path, emoji: list[_Emoji]) -> dict[str, Part]:
         white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
         # In whole numbers, so that all machines have the same bytes.
         white = ImageOps.pad(white, (SIDE, SIDE), color="white")
-        pictures[each] = white.tobytes()
+        pictures[emoji] = white.tobytes()
     classes_of: dict[bytes, set[str]] = {}
-    for each, picture in pictures.items():
-        classes_of.setdefault(picture, set()).add(each.category)
-    known = [each for each, picture in pictures.items() if len(classes_of[picture]) == 1]
+    for emoji, picture in pictures.items():
+        classes_of.setdefault(picture, set()).add(emoji.category)
+    known = [emoji for emoji, picture in pictures.items() if len(classes_of[picture]) == 1]
     if not known:
         raise ValueError(f"{package} has no picture of an emoji; install {PACKAGES[style]} again")
-    stored = np.frombuffer(b"".join(pictures[each] for each in known), np.uint8)
+    stored = np.frombuffer(b"".join(pictures[emoji] for emoji in known), np.uint8)
     images = torch.from_numpy(stored.reshape(-1, SIDE, SIDE, 3).copy()).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor([CLASSES.index(each.category) for each in known])
-    groups = tuple(each.group for each in known)
+    labels = torch.tensor([CLASSES.index(emoji.category) for emoji in known])
+    groups = tuple(emoji.group for emoji in known)
     part = Part(
         classes=CLASSES,
         labels=labels,
         pixels=LazyPixels(
-            partial(_picture, images), partial(_name, style, [each.code for each in known]), files=False
+            partial(_picture, images), partial(_name, style, [emoji.code for emoji in known]), files=False
         ),
         content=digest(repr(groups), labels, images),
         groups=groups,

@@ -206,10 +206,10 @@ def load_data(
         train_domains: Names of the domains to train on, for data in domains: ``"emoji"``; a folder of folders as above, one
             for each domain, with lists ``DOMAIN_train.txt`` and ``DOMAIN_test.txt`` beside them as DomainNet has; a table or
             a data set of Hugging Face with a column ``domain``; or a mapping of any of the last four kinds by domain. The
-            three splits are then of these domains alone, and each other domain is in ``elsewhere``: its official test set if it
-            has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of groups
-            that are trained on or selected by are left out there, with a warning. Classes are those of the domains that are
-            trained on; others may lack some.
+            three splits are then of these domains alone, and each other domain is in ``elsewhere``: its official test set
+            if it has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of
+            groups that are trained on or selected by are left out there, with a warning. Classes are those of the domains
+            that are trained on; others may lack some.
 
     Raises:
         ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its

@@ -60,9 +60,9 @@ def read_source(given: Any, how: Reading) -> Source:
         ImportError: A package is missing that reads it.
     """
     if how.train_domains is not None or (isinstance(given, str) and given in IN_DOMAINS):
-        name, found = _domains(given, how)
-        train = [*found] if how.train_domains is None else how.train_domains
-        source = of_domains(how.name or name, found, train, how.classes)
+        name, domains = _domains(given, how)
+        train = [*domains] if how.train_domains is None else how.train_domains
+        source = of_domains(how.name or name, domains, train, how.classes)
         # Other domains to train on are another task.
         return replace(source, name=how.name or f"{name}: {'+'.join(train)}")
     if isinstance(given, str) and given in SOURCES:

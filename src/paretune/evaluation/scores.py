@@ -91,8 +91,8 @@ class Scores:
             "class": [name_of(label, self.names) for label in measured["clean"].labels],
             "examples": measured["clean"].examples,
         }
-        for name, each in measured.items():
-            columns |= {name: each.accuracy, f"{name}_low": each.low, f"{name}_high": each.high}
+        for name, rates in measured.items():
+            columns |= {name: rates.accuracy, f"{name}_low": rates.low, f"{name}_high": rates.high}
         worst = [*measured.values()][-1].worst_first
         return pd.DataFrame(columns).iloc[worst].reset_index(drop=True)
 

@@ -207,21 +207,18 @@ def _severities(root: Path) -> list[Path]:
     Raises:
         ValueError: some folders in it are so and others not.
     """
-    if found := _inside(root):
-        return found
-    by_name = {
-        name: [
-            each
-            for inner in (root / name, *map(root.joinpath(name).joinpath, subfolders(root / name)))
-            for each in _inside(inner)
-        ]
-        for name in subfolders(root)
-    }
-    if any(by_name.values()) and (others := [name for name, inner in by_name.items() if not inner]):
+    if severities := _inside(root):
+        return severities
+    within: dict[str, list[Path]] = {}
+    for name in subfolders(root):
+        folder = root / name
+        places = [folder, *(folder / kind for kind in subfolders(folder))]
+        within[name] = [severity for place in places for severity in _inside(place)]
+    if any(within.values()) and (others := [name for name, inside in within.items() if not inside]):
         raise ValueError(
             f"{root} has corruptions by severity, and {others[0]!r}, which has none; keep these apart"
         )
-    return [each for inner in by_name.values() for each in inner]
+    return [severity for inside in within.values() for severity in inside]
 
 
 def _inside(corruption: Path) -> list[Path]:
