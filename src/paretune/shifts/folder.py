@@ -35,8 +35,8 @@ class Folder(Shift):
     WordNet id or the number of a class of ImageNet, see :func:`~paretune.shifts.imagenet.class_number`.
 
     Two numbers are published of ImageNet-A, -R and ObjectNet, and differ by many points: over all classes of the model, and
-    among those that the images are of. It is the first without ``mask``. With it the name ends with ``among 200``, no other
-    class is an answer, and none is a target of an attack.
+    among those that the images are of. It is the first without ``mask``. With it the name ends with ``(among 200)``, and no
+    other class is an answer, or a target of an attack.
 
     >>> Folder("imagenet-r", mask="imagenet-r")
     Folder('imagenet-r', mask='imagenet-r')
@@ -68,8 +68,6 @@ class Folder(Shift):
             )
         if not isinstance(self.mask, str | None):
             object.__setattr__(self, "mask", tuple(map(str, self.mask)))
-            if len({*self.mask}) < 2:
-                raise ValueError(f"mask must name at least two classes, got {shown(self.mask)}")
         if isinstance(self.classes, Mapping):
             object.__setattr__(self, "classes", FrozenDict(self.classes))
         elif self.classes is not None:
@@ -103,7 +101,7 @@ class Folder(Shift):
         files: list[Path] = []
         labels: list[int] = []
         for kind, of_kind in numbers.items():
-            if len(of_kind) > 1:
+            if len(of_kind) > 1:  # several logits would be right
                 continue
             inside = image_files(folder / kind)
             if not inside:
@@ -128,7 +126,7 @@ class Folder(Shift):
         size = checked_size("image_size", shape)
         listing = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
         said = f"image_size={size} border={self.border} among={among}"
-        return f"{name} among {len(among)}" if among else name, ImageSplit(
+        return f"{name} (among {len(among)})" if among else name, ImageSplit(
             every[order],
             order,
             pixels.reader(order, size, resize=True),
@@ -191,14 +189,19 @@ class Folder(Shift):
     def _among(
         self, folder: Path, numbers: Mapping[str, tuple[int, ...]], split: ImageSplit
     ) -> tuple[int, ...] | None:
+        """The classes of the mask by their numbers, in ascending order."""
         if self.mask is None:
             return None
         if self.mask == "folders":
-            return tuple(sorted({number for several in numbers.values() for number in several}))
-        names = published(self.mask) if isinstance(self.mask, str) else self.mask
-        return tuple(
-            sorted({self._number(name, f"mask={shown(self.mask)} of {folder}", split) for name in names})
-        )
+            chosen = {number for several in numbers.values() for number in several}
+        else:
+            names = published(self.mask) if isinstance(self.mask, str) else self.mask
+            chosen = {self._number(name, f"mask={shown(self.mask)} of {folder}", split) for name in names}
+        if len(chosen) < 2:
+            raise ValueError(
+                f"mask={shown(self.mask)} of {folder} leaves one class, which would always be right"
+            )
+        return tuple(sorted(chosen))
 
 
 def _severities(root: Path) -> list[Path]:
