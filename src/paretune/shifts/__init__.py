@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from paretune._values import from_dict, parse_many
 from paretune.shifts.base import Shift, shifted, shifted_splits
+from paretune.shifts.colour import ChannelSwap, Grey, Hue, Invert
 from paretune.shifts.folder import Folder
+from paretune.shifts.geometry import Rotation, Shear, Translation, Zoom
 from paretune.shifts.subsets import Subsets
 
 #: The shifts by the names that the command line reads: all that are imported here.
@@ -40,4 +42,20 @@ class Shifts(tuple[Shift, ...]):
         return cls(shifts)
 
 
-__all__ = ["SHIFTS", "Folder", "Shift", "Shifts", "Subsets", "shifted", "shifted_splits"]
+__all__ = [
+    "SHIFTS",
+    "ChannelSwap",
+    "Folder",
+    "Grey",
+    "Hue",
+    "Invert",
+    "Rotation",
+    "Shear",
+    "Shift",
+    "Shifts",
+    "Subsets",
+    "Translation",
+    "Zoom",
+    "shifted",
+    "shifted_splits",
+]
