@@ -6,6 +6,7 @@ A shift is one file and one line here: a frozen dataclass that makes shifted spl
 from collections.abc import Iterable, Mapping
 
 from paretune._values import from_dict, parse_many
+from paretune.shifts.arrays import Arrays
 from paretune.shifts.base import Shift, shifted, shifted_splits
 from paretune.shifts.colour import ChannelSwap, Grey, Hue, Invert
 from paretune.shifts.folder import Folder
@@ -44,6 +45,7 @@ class Shifts(tuple[Shift, ...]):
 
 __all__ = [
     "SHIFTS",
+    "Arrays",
     "ChannelSwap",
     "Folder",
     "Grey",

@@ -53,10 +53,10 @@ class Folder(Shift):
         called: what results call it; the name of the folder by default.
     """
 
-    path: str
+    path: str | Path
     _: KW_ONLY
-    mask: str | tuple[str, ...] | None = None
-    classes: str | Mapping[str, Any] | None = None
+    mask: str | Sequence[str] | None = None
+    classes: str | Path | Mapping[str, Any] | None = None
     border: int = 0
     called: str | None = None
 
@@ -66,7 +66,7 @@ class Folder(Shift):
             raise ValueError(
                 f"mask must be 'folders', {', '.join(map(repr, MASKS))} or names of classes, got {shown(self.mask)}"
             )
-        if not isinstance(self.mask, str | None):
+        if self.mask is not None and not isinstance(self.mask, str):
             object.__setattr__(self, "mask", tuple(map(str, self.mask)))
         if isinstance(self.classes, Mapping):
             object.__setattr__(self, "classes", FrozenDict(self.classes))
@@ -163,7 +163,7 @@ class Folder(Shift):
 
     def _mapping(self) -> dict[str, Any] | None:
         """What ``classes`` says of folders by their names."""
-        if not isinstance(self.classes, str):
+        if self.classes is None or isinstance(self.classes, Mapping):
             return None if self.classes is None else dict(self.classes)
         file = Path(self.classes)
         if not file.is_file():

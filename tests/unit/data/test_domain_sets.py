@@ -1,5 +1,6 @@
 """Domain sets as they are published: DomainNet, PACS, Office-Home, VLCS, and tables of the hub with a column of domains."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,8 @@ def test_a_column_of_the_hub_tells_domains(tmp_path: Path, kind: str) -> None:
         pixels = (255 * split[:][0][:, :, 0, 0]).round().int()
         assert {*pixels[:, 1].tolist()} == {place}
         assert pixels[:, 2].tolist() == split.labels.tolist()
+    if kind == "hub":
+        assert load_data(**json.loads(json.dumps(data.loaded_with))).fingerprint == data.fingerprint
     tested = kind != "one"
     assert {*(255 * data.report[:][0][:, 0, 0, 0]).round().int().tolist()} == {int(tested)}
     assert [len(split) for split in data.elsewhere.values()] == [15, 15] if tested else [60, 60]

@@ -1,15 +1,18 @@
 """Natural subsets: the report split by the camera that took it, with ids, labels and order kept."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
 
 import paretune as pt
+from paretune.commands.cli import main
 from paretune.data.tables import read_columns
 from paretune.shifts import Subsets
 from tests.unit.attacks.victims import Linear
@@ -110,3 +113,22 @@ def test_data_without_subsets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no example is of the subset 'top'"):
         pt.load_data(frame, columns={"subset": "camera"}).report.subset("top", "Subsets()")
     assert read_columns("subset=camera") == {"subset": "camera"}
+
+
+def test_the_command_line_measures_cameras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(tmp_path / "images").to_csv(tmp_path / "cars.csv", index=False)
+    with torch.random.fork_rng():
+        torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    line = (
+        f"train --backbone timm:test_resnet --weights {tmp_path}/w.pth --data {tmp_path}/cars.csv --columns subset=camera "
+        "--img-size 32 --batch-size 8 --strategy linearprobe --epochs 1 --points 1 --train-steps 0 --eval-steps 1 --shifts "
+        f"Subsets() --out {tmp_path}/run"
+    )
+    assert main(line.split()) == 0, capsys.readouterr().err
+    rows = [json.loads(text) for text in (tmp_path / "run/points.jsonl").read_text().splitlines()]
+    sizes = {name: part["examples"] for name, part in rows[-1]["elsewhere"].items()}
+    assert [*sizes] == [*CAMERAS]
+    assert sum(sizes.values()) == 16  # the report split
+    line = f"evaluate {tmp_path}/run --weights {tmp_path}/w.pth --epsilons 1/255 --steps 1 --shifts Subsets()"
+    assert main(line.split()) == 0, capsys.readouterr().err
+    assert "rear" in capsys.readouterr().out
