@@ -27,7 +27,8 @@ class Evaluate:
             paths and labels, or hf:NAME, with the classes of the adapter. null takes what the adapter was trained on, if it
             has not changed since, and likewise the options below up to split_seed.
         data_root: where torchvision keeps its data sets, npm the pictures of emoji, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain, subset.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
+            subset.
         skip_bad: leave out images that cannot be read, and say how many.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.

@@ -120,7 +120,8 @@ class TaskConfig:
             paths and labels, or hf:NAME.
         data_root: where torchvision keeps its data sets, for cifar10 and the like, where npm has installed the pictures of
             emoji, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain, subset.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
+            subset.
         train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
             is then emoji, a folder of domains of class folders, or a table or hf:NAME with a column domain.
         shifts: what else to measure at each point: changed or other images of the same classes, by calls separated by commas
