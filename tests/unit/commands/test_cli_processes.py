@@ -59,7 +59,9 @@ MEASURING = (
     "evaluate DIR --limit 60 --steps 1 --epsilons 1/255 --shifts Corruptions('common'),Grey() --baseline alexnet",
     "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
 )
+TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
 CASES = [
+    *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
