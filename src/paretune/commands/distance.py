@@ -60,8 +60,8 @@ class Distance:
             kind = parse(self.kind, DISTANCES)
         if self.on is not None:
             kind = replace(kind, on=self.on)
-        size = Sides.read(self.img_size) if isinstance(self.img_size, str) else self.img_size
-        size = None if size is None else checked_size("img_size", size)
+        sides = Sides.read(self.img_size) if isinstance(self.img_size, str) else self.img_size
+        size = None if sides is None else checked_size("img_size", sides)
         model = None
         if kind.on == "features":
             with told("backbone", self.backbone):
