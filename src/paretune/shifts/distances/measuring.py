@@ -12,7 +12,8 @@ from paretune._values import LAST_SEED, check_whole, parse, told
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.features import entering_head
 from paretune.backbones.modes import evaluation_mode
-from paretune.data.images import ImageData, ImageSplit, load_data
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import ImageData, load_data
 from paretune.data.sizes import ImageSize
 from paretune.data.splits import sample_rows
 from paretune.shifts.distances.base import Floats, Kind, Pair, Rows, squared_distances
@@ -102,7 +103,7 @@ def distance(
             the second is like for it.
         img_size: In pixels, for what is loaded here: the side of square images, or (height, width). The backbone's own where
             it is left out, and without a backbone that of the images.
-        limit: Examples of each set, at most, drawn at random; of each class its share and at least one, where labels count.
+        limit: Examples of each set, at most, drawn at random: of each class its share, and at least one.
         seed: Of what is drawn and of the resamples.
         resamples: Cuts into halves, for interval and floor; 0 for neither. About 10 % of the width of the interval is left
             to chance with 50.
@@ -129,10 +130,7 @@ def distance(
     size = img_size if img_size is not None or backbone is None else backbone.image_size
     splits = {name: _split_of(name, data, size) for name, data in (("a", a), ("b", b))}
     labels = {name: split.labels.numpy() for name, split in splits.items()}
-    rows = {
-        name: sample_rows(each if kind.labelled else np.zeros_like(each), limit, seed)
-        for name, each in labels.items()
-    }
+    rows = {name: sample_rows(each, limit, seed) for name, each in labels.items()}
     for name, split in splits.items():
         _check_counts(name, split, labels[name][rows[name]], kind, resamples)
     network = backbone if kind.on == "features" else None

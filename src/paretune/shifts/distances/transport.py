@@ -62,7 +62,7 @@ def entropic_cost(cost: Floats, strength: float) -> float:
             now,
             method="sinkhorn_log",
             numItermax=MOST_STEPS if last else 20,
-            stopThr=1e-2 * PRECISION / np.sqrt(m),
+            stopThr=PRECISION / np.sqrt(m),
             log=True,
             warn=False,
             warmstart=start,
