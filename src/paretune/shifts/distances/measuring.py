@@ -91,8 +91,8 @@ def distance(
     the number of examples, so **compare distances of as many examples only**, and read ``value`` beside ``floor``.
 
     The interval is about the mean of the value over samples of these sizes, which resampling can tell; it is not about the
-    limit of many examples, which it cannot. It takes the examples of a set as independent, which frames of a video and
-    images of one patient are not, and the backbone as given.
+    limit of many examples, which it cannot. It takes the backbone as given and the examples of a set as independent; of
+    data with groups there is none.
 
     Args:
         a: A split as it is; of split data its train split, which is what one learns from, so that nothing that is reported
@@ -111,8 +111,8 @@ def distance(
         batch_size: Images in the backbone at once.
 
     Raises:
-        ValueError: An argument breaks a rule above, a set has no examples or has a class with too few of them, image sizes
-            differ, or features are not finite.
+        ValueError: An argument breaks a rule above, a set has no examples, a class with too few of them, or groups, image
+            sizes differ, or features are not finite.
         ImportError: :class:`OTDD` without the package POT.
     """
     kind = OTDD() if kind is None else _kind(kind)
@@ -183,6 +183,11 @@ def _check_counts(name: str, split: ImageSplit, labels: Rows, kind: Kind, resamp
     """
     if not len(labels):
         raise ValueError(f"{name} has no examples")
+    if split.groups is not None and resamples:
+        raise ValueError(
+            f"{name} has groups, whose examples are not independent, as halves take them to be; give resamples=0, for no "
+            "interval and no floor"
+        )
     least = kind.least * (2 if resamples else 1)
     numbers, counts = np.unique(labels if kind.labelled else np.zeros_like(labels), return_counts=True)
     if counts.min() >= least:

@@ -135,6 +135,13 @@ def test_what_is_too_small_or_not_finite_is_told_by_its_name() -> None:
         ValueError, match=r"^a has 3 examples of the 3 that are measured; MMD.* needs 4, half"
     ):
         wrong(split(x[:3], labels[:3]), good, MMD(on="pixels"))
+    grouped = split(x, labels)
+    grouped.groups = labels
+    with pytest.raises(
+        ValueError, match=r"^b has groups, whose examples are not independent, .* resamples=0"
+    ):
+        wrong(good, grouped)
+    assert wrong(good, grouped, resamples=0) == wrong(good, good, resamples=0)
     x = x.clone()
     x[5, 1, 2, 3] = math.nan
     with pytest.raises(ValueError, match=r"^the pixels of example 5 of b are not finite$"):
