@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from paretune._values import from_dict, parse_many
 from paretune.shifts.base import Shift, shifted, shifted_splits
+from paretune.shifts.colour import ChannelSwap, Grey, Hue, Invert
+from paretune.shifts.geometry import Rotation, Shear, Translation, Zoom
 
 #: The shifts by the names that the command line reads: all that are imported here.
 SHIFTS: dict[str, type[Shift]] = {
@@ -38,4 +40,18 @@ class Shifts(tuple[Shift, ...]):
         return cls(shifts)
 
 
-__all__ = ["SHIFTS", "Shift", "Shifts", "shifted", "shifted_splits", *SHIFTS]
+__all__ = [
+    "SHIFTS",
+    "ChannelSwap",
+    "Grey",
+    "Hue",
+    "Invert",
+    "Rotation",
+    "Shear",
+    "Shift",
+    "Shifts",
+    "Translation",
+    "Zoom",
+    "shifted",
+    "shifted_splits",
+]
