@@ -98,4 +98,6 @@ class Distance:
         where = "pixels" if model is None else f"features of {self.backbone}"
         print(f"{kind!r}, on {where}, {' and '.join(f'{count:,}' for count in measured.examples)} examples")
         if measured.paired:
-            print("both sets are of the same images, which are nearer than different ones would be")
+            print(
+                "the examples of both have the same ids; copies of an image are nearer than images that differ"
+            )

@@ -48,7 +48,10 @@ def test_features_are_of_the_weights_that_are_given(
     arguments += ["--weights", weights, "--img-size", "32", "--limit", "30", "--resamples", "10"]
     told = printed(arguments, capfd).splitlines()
     assert told[3] == "MMD(), on features of timm:test_resnet, 30 and 30 examples"
-    assert told[4] == "both sets are of the same images, which are nearer than different ones would be"
+    assert (
+        told[4]
+        == "the examples of both have the same ids; copies of an image are nearer than images that differ"
+    )
     arguments[1] = "fashion-mnist"
     square, wide = (
         json.loads(printed([*arguments, "--json", "--img-size", size], capfd)) for size in ("32", "32,48")

@@ -35,7 +35,8 @@ def spread(kind: Kind, pair: Pair, *, paired: bool, resamples: int, seed: int) -
     Args:
         kind: Of distance.
         pair: The samples, with at least twice as many examples as ``kind`` needs, as :attr:`Kind.least` says.
-        paired: Whether example i of one is of the same image as example i of the other: both stay in one half.
+        paired: Whether example i of one may be of the same image as example i of the other: both stay in one half, which
+            is right for examples that have nothing to do with each other too.
         resamples: How often, at least 2.
         seed: Of the cuts.
     """

@@ -37,8 +37,9 @@ class Distance:
             half the examples: a value near it, or below, tells nothing apart.
         kind: What was measured.
         examples: How many of each set.
-        paired: Whether both samples are of the same images, in the same order, as of a data set and its corrupted copy. They
-            are nearer to each other than samples of different images would be.
+        paired: Whether the examples of both have the same ids and labels in the same order, as those of a data set and its
+            corrupted copy have. They are halved together. Copies of the same images are nearer to each other than samples of
+            different images would be.
         level: Of the interval.
         resamples: From how many halves interval and floor are.
     """
@@ -59,7 +60,7 @@ class Distance:
             parts += [f"{self.level * 100:g} % interval {self.low:.5g} to {self.high:.5g}"]
             parts += [f"floor {self.floor:.5g}"]
         parts += [repr(self.kind), f"{self.examples[0]} and {self.examples[1]} examples"]
-        return f"Distance({', '.join(parts)}{' of the same images' * self.paired})"
+        return f"Distance({', '.join(parts)}{' with the same ids' * self.paired})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``kind`` as its call."""
@@ -97,7 +98,7 @@ def distance(
     Args:
         a: A split as it is; of split data its train split, which is what one learns from, so that nothing that is reported
             is looked at; or what :func:`~paretune.load_data` takes, which is then split.
-        b: Likewise. It should hold other images than ``a``; see ``Distance.paired`` about those that correspond.
+        b: Likewise. It should hold other images than ``a``; see ``Distance.paired`` about those that it shares.
         kind: :class:`OTDD`, :class:`MMD` or :class:`Frechet`, or the text of its call; ``OTDD()`` by default.
         backbone: Whose features are measured; not needed on pixels. One that has learnt the first of two tasks tells what
             the second is like for it.

@@ -35,6 +35,17 @@ def test_intervals_hold_the_mean_value_of_samples_of_this_size(kind: Kind, shift
     assert 0.8 * error < np.mean(errors) < (1.35 if shift else 2) * error
 
 
+def test_halving_in_pairs_is_right_for_samples_that_have_nothing_to_do_with_each_other() -> None:
+    kind = OTDD()
+    apart, together = (
+        np.mean(
+            [spread(kind, drawn(seed, 1.0), paired=each, resamples=20, seed=seed).error for seed in range(20)]
+        )
+        for each in (False, True)
+    )
+    assert together == pytest.approx(apart, rel=0.2)
+
+
 @pytest.mark.parametrize("kind", [OTDD(), Frechet()], ids=repr)
 def test_a_bootstrap_with_replacement_lies_above(kind: Kind) -> None:
     """Why there is none: nearly all of its values are above the one that they are meant to scatter about."""

@@ -75,7 +75,7 @@ def test_the_result_reads_as_a_sentence_and_is_plain_json() -> None:
     bare = distance(split(x, labels), split(y, labels), PIXELS, resamples=0)
     assert (bare.low, bare.high, bare.floor) == (None, None, None)
     assert (
-        repr(bare) == f"Distance({bare.value:.5g}, OTDD(on='pixels'), 24 and 24 examples of the same images)"
+        repr(bare) == f"Distance({bare.value:.5g}, OTDD(on='pixels'), 24 and 24 examples with the same ids)"
     )
 
 
