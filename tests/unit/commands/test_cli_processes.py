@@ -18,6 +18,7 @@ from tests.synthetic import STRATEGIES, write_runs
 # each, TABLE for a table.
 NEEDED = {
     "average": "average DIR --wise-ft 0,0.5,1",
+    "distance": "distance digits fashion-mnist --img-size 24 --limit 100 --resamples 10",
     "report": "report RUNS",
     "analyze": "analyze TABLE",
     "runs list": "runs list RUNS",
