@@ -7,9 +7,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import paretune
 
 Work = Callable[[], object]
 
@@ -22,12 +24,21 @@ def machine(*packages: str) -> dict[str, str | int]:
     units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in fields.get("flags", "").split()]
     return {
         "date": datetime.date.today().isoformat(),
-        **{name: version(name) for name in ("paretune", "torch", "timm", *packages)},
+        "paretune": paretune.__version__,
+        **{name: version_of(name) for name in ("torch", "timm", *packages)},
         "python": platform.python_version(),
         "processor": fields.get("model name", platform.processor()),
         "units": " ".join(units) or "none",
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+def version_of(package: str) -> str:
+    """Of an installed package, or that it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
