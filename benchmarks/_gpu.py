@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import paretune as pt
 from _record import Recorder, Work
+from paretune.attacks.copy.precision import Precision
 
 PACKAGES = ("triton", "torchattacks", "foolbox", "peft", "pyautoattack")
 COLUMNS = (
@@ -92,6 +93,21 @@ def network(name: str, size: int, classes: int = 1000) -> pt.Backbone:
     return model.eval().requires_grad_(False)
 
 
+def batch(bench: "Bench", model: nn.Module, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Smooth patterns of many contrasts with some noise, and the classes that ``model`` sees in them."""
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 4, 4, generator=draw) * torch.rand(count, 1, 1, 1, generator=draw)
+    fine = F.interpolate(coarse, size=(size, size), mode="bilinear")
+    images = (0.9 * fine + 0.1 * torch.rand(count, 3, size, size, generator=draw)).to(bench.device)
+    with torch.no_grad():
+        return images, torch.cat([model(part).argmax(dim=1) for part in images.split(64)])
+
+
+def of_copy(precision: str) -> Precision:
+    """As attack copies name it; whether float32 takes TF32 is torch's setting."""
+    return "bf16" if precision == "bf16" else "fp32"
+
+
 def flops_of(model: nn.Module, images: Tensor) -> float:
     """Operations of the matrix products and convolutions of one forward pass and its gradient for one image."""
     leaf = images[:1].clone().requires_grad_()
@@ -157,7 +173,8 @@ class Bench:
         try:
             yield
         except ImportError as error:
-            self.row(work, implementation, "not installed", note=in_short(error), **columns)
+            status = "failed" if implementation.startswith("paretune") else "not installed"
+            self.row(work, implementation, status, note=in_short(error), **columns)
         except Exception as error:  # whatever one implementation raises, the others are measured
             self.row(work, implementation, "failed", note=in_short(error), **columns)
             error.__traceback__ = None  # which holds the tensors of its frames
@@ -259,10 +276,14 @@ class Bench:
 
     # ---- arithmetic and memory ----------------------------------------------------------------------------------
 
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Float32 as IEEE has it, float32 whose products the GPU rounds to TF32, bfloat16; a CPU has no TF32."""
-        return ("fp32", "tf32", "bf16") if self.on_gpu else ("fp32", "bf16")
+    def in_each_precision(self, work: str) -> Iterator[str]:
+        """bfloat16, float32 with TF32 where there is a GPU, IEEE float32; what the time does not hold becomes a row."""
+        for precision in ("bf16", "tf32", "fp32") if self.on_gpu else ("bf16", "fp32"):
+            if time.monotonic() > self.until:
+                self.row(work, "", "left out", precision=precision, note="the time of the part is over")
+                continue
+            self.arithmetic(precision)
+            yield precision
 
     def arithmetic(self, precision: str) -> None:
         """Let float32 products and convolutions take TF32, for all implementations alike, unless ``precision`` is "fp32"."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import paretune as pt
-from _gpu import BYTES, DTYPES, OPERATIONS, Bench, loss_at, network
+from _gpu import BYTES, DTYPES, OPERATIONS, Bench, loss_at, network, of_copy
 from _others import STEP_SIZE, THREAT, image_loop
 from _record import Work
 from paretune.attacks import attack_copy
@@ -25,8 +25,9 @@ def peaks(bench: Bench) -> None:
     """What the memory and the matrix units of this device do at best, by a large copy and by square products."""
     _copy(bench, 2**18 if bench.small else 2**28)
     bench.forget()
-    for precision in bench.precisions:
-        _product(bench, precision, 256 if bench.small else 8192)
+    side = 256 if bench.small else 8192
+    for precision in bench.in_each_precision(work := f"product of two matrices of side {side}"):
+        _product(bench, work, precision, side)
 
 
 def _copy(bench: Bench, numbers: int) -> None:
@@ -36,10 +37,8 @@ def _copy(bench: Bench, numbers: int) -> None:
     _peak(bench, "bytes", f"copy of {source.nbytes} bytes", lambda: target.copy_(source), amount, BYTES)
 
 
-def _product(bench: Bench, precision: str, side: int) -> None:
-    bench.arithmetic(precision)
+def _product(bench: Bench, work: str, precision: str, side: int) -> None:
     left, right = (torch.randn(side, side, device=bench.device).to(DTYPES[precision]) for _ in range(2))
-    work = f"product of two matrices of side {side}"
     _peak(bench, precision, work, lambda: left @ right, 2 * side**3, OPERATIONS)
 
 
@@ -48,7 +47,7 @@ def _peak(bench: Bench, name: str, work: str, run: Work, amount: float, unit: st
     precision = "" if name == "bytes" else name
     with bench.guarded(work, "torch", precision=precision):
         bench.peaks[name] = amount / min(bench.seconds_of(run, 3) for _ in range(2 if bench.small else 10))
-        columns = {"precision": precision, "unit": unit, "peak": name}
+        columns: dict[str, Any] = {"precision": precision, "unit": unit, "peak": name}
         bench.timed(work, {"torch": run}, against="", calls=3, amount=amount, **columns)
 
 
@@ -172,10 +171,7 @@ def _loop(bench: Bench, name: str, size: int, count: int, precision: str) -> Non
     attack = pt.PGD(THREAT, steps=10, step_size=STEP_SIZE, keep="last", random_start=False)
     plain = copy.deepcopy(model).to(DTYPES[precision])
     works: dict[str, Any] = {"autograd.grad loop, plain model": lambda: image_loop(plain, images, labels, 10)}
-    victims = {
-        engine: attack_copy(model, precision="bf16" if precision == "bf16" else "fp32", engine=engine)
-        for engine in ENGINES
-    }
+    victims = {engine: attack_copy(model, precision=of_copy(precision), engine=engine) for engine in ENGINES}
     wanted = attack(victims["eager"], images, labels)
     least = loss_at(model, wanted, labels)
     for engine, victim in victims.items():

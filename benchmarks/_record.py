@@ -44,14 +44,20 @@ def version_of(package: str) -> str:
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add ``row`` to the CSV file at ``path``; a new file gets its header first, an old one must have this header."""
     new = not path.exists()
-    with path.open("a+", newline="") as file:
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
-        file.seek(0)
-        if next(csv.reader(file)) != list(row):
-            raise ValueError(f"{path} has other columns; move it away to start anew")
+            file.flush()
+        check_columns(path, list(row))
         writer.writerow(row)
+
+
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a CSV file whose header is another."""
+    with path.open(newline="") as file:
+        if next(csv.reader(file), None) != [*columns]:
+            raise ValueError(f"{path} has other columns; move it away to start anew")
 
 
 class Recorder:
@@ -67,6 +73,13 @@ class Recorder:
         self.path = path
         self.columns = columns
         self.shared = machine(*packages)
+
+    def check(self) -> None:
+        """Refuse a file that these rows cannot be appended to."""
+        if not self.path.parent.is_dir():
+            raise ValueError(f"{self.path.parent} is no directory")
+        if self.path.exists():
+            check_columns(self.path, [*self.shared, "section", "work", "implementation", *self.columns])
 
     def row(self, section: str, work: str, implementation: str, **found: Any) -> None:
         """Append one row and print it."""

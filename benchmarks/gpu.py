@@ -79,19 +79,20 @@ PARTS = {
 
 def run_part(name: str, record: Recorder, scratch: Path, *, small: bool, seconds: float) -> int:
     """One part in this process; returns its exit status."""
+    import _gpu_attacks
     import _gpu_kernels
-    import _gpu_models
+    import _gpu_training
 
     works: dict[str, Callable[[Bench], None]] = {
         "peaks": _gpu_kernels.peaks,
         "selftest": _gpu_kernels.self_test,
         "step": _gpu_kernels.step,
-        "pgd-vit": _gpu_models.pgd_vit,
-        "lora": _gpu_models.lora,
-        "pgd-convnet": _gpu_models.pgd_convnet,
+        "pgd-vit": _gpu_attacks.pgd_vit,
+        "lora": _gpu_training.lora,
+        "pgd-convnet": _gpu_attacks.pgd_convnet,
         "loop": _gpu_kernels.loop,
-        "autoattack": _gpu_models.autoattack,
-        "compiled": _gpu_models.compiled,
+        "autoattack": _gpu_attacks.autoattack,
+        "compiled": _gpu_attacks.compiled,
     }
     torch.manual_seed(0)
     on_gpu = torch.cuda.is_available() and not small
@@ -134,8 +135,8 @@ def run_parts(
     for name, part in parts.items():
         left = budget - (time.monotonic() - began)
         if left < (0 if patient else part.least):
-            reason = f"{left:.0f} of {budget:.0f} s are left, and it needs about {part.least:.0f}"
-            record.row(name, f"part {name}", "", status="left out", note=reason)
+            note = f"{left:.0f} of {budget:.0f} s are left, and it needs about {part.least:.0f}"
+            record.row(name, f"part {name}", "", status="left out", note=note)
             continue
         seconds = left if patient else min(part.most, left)
         print(f"== {name}, at most {seconds:.0f} s", file=sys.stderr, flush=True)
@@ -194,6 +195,10 @@ def main() -> None:
     if chosen.scratch:
         (name,) = chosen.parts
         sys.exit(run_part(name, record, chosen.scratch, small=small, seconds=chosen.budget))
+    try:
+        record.check()
+    except ValueError as error:
+        parser.error(f"--out: {error}")
     with tempfile.TemporaryDirectory() as scratch:
 
         def command(name: str, seconds: float) -> list[str]:
