@@ -11,12 +11,13 @@ rows "no choice" show what happens without this part: equal strategies are told 
 cases at a level of 5 %.
 """
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -58,15 +59,18 @@ class Samples:
     apart: tuple[Apart, ...] = ()
 
     @classmethod
-    def of(cls, report: Units, select: Units, seed: int, apart: Mapping[str, int] | None = None) -> "Samples":
-        """The same seed gives the same samples, whatever is compared; ``apart`` are numbers of examples by name."""
+    def of(cls, report: Units, select: Units, seed: int) -> "Samples":
+        """The same seed gives the same samples, whatever is compared."""
         choosing = np.concatenate([*resample_counts(len(select), SELECTIONS, seed + 1)])
-        halves = _halves(len(report), np.random.default_rng((seed, 2)))
-        drawn_apart = (
+        return cls(report, select, choosing, _halves(len(report), np.random.default_rng((seed, 2))))
+
+    def with_apart(self, sizes: Mapping[str, int], seed: int) -> "Samples":
+        """These, and examples elsewhere: their number by name."""
+        apart = (
             Apart(name, Units.of(size), _halves(size, np.random.default_rng((seed, 2, _number(name)))))
-            for name, size in (apart or {}).items()
+            for name, size in sizes.items()
         )
-        return cls(report, select, choosing, halves, tuple(drawn_apart))
+        return dataclasses.replace(self, apart=tuple(apart))
 
     @property
     def parts(self) -> Counts:
@@ -164,11 +168,14 @@ class Cell:
         return total * len(units) / float(units.sizes.sum())
 
 
+C = TypeVar("C", covariant=True)
+
+
 @dataclass(frozen=True, eq=False)
-class TrainedCell:
+class Trained(Generic[C]):
     """A cell, and what else is told about its runs."""
 
-    cell: Cell
+    cell: C
     seed: int
     optimistic: float
     best_clean: float
@@ -183,7 +190,7 @@ def load_cell(
     reference: Reference,
     samples: Samples,
     seed: int,
-) -> TrainedCell:
+) -> Trained[Cell]:
     """The cell of the points of one strategy and seed; ``budget`` is (points, runs) used."""
     rows = rows.sort_values(["run_index", "step"])
     select = rows[["clean_select", "robust_select"]].to_numpy(dtype=float)
@@ -192,7 +199,7 @@ def load_cell(
     used = np.unique(np.concatenate(subsets))
     loaded = [runs[rows["run_index"].iloc[i]].bits(rows.iloc[i]) for i in used]
     bits = {f"{split}/{name}": np.stack([run[f"{split}/{name}"] for run in loaded]) for split, name in _KEYS}
-    return TrainedCell(
+    return Trained(
         Cell.of(bits, [np.searchsorted(used, subset) for subset in subsets], reference, samples),
         seed=int(rows["seed"].iloc[0]),
         optimistic=float(np.mean([area(report[s, 0], report[s, 1], reference) for s in subsets])),

@@ -26,9 +26,7 @@ notes of a :class:`Condition` say so.
 
 import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,24 +34,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from paretune.frontiers.bootstrap import Units, acceleration, basic_interval, bca_interval
-from paretune.frontiers.cells import Samples, TrainedCell, load_cell
-from paretune.frontiers.deciding import Floats
+from paretune.frontiers.bootstrap import Units
+from paretune.frontiers.cells import Cell, Samples, Trained, load_cell
 from paretune.frontiers.elsewhere import measured_elsewhere
-from paretune.frontiers.inference import shares_around, tell_apart
+from paretune.frontiers.estimates import condition_of, estimated
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask
-from paretune.frontiers.repeats import combined
-from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE, Resampled, resample_strategies
 from paretune.frontiers.settings import Settings
-from paretune.frontiers.verdict import (
-    AreaEstimate,
-    Comparison,
-    Condition,
-    Difference,
-    Recommendation,
-    with_p_best,
-)
+from paretune.frontiers.third_axis import with_third_axis
+from paretune.frontiers.verdict import Comparison, Condition, Recommendation
 from paretune.runs.store import Run, as_runs
 
 Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
@@ -70,6 +59,7 @@ def compare(
     min_clean: float = 0.0,
     min_robust: float = 0.0,
     interval: Literal["basic", "bca"] = "basic",
+    by: Literal["area", "volume"] = "area",
     groups: Mapping[str, Groups] | None = None,
 ) -> Comparison:
     """Compare the frontiers of all strategies among ``runs``, for each task, attack and epsilon on its own.
@@ -90,14 +80,16 @@ def compare(
         min_robust: the least robust accuracy that you would deploy, in [0, 1).
         interval: of areas: "basic", or "bca" (bias-corrected and accelerated). Those of differences are symmetric, as
             their tests are.
+        by: what decides, of areas under clean and robust accuracy: "area"; or "volume", which takes accuracy on shifted
+            images as a third axis (:mod:`paretune.frontiers.third_axis`) and needs runs that measured it.
         groups: for tasks whose examples are not independent (several images of one patient, frames of one
             video, one image in several corruptions): task -> (a label for each report example, a label for
             each select example). Groups are then resampled instead of examples.
 
     Raises:
         FileNotFoundError: there are no runs.
-        ValueError: no run has points, runs of one task were measured on different examples, or an argument is out
-            of range.
+        ValueError: no run has points, runs of one task were measured on different examples, an argument is out of
+            range, or a strategy lacks the shifted accuracies that ``by="volume"`` needs.
     """
     settings = Settings(
         reference=reference,
@@ -108,6 +100,7 @@ def compare(
         interval=interval,
         resamples=resamples,
         seed=seed,
+        by=by,
     )
     return compare_runs(as_runs(runs), settings, groups)
 
@@ -154,7 +147,7 @@ def recommend(
     loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions
     return tuple(
-        condition.within(max_trainable=max_trainable, max_seconds=max_seconds).recommendation
+        condition.within(max_trainable=max_trainable, max_seconds=max_seconds).judged.recommendation
         for condition in conditions
     )
 
@@ -211,27 +204,28 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         min(int(group["run_index"].nunique()) for group in by_cell),
     )
     samples = _samples(rows, groups, seed)
-    cells: dict[str, list[TrainedCell]] = {}
+    cells: dict[str, list[Trained[Cell]]] = {}
     for group in by_cell:
         cell = load_cell(group, runs, budget, reference, samples, seed)
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
-    ranked, areas, differences, seeds_resampled = estimated(cells, samples, reference, rows, settings)
-    course = courses(rows, runs, ranked, samples, settings)
+    found = estimated(cells, samples, reference, rows, budget[0], settings)
+    ranked = [each.strategy for each in found.areas]
     units = (len(samples.report), len(samples.select))
-    return Condition(
-        **shared,
-        areas=with_p_best(areas, differences),
-        differences=tuple(differences),
+    condition = Condition(
+        **condition_of(rows),
+        areas=found.areas,
+        differences=found.differences,
         k=budget[0],
         runs_per_seed=budget[1],
         examples=int(rows["examples"].iloc[0]),
         examples_select=int(rows["examples_select"].iloc[0]),
         groups=len(samples.report) if groups is not None else None,
-        seeds_resampled=seeds_resampled,
-        notes=tuple(notes(rows, runs, budget, len(differences), settings, units, groups is not None)),
+        seeds_resampled=found.seeds_resampled,
+        notes=tuple(notes(rows, runs, budget, len(found.differences), settings, units, groups is not None)),
         settings=settings,
         elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
     )
+    return with_third_axis(condition, rows, runs, cells, samples)
 
 
 def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:

@@ -1,18 +1,20 @@
-"""Accuracy on the report split beside that elsewhere: on domains that were not trained on, or other named examples.
+"""Accuracy on the report split beside that elsewhere: on domains that were not trained on, or on shifted images.
 
 Of each seed one checkpoint counts: for clean accuracy the one with the best clean accuracy on the select split, for robust
 accuracy the one with the best robust accuracy there. What is elsewhere chooses nothing. Intervals are those of
-:mod:`paretune.frontiers.classes`, with the places for classes. The interval of a drop combines those of its two sides as for
-independent samples, on either side of the estimate (Zou, Huang and Zhang, https://doi.org/10.1016/j.csda.2008.09.033), and
-from five seeds on the luck of training, which both sides share.
+:mod:`paretune.frontiers.classes`, with the places for classes; copies of one image of the report split stand or fall
+together. The interval of a drop combines those of its two sides as for independent samples, on either side of the estimate
+(Zou, Huang and Zhang, https://doi.org/10.1016/j.csda.2008.09.033), which is too wide where one side is made of the other,
+and from five seeds on the luck of training, which both sides share.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from paretune.frontiers.bootstrap import Bits
 from paretune.frontiers.classes import alike, by_class, luck, wilson
@@ -20,6 +22,7 @@ from paretune.runs.rows import elsewhere_of
 from paretune.runs.store import Run
 
 Interval = tuple[float, float, float]  # estimate, low, high
+_CORRUPTION = re.compile(r"Corruption\('(\w+)', severity=(\d+)\b")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Elsewhere:
         drop: ``report`` minus ``pooled``.
         places: on the examples of each name elsewhere.
         examples: how many these are.
+        corruptions: of the names that are of a corruption, which and how severe.
+        corrupted: on the examples of these taken together, if there are any.
     """
 
     strategy: str
@@ -43,6 +48,13 @@ class Elsewhere:
     drop: Interval
     places: dict[str, Interval]
     examples: dict[str, int]
+    corruptions: dict[str, tuple[str, int]]
+    corrupted: Interval | None
+
+    @property
+    def others(self) -> list[str]:
+        """The names that are of no corruption."""
+        return [name for name in self.places if name not in self.corruptions]
 
 
 def measured_elsewhere(
@@ -74,8 +86,20 @@ def measured_elsewhere(
             by_name = {
                 name: np.stack([each[f"elsewhere/{name}/{accuracy}"] for each in bits]) for name in examples
             }
-            there = np.concatenate([*by_name.values()], axis=1)
-            found = by_class(np.repeat(np.arange(len(examples)), [*examples.values()]), there, level=level)
+            paired = [name for name, said in places[0].items() if said.get("paired")]
+            units = _units(examples, paired, len(here[0]), groups)
+            there, together = _joined(by_name, units, examples)
+            found = by_class(
+                np.repeat(np.arange(len(examples)), [*examples.values()]),
+                there,
+                level=level,
+                groups=together,
+            )
+            corruptions = {
+                name: severity
+                for name, said in places[0].items()
+                if (severity := corruption_of(said.get("shift", "")))
+            }
             one = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
             ends = zip(found.accuracy.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
             yield Elsewhere(
@@ -83,18 +107,70 @@ def measured_elsewhere(
                 accuracy,
                 report=one.plain,
                 pooled=found.plain,
-                drop=_drop(here, there, level, groups),
+                drop=_drop(here, there, level, groups, together),
                 places=dict(zip(examples, ends, strict=True)),
                 examples=examples,
+                corruptions=corruptions,
+                corrupted=_together(by_name, units, [*corruptions], level),
             )
 
 
-def _drop(here: Bits, there: Bits, level: float, groups: ArrayLike | None) -> Interval:
+def corruption_of(call: str) -> tuple[str, int] | None:
+    """Which corruption a shift is, and how severe, from its call; None if it is another shift.
+
+    >>> corruption_of("Corruption('fog', severity=3)")
+    ('fog', 3)
+    """
+    made = _CORRUPTION.match(call)
+    return (made[1], int(made[2])) if made else None
+
+
+def _units(
+    examples: dict[str, int], paired: Sequence[str], report: int, groups: ArrayLike | None
+) -> dict[str, NDArray[np.intp]]:
+    """By name, which unit each example is of: those of the report split, then others that are alone."""
+    of_report = np.arange(report) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units, following = {}, report
+    for name, size in examples.items():
+        if name in paired:
+            units[name] = of_report[:size]
+        else:
+            units[name] = np.arange(following, following + size)
+            following += size
+    return units
+
+
+def _joined(
+    bits: dict[str, Bits], units: dict[str, NDArray[np.intp]], names: Iterable[str]
+) -> tuple[Bits, NDArray[np.intp]]:
+    """The bits of several names, and the unit of each."""
+    chosen = [*names]
+    return np.concatenate([bits[name] for name in chosen], axis=1), np.concatenate(
+        [units[name] for name in chosen]
+    )
+
+
+def _together(
+    bits: dict[str, Bits], units: dict[str, NDArray[np.intp]], names: Sequence[str], level: float
+) -> Interval | None:
+    if not names:
+        return None
+    right, of_unit = _joined(bits, units, names)
+    return by_class(np.zeros(right.shape[1], dtype=np.int64), right, level=level, groups=of_unit).plain
+
+
+def _drop(
+    here: Bits,
+    there: Bits,
+    level: float,
+    groups: ArrayLike | None,
+    units: ArrayLike | None = None,
+) -> Interval:
     per_seed = here.mean(axis=1) - there.mean(axis=1)
     p, q = float(here.mean()), float(there.mean())
     (p_low, p_high), (q_low, q_high) = (
         wilson(p, alike(here.shape[1], groups), level),
-        wilson(q, there.shape[1], level),
+        wilson(q, alike(there.shape[1], units), level),
     )
     trained = float(luck(per_seed[:, None], level)[0])
     below = float(np.hypot(np.hypot(p - p_low, q_high - q), trained))
@@ -104,13 +180,22 @@ def _drop(here: Bits, there: Bits, level: float, groups: ArrayLike | None) -> In
 
 
 def numbers(found: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of a table, of one accuracy: strategy, report, elsewhere, drop, and each place."""
-    places = [f"{name} ({count:,})" for name, count in found[0].examples.items()] if found else []
-    head = ["strategy", "trained on", "elsewhere", "drop", *places]
-    return head, [
-        [each.strategy, *map(_text, (each.report, each.pooled, each.drop, *each.places.values()))]
-        for each in found
-    ]
+    """Heading and rows of a table, of one accuracy: strategy, report, elsewhere, drop, corruptions, and each other place."""
+    first = found[0]
+    corrupted = [f"{len(first.corruptions)} corruptions"] if first.corruptions else []
+    places = [f"{name} ({first.examples[name]:,})" for name in first.others]
+    rows = []
+    for each in found:
+        together = [] if each.corrupted is None else [each.corrupted]
+        intervals = (
+            each.report,
+            each.pooled,
+            each.drop,
+            *together,
+            *(each.places[name] for name in each.others),
+        )
+        rows.append([each.strategy, *map(_text, intervals)])
+    return ["strategy", "trained on", "elsewhere", "drop", *corrupted, *places], rows
 
 
 def _text(interval: Interval) -> str:

@@ -60,13 +60,12 @@ def places_of(rows: pd.DataFrame, labels: Sequence[str]) -> tuple[Places, list[s
     same = [label for label, ids in said.items() if ids == first]
     row = rows[rows["label"] == same[0]].iloc[0]
     there = elsewhere_of(row)
-    # What is made by a call of no more images than the report split has is taken to be made of these. Of what is not, the
-    # resamples are then as good: samples that have nothing to do with each other may share their counts.
-    paired = {name for name, said in there.items() if "shift" in said and said["examples"] <= row["examples"]}
-    return Places(
-        {name: int(there[name]["examples"]) for name in there if name in paired},
-        {name: int(there[name]["examples"]) for name in there if name not in paired},
-    ), same
+    sizes = {name: (int(said["examples"]), bool(said.get("paired"))) for name, said in there.items()}
+    paired, apart = (
+        {name: size for name, (size, made_of_report) in sizes.items() if made_of_report == wanted}
+        for wanted in (True, False)
+    )
+    return Places(paired, apart), same
 
 
 def _same_everywhere(rows: pd.DataFrame) -> list[tuple[str, str]]:
