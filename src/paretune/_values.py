@@ -285,7 +285,7 @@ class _Reader:
         if not all(map(_is_number, values)):
             weighs = operation is operator.mul and _is_number(values[0])
             if not (operation is operator.add or weighs) or not any(
-                isinstance(each, Value) for each in values
+                isinstance(item, Value) for item in values
             ):
                 why = "arithmetic is for numbers"
         elif operation is operator.pow and abs(values[1]) > MOST_EXPONENT:

@@ -104,7 +104,9 @@ def print_condition(condition: "Condition", heading: str) -> None:
     print(advice.reason)
     if len(condition.areas) > 1:
         among = ", ".join(advice.confidence_set)
-        print(f"with {condition.level * 100:g} % confidence the largest true {judged.quantity} is among: {among}")
+        print(
+            f"with {condition.level * 100:g} % confidence the largest true {judged.quantity} is among: {among}"
+        )
     for change in advice.would_change:
         print(f"needed: {change}")
     for note in (*condition.notes, *(condition.volumes.notes if condition.volumes else ())):

@@ -43,7 +43,7 @@ class Changed:
         missing = torch.tensor(
             sorted({row for row in rows.tolist() if row not in self.kept}), dtype=torch.int64
         )
-        made: dict[int, Tensor] = {}
+        changed_rows: dict[int, Tensor] = {}
         if len(missing):
             images = self.read(missing)
             changed = self.change(images, self.ids[missing])
@@ -52,14 +52,17 @@ class Changed:
                     f"a shift must keep the shape of images and values in [0, 1]; of {tuple(images.shape)} it made "
                     f"{tuple(changed.shape)}, from {changed.min():g} to {changed.max():g}"
                 )
-            made = dict(zip(missing.tolist(), changed, strict=True))
+            changed_rows = dict(zip(missing.tolist(), changed, strict=True))
             levels = (changed * 255).round()
             if torch.equal(levels / 255, changed) and len(self.ids) * changed[0].numel() <= _KEPT_BYTES:
                 self.kept |= zip(missing.tolist(), levels.to(torch.uint8), strict=True)
         if not len(rows):
             return self.read(rows)
         return torch.stack(
-            [made[row] if row in made else self.kept[row].float() / 255 for row in rows.tolist()]
+            [
+                changed_rows[row] if row in changed_rows else self.kept[row].float() / 255
+                for row in rows.tolist()
+            ]
         )
 
 

@@ -52,7 +52,12 @@ class Scores:
         if self.labels is not None:
             balanced = [self.balanced_accuracy(attack) for attack in (None, *self.robust)]
             frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
-        return f"{len(self.clean):,} examples\n{frame.to_string()}"
+        text = f"{len(self.clean):,} examples\n{frame.to_string()}"
+        if self.elsewhere:
+            clean = pd.Series({name: there.clean_accuracy for name, there in self.elsewhere.items()})
+            shown = clean.map("{:.3f}".format).to_string() if len(clean) <= 20 else ""
+            text += f"\nclean on {len(clean)} shifts, {clean.mean():.3f} on average\n{shown}".rstrip()
+        return text
 
     @property
     def clean_accuracy(self) -> float:
@@ -86,8 +91,8 @@ class Scores:
             "class": [name_of(label, self.names) for label in measured["clean"].labels],
             "examples": measured["clean"].examples,
         }
-        for name, each in measured.items():
-            columns |= {name: each.accuracy, f"{name}_low": each.low, f"{name}_high": each.high}
+        for name, rates in measured.items():
+            columns |= {name: rates.accuracy, f"{name}_low": rates.low, f"{name}_high": rates.high}
         worst = [*measured.values()][-1].worst_first
         return pd.DataFrame(columns).iloc[worst].reset_index(drop=True)
 

@@ -75,21 +75,21 @@ class Samples:
     @property
     def parts(self) -> Counts:
         """Weights that measure on all examples, and on each half of them: ``(1 + 2 * HALVINGS, units)``."""
-        halves = [self.halves, *(each.halves for each in self.apart)]
+        halves = [self.halves, *(sample.halves for sample in self.apart)]
         return tuple(np.vstack([np.ones((1, half.shape[1]), dtype=np.float32), half]) for half in halves)
 
     @property
     def fewest(self) -> int:
         """Units of what has the fewest: the report split, or one that is apart."""
-        return min([len(self.report), *(len(each.units) for each in self.apart)])
+        return min([len(self.report), *(len(sample.units) for sample in self.apart)])
 
     def drawn(self, resamples: int, seed: int) -> Iterator[Counts]:
         """Counts of resamples, block by block; those of the report examples do not depend on what is apart."""
-        total = len(self.report) + sum(len(each.units) for each in self.apart)
+        total = len(self.report) + sum(len(sample.units) for sample in self.apart)
         blocks = [resample_counts(len(self.report), resamples, seed, total - len(self.report))]
-        for each in self.apart:
-            beside = total - len(each.units)
-            blocks.append(resample_counts(len(each.units), resamples, (seed, _number(each.name)), beside))
+        for sample in self.apart:
+            beside = total - len(sample.units)
+            blocks.append(resample_counts(len(sample.units), resamples, (seed, _number(sample.name)), beside))
         yield from zip(*blocks, strict=True)
 
 

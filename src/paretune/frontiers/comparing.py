@@ -208,20 +208,20 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
     for group in by_cell:
         cell = load_cell(group, runs, budget, reference, samples, seed)
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
-    found = estimated(cells, samples, reference, rows, budget[0], settings)
-    ranked = [each.strategy for each in found.areas]
+    judged = estimated(cells, samples, reference, rows, budget[0], settings)
+    ranked = [area.strategy for area in judged.areas]
     units = (len(samples.report), len(samples.select))
     condition = Condition(
         **condition_of(rows),
-        areas=found.areas,
-        differences=found.differences,
+        areas=judged.areas,
+        differences=judged.differences,
         k=budget[0],
         runs_per_seed=budget[1],
         examples=int(rows["examples"].iloc[0]),
         examples_select=int(rows["examples_select"].iloc[0]),
         groups=len(samples.report) if groups is not None else None,
-        seeds_resampled=found.seeds_resampled,
-        notes=tuple(notes(rows, runs, budget, len(found.differences), settings, units, groups is not None)),
+        seeds_resampled=judged.seeds_resampled,
+        notes=tuple(notes(rows, runs, budget, len(judged.differences), settings, units, groups is not None)),
         settings=settings,
         elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
     )

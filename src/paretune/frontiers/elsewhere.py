@@ -72,42 +72,39 @@ def measured_elsewhere(
     same: list[tuple[str, str]] = []
     for accuracy in ("clean", "robust"):
         for label in labels:
-            own = rows[rows["label"] == label].sort_values(["run_index", "step"])
-            chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in own.groupby("seed")]
+            points = rows[rows["label"] == label].sort_values(["run_index", "step"])
+            chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in points.groupby("seed")]
             places = [elsewhere_of(row) for row in chosen]
-            ids = [[(name, there["id"]) for name, there in each.items()] for each in places]
+            ids = [[(name, place["id"]) for name, place in of_seed.items()] for of_seed in places]
             same = same or ids[0]
-            complete = all(accuracy in there for each in places for there in each.values())
-            if not same or not complete or any(each != same for each in ids):
+            complete = all(accuracy in place for of_seed in places for place in of_seed.values())
+            if not same or not complete or any(of_seed != same for of_seed in ids):
                 continue
-            examples = {name: int(there["examples"]) for name, there in places[0].items()}
+            examples = {name: int(place["examples"]) for name, place in places[0].items()}
             bits = [runs[row["run_index"]].bits(row) for row in chosen]
-            here = np.stack([each[f"report/{accuracy}"] for each in bits])
+            here = np.stack([of_seed[f"report/{accuracy}"] for of_seed in bits])
             by_name = {
-                name: np.stack([each[f"elsewhere/{name}/{accuracy}"] for each in bits]) for name in examples
+                name: np.stack([of_seed[f"elsewhere/{name}/{accuracy}"] for of_seed in bits])
+                for name in examples
             }
-            paired = [name for name, said in places[0].items() if said.get("paired")]
-            units = _units(examples, paired, len(here[0]), groups)
-            there, together = _joined(by_name, units, examples)
-            found = by_class(
-                np.repeat(np.arange(len(examples)), [*examples.values()]),
-                there,
-                level=level,
-                groups=together,
-            )
+            paired = [name for name, place in places[0].items() if place.get("paired")]
+            units = _units(examples, paired, here.shape[1], groups)
+            there, of_unit = _joined(by_name, units, examples)
+            names = np.repeat(np.arange(len(examples)), [*examples.values()])
+            by_place = by_class(names, there, level=level, groups=of_unit)
+            on_report = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
+            ends = zip(by_place.accuracy.tolist(), by_place.low.tolist(), by_place.high.tolist(), strict=True)
             corruptions = {
                 name: severity
-                for name, said in places[0].items()
-                if (severity := corruption_of(said.get("shift", "")))
+                for name, place in places[0].items()
+                if (severity := corruption_of(place.get("shift", "")))
             }
-            one = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
-            ends = zip(found.accuracy.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
             yield Elsewhere(
                 label,
                 accuracy,
-                report=one.plain,
-                pooled=found.plain,
-                drop=_drop(here, there, level, groups, together),
+                report=on_report.plain,
+                pooled=by_place.plain,
+                drop=_drop(here, there, level, groups, of_unit),
                 places=dict(zip(examples, ends, strict=True)),
                 examples=examples,
                 corruptions=corruptions,
@@ -121,8 +118,8 @@ def corruption_of(call: str) -> tuple[str, int] | None:
     >>> corruption_of("Corruption('fog', severity=3)")
     ('fog', 3)
     """
-    made = _CORRUPTION.match(call)
-    return (made[1], int(made[2])) if made else None
+    match = _CORRUPTION.match(call)
+    return (match[1], int(match[2])) if match else None
 
 
 def _units(
@@ -179,22 +176,17 @@ def _drop(
     return gap, max(-1.0, gap - below), min(1.0, gap + above)
 
 
-def numbers(found: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
+def numbers(results: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of a table, of one accuracy: strategy, report, elsewhere, drop, corruptions, and each other place."""
-    first = found[0]
+    first = results[0]
     corrupted = [f"{len(first.corruptions)} corruptions"] if first.corruptions else []
     places = [f"{name} ({first.examples[name]:,})" for name in first.others]
     rows = []
-    for each in found:
-        together = [] if each.corrupted is None else [each.corrupted]
-        intervals = (
-            each.report,
-            each.pooled,
-            each.drop,
-            *together,
-            *(each.places[name] for name in each.others),
-        )
-        rows.append([each.strategy, *map(_text, intervals)])
+    for result in results:
+        together = [] if result.corrupted is None else [result.corrupted]
+        others = [result.places[name] for name in result.others]
+        intervals = (result.report, result.pooled, result.drop, *together, *others)
+        rows.append([result.strategy, *map(_text, intervals)])
     return ["strategy", "trained on", "elsewhere", "drop", *corrupted, *places], rows
 
 

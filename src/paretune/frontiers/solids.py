@@ -71,7 +71,7 @@ def places_of(rows: pd.DataFrame, labels: Sequence[str]) -> tuple[Places, list[s
 def _same_everywhere(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """Names and fingerprints of what is elsewhere, if all of the rows have the same."""
     ids = [[(name, said["id"]) for name, said in elsewhere_of(row).items()] for _, row in rows.iterrows()]
-    return ids[0] if all(each == ids[0] for each in ids) else []
+    return ids[0] if all(of_point == ids[0] for of_point in ids) else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +92,9 @@ class Share:
 
     def means(self, counts: Counts) -> Floats:
         """The part of the accuracies, shape ``(block, points)``."""
-        own = counts[self.drawn]
-        right = (own @ self.right.T).astype(np.float64)
-        return np.asarray(self.weight * right / (own @ self.sizes).astype(np.float64)[:, None])
+        of_units = counts[self.drawn]
+        right = (of_units @ self.right.T).astype(np.float64)
+        return np.asarray(self.weight * right / (of_units @ self.sizes).astype(np.float64)[:, None])
 
     @property
     def mean(self) -> Floats:
@@ -166,9 +166,9 @@ def load_course(rows: pd.DataFrame, runs: list[Run], places: Places, samples: Sa
             copies[:, :size] += 1
         weight = sum(places.paired.values()) / places.examples
         shifted.append(Share(report.right(np.stack(paired)), report.right(copies)[0], 0, weight))
-    for number, each in enumerate(samples.apart, start=1):
-        weight = places.apart[each.name] / places.examples
-        shifted.append(Share(each.units.right(stacked[each.name]), each.units.sizes, number, weight))
+    for number, sample in enumerate(samples.apart, start=1):
+        weight = places.apart[sample.name] / places.examples
+        shifted.append(Share(sample.units.right(stacked[sample.name]), sample.units.sizes, number, weight))
     return Course(
         seed=int(rows["seed"].iloc[0]),
         runs=rows["run_index"].to_numpy(),
@@ -234,7 +234,9 @@ class Solid:
 
     def resampled(self, counts: Counts, samples: Samples, reference: Corner) -> Floats:
         """The volume on resampled examples, shape ``(block,)``."""
-        clean, robust, shifted = (means_of(each, counts) for each in (self.clean, self.robust, self.shifted))
+        clean, robust, shifted = (
+            means_of(accuracy, counts) for accuracy in (self.clean, self.robust, self.shifted)
+        )
         return self.volume(clean, robust, shifted, reference)
 
     def influence(self, samples: Samples, reference: Corner) -> Floats:
@@ -282,4 +284,4 @@ def choose_and_measure(
 
 def _units(samples: Samples) -> Iterator[Units]:
     yield samples.report
-    yield from (each.units for each in samples.apart)
+    yield from (sample.units for sample in samples.apart)

@@ -44,7 +44,7 @@ def with_third_axis(
         ValueError: volumes are to decide, and a strategy has none.
     """
     settings = condition.settings
-    ranked = [each.strategy for each in condition.areas]
+    ranked = [area.strategy for area in condition.areas]
     places, labels = places_of(rows, ranked) or (Places({}, {}), [])
     tiny = [name for name, size in places.apart.items() if size < 2]
     lacking = [label for label in ranked if tiny or label not in labels]
@@ -70,12 +70,12 @@ def with_third_axis(
             _solid(course, trained, condition, drawn)
             for course, trained in zip(courses[label], cells[label], strict=True)
         ]
-    found = estimated(solids, drawn, settings.corner, rows, condition.k, settings)
+    judged = estimated(solids, drawn, settings.corner, rows, condition.k, settings)
     volumes = dataclasses.replace(
         condition,
-        areas=found.areas,
-        differences=found.differences,
-        seeds_resampled=found.seeds_resampled,
+        areas=judged.areas,
+        differences=judged.differences,
+        seeds_resampled=judged.seeds_resampled,
         notes=tuple(_notes(lacking, places)),
         elsewhere=(),
         corner=settings.corner,
@@ -87,7 +87,7 @@ def with_third_axis(
 def _solid(course: Course, trained: Trained[Cell], condition: Condition, samples: Samples) -> Trained[Solid]:
     settings = condition.settings
     subsets = spaced_subsets(course.runs, condition.k, condition.runs_per_seed, settings.seed)
-    clean, robust, shifted = (mean_of(each) for each in course.accuracies)
+    clean, robust, shifted = (mean_of(accuracy) for accuracy in course.accuracies)
     return Trained(
         Solid.of(course, subsets, settings.corner, samples),
         trained.seed,

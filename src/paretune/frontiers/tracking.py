@@ -77,7 +77,7 @@ def slopes(
         for label, of_label in courses.items():
             moments: dict[str, list[Floats]] = {"clean": [], "robust": []}
             for course in of_label:
-                clean, robust, shifted = (means_of(each, counts) for each in course.accuracies)
+                clean, robust, shifted = (means_of(accuracy, counts) for accuracy in course.accuracies)
                 for name, of_points in (("clean", clean), ("robust", robust)):
                     moments[name].append(_moments(of_points, shifted, course.runs))
             for name, of_seeds in moments.items():
@@ -97,7 +97,7 @@ def _slope(
     both = [*zip(pairs, courses, strict=True)]
     whole = np.stack([_moments(mean_of(x), mean_of(y), course.runs) for (x, y), course in both])
     noise = np.array(
-        [[_noise(*each, course.runs) for each in ((x, x), (x, y), (y, y))] for (x, y), course in both]
+        [[_noise(*pair, course.runs) for pair in ((x, x), (x, y), (y, y))] for (x, y), course in both]
     )
     of_seeds = whole - noise  # (seeds, 3)
     runs = sum(len(np.unique(course.runs)) for course in courses)

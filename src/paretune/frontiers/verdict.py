@@ -170,10 +170,10 @@ class Condition(Ranking[AreaEstimate, Difference]):
             )
         names = {area.strategy for area in allowed}
         pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
-        others = tuple(each for each in self.elsewhere if each.strategy in names)
+        others = tuple(result for result in self.elsewhere if result.strategy in names)
         volumes = self.volumes
         if volumes is not None:
-            measured = names & {each.strategy for each in volumes.areas}
+            measured = names & {volume.strategy for volume in volumes.areas}
             volumes = (
                 volumes.within(max_trainable=max_trainable, max_seconds=max_seconds) if measured else None
             )
@@ -190,12 +190,12 @@ class Condition(Ranking[AreaEstimate, Difference]):
         """A title, a heading and rows for clean accuracy elsewhere, and for robust accuracy if it was measured there."""
         tables = []
         for accuracy in ("clean", "robust"):
-            if found := [each for each in self.elsewhere if each.accuracy == accuracy]:
+            if results := [result for result in self.elsewhere if result.accuracy == accuracy]:
                 title = (
                     f"{accuracy} accuracy on what was trained on (report split) and elsewhere, {100 * self.level:g}% "
                     f"intervals, of the checkpoints with the best {accuracy} accuracy on select"
                 )
-                tables.append((title, *numbers(found)))
+                tables.append((title, *numbers(results)))
         return tables
 
     def third_axis_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -205,8 +205,8 @@ class Condition(Ranking[AreaEstimate, Difference]):
         interval = f"{100 * self.level:g}% interval"
         start = ", ".join(f"{value:g}" for value in self.volumes.corner or ())
         rows = [
-            [each.strategy, f"{each.area:.3f}", f"{each.low:.3f} to {each.high:.3f}", f"{each.p_best:.3f}"]
-            for each in self.volumes.areas
+            [one.strategy, f"{one.area:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.p_best:.3f}"]
+            for one in self.volumes.areas
         ]
         title = f"volumes below (clean, robust, shifted), from ({start})"
         tables = [(title, ["strategy", "volume", interval, "may be best, p"], rows)]
@@ -363,7 +363,7 @@ class Comparison:
                 for area in condition.areas
             ]
             for column, name in (("volume", "area"), ("volume_low", "low"), ("volume_high", "high")):
-                frame[column] = [None if each is None else getattr(each, name) for each in volumes]
+                frame[column] = [None if volume is None else getattr(volume, name) for volume in volumes]
         return frame.set_index(["task", "attack", "threat", "epsilon"]).reset_index()
 
 
@@ -372,15 +372,15 @@ def _table(condition: Condition) -> str:
     columns = ("area", interval, "best clean", "best robust", "trainable")
     rows = [
         (
-            f"{each.area:.3f}",
-            f"{each.low:.3f} to {each.high:.3f}",
-            f"{each.best_clean:.3f}",
-            f"{each.best_robust:.3f}",
-            f"{each.trainable_parameters:,}",
+            f"{area.area:.3f}",
+            f"{area.low:.3f} to {area.high:.3f}",
+            f"{area.best_clean:.3f}",
+            f"{area.best_robust:.3f}",
+            f"{area.trainable_parameters:,}",
         )
-        for each in condition.areas
+        for area in condition.areas
     ]
-    table = pd.DataFrame(rows, columns=columns, index=[each.strategy for each in condition.areas])
+    table = pd.DataFrame(rows, columns=columns, index=[area.strategy for area in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
     text = f"{heading}\n{table.to_string()}\n{condition.judged.verdict}"
     for title, head, others in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
