@@ -154,7 +154,8 @@ def slope_numbers(told: Sequence[Slope]) -> tuple[list[str], list[list[str]]]:
         both = [by_name[strategy, name] for name in ("clean", "robust")]
         cells = [text for slope in both for text in (slope_text(slope), correlation_text(slope))]
         rows.append([strategy, *cells, str(both[0].points)])
-    return ["strategy", "slope on clean", "r, clean", "slope on robust", "r, robust", "points"], rows
+    head = ["strategy", "slope on clean", "correlation", "slope on robust", "correlation, robust", "points"]
+    return head, rows
 
 
 def slope_text(slope: Slope) -> str:

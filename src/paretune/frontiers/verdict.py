@@ -211,7 +211,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
         title = f"volumes below (clean, robust, shifted), from ({start})"
         tables = [(title, ["strategy", "volume", interval, "may be best, p"], rows)]
         if self.slopes:
-            title = f"slope of shifted accuracy along training, {interval}s; r is the correlation within runs"
+            title = f"slope of shifted accuracy along training, {interval}s"
             tables.append((title, *slope_numbers(self.slopes)))
         return tables
 

@@ -122,7 +122,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     for number, of_attack in enumerate(over_epsilon):
         parts.append(epsilon_section(number, of_attack, looks, folded=folded))
     if any(condition.elsewhere for condition in conditions):
-        parts.append(elsewhere_section(conditions, looks, folded=folded))
+        parts.append(elsewhere_section(conditions, rows, looks, folded=folded))
     parts.append(pictures_section(conditions, points, runs, looks, folded=folded))
     parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)
