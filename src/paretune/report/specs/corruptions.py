@@ -60,6 +60,7 @@ def corruption_spec(results: Sequence[Elsewhere], looks: dict[str, Style], theme
             "labelAlign": "right",
             "labelLimit": 110,
             "labelOverlap": False,
+            "tickCount": len(results),  # that of the theme would thin the values
             "grid": False,
         },
     }
