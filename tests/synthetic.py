@@ -33,9 +33,12 @@ ATTACK = "PGD(Linf(4/255), steps=20)"
 
 @dataclass(frozen=True)
 class There:
-    """Examples elsewhere: the share of its clean accuracy that every checkpoint keeps there, and where they are from."""
+    """Examples elsewhere: the share of its clean accuracy that every checkpoint keeps there, and where they are from.
 
-    keeps: float
+    Or that each checkpoint keeps; None for copies that are right where their image is.
+    """
+
+    keeps: float | Sequence[float] | None
     call: str | None = None  # of the shift that makes them of the report split; None for a domain
     examples: int | None = (
         None  # the first so many of the report split, or of the domain; None for as many as it has
@@ -102,7 +105,10 @@ def write_run(
             hard = difficulty["report"][:size]
             if where.call is None:
                 hard = np.random.default_rng([3, *name.encode()]).standard_normal(size)
-            bits[f"elsewhere/{name}/clean"] = right(clean * where.keeps, hard, rng)
+            keeps = where.keeps[index] if isinstance(where.keeps, Sequence) else where.keeps
+            bits[f"elsewhere/{name}/clean"] = (
+                bits["report/clean"][:size] if keeps is None else right(min(1.0, clean * keeps), hard, rng)
+            )
             there[name] = {"examples": size, "id": name, "clean": bits[f"elsewhere/{name}/clean"].mean()}
             if where.call is not None:
                 there[name] |= {"shift": where.call, "paired": True}
