@@ -22,7 +22,7 @@ from paretune.runs.rows import elsewhere_of
 from paretune.runs.store import Run
 
 Interval = tuple[float, float, float]  # estimate, low, high
-_CORRUPTION = re.compile(r"Corruption\('(\w+)', severity=(\d+)\b")
+_CORRUPTION = re.compile(r"Corruption\('(\w+)'")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def measured_elsewhere(
             corruptions = {
                 name: severity
                 for name, place in places[0].items()
-                if (severity := corruption_of(place.get("shift", "")))
+                if (severity := corruption_of(name, place.get("shift", "")))
             }
             yield Elsewhere(
                 label,
@@ -112,14 +112,15 @@ def measured_elsewhere(
             )
 
 
-def corruption_of(call: str) -> tuple[str, int] | None:
-    """Which corruption a shift is, and how severe, from its call; None if it is another shift.
+def corruption_of(name: str, call: str) -> tuple[str, int] | None:
+    """Which corruption images are of, and how severe, from their name and the call that made them; None if of another shift.
 
-    >>> corruption_of("Corruption('fog', severity=3)")
+    >>> corruption_of("fog 3", "Corruption('fog')")
     ('fog', 3)
     """
     match = _CORRUPTION.match(call)
-    return (match[1], int(match[2])) if match else None
+    kind, _, severity = name.rpartition(" ")
+    return (kind, int(severity)) if match and match[1] == kind and severity.isdecimal() else None
 
 
 def _units(
