@@ -13,7 +13,9 @@ For each (task, attack, epsilon):
    that differences are paired, and over the select examples, which might have chosen another front. From five
    seeds on they cover the luck of training too. p-values are adjusted over all pairs, by the step-down method of
    :func:`paretune.frontiers.inference.tell_apart`.
-5. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+5. Where runs measured shifted images, the volume that these add as a third axis stands beside the area:
+   :mod:`paretune.frontiers.third_axis`. It decides only where ``by="volume"`` asks for it.
+6. From these p-values and the margin follow who may be best, what is tied, and every sentence:
    :mod:`paretune.frontiers.deciding`.
 
 What an interval is about is the area that this budget and this way of choosing give on average.
@@ -130,7 +132,7 @@ def recommend(
     """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
 
     It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
-    from the largest area or come within ``margin`` of it. What the data do not decide is said:
+    from the largest area (with ``by="volume"``, the largest volume) or come within ``margin`` of it. What the data do not decide is said:
     :attr:`Recommendation.certainty`.
 
     Args:

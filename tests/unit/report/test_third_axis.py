@@ -75,6 +75,7 @@ def test_courses_have_all_points_and_lines_of_the_slopes(page: Page, tmp_path: P
 
 def test_volumes_are_told_with_what_they_do_not_show(page: Page) -> None:
     text = section(page.source)
+    assert "<strong>Volume</strong> takes accuracy on shifted images" in page.source
     assert "has the largest volume, 0." in text
     for words in (
         "digits, clean, robust and shifted, ",
@@ -144,6 +145,7 @@ def test_runs_without_anything_shifted_have_no_section(tmp_path: Path) -> None:
     text = report_html(tmp_path, resamples=100)
     assert 'aria-labelledby="elsewhere"' not in text
     assert "plane-clean-robust" not in text
+    assert "<strong>Volume</strong>" not in text
 
 
 def test_points_measured_elsewhere_now_and_then_have_no_planes(tmp_path: Path) -> None:
