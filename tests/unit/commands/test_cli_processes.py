@@ -53,11 +53,17 @@ TRAINING = (
     f"train {SHORT} --objective MART()+0.5*FARE()+LwF() --schedule uniform --freezing gradual_unfreezing(0.5) --lr 0.001",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
+    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere",
+)
+MEASURING = (
+    "evaluate DIR --limit 60 --steps 1 --epsilons 1/255 --shifts Corruptions('common'),Grey() --baseline alexnet",
+    "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
 )
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
     *(pytest.param(text, id=text) for text in VOLUMES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
+    *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
     *(
