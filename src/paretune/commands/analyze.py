@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from paretune.commands._printing import print_table
 
 if TYPE_CHECKING:
+    from paretune.frontiers.ranking import Area
     from paretune.frontiers.tables.ranking import TaskRanking
 
 
@@ -22,6 +23,7 @@ class Analyze:
         task: column or columns whose values are analysed apart, such as data set, attack and epsilon.
         seed: column that tells repeated trainings apart; from three on there are intervals.
         select: two columns, clean and robust accuracies on other examples, which then choose the frontiers.
+        shifted: column of accuracies on shifted images; there are volumes then beside areas.
         reference: clean and robust accuracy where areas start, such as 0.1,0; fix it before looking.
         min_clean: the least clean accuracy that you would deploy; areas are partial.
         min_robust: the least robust accuracy that you would deploy.
@@ -40,6 +42,7 @@ class Analyze:
     task: str | None = None
     seed: str | None = None
     select: str | None = None
+    shifted: str | None = None
     reference: str = "0,0"
     min_clean: float = 0.0
     min_robust: float = 0.0
@@ -72,6 +75,7 @@ class Analyze:
             task=self.task,
             seed=self.seed,
             select=select,
+            shifted=self.shifted,
             reference=(start[0], start[1]),
             min_clean=self.min_clean,
             min_robust=self.min_robust,
@@ -84,19 +88,23 @@ class Analyze:
             named = f"{task.task}: " if task.task else ""
             print(f"\n{named}areas from ({analysis.reference[0]:g}, {analysis.reference[1]:g})")
             interval = f"{task.level * 100:g} % interval"
+            volumes = task.volume_of
             rows = [
                 [
                     f"{rank:g}",
                     group.strategy,
-                    f"{group.area:.3f}",
-                    "" if group.low is None else f"{group.low:.3f} to {group.high:.3f}",
+                    *_estimate(group),
+                    *(_estimate(volumes[group.strategy]) if volumes else ()),
                     str(group.k),
                     str(len(group.seeds)),
                 ]
                 for rank, group in zip(task.ranks, task.areas, strict=True)
             ]
-            print_table(["rank", "group", "area", interval, "points counted", "seeds"], rows)
+            of_volume = ["volume", interval] if volumes else []
+            print_table(["rank", "group", "area", interval, *of_volume, "points counted", "seeds"], rows)
             print(task.sentence)
+            if task.volumes is not None:
+                print(task.volumes.sentence)
         if analysis.across is not None:
             print(f"\nover all tasks: {analysis.across.verdict}")
         print()
@@ -109,6 +117,11 @@ class Analyze:
         if self.tables:
             for path in write_tables(analysis, page.parent):
                 print(f"tables: {path.resolve()}")
+
+
+def _estimate(area: "Area") -> tuple[str, str]:
+    """An area or a volume, and its interval where there is one."""
+    return f"{area.area:.3f}", "" if area.low is None else f"{area.low:.3f} to {area.high:.3f}"
 
 
 def _said(tasks: "tuple[TaskRanking, ...]") -> dict[str, list[str]]:

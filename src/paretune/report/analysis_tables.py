@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from html import escape
 
 from paretune.frontiers.deciding import listed
+from paretune.frontiers.ranking import Area
 from paretune.frontiers.tables.ranking import TaskRanking
 from paretune.report.drawing import Style
 from paretune.report.marks import symbol
@@ -15,11 +16,13 @@ _FOLD = 12  # rows of differences above which they are folded away
 
 def group_numbers(task: TaskRanking, most: int | None = None) -> Numbers:
     """One row per group, best first; at most ``most``."""
+    volumes = task.volume_of
     head = (
         "Group",
         "Rank",
         "Area",
         f"{100 * task.level:g}% interval",
+        *(("Volume", f"{100 * task.level:g}% interval") if volumes else ()),
         "Points counted",
         "Points",
         "Per seed",
@@ -30,6 +33,7 @@ def group_numbers(task: TaskRanking, most: int | None = None) -> Numbers:
             f"{rank:g}",
             f"{estimate.area:.3f}",
             _interval(estimate.low, estimate.high),
+            *_volume(volumes.get(estimate.strategy)),
             str(estimate.k),
             " – ".join(f"{size:,}" for size in sorted({*points})),
             " ".join(f"{area:.3f}" for area in estimate.per_seed[:_SEEDS])
@@ -106,6 +110,12 @@ def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:
 
 def _named(group: str, looks: dict[str, Style]) -> str:
     return f"{symbol(looks[group])}<span>{escape(group)}</span>"
+
+
+def _volume(volume: Area | None) -> tuple[str, ...]:
+    if volume is None:
+        return ()
+    return f"{volume.area:.3f}", _interval(volume.low, volume.high)
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -37,7 +37,7 @@ def overview_section(
             use_text(condition, looks, partial[number]),
             f"{escape(condition.best.strategy)} {condition.best.area:.3f}",
             f"{condition.best.low:.3f} – {condition.best.high:.3f}",
-            escape(", ".join(condition.tied)),
+            escape(", ".join(condition.judged.tied)),
         )
         for number, (name, condition) in enumerate(zip(names, conditions, strict=True))
     ]

@@ -27,7 +27,7 @@ def area_numbers(condition: Condition) -> Numbers:
     """One row per strategy, best first."""
     head = (
         "Strategy",
-        "Area",
+        condition.quantity.capitalize(),
         f"{100 * condition.level:g}% interval",
         "May be best, p",
         "Per seed",
@@ -52,14 +52,15 @@ def area_numbers(condition: Condition) -> Numbers:
         )
         for estimate in condition.areas
     ]
-    return Numbers("Areas under the frontiers", head, rows)
+    name = "Areas under the frontiers" if condition.quantity == "area" else "Volumes"
+    return Numbers(name, head, rows)
 
 
 def pair_numbers(condition: Condition) -> Numbers:
     """One row per pair of the largest area and another strategy."""
     head = (
         "Pair",
-        "Difference of areas",
+        f"Difference of {condition.quantity}s",
         f"{100 * condition.level:g}% interval",
         "p, adjusted",
         "",
@@ -83,7 +84,7 @@ def pair_numbers(condition: Condition) -> Numbers:
         for d in condition.differences
         if d.strategy_a == condition.best.strategy
     ]
-    return Numbers("Paired differences to the largest area", head, rows)
+    return Numbers(f"Paired differences to the largest {condition.quantity}", head, rows)
 
 
 def rank_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
@@ -150,7 +151,7 @@ def area_table(condition: Condition, looks: dict[str, Style]) -> str:
     numbers = area_numbers(condition)
     rows = []
     for name, area, *others in numbers.rows:
-        star = "&nbsp;★" if name == condition.recommended.strategy else ""
+        star = "&nbsp;★" if name == condition.judged.recommended.strategy else ""
         first = f"{symbol(looks[name])}<span>{escape(name)}{star}</span>"
         rows.append((first, f"<strong>{area}</strong>", *map(escape, others)))
     return table(numbers.name, numbers.head, rows)
