@@ -34,7 +34,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 
 
 def write_tables(comparison: Comparison, directory: str | Path) -> tuple[Path, Path]:
-    """Write ``tables.tex`` and ``tables.md``: of each condition the areas and the pairs, with their intervals.
+    """Write ``tables.tex`` and ``tables.md``: of each condition the areas and the pairs, with their intervals, and the
+    same of volumes where there are any.
 
     They hold the numbers of the report. Captions name the attack, the examples, the seeds and what intervals cover.
 
@@ -58,9 +59,10 @@ def _parts(comparison: Comparison) -> list[tuple[str, Numbers]]:
     conditions = comparison.conditions
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
     return [
-        (f"{numbers.name}: {name}. {_circumstances(condition)}", numbers)
+        (f"{numbers.name}: {name}. {_circumstances(judged)}", numbers)
         for name, condition in zip(names, conditions, strict=True)
-        for numbers in (area_numbers(condition), pair_numbers(condition))
+        for judged in (condition, *([condition.volumes] if condition.volumes else []))
+        for numbers in (area_numbers(judged), pair_numbers(judged))
         if numbers.rows
     ]
 
@@ -80,10 +82,15 @@ def _circumstances(condition: Condition) -> str:
         )
         if floor
     )
-    start = f"Areas from ({condition.settings.reference[0]:g}, {condition.settings.reference[1]:g}){floors}"
+    quantity, reference = "Areas", condition.settings.reference
+    shifted = ""
+    if condition.corner is not None:
+        quantity, shifted = "Volumes", f", {condition.corner[2]:g}"
+    start = f"{quantity} from ({reference[0]:g}, {reference[1]:g}{shifted}){floors}"
+    there = "" if condition.shifted is None else f" and {condition.shifted:,} shifted ones"
     return (
         f"Attack {attack_text(condition.attack)}; checkpoints chosen on {condition.examples_select:,} examples, measured on "
-        f"n = {condition.examples:,}{groups}; {of_each} training {plural('seed', counts[-1])} of each strategy "
+        f"n = {condition.examples:,}{groups}{there}; {of_each} training {plural('seed', counts[-1])} of each strategy "
         f"({', '.join(map(str, seeds))}), {condition.k} {plural('point', condition.k)} per run. {start}. "
         f"Intervals at {100 * condition.level:g}% cover {covered}"
         + (", and the luck of training." if condition.seeds_resampled else ", not the luck of training.")

@@ -40,7 +40,12 @@ QUICK = {
     "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
     "evaluate": "evaluate DIR --limit 60 --steps 1",
 }
-SLOW = {"train": "train", "plan": "plan", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
+SLOW = {
+    "train": "train",
+    "plan": "plan",
+    "compare": f"compare {SHORT} --seeds 0 --shifts Grey() --by volume",
+    "evaluate": "evaluate DIR",
+}
 SERVING = {"watch": "watch RUNS"}
 # Every option of how to train, with what it does not do by default.
 TRAINING = (
@@ -61,7 +66,7 @@ MEASURING = (
 )
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
-    *(pytest.param(text, id=text) for text in VOLUMES),
+    *(pytest.param(text, id=f"volumes {number}") for number, text in enumerate(VOLUMES, 1)),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),

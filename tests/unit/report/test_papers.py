@@ -14,7 +14,7 @@ from paretune.report.drawing import as_points, styles
 from paretune.report.papers import latex_text, markdown_text, write_tables
 from paretune.report.tables import area_numbers, area_table, pair_numbers, pair_table
 from paretune.runs.store import load_runs
-from tests.synthetic import ATTACK, STRATEGIES, Strategy, write_run, write_runs
+from tests.synthetic import ATTACK, STRATEGIES, Strategy, There, write_run, write_runs
 
 NASTY = [
     r"50% of A&B_C #1 {x} $y$ ~z^2 \end{tabular}",
@@ -169,3 +169,15 @@ def test_the_title_is_that_of_the_picture_too(tmp_path: Path) -> None:
     assert "Ours, 2026" in frontier_svg(runs, title="Ours, 2026")
     assert "Ours" not in frontier_svg(runs)
     assert len(as_points(runs))
+
+
+def test_volumes_have_tables_of_their_own(tmp_path: Path) -> None:
+    there = {"fog 1": There(0.8, "Corruption('fog', severity=1)")}
+    write_runs(tmp_path, STRATEGIES[:2], seeds=(0,), points=2, elsewhere=there)
+    tex, markdown = (
+        path.read_text("utf-8") for path in write_tables(compare(tmp_path, resamples=100), tmp_path)
+    )
+    for text in (tex, markdown):
+        assert text.count("Volumes: ") == 1
+        assert text.count("Paired differences to the largest volume: ") == 1
+        assert "400 shifted ones" in text
