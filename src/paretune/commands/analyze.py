@@ -32,6 +32,7 @@ class Analyze:
         level: of intervals and tests.
         margin: areas closer than this are equal for practical purposes.
         out: directory of areas.csv and report.html.
+        tables: also write the areas and differences there for papers, as tables.tex (LaTeX with booktabs) and tables.md.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Analyze:
     level: float = 0.95
     margin: float = 0.005
     out: str = "paretune-analysis"
+    tables: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -58,7 +60,7 @@ class Analyze:
     def __call__(self) -> None:
         """Table, words, files."""
         from paretune.frontiers.tables.analysis import analyze
-        from paretune.report.analysis_page import write_analysis
+        from paretune.report import write_analysis, write_tables
 
         select = None if self.select is None else _pair("select", self.select)
         try:
@@ -112,6 +114,9 @@ class Analyze:
         page = write_analysis(analysis, Path(self.out), title=Path(self.file).name)
         print(f"\nareas: {page.with_name('areas.csv').resolve()}")
         print(f"report: {page.resolve()}")
+        if self.tables:
+            for path in write_tables(analysis, page.parent):
+                print(f"tables: {path.resolve()}")
 
 
 def _estimate(area: "Area") -> tuple[str, str]:

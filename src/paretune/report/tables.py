@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from paretune.frontiers.across import AcrossTasks
 from paretune.frontiers.deciding import Decision
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
@@ -41,7 +42,7 @@ def area_numbers(condition: Condition) -> Numbers:
             estimate.strategy,
             f"{estimate.area:.3f}",
             f"{estimate.low:.3f} – {estimate.high:.3f}",
-            _p_plain(estimate.p_best),
+            p_text(estimate.p_best),
             " ".join(f"{area:.3f}" for area in estimate.per_seed),
             f"{estimate.best_clean:.1%}",
             f"{estimate.best_robust:.1%}",
@@ -76,7 +77,7 @@ def pair_numbers(condition: Condition) -> Numbers:
             f"{d.strategy_a} − {d.strategy_b}",
             signed(d.difference),
             f"{signed(d.low)} to {signed(d.high)}",
-            _p_plain(d.p_value),
+            p_text(d.p_value),
             words[d.strategy_b],
             *(f"{share:.0%}" for share in (d.ahead, d.equivalent, d.behind)),
         )
@@ -84,6 +85,65 @@ def pair_numbers(condition: Condition) -> Numbers:
         if d.strategy_a == condition.best.strategy
     ]
     return Numbers(f"Paired differences to the largest {condition.quantity}", head, rows)
+
+
+def rank_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
+    """One row per strategy that every task has, the largest mean area first; at most ``most``."""
+    head = (
+        "Strategy",
+        f"Mean {across.quantity}",
+        "Mean rank",
+        "May be best in general",
+        f"Tasks with the largest {across.quantity}",
+        "Which",
+    )
+    won = {
+        name: [winner.task for winner in across.winners if name in winner.sharing] for name in across.ranked
+    }
+    rows = [
+        (
+            name,
+            f"{area:.3f}",
+            f"{rank:.2f}",
+            "yes" if name in across.tied else "no",
+            str(len(won[name])),
+            ", ".join(won[name]),
+        )
+        for name, area, rank in [*zip(across.ranked, across.mean_areas, across.mean_ranks, strict=True)][
+            :most
+        ]
+    ]
+    return Numbers(f"Mean {across.quantity}s and ranks", head, rows)
+
+
+def rank_pair_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
+    """One row per pair of strategies; of more than ``most`` strategies, only the pairs with the first."""
+    level = f"{100 * across.level:g}% interval"
+    head = (
+        "Pair",
+        "Tasks ahead : behind",
+        "Mean difference",
+        f"{level}, tasks like these",
+        f"{level}, these tasks",
+        "p, adjusted",
+        "",
+    )
+    few = most is None or len(across.ranked) <= most
+    places = {name: place for place, name in enumerate(across.ranked)}
+    rows = [
+        (
+            f"{pair.strategy_a} − {pair.strategy_b}",
+            f"{pair.wins} : {pair.losses}",
+            signed(pair.mean_difference),
+            "–" if pair.low is None or pair.high is None else f"{signed(pair.low)} to {signed(pair.high)}",
+            "–" if pair.here is None else f"{signed(pair.here[0])} to {signed(pair.here[1])}",
+            "–" if pair.p_value is None else p_text(pair.p_value),
+            standing(across.decision, places[pair.strategy_a], places[pair.strategy_b], across.margin),
+        )
+        for pair in across.pairs
+        if few or pair.strategy_a == across.ranked[0]
+    ]
+    return Numbers("Pairs over the tasks", head, rows)
 
 
 def area_table(condition: Condition, looks: dict[str, Style]) -> str:
@@ -148,11 +208,7 @@ def duration(seconds: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """Three digits, as HTML."""
-    return escape(_p_plain(p_value))
-
-
-def _p_plain(p_value: float) -> str:
+    """Three digits."""
     return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 

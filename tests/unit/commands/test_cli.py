@@ -215,6 +215,7 @@ def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) ->
     assert [*areas] == ["task", "group", "area", "low", "high", "k", "reference_clean", "reference_robust"]
     assert [*areas["group"]] == ["y", "x", "y", "x"]
     assert (out / "report.html").stat().st_size < 1_500_000
+    assert not (out / "tables.tex").exists()
     options = ["--percent", "--reference", "0.1,0", "--out", str(out), "--select", "acc2,adv2"]
     assert main(["analyze", str(tmp_path / "t.csv"), *columns, *options]) == 2
     assert "no column 'acc2'" in capsys.readouterr().err

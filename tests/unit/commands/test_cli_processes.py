@@ -18,6 +18,7 @@ from tests.synthetic import STRATEGIES, There, write_runs
 # each, SHIFTED for runs that measured shifted images, TABLE for a table.
 NEEDED = {
     "average": "average DIR --wise-ft 0,0.5,1",
+    "distance": "distance digits fashion-mnist --img-size 24 --limit 100 --resamples 10",
     "report": "report RUNS",
     "analyze": "analyze TABLE",
     "runs list": "runs list RUNS",
@@ -64,9 +65,11 @@ MEASURING = (
     "evaluate DIR --limit 60 --steps 1 --epsilons 1/255 --shifts Corruptions('common'),Grey() --baseline alexnet",
     "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
 )
+TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
-    *(pytest.param(text, id=f"volumes {number}") for number, text in enumerate(VOLUMES, 1)),
+    *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
+    *(pytest.param(text, id=text) for text in VOLUMES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
