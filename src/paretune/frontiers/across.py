@@ -92,6 +92,7 @@ class AcrossTasks:
     winners: tuple[TaskWinner, ...]
     level: float
     margin: float
+    quantity: str = "area"  # what the numbers are: areas, or volumes
 
     @functools.cached_property
     def decision(self) -> Decision:
@@ -115,24 +116,24 @@ class AcrossTasks:
         """What the tasks allow to say."""
         count, certainty = len(self.tasks), self.certainty
         parts = [
-            f"{self.ranked[0]} has the largest mean area, {self.mean_areas[0]:.3f} over {count} tasks "
+            f"{self.ranked[0]} has the largest mean {self.quantity}, {self.mean_areas[0]:.3f} over {count} tasks "
             f"(mean rank {self.mean_ranks[0]:.2f})"
         ]
         if certainty == "alone":
             return (
-                f"{self.ranked[0]} has a mean area of {self.mean_areas[0]:.3f} over {count} tasks; there is no other "
-                "strategy that every task has."
+                f"{self.ranked[0]} has a mean {self.quantity} of {self.mean_areas[0]:.3f} over {count} tasks; there is no "
+                "other strategy that every task has."
             )
         if certainty == "unknown":
             parts.append("these tasks are too alike to say how certain this is")
-        parts += self.decision.clauses(self.ranked, self.margin, _GENERAL)
+        parts += self.decision.clauses(self.ranked, self.margin, _GENERAL, self.quantity)
         parts += conclusion(certainty, self.margin, "strategy", of="these tasks", where=_GENERAL)
         parts += self.decision.behind_others(self.ranked)
         winners = {name for winner in self.winners for name in winner.sharing}
         parts.append(
-            f"the largest area is {next(iter(winners))}'s in every task"
+            f"the largest {self.quantity} is {next(iter(winners))}'s in every task"
             if len(winners) == 1
-            else f"{len(winners)} strategies have the largest area of some task"
+            else f"{len(winners)} strategies have the largest {self.quantity} of some task"
         )
         like = [pair for pair in self._to_best() if pair.strategy_b in self.tied] or self._to_best()[:1]
         return " ".join([f"{'; '.join(parts)}.", *(self._pair(pair) for pair in like[:_SAID])])
@@ -150,7 +151,7 @@ class AcrossTasks:
         if pair.low is None or pair.high is None or pair.p_value is None:
             return f"{lead} on each of these tasks: copies of one task say nothing of others."
         text = (
-            f"{pair.strategy_a} and {pair.strategy_b} have the same mean area"
+            f"{pair.strategy_a} and {pair.strategy_b} have the same mean {self.quantity}"
             if pair.mean_difference < SAME
             else f"{lead} on average"
         )
@@ -251,6 +252,7 @@ def across_rankings(
         winners=tuple(map(TaskWinner.of, rankings)),
         level=rankings[0].level,
         margin=rankings[0].margin,
+        quantity=rankings[0].quantity,
     )
 
 

@@ -131,9 +131,9 @@ def recommend(
 ) -> tuple[Recommendation, ...]:
     """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
 
-    It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart from the largest
-    area (with ``by="volume"``, the largest volume) or come within ``margin`` of it. What the data do not decide is said:
-    :attr:`Recommendation.certainty`.
+    It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
+    from the largest area (or volume, with ``by="volume"``) or come within ``margin`` of it. What the data do not
+    decide is said: :attr:`Recommendation.certainty`.
 
     Args:
         runs: as in :func:`compare`.

@@ -307,7 +307,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
             else:
                 changes.append(
                     f"About {_rounded(need.examples)} report examples, instead of {self.examples:,}, and select "
-                    f"examples in proportion, would {pair} {truth}."
+                    f"{'' if self.shifted is None else 'and shifted '}examples in proportion, would {pair} {truth}."
                 )
             if need.seeds is not None and self.seeds_resampled:
                 changes.append(f"So would about {need.seeds} training seeds of each.")

@@ -32,8 +32,8 @@ class _Part(NamedTuple):
 def write_tables(of: Comparison | Analysis, directory: str | Path) -> tuple[Path, Path]:
     """Write ``tables.tex`` and ``tables.md``: of each task and attack the areas and the pairs, with their intervals.
 
-    Of several tasks, the mean areas and the pairs over all of them follow. The tables hold the numbers of the report.
-    Captions name the attack, the examples, the seeds and what intervals cover.
+    Volumes of conditions have such tables too. Of several tasks, the mean areas and the pairs over all of them follow. The
+    tables hold the numbers of the report. Captions name the attack, the examples, the seeds and what intervals cover.
 
     Args:
         of: what :func:`paretune.compare` or :func:`paretune.analyze` returns.
@@ -57,10 +57,11 @@ def _of_comparison(comparison: Comparison) -> Iterator[_Part]:
     conditions = comparison.conditions
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
     for name, condition in zip(names, conditions, strict=True):
-        for numbers in (area_numbers(condition), pair_numbers(condition)):
-            yield _Part(f"{numbers.name}: {name}", _circumstances(condition), numbers)
+        for judged in (condition, *([condition.volumes] if condition.volumes else ())):
+            for numbers in (area_numbers(judged), pair_numbers(judged)):
+                yield _Part(f"{numbers.name}: {name}", _circumstances(judged), numbers)
     for across in over_tasks(comparison):
-        yield from _of_all_tasks(across, _start(conditions[0]))
+        yield from _of_all_tasks(across, _start(conditions[0].judged))
 
 
 def _of_analysis(analysis: Analysis) -> Iterator[_Part]:
@@ -92,10 +93,11 @@ def _circumstances(condition: Condition) -> str:
     counts = sorted({len(area.seeds) for area in condition.areas})
     of_each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     groups = "" if condition.groups is None else f" in {condition.groups:,} groups"
+    there = "" if condition.shifted is None else f" and {condition.shifted:,} shifted ones"
     covered = "the sampling of examples and the choice of checkpoints"
     return (
         f"Attack {attack_text(condition.attack)}; checkpoints chosen on {condition.examples_select:,} examples, measured on "
-        f"n = {condition.examples:,}{groups}; {of_each} training {plural('seed', counts[-1])} of each strategy "
+        f"n = {condition.examples:,}{groups}{there}; {of_each} training {plural('seed', counts[-1])} of each strategy "
         f"({', '.join(map(str, seeds))}), {condition.k} {plural('point', condition.k)} per run. {_start(condition)} "
         f"Intervals at {100 * condition.level:g}% cover {covered}"
         + (", and the luck of training." if condition.seeds_resampled else ", not the luck of training.")
@@ -103,11 +105,13 @@ def _circumstances(condition: Condition) -> str:
 
 
 def _start(ranking: Condition | TaskRanking) -> str:
-    """Where areas start."""
+    """Where areas or volumes start."""
     settings = ranking.settings
     floors = "".join(
         f" above {name} {floor:g}"
         for name, floor in (("clean", settings.min_clean), ("robust", settings.min_robust))
         if floor
     )
-    return f"Areas from ({settings.reference[0]:g}, {settings.reference[1]:g}){floors}."
+    shifted = "" if ranking.corner is None else f", {ranking.corner[2]:g}"
+    start = f"({settings.reference[0]:g}, {settings.reference[1]:g}{shifted})"
+    return f"{ranking.quantity.capitalize()}s from {start}{floors}."

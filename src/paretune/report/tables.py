@@ -91,10 +91,10 @@ def rank_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
     """One row per strategy that every task has, the largest mean area first; at most ``most``."""
     head = (
         "Strategy",
-        "Mean area",
+        f"Mean {across.quantity}",
         "Mean rank",
         "May be best in general",
-        "Tasks with the largest area",
+        f"Tasks with the largest {across.quantity}",
         "Which",
     )
     won = {
@@ -113,7 +113,7 @@ def rank_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
             :most
         ]
     ]
-    return Numbers("Mean areas and ranks", head, rows)
+    return Numbers(f"Mean {across.quantity}s and ranks", head, rows)
 
 
 def rank_pair_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:

@@ -41,7 +41,12 @@ QUICK = {
     "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
     "evaluate": "evaluate DIR --limit 60 --steps 1",
 }
-SLOW = {"train": "train", "plan": "plan", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
+SLOW = {
+    "train": "train",
+    "plan": "plan",
+    "compare": f"compare {SHORT} --seeds 0 --shifts Grey() --by volume",
+    "evaluate": "evaluate DIR",
+}
 SERVING = {"watch": "watch RUNS"}
 # Every option of how to train, with what it does not do by default.
 TRAINING = (

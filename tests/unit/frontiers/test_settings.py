@@ -24,3 +24,9 @@ def test_levels_are_refused_alike(judge: Callable[..., Any], level: float, hint:
 def test_areas_start_at_the_reference_or_the_floor_whichever_is_higher() -> None:
     settings = Settings(reference=(0.1, 0.2), min_clean=0.5)
     assert (settings.reference, settings.start) == ((0.1, 0.2), (0.5, 0.2))
+    assert settings.corner == (0.5, 0.2, 0.1)  # shifted accuracy is a clean one, and no floor is about it
+
+
+def test_what_decides_is_area_or_volume() -> None:
+    with pytest.raises(ValueError, match="by must be 'area' or 'volume'; got 'hypervolume'"):
+        compare("nowhere", by="hypervolume")  # type: ignore[arg-type]

@@ -345,3 +345,6 @@ def test_no_task_is_judged_by_another_quantity(tmp_path: Path) -> None:
         across_tasks(pt.compare(tmp_path, resamples=100, by=by))[0] for by in ("area", "volume")
     )
     assert max(by_volume.mean_areas) < 0.7 * min(by_area.mean_areas)
+    assert "has the largest mean area, 0." in by_area.verdict
+    assert "has the largest mean volume, 0." in by_volume.verdict
+    assert "area" not in by_volume.verdict

@@ -30,7 +30,7 @@ from paretune.report.tables import (
 )
 from paretune.report.typeset import latex_text
 from paretune.runs.store import load_runs
-from tests.synthetic import ATTACK, STRATEGIES, Strategy, write_run, write_runs
+from tests.synthetic import ATTACK, STRATEGIES, Strategy, There, write_run, write_runs
 
 NASTY = [
     r"50% of A&B_C #1 {x} $y$ ~z^2 \end{tabular}",
@@ -268,3 +268,17 @@ def test_the_title_is_that_of_the_picture_too(tmp_path: Path) -> None:
     assert "Ours, 2026" in frontier_svg(runs, title="Ours, 2026")
     assert "Ours" not in frontier_svg(runs)
     assert len(as_points(runs))
+
+
+def test_volumes_have_tables_of_their_own(tmp_path: Path) -> None:
+    there = {"fog 1": There(0.8, "Corruption('fog', severity=1)")}
+    write_runs(tmp_path, STRATEGIES[:2], seeds=(0,), points=2, elsewhere=there)
+    tex, markdown = (
+        path.read_text("utf-8") for path in write_tables(compare(tmp_path, resamples=100), tmp_path)
+    )
+    for text in (tex, markdown):
+        assert "Areas under the frontiers: " in text
+        assert "Volumes: " in text
+        assert "Paired differences to the largest volume: " in text
+        assert "Volumes from (0, 0, 0)." in text
+        assert text.count("400 shifted ones") == text.count("Volumes from (0, 0, 0).")

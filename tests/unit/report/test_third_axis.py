@@ -40,7 +40,7 @@ def test_each_pair_of_accuracies_has_a_plane_with_the_chosen_checkpoints(page: P
         assert all(point["chosen"] for point in points)
         assert {point["strategy"] for point in points} == {"LoRA", "Compacter", "BitFit"}
         assert len({stair["line"] for stair in spec["datasets"]["stairs"]}) == 6
-        assert spec["description"]
+        assert f"LoRA: {x} " in spec["description"]
     assert {attributes.get("id") for attributes in page.tags("div")} >= {*PLANES, "course-clean-0"}
 
 

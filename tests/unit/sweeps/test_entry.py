@@ -86,6 +86,10 @@ def test_wrong_options_are_named_before_anything_runs(tmp_path: Path) -> None:
         pt.sweep("digits", epsilonn=1, out=tmp_path)
     with pytest.raises(ValueError, match="margin"):
         pt.sweep("digits", margin=3, out=tmp_path)
+    with pytest.raises(
+        ValueError, match="by='volume' needs accuracies on shifted images; name some in shifts"
+    ):
+        pt.sweep("digits", by="volume", out=tmp_path)
     with pytest.raises(ValueError, match=r"10 logits, .* 4 classes"):
         pt.sweep(Pixels(), backbone=own(10), out=tmp_path)
     with pytest.raises(TypeError, match="carries an adapter already"):

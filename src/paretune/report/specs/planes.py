@@ -30,10 +30,14 @@ def plane_spec(points: pd.DataFrame, looks: dict[str, Style], theme: Theme, x: s
     ]
     colour, shape = (look(looks, attribute, theme) for attribute in ("colour", "shape"))
     lines = max(1, chosen.groupby("strategy")["seed"].nunique().max())
-    hull = f"{len(chosen)} chosen checkpoints of {', '.join(looks)}"
+    ranges = (
+        f"{name}: {x} {rows[x].min():.0%} to {rows[x].max():.0%}, {y} {rows[y].min():.0%} to {rows[y].max():.0%}"
+        for name, rows in chosen.groupby("strategy", sort=False)
+    )
     return {
         "$schema": SCHEMA,
-        "description": f"{TITLES[y]} against {TITLES[x].lower()}: {hull}",
+        "description": f"{TITLES[y]} against {TITLES[x].lower()} of the chosen checkpoints; "
+        + "; ".join(ranges),
         "datasets": {"stairs": tidy(stairs), "points": _rows(chosen)},
         "params": isolated(theme),
         "height": 200,
