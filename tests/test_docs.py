@@ -129,6 +129,15 @@ def test_the_coverage_told_is_the_coverage_measured() -> None:
         assert f"in {100 * each.min():.1f} to {100 * each.max():.1f} of 100" in told
 
 
+def test_the_correlations_told_are_those_of_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("distance")
+    rows, told = benchmark.read(), (DOCS / "concepts/distance.md").read_text("utf-8")
+    assert len({(row["proxy"], row["downstream"]) for row in rows}) == len(rows) >= 20
+    assert f"\n{len(rows)} pairs" in told
+    assert "\n".join(benchmark.summary(rows)) in told
+
+
 def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):

@@ -85,7 +85,7 @@ def distance(
     Example:
         >>> digits = load_data("digits")
         >>> distance(digits.train, digits.report, "OTDD(on='pixels')", limit=100, resamples=0)
-        Distance(22.866, OTDD(on='pixels'), 100 and 100 examples)
+        Distance(18.892, OTDD(on='pixels'), 100 and 100 examples)
 
     A transport between samples costs more than the one between what they were drawn from, with many features much more: two
     samples of one data set are not at 0, but at ``floor`` or a little lower. :class:`OTDD` and :class:`Frechet` fall with
@@ -126,7 +126,7 @@ def distance(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if kind.on == "features" and backbone is None:
         raise ValueError(
-            f"{kind!r} needs backbone=, such as load_backbone('efficientnet-lite0', 2), or on='pixels'"
+            f"{kind!r} needs backbone=, such as load_backbone('efficientnet-lite0', num_classes=2), or on='pixels'"
         )
     size = img_size if img_size is not None or backbone is None else backbone.image_size
     splits = {name: _split_of(name, data, size) for name, data in (("a", a), ("b", b))}
