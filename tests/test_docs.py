@@ -138,7 +138,14 @@ def test_the_correlations_told_are_those_of_the_rows(monkeypatch) -> None:
     rows, told = benchmark.read(), (DOCS / "concepts/distance.md").read_text("utf-8")
     assert len({(row["proxy"], row["downstream"]) for row in rows}) == len(rows) >= 20
     assert f"\n{len(rows)} pairs" in told
-    assert "\n".join(benchmark.summary(rows)) in told
+    table = [*benchmark.summary(rows)]
+    assert "\n".join(table) in told
+    lows = {
+        line.split("|")[1].strip(" `"): [float(low) for low in re.findall(r"\((\S+) to", line)]
+        for line in table[2:]
+    }
+    assert all(low < 0 for kind, each in lows.items() if "pixels" in kind for low in each)
+    assert min(lows["OTDD()"]) > 0.5
 
 
 def test_readme_and_pages_link_to_files_that_exist() -> None:
