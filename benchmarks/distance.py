@@ -160,14 +160,19 @@ def pairs(proxies: Collection[str], done: set[tuple[str, str]]) -> Iterator[dict
         train, test = task(proxy, "train"), task(proxy, "report")
         first = Proxy(learnt(*train, None, seed=number), train, test)
         before = first.accuracies(first.model)
-        for each in missing:
-            images, labels = task(each, "select")
+        for downstream in missing:
+            images, labels = task(downstream, "select")
             second = learnt(images, labels, first.model.module.state_dict(), seed=100 + number)
             after = first.accuracies(second)
-            row: dict[str, Any] = {"proxy": proxy, "downstream": each, "examples": EXAMPLES, "steps": STEPS}
+            row: dict[str, Any] = {
+                "proxy": proxy,
+                "downstream": downstream,
+                "examples": EXAMPLES,
+                "steps": STEPS,
+            }
             for name, was, now in zip(("", "probe_"), before, after, strict=True):
                 row |= {f"{name}before": was, f"{name}after": now, f"{name}drop": was - now}
-            splits = [as_data(*each).train for each in (train, (images, labels))]
+            splits = [as_data(*pictures).train for pictures in (train, (images, labels))]
             for name, kind in KINDS.items():
                 # Cutting in halves for an interval is for the main one.
                 resamples = 20 if name == "otdd" else 0

@@ -131,19 +131,19 @@ def distance(
     size = img_size if img_size is not None or backbone is None else backbone.image_size
     splits = {name: _split_of(name, data, size) for name, data in (("a", a), ("b", b))}
     labels = {name: split.labels.numpy() for name, split in splits.items()}
-    rows = {name: sample_rows(each, limit, seed) for name, each in labels.items()}
+    rows = {name: sample_rows(classes, limit, seed) for name, classes in labels.items()}
     for name, split in splits.items():
         _check_counts(name, split, labels[name][rows[name]], kind, resamples)
     network = backbone if kind.on == "features" else None
     samples = {
         name: _examples(name, split, rows[name], network, batch_size) for name, split in splits.items()
     }
-    if len(sizes := {each.size for each in samples.values()}) > 1:
+    if len(sizes := {sample.size for sample in samples.values()}) > 1:
         wrong = " and ".join(f"{height}x{width}" for height, width in sizes)
         raise ValueError(f"the images of a and b have the sizes {wrong}; load both with one img_size=")
     counts = len(rows["a"]), len(rows["b"])
     pair = Pair(
-        squared_distances(np.concatenate([each.points for each in samples.values()])),
+        squared_distances(np.concatenate([sample.points for sample in samples.values()])),
         np.concatenate([labels[name][rows[name]] for name in splits]),
         np.arange(counts[0]),
         np.arange(counts[0], sum(counts)),
