@@ -1,7 +1,8 @@
 """Does the distance between data sets predict how much of the first is forgotten when a model learns the second?
 
     python benchmarks/distance.py            # appends what is missing to benchmarks/distance.csv, then prints the summary
-    python benchmarks/distance.py --summary  # of the rows that are there
+    python benchmarks/distance.py --proxies "digits" "digits noisy"    # those of these proxies
+    python benchmarks/distance.py --proxies  # the summary alone
 
 A row is a pair of tasks. An ImageNet backbone is fine-tuned on the first (the pretraining proxy), then all of it on the
 second (downstream), from the same start and for the same number of steps. Tasks are Fashion-MNIST or the digits of
@@ -23,14 +24,14 @@ import argparse
 import csv
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -148,99 +149,129 @@ class Proxy:
         return (old == right).double().mean().item(), (new == right).double().mean().item()
 
 
-def pairs(done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Rows of the pairs that are not ``done``."""
+def pairs(proxies: Collection[str], done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Rows of the pairs of ``proxies`` that are not ``done``."""
     for number, proxy in enumerate(PROXIES):
+        if proxy not in proxies:
+            continue
         missing = [second for first, second in PAIRS if first == proxy and (first, second) not in done]
         if not missing:
             continue
         train, test = task(proxy, "train"), task(proxy, "report")
         first = Proxy(learnt(*train, None, seed=number), train, test)
         before = first.accuracies(first.model)
-        for each in missing:
-            images, labels = task(each, "select")
+        for downstream in missing:
+            images, labels = task(downstream, "select")
             second = learnt(images, labels, first.model.module.state_dict(), seed=100 + number)
             after = first.accuracies(second)
-            row: dict[str, Any] = {"proxy": proxy, "downstream": each, "examples": EXAMPLES, "steps": STEPS}
+            row: dict[str, Any] = {
+                "proxy": proxy,
+                "downstream": downstream,
+                "examples": EXAMPLES,
+                "steps": STEPS,
+            }
             for name, was, now in zip(("", "probe_"), before, after, strict=True):
                 row |= {f"{name}before": was, f"{name}after": now, f"{name}drop": was - now}
-            splits = [as_data(*each).train for each in (train, (images, labels))]
+            splits = [as_data(*pictures).train for pictures in (train, (images, labels))]
             for name, kind in KINDS.items():
                 # Cutting in halves for an interval is for the main one.
                 resamples = 20 if name == "otdd" else 0
-                told = distance(*splits, kind, first.model, limit=EXAMPLES, resamples=resamples, seed=number)
-                row |= {name: told.value}
+                measured = distance(
+                    *splits, kind, first.model, limit=EXAMPLES, resamples=resamples, seed=number
+                )
+                row |= {name: measured.value}
                 if resamples:
-                    row |= {"otdd_low": told.low, "otdd_high": told.high, "otdd_floor": told.floor}
+                    row |= {
+                        "otdd_low": measured.low,
+                        "otdd_high": measured.high,
+                        "otdd_floor": measured.floor,
+                    }
             yield {
                 name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()
             }
 
 
-def within(rows: list[dict[str, str]], kind: str, drop: str) -> float:
-    """Spearman's correlation of distance and drop among the downstream tasks of one proxy, averaged over proxies."""
-    found = []
-    for proxy in PROXIES:
-        chosen = [row for row in rows if row["proxy"] == proxy]
-        x, y = ([float(row[name]) for row in chosen] for name in (kind, drop))
-        if len(set(x)) > 1 and len(set(y)) > 1:
-            found.append(float(spearmanr(x, y).statistic))
-    return float(np.mean(found))
+Groups = list[np.ndarray]  # of each proxy the distances and the drops of its pairs, (pairs, 2)
 
 
-def pooled(rows: list[dict[str, str]], kind: str, drop: str) -> float:
-    """Spearman's correlation of distance and drop over all pairs."""
-    return float(spearmanr(*([float(row[name]) for row in rows] for name in (kind, drop))).statistic)
+def by_proxy(rows: list[dict[str, str]], kind: str, drop: str) -> Groups:
+    """The pairs of each proxy that has any."""
+    groups = [[(row[kind], row[drop]) for row in rows if row["proxy"] == proxy] for proxy in PROXIES]
+    return [np.array(group, float) for group in groups if group]
 
 
-def correlations(
-    rows: list[dict[str, str]], drop: str, resamples: int = 2000
-) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """(correlation, low, high) by kind of distance and by what is correlated: pairs pooled, and within proxies.
+def spearman(points: np.ndarray) -> float:
+    """Rank correlation of two columns; NaN where one is constant."""
+    ranks = rankdata(points, axis=0)
+    ranks -= ranks.mean(0)
+    norms = np.sqrt((ranks**2).sum(0).prod())
+    return float(ranks.prod(1).sum() / norms) if norms else np.nan
 
-    95 % percentile intervals of pairs resampled with replacement, those of each proxy among themselves. Pairs of one proxy
-    share its model, and those of one downstream task its images, so that the intervals are too narrow for other proxies.
+
+def within(groups: Groups) -> float:
+    """Mean over proxies of the correlation among the downstream tasks of one: is the order of its tasks predicted?"""
+    return float(np.nanmean([spearman(group) for group in groups]))
+
+
+def pooled(groups: Groups) -> float:
+    """The correlation over all pairs."""
+    return spearman(np.concatenate(groups))
+
+
+def interval(
+    measure: Callable[[Groups], float], groups: Groups, resamples: int = 1000
+) -> tuple[float, float]:
+    """95 % percentile interval over pairs, resampled with replacement among those of each proxy.
+
+    Pairs of one proxy share its model, and those of one downstream task its images, so that it is too narrow for the proxies
+    and tasks of somebody else.
     """
-    table = {}
-    for kind in KINDS:
-        generator = np.random.default_rng(0)
-        groups = [[row for row in rows if row["proxy"] == proxy] for proxy in PROXIES]
-        drawn: dict[str, list[float]] = {"pooled": [], "within": []}
-        for _ in range(resamples):
-            again = [
-                group[i] for group in groups for i in generator.integers(len(group), size=len(group)).tolist()
-            ]
-            drawn["pooled"].append(pooled(again, kind, drop))
-            drawn["within"].append(within(again, kind, drop))
-        table[kind] = {
-            name: (measure(rows, kind, drop), *map(float, np.quantile(drawn[name], (0.025, 0.975))))
-            for name, measure in (("pooled", pooled), ("within", within))
-        }
-    return table
+    random = np.random.default_rng(0)
+    drawn = [
+        measure([group[random.integers(len(group), size=len(group))] for group in groups])
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def told(measure: Callable[[Groups], float], groups: Groups) -> str:
+    """The correlation with its interval."""
+    low, high = interval(measure, groups)
+    return f"{measure(groups):.2f} ({low:.2f} to {high:.2f})"
+
+
+def summary(rows: list[dict[str, str]]) -> Iterator[str]:
+    """The table that docs/concepts/distance.md shows: within proxies, and pooled."""
+    images = [row for row in rows if not row["downstream"].endswith("shuffled")]
+    columns = {
+        "drop": (within, rows, "drop"),
+        "drop, but for shuffled labels": (within, images, "drop"),
+        "drop of a new probe": (within, rows, "probe_drop"),
+        "drop, all pairs in one": (pooled, rows, "drop"),
+    }
+    yield f"| distance | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for kind, value in KINDS.items():
+        cells = [told(measure, by_proxy(chosen, kind, drop)) for measure, chosen, drop in columns.values()]
+        yield f"| `{value!r}` | {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Measure what is missing, print the summary."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--summary", action="store_true")
-    if not parser.parse_args().summary:
+    parser.add_argument("--proxies", nargs="*", choices=PROXIES, default=PROXIES)
+    if proxies := parser.parse_args().proxies:
         logging.getLogger("paretune").setLevel(
             logging.ERROR
         )  # findings about attacks, of which there are none here
         done = {(row["proxy"], row["downstream"]) for row in read()}
         shared = machine("POT")
-        for row in pairs(done):
+        for row in pairs(proxies, done):
             append(CSV, shared | row)
             print(*(f"{name}={value}" for name, value in row.items()), flush=True)
     rows = read()
-    for drop in ("drop", "probe_drop"):
-        print(f"Spearman's correlation with {drop} over {len(rows)} pairs")
-        for kind, measured in correlations(rows, drop).items():
-            told = [
-                f"{name} {value:+.2f} ({low:+.2f} to {high:+.2f})"
-                for name, (value, low, high) in measured.items()
-            ]
-            print(f"  {kind:15} {'   '.join(told)}")
+    print(f"Spearman's correlation of distance and drop, {len(rows)} pairs", *summary(rows), sep="\n")
 
 
 def read() -> list[dict[str, str]]:

@@ -132,6 +132,22 @@ def test_the_coverage_told_is_the_coverage_measured() -> None:
         assert f"in {100 * each.min():.1f} to {100 * each.max():.1f} of 100" in told
 
 
+def test_the_correlations_told_are_those_of_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("distance")
+    rows, told = benchmark.read(), (DOCS / "concepts/distance.md").read_text("utf-8")
+    assert len({(row["proxy"], row["downstream"]) for row in rows}) == len(rows) >= 20
+    assert f"\n{len(rows)} pairs" in told
+    table = [*benchmark.summary(rows)]
+    assert "\n".join(table) in told
+    lows = {
+        line.split("|")[1].strip(" `"): [float(low) for low in re.findall(r"\((\S+) to", line)]
+        for line in table[2:]
+    }
+    assert all(low < 0 for kind, each in lows.items() if "pixels" in kind for low in each)
+    assert min(lows["OTDD()"]) > 0.5
+
+
 def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):

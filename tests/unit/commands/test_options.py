@@ -17,6 +17,7 @@ from paretune.sweeps.config import RunConfig, Seeds, Strategies
 NEEDED = {
     "evaluate": ["adapter"],
     "average": ["runs", "--soup", "uniform"],
+    "distance": ["a", "b"],
     "report": ["runs"],
     "watch": ["runs"],
     "analyze": ["file"],

@@ -85,7 +85,7 @@ def distance(
     Example:
         >>> digits = load_data("digits")
         >>> distance(digits.train, digits.report, "OTDD(on='pixels')", limit=100, resamples=0)
-        Distance(22.866, OTDD(on='pixels'), 100 and 100 examples)
+        Distance(18.892, OTDD(on='pixels'), 100 and 100 examples)
 
     A transport between samples costs more than the one between what they were drawn from, with many features much more: two
     samples of one data set are not at 0, but at ``floor`` or a little lower. :class:`OTDD` and :class:`Frechet` fall with
@@ -126,24 +126,24 @@ def distance(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if kind.on == "features" and backbone is None:
         raise ValueError(
-            f"{kind!r} needs backbone=, such as load_backbone('efficientnet-lite0', 2), or on='pixels'"
+            f"{kind!r} needs backbone=, such as load_backbone('efficientnet-lite0', num_classes=2), or on='pixels'"
         )
     size = img_size if img_size is not None or backbone is None else backbone.image_size
     splits = {name: _split_of(name, data, size) for name, data in (("a", a), ("b", b))}
     labels = {name: split.labels.numpy() for name, split in splits.items()}
-    rows = {name: sample_rows(each, limit, seed) for name, each in labels.items()}
+    rows = {name: sample_rows(classes, limit, seed) for name, classes in labels.items()}
     for name, split in splits.items():
         _check_counts(name, split, labels[name][rows[name]], kind, resamples)
     network = backbone if kind.on == "features" else None
     samples = {
         name: _examples(name, split, rows[name], network, batch_size) for name, split in splits.items()
     }
-    if len(sizes := {each.size for each in samples.values()}) > 1:
+    if len(sizes := {sample.size for sample in samples.values()}) > 1:
         wrong = " and ".join(f"{height}x{width}" for height, width in sizes)
         raise ValueError(f"the images of a and b have the sizes {wrong}; load both with one img_size=")
     counts = len(rows["a"]), len(rows["b"])
     pair = Pair(
-        squared_distances(np.concatenate([each.points for each in samples.values()])),
+        squared_distances(np.concatenate([sample.points for sample in samples.values()])),
         np.concatenate([labels[name][rows[name]] for name in splits]),
         np.arange(counts[0]),
         np.arange(counts[0], sum(counts)),

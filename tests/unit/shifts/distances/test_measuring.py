@@ -163,7 +163,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
         (
             OTDD(),
             {},
-            r"OTDD\(\) needs backbone=, such as load_backbone\('efficientnet-lite0', .* or on='pixels'",
+            r"OTDD\(\) needs backbone=, such as load_backbone\('efficientnet-lite0', num_classes=2\), or on='pixels'",
         ),
         ("ottd", {}, "unknown name 'ottd' .* OTDD, MMD, Frechet"),
         (3, {}, "kind must be one of OTDD, MMD, Frechet, or the text of its call; got 3"),
