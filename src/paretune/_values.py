@@ -68,7 +68,8 @@ class Value:
 
     def __repr__(self) -> str:
         parts = []
-        for field in dataclasses.fields(self):
+        # A base class may have keywords, whose fields come first; in a call they come last.
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only is True):
             value = getattr(self, field.name)
             if field.default is not dataclasses.MISSING:
                 default = field.default
