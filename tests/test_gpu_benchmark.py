@@ -113,10 +113,9 @@ def test_all_parts_run_on_a_cpu_without_what_only_tests_need(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_lora_of_peft_computes_the_same_and_is_timed_beside_ours(tmp_path: Path) -> None:
-    done = run(
-        "--small", "--out", str(tmp_path / "gpu.csv"), "--parts", "lora", "autoattack", "--budget", "800"
-    )
+def test_other_libraries_are_timed_beside_ours_and_a_lora_of_peft_computes_the_same(tmp_path: Path) -> None:
+    parts = ("pgd-vit", "lora", "autoattack")
+    done = run("--small", "--out", str(tmp_path / "gpu.csv"), "--parts", *parts, "--budget", "800")
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / "gpu.csv")
     check_rows(rows)
