@@ -276,14 +276,19 @@ class Bench:
 
     # ---- arithmetic and memory ----------------------------------------------------------------------------------
 
+    def is_over(self, work: str, **columns: Any) -> bool:
+        """Whether the time of the part is; then a row says that ``work`` is left out."""
+        over = time.monotonic() > self.until
+        if over:
+            self.row(work, "", "left out", note="the time of the part is over", **columns)
+        return over
+
     def in_each_precision(self, work: str) -> Iterator[str]:
-        """bfloat16, float32 with TF32 where there is a GPU, IEEE float32; what the time does not hold becomes a row."""
+        """bfloat16, float32 with TF32 where there is a GPU, IEEE float32."""
         for precision in ("bf16", "tf32", "fp32") if self.on_gpu else ("bf16", "fp32"):
-            if time.monotonic() > self.until:
-                self.row(work, "", "left out", precision=precision, note="the time of the part is over")
-                continue
-            self.arithmetic(precision)
-            yield precision
+            if not self.is_over(work, precision=precision):
+                self.arithmetic(precision)
+                yield precision
 
     def arithmetic(self, precision: str) -> None:
         """Let float32 products and convolutions take TF32, for all implementations alike, unless ``precision`` is "fp32"."""
