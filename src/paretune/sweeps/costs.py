@@ -131,7 +131,7 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
         model = config.adapted(data)
         model.to(device).to(memory_format=torch.channels_last)
         plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
-        (task,) = at_work(plan, model, model)
+        (task,) = at_work(plan, model, lambda module: module)
         trained = list(trainable_parameters(model).values())
         optimizer = plan.optimizer.build(model, plan.lr)
         for group in optimizer.param_groups:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from paretune.training.objectives import Term, TrainingBatch
 from paretune.training.pictures import Album
 from paretune.training.plan import Plan
 from paretune.training.record import Measured, Record
-from paretune.training.tasks import shared_view
+from paretune.training.tasks import Through, Views, shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
 
@@ -112,14 +112,15 @@ class AtWork:
         return self.term.attacked(self.copy, batch)
 
 
-def at_work(plan: Plan, model: Backbone, wrapped: nn.Module) -> list[AtWork]:
-    """The tasks of ``plan``, before the first step of ``model``, which is called as ``wrapped``."""
-    tasks = []
-    for each in plan.tasks:
-        own = shared_view(model, each.name, plan.noted) if plan.together else model
-        term = plan.objective.begin(own, each.data, plan.seed)
-        tasks.append(AtWork(each, own, own if plan.together else wrapped, term, FreshCopy(own, plan.options)))
-    return tasks
+def at_work(plan: Plan, model: Backbone, prepare: Callable[[nn.Module], nn.Module]) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``; what trains is called as ``prepare`` returns it."""
+    models = [shared_view(model, each.name, plan.noted) if plan.together else model for each in plan.tasks]
+    prepared = prepare(Views(models) if plan.together else model)
+    called = [Through(prepared, each.number) if plan.together else prepared for each in plan.tasks]
+    return [
+        AtWork(each, own, call, plan.objective.begin(own, each.data, plan.seed), FreshCopy(own, plan.options))
+        for each, own, call in zip(plan.tasks, models, called, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -311,8 +311,11 @@ class Record:
     def finish(self, model: Backbone) -> Run:
         """Give ``model`` the weights of the point that the run ends with, save the adapter, declare the run done."""
         plan, step = self.plan, self.so_far["best"]["step"]
+        wait = self.processes.accelerator.wait_for_everyone
         if plan.keep.rule != "last":
+            wait()  # for the main process, which may be writing it
             restore(model.module, load_tensors(self.path / BEST, _stored(model)))
+            wait()  # for all who read it, before it goes
         if self.writers:
             columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
             notes = {
@@ -340,7 +343,7 @@ class Record:
                 writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)
-        self.processes.accelerator.wait_for_everyone()
+        wait()
         return load_runs(self.paths[0])[0]
 
 
