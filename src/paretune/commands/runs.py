@@ -143,9 +143,8 @@ class Remove:
 
         paths = list(dict.fromkeys(map(_removable, self.runs)))
         for path in paths:
-            print(
-                f"{path}: {_bytes(_size(path))}, {'finished' if (path / 'DONE').exists() else 'not finished'}"
-            )
+            done = all((each / "DONE").exists() for each in _tasks(path) or [path])
+            print(f"{path}: {_bytes(_size(path))}, {'finished' if done else 'not finished'}")
         if not self.yes:
             if not sys.stdin.isatty():
                 raise ValueError("nobody is there to ask whether to remove this; pass --yes")
@@ -155,8 +154,8 @@ class Remove:
                 print("nothing was removed")
                 return
         with ExitStack() as held:
-            for path in paths:
-                held.enter_context(alone(path))  # all of them, before any goes
+            for each in (each for path in paths for each in (path, *_tasks(path))):
+                held.enter_context(alone(each))  # all of them, before any goes
             for path in paths:
                 remove_directory(path)
                 print(f"removed: {path}")
@@ -188,26 +187,50 @@ def _one(path: str) -> "Run":
 
 
 def _removable(path: str) -> Path:
-    """The directory of a run, and of nothing else."""
-    from paretune.runs.lock import mine
-    from paretune.runs.store import FILES, find_runs
+    """The directory of a run, or of a training of several tasks, and of nothing else."""
+    from paretune.runs.rows import TASKS, training_of
+    from paretune.runs.store import find_runs
 
     there = Path(path)
     if there.is_symlink():
         raise ValueError(f"{path} is a link; name the directory that it leads to, {there.resolve()}")
     there = there.resolve()
-    if [*find_runs(there)] != [there]:
+    if training_of(there) != there:
+        raise ValueError(
+            f"{path} is one of the tasks that one model has learnt, and nothing was removed; remove all of them: "
+            f"{training_of(there)}"
+        )
+    tasks = _tasks(there)
+    if {*find_runs(there)} - {*tasks} != ({there} if not tasks else set()):
         raise ValueError(
             f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
         )
-    known = _OURS.union(FILES)
+    for task in tasks:
+        _check_ours(task)
+    _check_ours(there, TASKS, *(task.name for task in tasks))
+    return there
+
+
+def _tasks(path: Path) -> list[Path]:
+    """The run directories in that of a training of several tasks; none where the run is of one."""
+    from paretune.runs.rows import TASKS, read_json
+
+    named = read_json(path / TASKS) if (path / TASKS).exists() else {}
+    return [path / name for name in named if (path / name).is_dir()]
+
+
+def _check_ours(there: Path, *beside: str) -> None:
+    """Raise ValueError if the run directory holds what no run writes, beside what has these names."""
+    from paretune.runs.lock import mine
+    from paretune.runs.store import FILES
+
+    known = _OURS.union(FILES, beside)
     others = sorted(each.name for each in there.iterdir() if each.name not in known and not mine(each.name))
     if others:
         raise ValueError(
-            f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
+            f"{there} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
             "Move that away first"
         )
-    return there
 
 
 def _summary(run: "Run") -> dict[str, Any]:

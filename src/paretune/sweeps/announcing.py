@@ -8,6 +8,19 @@ from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.costs import PIXELS, Work, makespan, measured
+from paretune.training.tasks import Tasks, batches
+
+
+def data_lines(data: ImageData | Tasks, batch_size: int) -> list[str]:
+    """A line on the images; of several tasks, one on what is learnt of them at once and then one on those of each."""
+    if isinstance(data, ImageData):
+        return [data_line(data)]
+    learnt = [
+        f"{name} ({size} images a step, weight {share:.3g})"
+        for (name, (_, size)), share in zip(batches(data, batch_size).items(), data.shares, strict=True)
+    ]
+    told = f"{len(learnt)} tasks are learnt at once, by one adapter with a head for each: {', '.join(learnt)}"
+    return [told, *(f"{name}: {data_line(own).partition(': ')[2]}" for name, own in data.data.items())]
 
 
 def data_line(data: ImageData) -> str:
@@ -29,7 +42,9 @@ def data_line(data: ImageData) -> str:
     )
 
 
-def time_line(left: Sequence[tuple[RunConfig, int]], data: ImageData, *, workers: int, threads: int) -> str:
+def time_line(
+    left: Sequence[tuple[RunConfig, int]], data: ImageData | Tasks, *, workers: int, threads: int
+) -> str:
     """About how many minutes the runs take, from one step of training and one batch of evaluation of the first.
 
     Evaluation is counted as if every image had to be attacked to the end, so that it often takes less.

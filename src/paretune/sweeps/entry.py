@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import run_all
 from paretune.sweeps.searching import with_rates
+from paretune.sweeps.sources import DataSets, SourceConfig, is_named, objects_by_task
 from paretune.training.objectives import read_objective
+from paretune.training.tasks import Tasks, batches
 
 _JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
 _TASK = [option.name for option in dataclasses.fields(CompareConfig)]
@@ -44,7 +46,10 @@ def sweep(
     In a script, call it under ``if __name__ == "__main__":``, because workers are processes that import the script.
 
     Args:
-        data: what :func:`paretune.load_data` takes, or what it returns.
+        data: what :func:`paretune.load_data` takes, or what it returns. A list of names, paths and what it returns, or a
+            mapping of anything that it takes, are several tasks: each run learns them all at once, with one adapter and a
+            head for each, and each has its own frontiers; see :func:`paretune.training.train_tasks`. A mapping of splits,
+            or with ``train_domains`` one of domains, is one data set.
         strategies: strategies, or texts that name them; None for full fine-tuning, LoRA, BitFit and Compacter.
         seeds: of the heads, the strategies' parameters, the batches and the attacks.
         backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
@@ -79,20 +84,24 @@ def sweep(
         options["epsilon"] = number_text(options["epsilon"])
     if options.get("objective") is not None:
         options["objective"] = read_objective(options["objective"])
-    if isinstance(options.get("columns"), Mapping):
-        options["columns"] = ",".join(f"{what}={column}" for what, column in options["columns"].items())
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
-    named = isinstance(data, str | Path)
+    tasks = objects_by_task(data, options.get("train_domains"))
+    if tasks is None:
+        named = isinstance(data, str | Path)
+        texts: Any = str(data) if named else ""
+    else:
+        named = all(map(is_named, tasks.values()))
+        texts = DataSets.read({name: each if is_named(each) else "" for name, each in tasks.items()})
     config = CompareConfig(
-        data=str(data) if named else "",
+        data=texts,
         backbone=backbone if isinstance(backbone, str) else f"{backbone.architecture} {backbone.fingerprint}",
         seeds=Seeds.read(seeds),
         **options,
     )
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
-        runs = _given(runs, data, backbone)
+        runs = _given(runs, data if tasks is None else tasks, backbone)
     runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
     return compare(
         run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
@@ -103,14 +112,14 @@ def sweep(
 class GivenRun(RunConfig):
     """A run on data, and maybe on a backbone, that are objects; the texts in their place tell them apart."""
 
-    objects: tuple[ImageData, Backbone | None] = field(compare=False, repr=False)
+    objects: tuple[ImageData | Tasks, Backbone | None] = field(compare=False, repr=False)
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """A copy of what was given."""
         given = self.objects[1]
         return super().load_backbone(num_classes, seed) if given is None else copy.deepcopy(given)
 
-    def load_data(self) -> ImageData:
+    def load_data(self) -> ImageData | Tasks:
         """What was given."""
         return self.checked(self.objects[0])
 
@@ -123,15 +132,27 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
             "backbone carries an adapter already; give the one that it was made of, and strategies"
         )
     task = runs[0]
-    if isinstance(data, ImageData) and task.train_domains is not None:
-        raise ValueError("data is split already; give train_domains to load_data")
-    if not isinstance(data, ImageData):
+
+    def read(source: SourceConfig, given: Any) -> ImageData:
+        if isinstance(given, ImageData):
+            if source.train_domains is not None:
+                raise ValueError("data is split already; give train_domains to load_data")
+            return given
         size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
-        data = task.read(data, size)
-    if own is not None and own.num_classes != len(data.classes):
+        return source.load(size) if is_named(given) else source.read(given, size)
+
+    loaded: ImageData | Tasks
+    if sources := task.tasks:
+        loaded = task.together({name: read(source, data[name]) for name, source in sources.items()})
+    else:
+        loaded = read(task, data)
+    if own is not None and own.num_classes != len(loaded.classes):
         raise ValueError(
-            f"backbone has {own.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"
+            f"backbone has {own.num_classes} logits, {loaded.name} {len(loaded.classes)} classes; give it a head of that "
+            "many"
         )
-    text = f"{data.name} {data.fingerprint}"
-    values = [{**vars(run), "data": text, "img_size": data.image_size} for run in runs]
-    return [GivenRun(**each, objects=(data, own)) for each in values]
+    every = {name: each for name, (each, _) in batches(loaded, task.batch_size).items()}
+    said = {name: f"{each.name} {each.fingerprint}" for name, each in every.items()}
+    text = DataSets.read(said) if sources else said[loaded.name]
+    size = next(iter(every.values())).image_size
+    return [GivenRun(**vars(run) | {"data": text, "img_size": size}, objects=(loaded, own)) for run in runs]

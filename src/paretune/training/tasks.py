@@ -7,7 +7,7 @@ each task has a head of its own.
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, combinations
 from typing import Any, Literal
@@ -49,18 +49,12 @@ class Tasks:
             raise ValueError(
                 f"name at least two tasks, got {', '.join(self.data) or 'none'}; paretune.train learns one"
             )
+        check_names(self.data)
         for name, data in self.data.items():
-            if not re.fullmatch(r"\w[\w +-]*", name) or name.casefold() in ("adapter", "done", "bits"):
-                raise ValueError(
-                    f"the name of a task is that of a directory, of letters, digits, -, + and _, and not 'adapter', 'done' "
-                    f"or 'bits'; got {name!r}"
-                )
             if len(data.classes) < 2:
                 raise ValueError(
                     f"the task {name!r} has {len(data.classes)} class; there must be at least two"
                 )
-        if len({name.casefold() for name in self.data}) < len(self.data):
-            raise ValueError(f"the names of tasks must differ by more than case: {', '.join(self.data)}")
         shapes = {name: tuple(data.train[:1][0].shape[1:]) for name, data in self.data.items()}
         if len({*shapes.values()}) > 1:
             said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -99,16 +93,26 @@ class Tasks:
         return tuple(float(self.weights[name]) for name in self.data)
 
     @property
-    def num_classes(self) -> int:
-        """Logits of the model: the sum of the classes of all tasks."""
-        return sum(len(data.classes) for data in self.data.values())
+    def classes(self) -> tuple[str, ...]:
+        """Those of all tasks, one for each logit of the model."""
+        return tuple(f"{name}: {kind}" for name, data in self.data.items() for kind in data.classes)
+
+    @property
+    def name(self) -> str:
+        """What all of them are called."""
+        return " + ".join(self.data)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the splits of all."""
+        return digest(*(data.fingerprint for data in self.data.values()))
 
     def noted(self) -> Task:
         """What the model of all of them remembers."""
         each = self.data.values()
         described = {
-            "name": " + ".join(self.data),
-            "fingerprint": digest(*(data.fingerprint for data in each)),
+            "name": self.name,
+            "fingerprint": self.fingerprint,
             "train": sum(len(data.train) for data in each),
             "report": sum(len(data.report) for data in each),
             "loaded_with": None,
@@ -119,8 +123,28 @@ class Tasks:
                 for name, data in self.data.items()
             },
         }
-        named = [f"{name}: {kind}" for name, data in self.data.items() for kind in data.train.classes or ()]
-        return Task(tuple(named) if len(named) == self.num_classes else None, described)
+        named = all(data.train.classes is not None for data in each)
+        return Task(self.classes if named else None, described)
+
+
+def check_names(names: Collection[str]) -> None:
+    """Raise ValueError unless each of ``names`` may be that of the directory of a task."""
+    for name in names:
+        if not re.fullmatch(r"\w[\w +-]*", name) or name.casefold() in ("adapter", "done", "bits"):
+            raise ValueError(
+                f"the name of a task is that of a directory, of letters, digits, -, + and _, and not 'adapter', 'done' "
+                f"or 'bits'; got {name!r}"
+            )
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"the names of tasks must differ by more than case: {', '.join(names)}")
+
+
+def batches(data: ImageData | Tasks, batch_size: int) -> dict[str, tuple[ImageData, int]]:
+    """What a step takes of each task of ``data``, by name: its images, and how many, ``batch_size`` if it does not say."""
+    if isinstance(data, ImageData):
+        return {data.name: (data, batch_size)}
+    sizes = data.batch_sizes or dict.fromkeys(data.data, batch_size)
+    return {name: (own, sizes[name]) for name, own in data.data.items()}
 
 
 def described_data(name: str, data: ImageData) -> dict[str, Any]:
