@@ -52,10 +52,10 @@ def read(arguments: Sequence[str]) -> tuple[Command, Level | None] | None:
         words = " ".join(arguments[:length])
         if words in COMMANDS:
             parser = command_parser(words)
-            given = _gathered(parser, _flags_apart(parser, arguments[length:]))
-            found = parser.instantiate(parser.parse_args(given))
+            typed = _gathered(parser, _flags_apart(parser, arguments[length:]))
+            parsed = parser.instantiate(parser.parse_args(typed))
             command: Any = COMMANDS[words]
-            return command(**{each.name: found[each.name] for each in fields(command)}), found.log_level
+            return command(**{field.name: parsed[field.name] for field in fields(command)}), parsed.log_level
     parser = build_parser(lambda words: Parser())
     if (
         arguments[:1]
@@ -95,7 +95,7 @@ def command_parser(words: str) -> Parser:
     command: Any = COMMANDS[words]
     if not hasattr(get_loader("yaml"), "_bounded"):
         set_loader("yaml", bounded(get_loader("yaml")), (yaml.YAMLError,))
-    for kind in {each for hint in get_type_hints(command).values() for each in (hint, *get_args(hint))}:
+    for kind in {inner for hint in get_type_hints(command).values() for inner in (hint, *get_args(hint))}:
         _register(kind)
     parser = Parser(prog=f"paretune {words}", description=(command.__doc__ or "").partition("\n\n")[0])
     parser.command = words
@@ -107,9 +107,9 @@ def command_parser(words: str) -> Parser:
         help="what to tell on standard error, from which weight on; debug has the traceback of an error. By default errors, "
         "and which weights and which engine were taken",
     )
-    made = {field.name: field.default_factory for field in fields(command)}
+    factories = {field.name: field.default_factory for field in fields(command)}
     for action in parser._actions:
-        factory = made.get(action.dest, MISSING)
+        factory = factories.get(action.dest, MISSING)
         if factory is not MISSING and action.default != SUPPRESS:  # jsonargparse has made a dict of the value
             action.default = factory()
         if not action.option_strings and getattr(action, "_typehint", None) == list[str]:  # one or several
@@ -123,8 +123,8 @@ def _flags_apart(parser: Parser, arguments: Sequence[str]) -> list[str]:
     """``--gpu`` before anything but true or false as ``--gpu=true``, so that it does not take a name for its value."""
     flags = {name for action in parser._actions if action.const is True for name in action.option_strings}
     return [
-        f"{each}=true" if each in flags and following.lower() not in ("true", "false") else each
-        for each, following in pairwise([*arguments, ""])
+        f"{argument}=true" if argument in flags and following.lower() not in ("true", "false") else argument
+        for argument, following in pairwise([*arguments, ""])
     ]
 
 

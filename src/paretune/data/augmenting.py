@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from paretune._values import parse, shown
 from paretune.data.augmentation import Augmentation, Chain, Crop, Flip
 from paretune.data.custom import Custom
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.data.transforms import AugMix, AutoAugment, ColorJitter, RandAugment, RandomResizedCrop
 
 _TRIED = 8  # seeds that a chain is tried with, twice each
@@ -124,4 +124,4 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
     def _seeds(self, epoch: int, ids: Tensor) -> list[int]:
         words = ((self.seed, epoch, number, 1) for number in ids.tolist())
-        return [int(np.random.SeedSequence(each).generate_state(1, np.uint64)[0]) for each in words]
+        return [int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) for entropy in words]

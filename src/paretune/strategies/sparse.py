@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.random import borrowed_randomness
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.strategies.mechanics.adapting import anatomy_of, require_bare
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names
 from paretune.strategies.mechanics.keeping import KeptDelta
@@ -101,9 +101,9 @@ class Sparse(Strategy):
         return state.hexdigest()
 
     def _having(self, chosen: Mapping[str, Tensor]) -> Self:
-        made = dataclasses.replace(self)
-        object.__setattr__(made, "_chosen", dict(sorted(chosen.items())))
-        return made
+        clone = dataclasses.replace(self)
+        object.__setattr__(clone, "_chosen", dict(sorted(chosen.items())))
+        return clone
 
     def chosen_on(
         self,
@@ -233,10 +233,10 @@ class Sparse(Strategy):
                 raise ValueError(
                     f"Sparse: the places in {name!r} are no ascending numbers from 0 to its size, {size}"
                 )
-        found, count = sum(map(len, self.chosen.values())), self._count(weights)
-        if found != count:
+        total, count = sum(map(len, self.chosen.values())), self._count(weights)
+        if total != count:
             raise ValueError(
-                f"Sparse: {found:,} weights are chosen, where budget={self.budget:g} means {count:,}"
+                f"Sparse: {total:,} weights are chosen, where budget={self.budget:g} means {count:,}"
             )
         new = []
         for name, places in self.chosen.items():

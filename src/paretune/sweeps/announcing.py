@@ -1,45 +1,60 @@
 """What a sweep is about to do, told before it begins: its data, and about how long it will take."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
-from paretune.sweeps.config import RunConfig
+from paretune.shifts import shifted
+from paretune.sweeps.config import RunConfig, TaskConfig
 from paretune.sweeps.costs import PIXELS, Work, makespan, measured
 from paretune.training.tasks import Tasks, batches
 
 
-def data_lines(data: ImageData | Tasks, batch_size: int) -> list[str]:
+def data_lines(data: ImageData | Tasks, config: TaskConfig) -> list[str]:
     """A line on the images; of several tasks, one on what is learnt of them at once and then one on those of each."""
     if isinstance(data, ImageData):
-        return [data_line(data)]
+        return [data_line(data, config)]
+    sizes = [size for _, size in batches(data, config.batch_size).values()]
     learnt = [
         f"{name} ({size} images a step, weight {share:.3g})"
-        for (name, (_, size)), share in zip(batches(data, batch_size).items(), data.shares, strict=True)
+        for name, size, share in zip(data.data, sizes, data.shares, strict=True)
     ]
-    told = f"{len(learnt)} tasks are learnt at once, by one adapter with a head for each: {', '.join(learnt)}"
-    return [told, *(f"{name}: {data_line(own).partition(': ')[2]}" for name, own in data.data.items())]
+    first = (
+        f"{len(learnt)} tasks are learnt at once, by one adapter with a head for each: {', '.join(learnt)}"
+    )
+    return [first, *(data_line(replace(dataset, name=name), config) for name, dataset in data.data.items())]
 
 
-def data_line(data: ImageData) -> str:
-    """Images of each split, their size, and the classes with the fewest and the most images of one."""
+def data_line(data: ImageData, config: TaskConfig | None = None) -> str:
+    """Images of each split, their size, the classes with the fewest and the most images of one, and the shifts measured."""
     splits = (data.train, data.select, data.report)
     counts = sum(torch.bincount(split.labels, minlength=len(data.classes)) for split in splits)
     assert isinstance(counts, torch.Tensor)
     least, most = int(counts.min()), int(counts.max())
-    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    per_class = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     names = ", ".join(data.classes[:5]) + (", …" if len(data.classes) > 5 else "")
     size = "x".join(map(str, pair(data.image_size)))
     train, select, report = (f"{len(split):,}" for split in splits)
     verb = "is" if data.skipped == 1 else "are"
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
-        f"report; {len(data.classes)} classes ({names}) of {each} images"
+        f"report; {len(data.classes)} classes ({names}) of {per_class} images"
         + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
+        + ("" if config is None else _shifts(data, config))
         + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
     )
+
+
+def _shifts(data: ImageData, config: TaskConfig) -> str:
+    sets = shifted(replace(data, elsewhere={}), config.shifts or (), config.shift_limit).elsewhere
+    if not sets:
+        return ""
+    images = sum(map(len, sets.values()))
+    kinds = ", ".join([*sets][:3]) + (", …" if len(sets) > 3 else "")
+    return f"; shifts ({kinds}): {len(sets):,} sets of {images:,} images in all, at each of {config.points} points"
 
 
 def time_line(

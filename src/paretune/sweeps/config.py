@@ -20,6 +20,7 @@ from paretune.data.sizes import ImageSize, Sides, checked_size
 from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run, load_runs
+from paretune.shifts import Shifts
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.sweeps.sources import PerTask, SourceConfig
 from paretune.training.balance import Balance, check_balance
@@ -35,7 +36,7 @@ from paretune.training.tasks import Tasks, batches
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
-    *("attack_elsewhere", "seed", "precision", "engine"),
+    *("shift_limit", "attack_elsewhere", "seed", "precision", "engine"),
 )
 # Sizes of the offline backbones for the demo and for all other data; DINOv2 was mostly trained at 224, although its
 # weights end at 518.
@@ -99,7 +100,10 @@ class TaskConfig(SourceConfig):
         task_weights: of several tasks the weight of each in the loss, as in digits=1,flowers=0.5, or size for its share of
             the images; null weighs them alike.
         task_batch_sizes: of several tasks the images of each a step, as in digits=32,flowers=16; null is batch_size of each.
-        attack_elsewhere: attack the images of the other domains too; false measures clean accuracy alone there.
+        shifts: what else to measure at each point: changed or other images of the same classes, by calls separated by commas
+            as in "Corruptions('common'), Grey()".
+        shift_limit: images of each shift at most; null is all of the report split.
+        attack_elsewhere: attack the images of other domains and shifts too; false measures clean accuracy alone there.
         norm: norm of the threat model.
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
@@ -143,6 +147,8 @@ class TaskConfig(SourceConfig):
     img_size: ImageSize | Sides | None = None
     task_weights: PerTask | Literal["size"] | None = None
     task_batch_sizes: PerTask | None = None
+    shifts: Shifts | None = None
+    shift_limit: int | None = 500
     attack_elsewhere: bool = False
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: str = "2/255"
@@ -178,6 +184,11 @@ class TaskConfig(SourceConfig):
             with told("augmentation", str(self.augmentation)):
                 object.__setattr__(self, "augmentation", read_augmentation(self.augmentation))
         self._check_tasks()
+        if self.shifts is not None:
+            with told("shifts", str(self.shifts)):
+                object.__setattr__(self, "shifts", Shifts.read(self.shifts))
+        if self.shift_limit is not None:
+            check_whole("shift_limit", self.shift_limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
         Keep(self.keep, self.patience)
         if not 0 < self.epochs <= MOST:
@@ -238,12 +249,12 @@ class TaskConfig(SourceConfig):
 
     def checked(self, data: ImageData | Tasks) -> ImageData | Tasks:
         """``data``, of which a batch must fit into the train split."""
-        for name, (own, size) in batches(data, self.batch_size).items():
-            if size > len(own.train):
+        for name, (dataset, size) in batches(data, self.batch_size).items():
+            if size > len(dataset.train):
                 of_task = f" of the task {name!r}" if isinstance(data, Tasks) else ""
                 raise ValueError(
-                    f"batch_size={size} is more than the {len(own.train)} images of the train split{of_task}; give at most "
-                    "that many, or a larger limit"
+                    f"batch_size={size} is more than the {len(dataset.train)} images of the train split{of_task}; give at "
+                    "most that many, or a larger limit"
                 )
         return data
 
@@ -259,7 +270,7 @@ class TaskConfig(SourceConfig):
 
     def per_epoch(self, data: ImageData | Tasks) -> int:
         """Steps of an epoch, of the task that has the most."""
-        return max(len(own.train) // size for own, size in batches(data, self.batch_size).values())
+        return max(len(dataset.train) // size for dataset, size in batches(data, self.batch_size).values())
 
     def steps(self, data: ImageData | Tasks) -> int:
         """Optimizer steps of a run."""
@@ -268,8 +279,8 @@ class TaskConfig(SourceConfig):
     @property
     def size(self) -> ImageSize | None:
         """Of the images; None for the backbone's own."""
-        demo, own = _SIZES.get(self.backbone, (None, None))
-        return self.img_size or (demo if self.is_demo else own)
+        demo, default = _SIZES.get(self.backbone, (None, None))
+        return self.img_size or (demo if self.is_demo else default)
 
     def _check_tasks(self) -> None:
         for name in ("task_weights", "task_batch_sizes"):
@@ -372,6 +383,7 @@ class RunConfig(TaskConfig):
             "steps": self.steps(data),
             "epsilon": self.schedule,
             "attacks": [self.attack],
+            "shifts": self.shifts or (),
             **{name: getattr(self, name) for name in _AS_IN_TRAIN},
         }
 
@@ -394,13 +406,13 @@ class RunConfig(TaskConfig):
             progress=progress,
             sinks=sinks,
         )
-        return self.made(out)
+        return self.runs_in(out)
 
     def places(self, out: str | Path) -> list[Path]:
         """The run directories in ``out``, one for each task; see :func:`~paretune.training.record.places`."""
         return places(Path(out), self.tasks)
 
-    def made(self, out: str | Path) -> list[Run]:
+    def runs_in(self, out: str | Path) -> list[Run]:
         """The runs in :meth:`places`, read."""
         return [run for place in self.places(out) for run in load_runs(place)]
 

@@ -13,6 +13,7 @@ from paretune.backbones.checkpointing import checkpointed
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.runs.progress import peak_memory_bytes
+from paretune.shifts import shifted
 from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.measuring import at_work
@@ -36,7 +37,7 @@ class Work:
         batch_size: images of a step, of all tasks.
         training: gradient evaluations of these steps, those of their attacks included.
         evaluation: gradient evaluations at the evaluation points, if no image is solved before the last step of its attack;
-            what is solved needs fewer.
+            what is solved needs fewer. A forward pass of an image that is not attacked, elsewhere, counts as half of one.
     """
 
     steps: int
@@ -58,18 +59,21 @@ class Work:
         strengths = (config.freezing.factor(config.schedule, moment) for moment in moments)
         attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
         measured_at, _ = measuring_steps(total, total, None, config.points)
-        points, tasks = sum(step > done for step in measured_at), batches(data, config.batch_size).values()
-        training = evaluation = 0
-        for own, size in tasks:
-            classes = len(own.classes)
+        training = images = 0
+        for dataset, size in (tasks := batches(data, config.batch_size).values()):
+            classes = len(dataset.classes)
             training += size * evaluations_of_image(objective, classes, total - done, attacked, config.awp)
-            evaluation += points * (len(own.select) + len(own.report)) * (config.attack.passes(classes) // 2)
+            gradients = config.attack.passes(classes) // 2
+            others = shifted(dataset, config.shifts or (), config.shift_limit).elsewhere.values()
+            # A forward pass is about half of a gradient evaluation, as weights get no gradient in it.
+            elsewhere = sum(map(len, others)) * (gradients if config.attack_elsewhere else 0.5)
+            images += (len(dataset.select) + len(dataset.report)) * gradients + round(elsewhere)
         return cls(
             steps=total - done,
             attacked=attacked,
             batch_size=sum(size for _, size in tasks),
             training=training,
-            evaluation=evaluation,
+            evaluation=sum(step > done for step in measured_at) * images,
         )
 
 
@@ -192,6 +196,6 @@ def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.in
 def makespan(seconds: Sequence[float], workers: int) -> float:
     """How long ``workers`` take for runs of these ``seconds``, each worker taking the next run when it is free."""
     free = [0.0] * workers
-    for each in seconds:
-        free[free.index(min(free))] += each
+    for duration in seconds:
+        free[free.index(min(free))] += duration
     return max(free)

@@ -92,7 +92,7 @@ def sweep(
         texts: Any = str(data) if named else ""
     else:
         named = all(map(is_named, tasks.values()))
-        texts = DataSets.read({name: each if is_named(each) else "" for name, each in tasks.items()})
+        texts = DataSets.read({name: value if is_named(value) else "" for name, value in tasks.items()})
     config = CompareConfig(
         data=texts,
         backbone=backbone if isinstance(backbone, str) else f"{backbone.architecture} {backbone.fingerprint}",
@@ -126,8 +126,8 @@ class GivenRun(RunConfig):
 
 def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> list[RunConfig]:
     """The runs on these objects."""
-    own = backbone if isinstance(backbone, Backbone) else None
-    if own is not None and adaptation_of(own) is not None:
+    model = backbone if isinstance(backbone, Backbone) else None
+    if model is not None and adaptation_of(model) is not None:
         raise TypeError(
             "backbone carries an adapter already; give the one that it was made of, and strategies"
         )
@@ -138,21 +138,25 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
             if source.train_domains is not None:
                 raise ValueError("data is split already; give train_domains to load_data")
             return given
-        size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
+        size = task.img_size or (
+            model.image_size if model else task.size or task.load_backbone(2, 0).image_size
+        )
         return source.load(size) if is_named(given) else source.read(given, size)
 
-    loaded: ImageData | Tasks
+    datasets: ImageData | Tasks
     if sources := task.tasks:
-        loaded = task.together({name: read(source, data[name]) for name, source in sources.items()})
+        datasets = task.together({name: read(source, data[name]) for name, source in sources.items()})
     else:
-        loaded = read(task, data)
-    if own is not None and own.num_classes != len(loaded.classes):
+        datasets = read(task, data)
+    if model is not None and model.num_classes != len(datasets.classes):
         raise ValueError(
-            f"backbone has {own.num_classes} logits, {loaded.name} {len(loaded.classes)} classes; give it a head of that "
-            "many"
+            f"backbone has {model.num_classes} logits, {datasets.name} {len(datasets.classes)} classes; give it a head of "
+            "that many"
         )
-    every = {name: each for name, (each, _) in batches(loaded, task.batch_size).items()}
-    said = {name: f"{each.name} {each.fingerprint}" for name, each in every.items()}
-    text = DataSets.read(said) if sources else said[loaded.name]
-    size = next(iter(every.values())).image_size
-    return [GivenRun(**vars(run) | {"data": text, "img_size": size}, objects=(loaded, own)) for run in runs]
+    by_name = {name: dataset for name, (dataset, _) in batches(datasets, task.batch_size).items()}
+    texts = {name: f"{dataset.name} {dataset.fingerprint}" for name, dataset in by_name.items()}
+    shown = {
+        "data": DataSets.read(texts) if sources else texts[datasets.name],
+        "img_size": next(iter(by_name.values())).image_size,
+    }
+    return [GivenRun(**vars(run) | shown, objects=(datasets, model)) for run in runs]

@@ -104,15 +104,15 @@ def run_all(
         for path in finished.intersection(path for _, path in runs):
             check_unchanged(places[path], data)
         if tell is not None and left:
-            for line in data_lines(data, task.batch_size):
+            for line in data_lines(data, task):
                 tell(line)
             begun = [(config, int(steps_done(path, places[path])) if resume else 0) for config, path in left]
             tell(time_line(begun, data, workers=min(workers, len(left)), threads=threads))
-    every = [place for path in paths for place in places[path]]
+    run_places = [place for path in paths for place in places[path]]
     if len(finished) == len(paths):
-        for place in every:
+        for place in run_places:
             backfill(place, sinks)
-        return [load_runs(place)[0] for place in every]
+        return [load_runs(place)[0] for place in run_places]
     with alone(out, patience=60):
         announce(out, configs)
     if (reason := _stays_here(configs)) is not None:
@@ -123,7 +123,7 @@ def run_all(
         log.info("the runs are made in this process, one by one: %s", reason)
         for config, path in zip(configs, paths, strict=True):
             _made(config, path, resume, progress, sinks, diverging)
-        return [load_runs(place)[0] for place in every]
+        return [load_runs(place)[0] for place in run_places]
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     with (
@@ -148,7 +148,7 @@ def run_all(
                     "call again and the runs go on from their last evaluation points; fewer workers (workers=1, "
                     "--workers 1) take less memory"
                 ) from None
-    return [load_runs(place)[0] for place in every]
+    return [load_runs(place)[0] for place in run_places]
 
 
 def shares(workers: int | None, runs: int) -> tuple[int, int]:
@@ -176,7 +176,7 @@ def steps_done(path: Path, places: Sequence[Path]) -> float:
         return 0.0
     keys = {place: run_key(read_config(place)) for place in places}
     stated = [read_stated(place, keys[place]) for place in places]
-    if all(each is not None and each.done for each in stated):
+    if all(statement is not None and statement.done for statement in stated):
         return math.inf
     kept = read_stated(path, keys[places[0]])
     return 0.0 if kept is None else kept.step
@@ -195,11 +195,11 @@ def _stays_here(configs: Sequence[RunConfig]) -> str | None:
 
 def check_unchanged(places: Sequence[Path], data: ImageData | Tasks) -> None:
     """Raise ValueError if a finished run in ``places``, one for each task, is on other images than ``data``."""
-    every = [data] if isinstance(data, ImageData) else data.data.values()
-    for place, own in zip(places, every, strict=True):
-        if load_runs(place)[0].config.get("data") != own.fingerprint:
+    datasets = [data] if isinstance(data, ImageData) else data.data.values()
+    for place, dataset in zip(places, datasets, strict=True):
+        if load_runs(place)[0].config.get("data") != dataset.fingerprint:
             raise ValueError(
-                f"{place} has a finished run on other images than {own.name} holds now: restore them, give another out, "
+                f"{place} has a finished run on other images than {dataset.name} holds now: restore them, give another out, "
                 "or resume=False (--resume false) to start the runs over"
             )
 

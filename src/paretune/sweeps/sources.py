@@ -146,9 +146,9 @@ class SourceConfig:
         if isinstance(self.data, str):
             return {}
         shared = {field.name: getattr(self, field.name) for field in fields(SourceConfig)}
-        made: dict[str, SourceConfig] = {}
+        sources: dict[str, SourceConfig] = {}
         for name, options in self.data:
-            if name in made:
+            if name in sources:
                 raise ValueError(
                     f"data: two tasks are called {name!r}; give one another name, as in --data other={options['data']}"
                 )
@@ -157,10 +157,10 @@ class SourceConfig:
             if not isinstance(options["data"], str):
                 raise ValueError(f"data: {name} is one name or path, got {shown(options['data'])}")
             try:
-                made[name] = SourceConfig(**shared | dict(options))
+                sources[name] = SourceConfig(**shared | dict(options))
             except ValueError as error:
                 raise ValueError(f"data: {name}: {error}") from None
-        return made
+        return sources
 
     @property
     def is_demo(self) -> bool:
@@ -204,8 +204,8 @@ def objects_by_task(data: Any, train_domains: object) -> dict[str, Any] | None:
         return (
             None if splits or train_domains is not None else {str(key): value for key, value in data.items()}
         )
-    if isinstance(data, list) and data and all(isinstance(each, str | Path | ImageData) for each in data):
-        named = [(each.name, each) if isinstance(each, ImageData) else _named(each) for each in data]
+    if isinstance(data, list) and data and all(isinstance(item, str | Path | ImageData) for item in data):
+        named = [(item.name, item) if isinstance(item, ImageData) else _named(item) for item in data]
         if len(dict(named)) < len(named):
             raise ValueError(
                 f"data: two tasks have one name: {', '.join(name for name, _ in named)}; give a mapping"

@@ -20,9 +20,11 @@ from torch import nn
 from paretune._values import from_dict
 from paretune.attacks import ATTACKS, THREATS, attack_copy
 from paretune.backbones.backbone import Backbone, fingerprint, tensor_digests
-from paretune.data.images import ImageData, ImageSplit, as_data
-from paretune.evaluation.correctness import Scores, evaluate
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import ImageData, as_data
+from paretune.evaluation.correctness import evaluate
 from paretune.evaluation.points import point
+from paretune.evaluation.scores import Scores
 from paretune.frontiers.classes import name_of
 from paretune.interchange.averaging import average, interpolate
 from paretune.interchange.files import read_adapter, save_adapter
@@ -31,6 +33,7 @@ from paretune.runs.examples import Examples
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
 from paretune.runs.store import Run, RunWriter, as_runs, load_runs
+from paretune.shifts import Shifts, shifted
 from paretune.strategies.mechanics.adapting import remove_adapter, require_adaptation, require_bare
 from paretune.training.keeping import Keep
 
@@ -89,8 +92,8 @@ def wise_ft(
         raise ValueError(f"alphas must differ by a thousandth at least, got {alphas}")
     source = _Finished.of(run)
     strategy = require_adaptation(start).strategy
-    found = fingerprint(start.architecture, tensor_digests(start.module.state_dict()))
-    if (source.config.get("weights"), source.config["strategy_config"]) != (found, repr(strategy)):
+    weights = fingerprint(start.architecture, tensor_digests(start.module.state_dict()))
+    if (source.config.get("weights"), source.config["strategy_config"]) != (weights, repr(strategy)):
         raise ValueError(
             f"start is not what {source.path} was trained from, {source.config['strategy_config']} with seed "
             f"{source.config['seed']}: make it as for that run, with the same weights, and seeds of load_backbone and adapt "
@@ -99,7 +102,7 @@ def wise_ft(
     data = _same_data([source], data, start.image_size)
     trained = load_adapter(remove_adapter(copy.deepcopy(start)), source.path / "adapter")
     interpolate(start, trained, 1.0)  # what has no mean is refused before anything is written
-    config = source.own | {
+    config = source.config_of_mean | {
         name: f"WiSE-FT of {source.config[name]}" for name in ("strategy", "strategy_config")
     }
     config["wise_ft"] = {"run": source.key, "adapter": source.digest, "alphas": alphas}
@@ -162,7 +165,7 @@ def soup(
     data = _same_data(sources, data, backbone.image_size)
     what = f"{recipe} soup of " + " and ".join(sorted({source.config["strategy"] for source in sources}))
     choosing = f" by {by} accuracy" if recipe == "greedy" else ""
-    configs = [source.own for source in sources]
+    configs = [source.config_of_mean for source in sources]
     config = {
         name: value
         for name, value in configs[0].items()
@@ -178,8 +181,8 @@ def soup(
     }
     costs = [source.cost for source in sources]
     cost = costs[0] | {
-        "trainable_parameters": max(each["trainable_parameters"] for each in costs),
-        **{name: sum(each.get(name, 0) for each in costs) for name in _SPENT},
+        "trainable_parameters": max(spent["trainable_parameters"] for spent in costs),
+        **{name: sum(spent.get(name, 0) for spent in costs) for name in _SPENT},
     }
 
     def mean(numbers: Sequence[int]) -> nn.Module:
@@ -192,13 +195,13 @@ def soup(
         chosen: Sequence[int] = range(len(sources))
         if recipe == "greedy":
             rule = Keep(by)
-            own = [rule.score(source.clean_select, source.robust_select) for source in sources]
+            accuracies = [rule.score(source.clean_select, source.robust_select) for source in sources]
 
             def score(numbers: Sequence[int]) -> float:
                 scores = written.scores(mean(numbers), data.select)
                 return rule.score(scores.clean_accuracy, min(map(scores.robust_accuracy, scores.robust)))
 
-            chosen = greedy(own, score)
+            chosen = greedy(accuracies, score)
         model = mean(chosen)
         members = [sources[number] for number in chosen]
         apart = len({source.config.get("weights") for source in members}) > 1
@@ -214,15 +217,15 @@ def soup(
     return _measured(out, config, sources[0], data, write, resume=resume, progress=progress)
 
 
-def greedy(own: Sequence[float], score: Callable[[Sequence[int]], float]) -> list[int]:
+def greedy(accuracies: Sequence[float], score: Callable[[Sequence[int]], float]) -> list[int]:
     """The numbers of the models in a greedy soup: Recipe 1 of https://arxiv.org/abs/2203.05482.
 
     Args:
-        own: the accuracy of each model alone; of equal ones the first is tried first.
+        accuracies: the accuracy of each model alone; of equal ones the first is tried first.
         score: the accuracy of the mean of the models of these numbers.
     """
-    best, *others = sorted(range(len(own)), key=lambda number: -own[number])
-    chosen, accuracy = [best], own[best]
+    best, *others = sorted(range(len(accuracies)), key=lambda number: -accuracies[number])
+    chosen, accuracy = [best], accuracies[best]
     for number in others:
         if (tried := score([*chosen, number])) >= accuracy:
             chosen, accuracy = [*chosen, number], tried
@@ -242,10 +245,10 @@ class _Finished:
 
     @classmethod
     def of(cls, run: Run | str | Path) -> "_Finished":
-        found = as_runs(run)
-        if len(found) != 1:
-            raise ValueError(f"{run} holds {len(found)} runs; name one of them")
-        (read,) = found
+        runs = as_runs(run)
+        if len(runs) != 1:
+            raise ValueError(f"{run} holds {len(runs)} runs; name one of them")
+        (read,) = runs
         if not read.done or not (read.path / "adapter").is_dir():
             raise ValueError(
                 f"{read.path} has no adapter: the run is not finished, or is a curve of several models"
@@ -261,10 +264,10 @@ class _Finished:
     @property
     def digest(self) -> str:
         """Of the adapter."""
-        return fingerprint("", {name: said["digest"] for name, said in self.adapter["tensors"].items()})
+        return fingerprint("", {name: entry["digest"] for name, entry in self.adapter["tensors"].items()})
 
     @property
-    def own(self) -> dict[str, Any]:
+    def config_of_mean(self) -> dict[str, Any]:
         """The configuration, without what a mean of runs does not have."""
         return {name: value for name, value in self.config.items() if name not in _OF_TRAINING}
 
@@ -285,7 +288,7 @@ class _Finished:
 
     def check_like(self, other: "_Finished") -> None:
         """Raise ValueError unless the two can be averaged and compared."""
-        for name in ("task", "data", "attacks", "attack_engine", "attack_precision"):
+        for name in ("task", "data", "shifts", "shift_limit", "attacks", "attack_engine", "attack_precision"):
             mine, theirs = self.config.get(name), other.config.get(name)
             if mine != theirs:
                 raise ValueError(
@@ -309,7 +312,8 @@ def _same_data(sources: Sequence[_Finished], given: Any, image_size: Any) -> Ima
             raise ValueError(
                 f"data {data.name!r} is not what {source.path} was trained and measured on; load it as for that run"
             )
-    return data
+    like = sources[0].config
+    return shifted(data, Shifts.read(like.get("shifts", ())), like.get("shift_limit"))
 
 
 @dataclass(eq=False)
@@ -325,7 +329,9 @@ class _Written:
 
     def scores(self, model: nn.Module, split: ImageSplit, *, attacked: bool = True) -> Scores:
         config = self.like.config
-        attacks = [from_dict(each, {**ATTACKS, **THREATS}) for each in config["attacks"]] if attacked else []
+        attacks = (
+            [from_dict(attack, {**ATTACKS, **THREATS}) for attack in config["attacks"]] if attacked else []
+        )
         precision = self.like.cost.get("attack_precision", config.get("attack_precision", "fp32"))
         model.to(memory_format=torch.channels_last)  # as training measures
         victim = attack_copy(model, precision=precision, engine=config.get("attack_engine", "auto"))
@@ -371,8 +377,8 @@ def _measured(
     with alone(path):
         writer = RunWriter(path, config, resume=resume)
         if not writer.done:
-            there = {int(step) for step in load_runs(path)[0].points["step"]}
-            written = _Written(writer, like, data, there, progress)
+            steps = {int(step) for step in load_runs(path)[0].points["step"]}
+            written = _Written(writer, like, data, steps, progress)
             write(written)
             writer.finish({"findings": [], **written.summary})
         return load_runs(path)[0]

@@ -32,6 +32,7 @@ from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
+from paretune.shifts import Shift
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
 from paretune.training.ema import Average
@@ -48,13 +49,8 @@ from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
 from paretune.training.tasks import Tasks
 
-_NOT_PLANNED = (
-    "out",
-    "workers",
-    "resume",
-    "progress",
-    "sinks",
-)  # of train's arguments: the others make the run what it is
+# Of train's arguments; the others make the run what it is.
+_NOT_PLANNED = {"out", "workers", "resume", "progress", "sinks"}
 
 
 def train(
@@ -77,6 +73,8 @@ def train(
     epsilon: EpsilonSchedule | None = None,
     freezing: Freezing | None = None,
     attacks: Sequence[Attack] | None = None,
+    shifts: Sequence[Shift] = (),
+    shift_limit: int | None = 500,
     attack_elsewhere: bool = False,
     eval_every: int | None = None,
     points: int | None = None,
@@ -121,7 +119,9 @@ def train(
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         freezing: what trains when, such as ``LPFT()``; everything from the first step by default.
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
-        attack_elsewhere: run them on what is elsewhere in ``data`` too, of which clean accuracy alone is measured else.
+        shifts: measure what these make of the report split too, see :mod:`paretune.shifts`; of each at most the first
+            ``shift_limit`` images, all of them when None. It is elsewhere in the rows, and chooses nothing.
+        attack_elsewhere: run attacks on it, and on what is elsewhere in ``data``; else only its clean accuracy is measured.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         balance: what is done about classes of different sizes: ``"weights"`` gives each example a weight in the loss, which
@@ -176,18 +176,18 @@ def _follow(
     parameters = list(trainable_parameters(model).values())
     tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
     average = Average(model, plan.ema)
-    kept = {f"objective{each.plan.number or ''}": each.term for each in tasks}
+    kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": processes})
-    for each in tasks:
-        each.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
+    for task in tasks:
+        task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
     frozen = Frozen(model, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
-    loaders = [order(number=each.plan.number).loader(workers, device) for each in tasks]
+    loaders = [order(number=task.plan.number).loader(workers, device) for task in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
-        for each in tasks:
-            each.model.train()
+        for task in tasks:
+            task.model.train()
         for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
@@ -195,7 +195,7 @@ def _follow(
             for group in optim.param_groups:
                 group["lr"] = lr * group["factor"]
             drawn = zip(tasks, loaded, strict=True)
-            batches = [each.batch(device, tensors, step, strength) for each, tensors in drawn]
+            batches = [task.batch(device, tensors, step, strength) for task, tensors in drawn]
             if step == 1:
                 images = torch.cat([batch.images for batch in batches])
                 record.note(far_statistics(model, images), step)  # waits, once a run
@@ -220,8 +220,8 @@ def _follow(
             processes.scaler.update()
             optim.zero_grad(set_to_none=True)
             average.update(step)
-            for each in tasks:
-                each.copy.outdated = True
+            for task in tasks:
+                task.copy.outdated = True
             look(step, strength, record, model, tasks, parameters)  # waits, if somebody asks
             if step in plan.measured_at or record.stop:  # waits
                 settled[-1] = measure(settled[-1], readings, model, optim, tasks, average)
@@ -236,10 +236,10 @@ def _descend(
 ) -> list[tuple[TrainingBatch, Tensor, Tensor]]:
     """Add the gradient of the loss of a step, in its parts, to what there is; returns the loss and logits of each."""
     seen = []
-    for part, made in zip(parts, attacked, strict=True):
+    for part, attack_result in zip(parts, attacked, strict=True):
         task = tasks[part.task]
         with processes.autocast():
-            loss, logits = task.term.loss(task.called, part, made)
+            loss, logits = task.term.loss(task.called, part, attack_result)
         assert logits is not None  # the objective learns
         torch.autograd.backward(processes.scaler.scale(loss * part.share))
         seen.append((part, loss.detach(), logits.detach()))

@@ -57,9 +57,9 @@ class Tasks:
                 )
         shapes = {name: tuple(data.train[:1][0].shape[1:]) for name, data in self.data.items()}
         if len({*shapes.values()}) > 1:
-            said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            text = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(
-                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {said}: "
+                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {text}: "
                 "load them with the same img_size"
             )
         for (one, data), (other, elsewhere) in combinations(self.data.items(), 2):
@@ -109,12 +109,12 @@ class Tasks:
 
     def noted(self) -> Task:
         """What the model of all of them remembers."""
-        each = self.data.values()
+        datasets = self.data.values()
         described = {
             "name": self.name,
             "fingerprint": self.fingerprint,
-            "train": sum(len(data.train) for data in each),
-            "report": sum(len(data.report) for data in each),
+            "train": sum(len(data.train) for data in datasets),
+            "report": sum(len(data.report) for data in datasets),
             "loaded_with": None,
             "learnt": None,
             "tasks": {
@@ -123,7 +123,7 @@ class Tasks:
                 for name, data in self.data.items()
             },
         }
-        named = all(data.train.classes is not None for data in each)
+        named = all(data.train.classes is not None for data in datasets)
         return Task(self.classes if named else None, described)
 
 
@@ -144,7 +144,7 @@ def batches(data: ImageData | Tasks, batch_size: int) -> dict[str, tuple[ImageDa
     if isinstance(data, ImageData):
         return {data.name: (data, batch_size)}
     sizes = data.batch_sizes or dict.fromkeys(data.data, batch_size)
-    return {name: (own, sizes[name]) for name, own in data.data.items()}
+    return {name: (dataset, sizes[name]) for name, dataset in data.data.items()}
 
 
 def described_data(name: str, data: ImageData) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def _check_apart(learner: str, learnt: ImageData, measurer: str, measured: Image
 def blocks(trained: Task) -> dict[str, tuple[slice, Task]]:
     """The rows of the head of each task that a model was ``trained`` for, and the task; empty if it is one alone."""
     noted: Mapping[str, Any] = (trained.data or {}).get("tasks") or {}
-    stops = accumulate(each["num_classes"] for each in noted.values())
+    stops = accumulate(note["num_classes"] for note in noted.values())
     return {
-        name: (slice(stop - each["num_classes"], stop), _task(each))
-        for (name, each), stop in zip(noted.items(), stops, strict=True)
+        name: (slice(stop - note["num_classes"], stop), _task(note))
+        for (name, note), stop in zip(noted.items(), stops, strict=True)
     }
 
 
@@ -249,16 +249,16 @@ def view(model: Backbone, name: str) -> Backbone:
     """
     known = blocks(task_of(model))
     if name not in known:
-        said = f"for the tasks {', '.join(known)}" if known else "for several tasks"
-        raise ValueError(f"the model was {'' if known else 'not '}trained {said}; got {name!r}")
+        purpose = f"for the tasks {', '.join(known)}" if known else "for several tasks"
+        raise ValueError(f"the model was {'' if known else 'not '}trained {purpose}; got {name!r}")
     rows, task = known[name]
-    made = copy.deepcopy(model.beside(cut_out(model.module.get_submodule(model.head), rows)))
+    alone = copy.deepcopy(model.beside(cut_out(model.module.get_submodule(model.head), rows)))
     adaptation = adaptation_of(model)
     if adaptation is not None:
         base = {
             key: value[rows] if inside(key, adaptation.head) else value
             for key, value in adaptation.base.items()
         }
-        made.module.__dict__[RECORD] = replace(adaptation, base=base, task=Task())
-    note_task(made, task)
-    return made
+        alone.module.__dict__[RECORD] = replace(adaptation, base=base, task=Task())
+    note_task(alone, task)
+    return alone
