@@ -293,19 +293,21 @@ class TaskConfig(SourceConfig):
                 )
             if given == "size" and name == "task_weights":
                 continue
-            pairs = given if isinstance(given, PerTask) else PerTask.read(given)
-            object.__setattr__(self, name, pairs)
-            if {task for task, _ in pairs} != {*self.tasks}:
+            numbers = PerTask.read(given)
+            if {task for task, _ in numbers} != {*self.tasks}:
                 raise ValueError(
-                    f"{name} must name each task once: {', '.join(self.tasks)}; got {pairs.plain()}"
+                    f"{name} must name each task once: {', '.join(self.tasks)}; got {numbers.plain()}"
                 )
-            for task, number in pairs:
+            for task, number in numbers:
                 if name == "task_batch_sizes":
                     check_whole(f"{name}: {task}", number, 1)
                 elif not 0 < number < float("inf"):
                     raise ValueError(
                         f"{name}: {task} must be finite and above 0, got {number}; leave out a task instead"
                     )
+            kind = int if name == "task_batch_sizes" else float
+            ordered = PerTask((task, kind(dict(numbers)[task])) for task in self.tasks)
+            object.__setattr__(self, name, ordered)
 
 
 @dataclass(frozen=True, kw_only=True)

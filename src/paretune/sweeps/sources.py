@@ -1,6 +1,7 @@
 """The images that runs learn: of one data set, or of several at once, each a task with a name."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -73,8 +74,9 @@ class PerTask(tuple[tuple[str, float], ...]):
         Raises:
             ValueError: a part is no name and number, or a name is there twice.
         """
-        parts: Any = value if isinstance(value, tuple) else _equations(str(value))
-        parts = value.items() if isinstance(value, Mapping) else parts
+        parts: Any = value.items() if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping | tuple):
+            parts = _equations(str(value))
         pairs = [(str(name).strip(), _number(str(name), number)) for name, number in parts]
         if len({name for name, _ in pairs}) < len(pairs):
             raise ValueError(f"each task has one number; got {shown(value)}")
@@ -175,9 +177,21 @@ class SourceConfig:
         return None if self.limit == "all" else self.limit
 
     def load(self, size: ImageSize) -> ImageData:
-        """The one data set, at this size."""
-        with told("data", str(self.data)):
-            return self.read(self.data, size)
+        """The one data set, at this size.
+
+        Raises:
+            ValueError: as :func:`paretune.load_data`.
+        """
+        text = str(self.data)
+        try:
+            with told("data", text):
+                return self.read(text, size)
+        except ValueError as error:
+            parts = [part.strip() for part in text.split(",")]
+            if Path(text).exists() or len(parts) == 1 or not all(parts):
+                raise
+            words = " ".join(f"--data {shlex.quote(part)}" for part in parts)
+            raise ValueError(f"{error}; several tasks are given one by one: {words}") from error
 
     def read(self, data: Any, size: ImageSize) -> ImageData:
         """What :func:`paretune.load_data` makes of ``data`` at this size, with these options."""

@@ -51,10 +51,14 @@ TRAINING = (
     "--stop-on-failure --checkpointing "
     "--optimizer.schedule one-cycle --optimizer.layer-decay 0.8 --optimizer.head-lr 0.01 --balance sampling",
     f"train {SHORT} --objective MART()+0.5*FARE()+LwF() --schedule uniform --freezing gradual_unfreezing(0.5) --lr 0.001",
+    f"train {SHORT} --data digits --data again=digits --img-size 24 --task-weights digits=1,again=0.5 "
+    "--task-batch-sizes digits=16,again=8 --strategy BitFit",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
 )
+TASKS = f"plan {SHORT} --data digits --data again=digits --img-size 24 --task-weights size --seeds 0 --strategies bitfit"
 CASES = [
+    pytest.param(TASKS, id="plan of several tasks"),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
