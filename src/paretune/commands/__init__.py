@@ -60,6 +60,7 @@ COMMANDS = Commands(
             "Average",
             "measure averages of finished runs: WiSE-FT and model soups",
         ),
+        "distance": Listed("distance", "Distance", "measure how far two data sets are apart"),
         "report": Listed("report", "Report", "judge finished runs: HTML report, SVG, PNG, PDF and CSV"),
         "watch": Listed("watch", "Watch", "show a sweep in the browser while it runs"),
         "analyze": Listed(

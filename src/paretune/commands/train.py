@@ -46,7 +46,9 @@ class Train(RunConfig, SearchConfig):
             return
         for run in runs:
             columns = ["step", "epoch", "attack", "clean", "robust"]
-            columns += [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
+            named = [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
+            pooled = [name for name in ("clean_elsewhere", "robust_elsewhere") if name in run.points]
+            columns += named if len(named) <= 6 else pooled
             if config.tasks:
                 print(f"\n{run.config['task']}")
             rows = run.points[columns].itertuples(index=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         paired: Whether its examples are those that another split begins with, in their order, with other pixels.
         among: Numbers of the classes that its images are of, if they are some of those that labels number: a model answers
             with one of these. In ascending order.
+        subsets: What each example is of, such as the camera that took it, by name; None where the data does not say.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         shift: str | None = None,
         paired: bool = False,
         among: tuple[int, ...] | None = None,
+        subsets: tuple[str, ...] | None = None,
     ) -> None:
         if among is not None and not bool(torch.isin(labels, torch.tensor(among)).all()):
             raise ValueError(f"labels must be among the classes {among}; some are not")
@@ -112,6 +115,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         self.shift = shift
         self.paired = paired
         self.among = among
+        self.subsets = subsets
         self._read = read
 
     def __len__(self) -> int:
@@ -149,6 +153,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             shift=shift,
             paired=True,
             among=self.among,
+            subsets=self.subsets,
         )
 
     def first(self, count: int) -> "ImageSplit":
@@ -165,6 +170,32 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             shift=self.shift,
             paired=self.paired,
             among=self.among,
+            subsets=None if self.subsets is None else self.subsets[:count],
+        )
+
+    def subset(self, name: str, shift: str) -> "ImageSplit":
+        """The examples of one of ``subsets``, with their ids and in their order.
+
+        Args:
+            name: of the subset.
+            shift: The call that says what it is.
+
+        Raises:
+            ValueError: No example is of it.
+        """
+        rows = torch.tensor([row for row, each in enumerate(self.subsets or ()) if each == name])
+        if len(rows) == 0:
+            raise ValueError(f"no example is of the subset {name!r}")
+        return ImageSplit(
+            self.labels[rows],
+            self.ids[rows],
+            partial(_read_rows, self._read, rows),
+            digest(self.fingerprint, f"subset {name}"),
+            self.classes,
+            None if self.groups is None else self.groups[rows],
+            shift=shift,
+            among=self.among,
+            subsets=(name,) * len(rows),
         )
 
     def _rows(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
@@ -177,3 +208,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         if wanted.ndim > 1 or not (mask or holds_integers(wanted)):
             raise TypeError(f"index must be an int, a slice, or a list or 1-D tensor of ints; got {index!r}")
         return torch.arange(len(self))[wanted if mask else wanted.to(torch.int64)]
+
+
+def _read_rows(read: Reader, chosen: Tensor, rows: Tensor) -> Tensor:
+    return read(chosen[rows])

@@ -54,9 +54,9 @@ class Scores:
             frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
         text = f"{len(self.clean):,} examples\n{frame.to_string()}"
         if self.elsewhere:
-            clean = pd.Series({name: there.clean_accuracy for name, there in self.elsewhere.items()})
-            shown = clean.map("{:.3f}".format).to_string() if len(clean) <= 20 else ""
-            text += f"\nclean on {len(clean)} shifts, {clean.mean():.3f} on average\n{shown}".rstrip()
+            shifted = pd.Series(self.shifted_accuracy)
+            shown = shifted.map("{:.3f}".format).to_string() if len(shifted) <= 20 else ""
+            text += f"\nclean on {len(shifted)} shifts, {shifted.mean():.3f} on average\n{shown}".rstrip()
         return text
 
     @property
@@ -67,6 +67,11 @@ class Scores:
     def robust_accuracy(self, attack: Attack) -> float:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
+
+    @property
+    def shifted_accuracy(self) -> dict[str, float]:
+        """Clean accuracy on what each shift made, by its name; :mod:`paretune.shifts.measures` makes more of it."""
+        return {name: scores.clean_accuracy for name, scores in self.elsewhere.items()}
 
     def balanced_accuracy(self, attack: Attack | None = None) -> float:
         """Mean over the classes of the fraction right, so that rare classes count as much as common ones.

@@ -55,6 +55,7 @@ class Rotation(_Affine):
 
     Args:
         degrees: counter-clockwise.
+        padding_mode: what comes into view: ``"constant"`` is black, ``"reflect"`` the image mirrored at its border.
     """
 
     degrees: float
@@ -76,6 +77,7 @@ class Translation(_Affine):
     Args:
         right: as a fraction of the width; negative moves to the left.
         down: as a fraction of the height; negative moves up.
+        padding_mode: what comes into view: ``"constant"`` is black, ``"reflect"`` the image mirrored at its border.
     """
 
     right: float
@@ -97,6 +99,7 @@ class Zoom(_Affine):
 
     Args:
         factor: above 1 enlarges.
+        padding_mode: what comes into view: ``"constant"`` is black, ``"reflect"`` the image mirrored at its border.
     """
 
     factor: float
@@ -116,6 +119,7 @@ class Shear(_Affine):
 
     Args:
         degrees: by which vertical lines lean; above 0 their upper end leans to the right.
+        padding_mode: what comes into view: ``"constant"`` is black, ``"reflect"`` the image mirrored at its border.
     """
 
     degrees: float

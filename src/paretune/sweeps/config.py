@@ -433,6 +433,22 @@ class CompareConfig(SearchConfig):
     )
     seeds: Seeds = field(default_factory=lambda: Seeds((0, 1)))
 
+    def check_judged(self, by: str, *, elsewhere: bool = False) -> None:
+        """Refuse to train for a judgement by what will not be measured.
+
+        Args:
+            by: as in :func:`paretune.compare`.
+            elsewhere: whether the data has images elsewhere, whatever the options say.
+
+        Raises:
+            ValueError: volumes are to decide, and nothing shifted is measured.
+        """
+        if by == "volume" and not (elsewhere or self.shifts or self.train_domains):
+            raise ValueError(
+                "by='volume' needs accuracies on shifted images; name some in shifts (--shifts), or train_domains "
+                "(--train-domains) of data that has several"
+            )
+
     def runs(self) -> list[RunConfig]:
         """One configuration a run, the strategies of a seed next to each other.
 

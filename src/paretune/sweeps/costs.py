@@ -16,9 +16,11 @@ from paretune.runs.progress import peak_memory_bytes
 from paretune.shifts import shifted
 from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
+from paretune.training.gradients import gradients
 from paretune.training.measuring import at_work
-from paretune.training.perturbing import worst_weights
+from paretune.training.objectives import TrainingBatch
 from paretune.training.plan import Plan, evaluations_of_image, measuring_steps
+from paretune.training.precision import MixedPrecision
 from paretune.training.schedules import Moment
 from paretune.training.tasks import Tasks, batches
 
@@ -139,34 +141,30 @@ def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.in
         tasks = at_work(plan, model, lambda module: module)
         largest = _EVALUATED + max(task.plan.batch_size for task in tasks)
         most = int(max(2, min(pixels / math.prod(pair(model.image_size)), largest)))
+        precision = MixedPrecision(device, plan.mixed_precision)
         trained = list(trainable_parameters(model).values())
         optimizer = plan.optimizer.build(model, plan.lr)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
 
         def train(strength: float) -> int:
-            batches = []
+            parts: list[TrainingBatch] = []
             for task in tasks:
-                places = torch.arange(min(task.plan.batch_size, most, len(task.plan.labels)))
+                size, examples = task.plan.batch_size, task.plan.data.train
+                places = torch.arange(min(size, most, len(examples)))
                 images, labels = task.plan.train[0, places.tolist()]
-                loaded = (images, labels, task.plan.data.train.ids[places], places)
-                batches.append(task.batch(device, loaded, 1, strength))
-            attacked = [task.attacked(batch) for task, batch in zip(tasks, batches, strict=True)]
-
-            def descend() -> None:
-                for task, batch, made in zip(tasks, batches, attacked, strict=True):
-                    task.model.train()
-                    loss, _ = task.term.loss(task.called, batch, made)
-                    torch.autograd.backward(loss * batch.share)
-
-            with worst_weights(model, plan.awp, descend):
-                descend()
-            optimizer.step()
+                batch = task.batch(device, (images, labels, examples.ids[places], places), 1, strength)
+                # Of a smaller batch, parts of the size that those of a whole one have.
+                parts += batch.parts(max(1, round(plan.accumulate * len(images) / size)))
+                task.model.train()
+            gradients(parts, tasks, model, precision, awp=plan.awp)
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
             optimizer.zero_grad()
             for task in tasks:
                 task.copy.outdated = True
             float(trained[0].detach().flatten()[0])  # waits
-            return sum(len(batch.labels) for batch in batches)
+            return sum(len(part.labels) for part in parts)
 
         def evaluate(steps: int) -> int:
             task = tasks[0]  # whose images and network are those of all

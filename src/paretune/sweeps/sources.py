@@ -92,13 +92,15 @@ class SourceConfig:
     """Which images there are.
 
     Args:
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
-            labels, or hf:NAME. Given several times, each is a task of one model, with one adapter and a head for each:
-            --data digits --data blooms=photos/flowers; in YAML a list, or a mapping by name with options of their own.
-        data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
+        data: digits, fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a .csv, .tsv or .parquet file of
+            paths and labels, or hf:NAME. Given several times, each is a task of one model, with one adapter and a head for
+            each: --data digits --data blooms=photos/flowers; in YAML a list, or a mapping by name with options of their own.
+        data_root: where torchvision keeps its data sets, for cifar10 and the like, where npm has installed the pictures of
+            emoji, or where the paths of a table start.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
+            subset.
         train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
-            is then a folder of domains of class folders, or a table with a column domain.
+            is then emoji, a folder of domains of class folders, or a table or hf:NAME with a column domain.
         skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
         limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         split_seed: seeds the train, select and report splits, which all runs share.

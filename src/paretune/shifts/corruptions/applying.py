@@ -49,7 +49,7 @@ def corrupt(images: Tensor, ids: Tensor, kind: str, severity: int, version: Vers
     Args:
         images: (n, 3, height, width), float32 in [0, 1], at least 8 pixels a side.
         ids: (n,), whole numbers; identities of the examples.
-        kind: a name in :data:`CORRUPTIONS`.
+        kind: a name in ``CORRUPTIONS``.
         severity: from 1 to 5.
         version: "224" or "32", whose numbers to take; None for that of the nearer size (:func:`version_for`).
 

@@ -1,13 +1,4 @@
-"""What the corruptions share: their type, the two published versions, and the arithmetic of 8-bit images.
-
-The corruptions are those of ImageNet-C (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations", 2019, https://arxiv.org/abs/1903.12261, section 4), written after the scripts that made the
-published sets (https://github.com/hendrycks/robustness, ``ImageNet-C/create_c``): version ``"224"`` has the numbers of
-``make_imagenet_c.py``, version ``"32"`` those of ``make_cifar_c.py``. They draw the same random numbers in the same order.
-
-Numbers in pixels (radii, kernels, the cells of fog) are true to these scripts at every image size and are not rescaled;
-where one cannot be evaluated at some size, the docstring of the corruption says what is done.
-"""
+"""What the corruptions share: their type, the two published versions, and the arithmetic of 8-bit images."""
 
 from collections.abc import Callable
 from typing import Literal, get_args

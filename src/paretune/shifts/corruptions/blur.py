@@ -59,8 +59,7 @@ def glass_blur(image: Image, severity: int, rng: Random, version: Version) -> Im
 def motion_blur(image: Image, severity: int, rng: Random, version: Version) -> Image:
     """Blur along a line at -45 to 45 degrees, 20 to 40 pixels long (version 32: 12 to 18): the one of ImageMagick.
 
-    The package ``imagecorruptions`` has another border: it leaves out what a line longer than the image would add, which
-    darkens small images.
+    The package ``imagecorruptions`` leaves out what a line longer than the image would add, which darkens small images.
     """
     radius, sigma = _MOTION[version][severity - 1]
     return from_levels(motion_blurred(levels(image), int(radius), sigma, rng.uniform(-45, 45)))

@@ -29,7 +29,7 @@ def elastic_transform(image: Image, severity: int, rng: Random, version: Version
     """Three points about the centre move and the image with them, then each pixel by a smooth random field.
 
     The moves are in pixels and do not shrink with the image, which they distort more the smaller it is; the three points lie
-    a third of the shorter side from the centre at every size. The package ``imagecorruptions`` leaves the affine map out.
+    a third of the shorter side from the centre at every size.
     """
     size, sigma, most = _ELASTIC[version][severity - 1]
     height, width = image.shape[:2]

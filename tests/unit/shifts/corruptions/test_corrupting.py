@@ -5,6 +5,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def grey(value: float, size: int = 64) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Five small photographs in the place of the real ones, of different sizes, all as light as their number times 10."""
     folder = tmp_path / "imagecorruptions" / "frost"
     folder.mkdir(parents=True)
@@ -50,9 +51,15 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             return tmp_path / path
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Distribution())
+    forget()
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    """The photographs that were read."""
     for function in (frost_module.photographs, frost_module._read):
         function.cache_clear()
-    return folder
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -197,7 +204,7 @@ def test_frost_of_the_small_version_is_every_fifth_pixel(photographs: Path) -> N
     levels = np.arange(300 * 340 * 3).reshape(300, 340, 3) % 251
     for name in ("frost1.png", "frost2.png", "frost3.png", "frost4.png", "frost5.png"):
         Image.fromarray(levels.astype(np.uint8)).save(photographs / name)
-    frost_module._read.cache_clear()
+    forget()
     np.testing.assert_array_equal(frost_module._read("frost1.png", "32"), levels[2::5, 2::5])
     np.testing.assert_array_equal(frost_module._read("frost1.png", "224"), levels)
 
@@ -216,7 +223,7 @@ def test_frost_without_its_photographs_says_how_to_get_them(monkeypatch: pytest.
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", missing)
-    frost_module.photographs.cache_clear()
+    forget()
     with pytest.raises(ImportError, match=r"pip install \"paretune\[corruptions\]\""):
         corrupt(photos(), torch.arange(3), "frost", 1)
 
