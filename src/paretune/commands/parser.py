@@ -152,8 +152,8 @@ def _gathered(parser: Parser, arguments: Sequence[str]) -> list[str]:
             kept.append("")
         values.setdefault(name, []).append(value)
     for name, place in places.items():
-        every = values[name]
-        kept[place] = f"{name}={every[0] if len(every) == 1 else json.dumps(every)}"
+        texts = values[name]
+        kept[place] = f"{name}={texts[0] if len(texts) == 1 else json.dumps(texts)}"
     return kept
 
 

@@ -165,7 +165,7 @@ class Remove:
 
         paths = list(dict.fromkeys(map(_removable, self.runs)))
         for path in paths:
-            done = all((each / "DONE").exists() for each in _tasks(path) or [path])
+            done = all((run / "DONE").exists() for run in _tasks(path) or [path])
             print(f"{path}: {_bytes(_size(path))}, {'finished' if done else 'not finished'}")
         if not self.yes:
             if not sys.stdin.isatty():
@@ -176,8 +176,8 @@ class Remove:
                 print("nothing was removed")
                 return
         with ExitStack() as held:
-            for each in (each for path in paths for each in (path, *_tasks(path))):
-                held.enter_context(alone(each))  # all of them, before any goes
+            for directory in (place for path in paths for place in (path, *_tasks(path))):
+                held.enter_context(alone(directory))  # all of them, before any goes
             for path in paths:
                 remove_directory(path)
                 print(f"removed: {path}")

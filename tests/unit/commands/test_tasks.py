@@ -63,7 +63,7 @@ def test_a_run_has_a_directory_and_an_adapter_for_each(run: tuple[Path, str], ca
     out, printed = run
     weights = ["--weights", str(out.parent / "w.pth"), "--steps", "1"]
     assert [printed.count(f"adapter of {name}: {out}") for name in ("digits", "photos", "all")] == [1, 1, 1]
-    assert [made.config["task"] for made in load_runs(out)] == ["digits", "photos"]
+    assert [written.config["task"] for written in load_runs(out)] == ["digits", "photos"]
     assert load_runs(out)[0].config["together"]["photos"]["weight"] == 0.5
     assert load_runs(out)[1].config["batch_size"] == 8
     assert main(["evaluate", str(out / "photos"), *weights]) == 0

@@ -104,10 +104,10 @@ def test_the_runs_are_those_that_train_tasks_makes(tmp_path: Path) -> None:
         seed=3,
         progress=False,
     )
-    found = {str(run.config["task"]): run for run in load_runs(tmp_path / "swept")}
+    by_task = {str(run.config["task"]): run for run in load_runs(tmp_path / "swept")}
     for name, run in runs.items():
-        assert run.key == found[name].key
-        assert run.points["robust"].tolist() == found[name].points["robust"].tolist()
+        assert run.key == by_task[name].key
+        assert run.points["robust"].tolist() == by_task[name].points["robust"].tolist()
 
 
 @pytest.mark.parametrize("awp", [None, 0.01])
