@@ -10,12 +10,13 @@ LONGEST = 1000  # letters of a text
 MOST = 100  # entries of a list
 
 
-def print_findings(run: "Run") -> None:
-    """What training noticed, a line each."""
-    from paretune.runs.rows import read_findings
+def print_findings(runs: "Sequence[Run]") -> None:
+    """What training noticed, a line each; of several tasks that were learnt at once it is said once."""
+    from paretune.runs.rows import read_findings, training_of
 
-    for finding in read_findings(run.path):
-        print(f"{run.path.name}, step {finding['step']}: {finding['finding']}")
+    for path, run in {training_of(run.path): run for run in runs}.items():
+        for finding in read_findings(run.path):
+            print(f"{path.name}, step {finding['step']}: {finding['finding']}")
 
 
 def cell(value: Any) -> str:

@@ -53,6 +53,10 @@ def load_recorded(
     notes = _mapping(_mapping(config.get("notes")).get("data"))
     recorded = _mapping(notes.get("loaded_with"))
     name = recorded.get("name_or_path") if data is None else data
+    if data is None and (tasks := _mapping(notes.get("tasks"))):
+        raise ValueError(
+            f"{adapter} has the heads of several tasks; name that of one: {', '.join(f'{adapter}/{task}' for task in tasks)}"
+        )
     if not isinstance(name, str):
         called = f", called {notes['name']!r}," if "name" in notes else ""
         raise ValueError(

@@ -98,6 +98,6 @@ class Average:
         columns += ["clean_select", "robust_select"]
         rows = run.points[columns].itertuples(index=False)
         print_table(columns, [[cell(value) for value in row] for row in rows])
-        print_findings(run)
+        print_findings([run])
         adapter = run.path / "adapter"
         print(f"adapter: {adapter.resolve()}" if adapter.is_dir() else f"run: {run.path.resolve()}")

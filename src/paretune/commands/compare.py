@@ -59,8 +59,7 @@ class Compare(Comparing):
             print_condition(
                 condition, f"{condition.task}, {threat}, PGD with {self.eval_steps} steps, {self.backbone}"
             )
-        for run in runs:
-            print_findings(run)
+        print_findings(runs)
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")

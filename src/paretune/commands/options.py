@@ -25,6 +25,7 @@ _OR_NULL = (
 _WORDS = {
     "int": "a whole number",
     "paretune.data.sizes.Sides": "height and width as in 32,48",
+    "paretune.sweeps.sources.PerTask": "a number for each task as in digits=1,flowers=0.5",
     "float": "a finite number",
     "bool": "true or false",
     "NoneType": "null",

@@ -1,5 +1,6 @@
 """The parsers of the command line: one for each command, and the tree of them all."""
 
+import json
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -51,7 +52,8 @@ def read(arguments: Sequence[str]) -> tuple[Command, Level | None] | None:
         words = " ".join(arguments[:length])
         if words in COMMANDS:
             parser = command_parser(words)
-            parsed = parser.instantiate(parser.parse_args(_flags_apart(parser, arguments[length:])))
+            typed = _gathered(parser, _flags_apart(parser, arguments[length:]))
+            parsed = parser.instantiate(parser.parse_args(typed))
             command: Any = COMMANDS[words]
             return command(**{field.name: parsed[field.name] for field in fields(command)}), parsed.log_level
     parser = build_parser(lambda words: Parser())
@@ -126,14 +128,41 @@ def _flags_apart(parser: Parser, arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def _gathered(parser: Parser, arguments: Sequence[str]) -> list[str]:
+    """Options that are given once for each of several things, as one list in the place of the first."""
+    several = {
+        name
+        for action in parser._actions
+        if any(hasattr(kind, "repeated") for kind in get_args(getattr(action, "_typehint", None)))
+        for name in action.option_strings
+    }
+    kept: list[str] = []
+    values: dict[str, list[str]] = {}
+    places: dict[str, int] = {}
+    following = iter(arguments)
+    for argument in following:
+        name, equals, value = argument.partition("=")
+        if name not in several:
+            kept.append(argument)
+            continue
+        if not equals and (value := next(following, "--")).startswith("--"):
+            parser.error(f"argument {name}: expected one argument")
+        places.setdefault(name, len(kept))
+        if name not in values:
+            kept.append("")
+        values.setdefault(name, []).append(value)
+    for name, place in places.items():
+        texts = values[name]
+        kept[place] = f"{name}={texts[0] if len(texts) == 1 else json.dumps(texts)}"
+    return kept
+
+
 def _register(kind: Any) -> None:
     """Tell jsonargparse how a type of ours is read and written."""
     if hasattr(kind, "read"):  # several values with commas between them
         register_type(
             kind,
-            serializer=lambda value: ", ".join(
-                part if isinstance(part, str) else repr(part) for part in value
-            ),
+            serializer=_written,
             deserializer=lambda value: value if isinstance(value, kind) else kind.read(value),
             fail_already_registered=False,
         )
@@ -157,6 +186,15 @@ def _register(kind: Any) -> None:
             return from_dict(text, choices) if isinstance(text, Mapping) else parse(str(text), choices)
 
         register_type(kind, serializer=repr, deserializer=value_of, fail_already_registered=False)
+
+
+def _written(value: Any) -> Any:
+    """Several values as YAML has them, of which most are one text."""
+    if isinstance(value, str):  # of a type that may be a word too, such as size
+        return value
+    if hasattr(value, "plain"):
+        return value.plain()
+    return ", ".join(each if isinstance(each, str) else repr(each) for each in value)
 
 
 def _registry(kind: str) -> Mapping[str, type] | None:

@@ -165,9 +165,8 @@ class Remove:
 
         paths = list(dict.fromkeys(map(_removable, self.runs)))
         for path in paths:
-            print(
-                f"{path}: {_bytes(_size(path))}, {'finished' if (path / 'DONE').exists() else 'not finished'}"
-            )
+            done = all((run / "DONE").exists() for run in _tasks(path) or [path])
+            print(f"{path}: {_bytes(_size(path))}, {'finished' if done else 'not finished'}")
         if not self.yes:
             if not sys.stdin.isatty():
                 raise ValueError("nobody is there to ask whether to remove this; pass --yes")
@@ -177,8 +176,8 @@ class Remove:
                 print("nothing was removed")
                 return
         with ExitStack() as held:
-            for path in paths:
-                held.enter_context(alone(path))  # all of them, before any goes
+            for directory in (place for path in paths for place in (path, *_tasks(path))):
+                held.enter_context(alone(directory))  # all of them, before any goes
             for path in paths:
                 remove_directory(path)
                 print(f"removed: {path}")
@@ -210,28 +209,52 @@ def _one(path: str) -> "Run":
 
 
 def _removable(path: str) -> Path:
-    """The directory of a run, and of nothing else."""
-    from paretune.runs.lock import mine
-    from paretune.runs.store import FILES, find_runs
+    """The directory of a run, or of a training of several tasks, and of nothing else."""
+    from paretune.runs.rows import TASKS, training_of
+    from paretune.runs.store import find_runs
 
     directory = Path(path)
     if directory.is_symlink():
         raise ValueError(f"{path} is a link; name the directory that it leads to, {directory.resolve()}")
     directory = directory.resolve()
-    if [*find_runs(directory)] != [directory]:
+    if training_of(directory) != directory:
+        raise ValueError(
+            f"{path} is one of the tasks that one model has learnt, and nothing was removed; remove all of them: "
+            f"{training_of(directory)}"
+        )
+    tasks = _tasks(directory)
+    if {*find_runs(directory)} - {*tasks} != ({directory} if not tasks else set()):
         raise ValueError(
             f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
         )
-    known = _OURS.union(FILES)
+    for task in tasks:
+        _check_ours(task)
+    _check_ours(directory, TASKS, *(task.name for task in tasks))
+    return directory
+
+
+def _tasks(path: Path) -> list[Path]:
+    """The run directories in that of a training of several tasks; none where the run is of one."""
+    from paretune.runs.rows import TASKS, read_json
+
+    tasks = read_json(path / TASKS) if (path / TASKS).exists() else {}
+    return [path / name for name in tasks if (path / name).is_dir()]
+
+
+def _check_ours(directory: Path, *beside: str) -> None:
+    """Raise ValueError if the run directory holds what no run writes, beside what has these names."""
+    from paretune.runs.lock import mine
+    from paretune.runs.store import FILES
+
+    known = _OURS.union(FILES, beside)
     others = sorted(
         entry.name for entry in directory.iterdir() if entry.name not in known and not mine(entry.name)
     )
     if others:
         raise ValueError(
-            f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
-            "Move that away first"
+            f"{directory} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was "
+            "removed. Move that away first"
         )
-    return directory
 
 
 def _summary(run: "Run") -> dict[str, Any]:

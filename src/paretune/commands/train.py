@@ -41,15 +41,21 @@ class Train(RunConfig, SearchConfig):
             )
         task = RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
         (config,) = with_rates([task], self, self.out, resume=self.resume)
-        run = config.run(self.out, resume=self.resume, sinks=sinks)
+        runs = config.run(self.out, resume=self.resume, sinks=sinks)
         if not PartialState().is_main_process:
             return
-        columns = ["step", "epoch", "attack", "clean", "robust"]
-        named = [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
-        pooled = [name for name in ("clean_elsewhere", "robust_elsewhere") if name in run.points]
-        columns += named if len(named) <= 6 else pooled
-        print_table(
-            columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]
-        )
-        print_findings(run)
-        print(f"\nadapter: {(Path(self.out) / 'adapter').resolve()}")
+        for run in runs:
+            columns = ["step", "epoch", "attack", "clean", "robust"]
+            named = [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
+            pooled = [name for name in ("clean_elsewhere", "robust_elsewhere") if name in run.points]
+            columns += named if len(named) <= 6 else pooled
+            if config.tasks:
+                print(f"\n{run.config['task']}")
+            rows = run.points[columns].itertuples(index=False)
+            print_table(columns, [[cell(value) for value in row] for row in rows])
+        print_findings(runs)
+        for run in runs:
+            of_task = f" of {run.config['task']}" if config.tasks else ""
+            print(f"\nadapter{of_task}: {(run.path / 'adapter').resolve()}")
+        if config.tasks:
+            print(f"\nadapter of all: {(Path(self.out) / 'adapter').resolve()}")

@@ -131,20 +131,20 @@ def recommend(
 ) -> tuple[Recommendation, ...]:
     """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
 
-    It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
-    from the largest area (or volume, with ``by="volume"``) or come within ``margin`` of it. What the data do not
-    decide is said: :attr:`Recommendation.certainty`.
+        It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
+            from the largest area (or volume, with ``by="volume"``) or come within ``margin`` of it. What the data do not
+            decide is said: :attr:`Recommendation.certainty`.
 
-    Args:
-        runs: as in :func:`compare`.
-        task: only this one; ``None`` for all.
-        max_trainable: leave out strategies with more trainable parameters.
-        max_seconds: leave out strategies that trained longer, in seconds for one seed.
-        **options: those of :func:`compare`, such as ``min_clean`` and ``margin``.
+        Args:
+            runs: as in :func:`compare`.
+            task: only this one; ``None`` for all.
+            max_trainable: leave out strategies with more trainable parameters.
+            max_seconds: leave out strategies that trained longer, in seconds for one seed.
+            **options: those of :func:`compare`, such as ``min_clean`` and ``margin``.
 
-    Raises:
-        FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
-            limits.
+        Raises:
+            FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
+                limits.
     """
     loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions
@@ -173,14 +173,17 @@ def of_task(runs: list[Run], task: str | None) -> list[Run]:
 def labelled_points(runs: list[Run]) -> pd.DataFrame:
     """All points with ``label``, a short name that tells strategies apart, ``run_index`` and ``chosen``.
 
-    The label is the display name while that is unique in the task, else the configuration. ``chosen`` marks
+    The label is the display name while that is unique in the task, else the configuration; with what else was learnt at once
+    where some runs of the task learnt it alone or with other tasks. ``chosen`` marks
     the points on the frontier of the select split, among those of one label, seed and condition.
 
     Raises:
         ValueError: no run has points.
     """
     tables = [
-        run.points.assign(run_index=index, backbone=_text(run.config.get("backbone")))
+        run.points.assign(
+            run_index=index, backbone=_text(run.config.get("backbone")), company=_company(run.config)
+        )
         for index, run in enumerate(runs)
         if len(run.points)
     ]
@@ -190,7 +193,9 @@ def labelled_points(runs: list[Run]) -> pd.DataFrame:
     configs = points.groupby(["task", "strategy"])["config"].transform("nunique")
     backbones = points.groupby("task")["backbone"].transform("nunique")
     label = points["strategy"].where(configs == 1, points["config"])
-    points["label"] = label.where(backbones == 1, label + " on " + points["backbone"])
+    label = label.where(backbones == 1, label + " on " + points["backbone"])
+    companies = points.groupby("task")["company"].transform("nunique")
+    points["label"] = label.where(companies == 1, label + points["company"])
     chosen = np.zeros(len(points), dtype=bool)
     for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
         group = points.iloc[rows]
@@ -256,6 +261,12 @@ def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:
                 f"groups of task {task!r}: the {split} split has one group; at least two are needed"
             )
     return Samples.of(units[0], units[1], seed)
+
+
+def _company(config: Mapping[str, Any]) -> str:
+    """With which other tasks the run of this configuration learnt its own."""
+    others = [name for name in config.get("together", ()) if name != config["task"]]
+    return f" with {' and '.join(others)}" if others else " alone"
 
 
 def _text(value: Any) -> str:

@@ -74,6 +74,9 @@ def notes(
     augmented = sorted({str(runs[index].config.get("augmentation", "none")) for index in rows["run_index"]})
     if augmented != ["none"]:
         yield f"Training images were augmented: {', or '.join(augmented)}{_UNLIKE * (len(augmented) > 1)}."
+    together = {task for index in rows["run_index"] for task in runs[index].config.get("together", ())}
+    if together:
+        yield f"Learnt at once by one model: {', '.join(sorted(together))}; what a run costs is that of all of them."
     unfinished = sorted({runs[index].path.name for index in rows["run_index"] if not runs[index].done})
     if unfinished:
         shown = ", ".join(unfinished[:5]) + (" …" if len(unfinished) > 5 else "")

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
+TASKS = "tasks.json"  # of a run of several tasks, beside their directories: what it is, as config.json is of one task
 BEST = "best.safetensors"  # of an unfinished run: what it would end with, where that is not its last step
 OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"
 ROW_FIELDS: dict[str, type] = {
@@ -154,13 +155,19 @@ def read_stated(path: Path, key: str) -> Stated | None:
     return Stated(file, step, points, log)
 
 
+def training_of(path: Path) -> Path:
+    """The directory with the log and the checkpoint of the run in ``path``: the one above for one of several tasks."""
+    above = path.absolute().parent
+    return above if (above / TASKS).exists() else path
+
+
 def read_findings(path: Path) -> list[dict[str, Any]]:
     """What training noticed in the run in ``path`` so far: of each its ``step`` and the ``finding`` in words."""
     try:
         content = read_json(path / "DONE")
     except FileNotFoundError:
         try:
-            with safe_open(regular(path / CHECKPOINT), framework="numpy") as opened:
+            with safe_open(regular(training_of(path) / CHECKPOINT), framework="numpy") as opened:
                 content = json.loads((opened.metadata() or {})["progress"])
         except FileNotFoundError:
             return []

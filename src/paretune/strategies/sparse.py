@@ -165,8 +165,8 @@ class Sparse(Strategy):
         else:
             got = "nothing" if data is None else f"a {type(data).__name__}"
             raise ValueError(
-                f"Sparse: score={self.score!r} chooses weights by images, and got {got}; give adapt(..., data=data.train), "
-                "or data=(images, labels)"
+                f"Sparse: score={self.score!r} chooses weights by images of one task, and got {got}; give adapt(..., "
+                "data=data.train), or data=(images, labels)"
             )
         if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
             raise ValueError(

@@ -10,6 +10,22 @@ from paretune.data.sizes import pair
 from paretune.shifts import shifted
 from paretune.sweeps.config import RunConfig, TaskConfig
 from paretune.sweeps.costs import PIXELS, Work, makespan, measured
+from paretune.training.tasks import Tasks, batches
+
+
+def data_lines(data: ImageData | Tasks, config: TaskConfig) -> list[str]:
+    """A line on the images; of several tasks, one on what is learnt of them at once and then one on those of each."""
+    if isinstance(data, ImageData):
+        return [data_line(data, config)]
+    sizes = [size for _, size in batches(data, config.batch_size).values()]
+    learnt = [
+        f"{name} ({size} images a step, weight {share:.3g})"
+        for name, size, share in zip(data.data, sizes, data.shares, strict=True)
+    ]
+    first = (
+        f"{len(learnt)} tasks are learnt at once, by one adapter with a head for each: {', '.join(learnt)}"
+    )
+    return [first, *(data_line(replace(dataset, name=name), config) for name, dataset in data.data.items())]
 
 
 def data_line(data: ImageData, config: TaskConfig | None = None) -> str:
@@ -41,7 +57,9 @@ def _shifts(data: ImageData, config: TaskConfig) -> str:
     return f"; shifts ({kinds}): {len(sets):,} sets of {images:,} images in all, at each of {config.points} points"
 
 
-def time_line(left: Sequence[tuple[RunConfig, int]], data: ImageData, *, workers: int, threads: int) -> str:
+def time_line(
+    left: Sequence[tuple[RunConfig, int]], data: ImageData | Tasks, *, workers: int, threads: int
+) -> str:
     """About how many minutes the runs take, from one step of training and one batch of evaluation of the first.
 
     Evaluation is counted as if every image had to be attacked to the end, so that it often takes less.

@@ -15,29 +15,29 @@ from paretune.backbones.backbone import Backbone
 from paretune.backbones.loading import load_backbone
 from paretune.data.augmentation import Augmentation
 from paretune.data.augmenting import read_augmentation
-from paretune.data.images import ImageData, load_data
+from paretune.data.images import ImageData
 from paretune.data.sizes import ImageSize, Sides, checked_size
-from paretune.data.tables import read_columns
 from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
-from paretune.runs.store import Run
+from paretune.runs.store import Run, load_runs
 from paretune.shifts import Shifts
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
+from paretune.sweeps.sources import PerTask, SourceConfig
 from paretune.training.balance import Balance, check_balance
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep
 from paretune.training.loop import train
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
+from paretune.training.record import places
 from paretune.training.schedules import EpsilonSchedule, TwoHinge
+from paretune.training.tasks import Tasks, batches
 
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
     *("shift_limit", "attack_elsewhere", "seed", "precision", "engine"),
 )
-# The demo takes two minutes on a CPU: few images, and small ones.
-_DEMO_LIMIT = 1000
 # Sizes of the offline backbones for the demo and for all other data; DINOv2 was mostly trained at 224, although its
 # weights end at 518.
 _SIZES = {"efficientnet-lite0": (24, 224), "dinov2-small": (28, 224)}
@@ -87,27 +87,8 @@ class Seeds(tuple[int, ...]):
         return seeds
 
 
-class Domains(tuple[str, ...]):
-    """Several domains of a data set; reads ``"photo,art"`` or a list of names."""
-
-    @classmethod
-    def read(cls, value: object) -> Self:
-        """From a string, or a list of strings.
-
-        Raises:
-            ValueError: a name is empty, or there is none.
-        """
-        items = value if isinstance(value, list | tuple) else str(value).split(",")
-        names = [str(item).strip() for item in items]
-        if not names or not all(names):
-            raise ValueError(
-                f"train_domains must be names, separated by commas as in photo,art; got {shown(value)}"
-            )
-        return cls(names)
-
-
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
+class TaskConfig(SourceConfig):
     """The task and the training budget that compared runs share.
 
     Args:
@@ -116,21 +97,13 @@ class TaskConfig:
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, 224 for
             dinov2-small; of digits, the demo, 24 for efficientnet-lite0 and 28 for dinov2-small, which suit a CPU.
-        data: digits, fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a .csv, .tsv or .parquet file of
-            paths and labels, or hf:NAME.
-        data_root: where torchvision keeps its data sets, for cifar10 and the like, where npm has installed the pictures of
-            emoji, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
-            subset.
-        train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
-            is then emoji, a folder of domains of class folders, or a table or hf:NAME with a column domain.
+        task_weights: of several tasks the weight of each in the loss, as in digits=1,flowers=0.5, or size for its share of
+            the images; null weighs them alike.
+        task_batch_sizes: of several tasks the images of each a step, as in digits=32,flowers=16; null is batch_size of each.
         shifts: what else to measure at each point: changed or other images of the same classes, by calls separated by commas
             as in "Corruptions('common'), Grey()".
         shift_limit: images of each shift at most; null is all of the report split.
         attack_elsewhere: attack the images of other domains and shifts too; false measures clean accuracy alone there.
-        skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
-        limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
-        split_seed: seeds the train, select and report splits, which all runs share.
         norm: norm of the threat model.
         epsilon: radius of the threat model in units of the pixel range, e.g. 4/255.
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images.
@@ -147,7 +120,7 @@ class TaskConfig:
             flip+crop, but crop where a mirror may change what is shown (Fashion-MNIST; classes that are digits, letters or
             numbers, or go left or right) and none of digits, the demo; none changes nothing.
         epochs: passes over the train split.
-        batch_size: images a step.
+        batch_size: images a step, of each task if there are several.
         accumulate: parts in which a batch is learnt, for less memory; the gradient is that of the whole batch.
         checkpointing: compute activations again in the backward pass instead of keeping them, for less memory.
         mixed_precision: of the passes that train; fp16 needs CUDA. null takes what accelerate launch was told, else no.
@@ -172,16 +145,11 @@ class TaskConfig:
     weights: str | None = None
     weights_key: str | None = None
     img_size: ImageSize | Sides | None = None
-    data: str = "digits"
-    data_root: str | None = None
-    columns: str | None = None
-    train_domains: Domains | None = None
+    task_weights: PerTask | Literal["size"] | None = None
+    task_batch_sizes: PerTask | None = None
     shifts: Shifts | None = None
     shift_limit: int | None = 500
     attack_elsewhere: bool = False
-    skip_bad: bool = False
-    limit: int | Literal["all"] | None = None
-    split_seed: int = 0
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: str = "2/255"
     train_steps: int = 3
@@ -207,6 +175,7 @@ class TaskConfig:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("train_steps", 0), ("eval_steps", 1), ("points", 1), ("batch_size", 1)):
             check_whole(name, getattr(self, name), least)
         if self.img_size is not None:
@@ -214,21 +183,14 @@ class TaskConfig:
         if self.augmentation is not None:
             with told("augmentation", str(self.augmentation)):
                 object.__setattr__(self, "augmentation", read_augmentation(self.augmentation))
-        if self.columns is not None:
-            with told("columns", self.columns):
-                read_columns(self.columns)
-        if self.train_domains is not None:
-            object.__setattr__(self, "train_domains", Domains.read(self.train_domains))
+        self._check_tasks()
         if self.shifts is not None:
             with told("shifts", str(self.shifts)):
                 object.__setattr__(self, "shifts", Shifts.read(self.shifts))
         if self.shift_limit is not None:
             check_whole("shift_limit", self.shift_limit, 1)
-        if self.limit is not None and self.limit != "all":
-            check_whole("limit", self.limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
         Keep(self.keep, self.patience)
-        check_whole("split_seed", self.split_seed, 0, LAST_SEED)
         if not 0 < self.epochs <= MOST:
             raise ValueError(f"epochs must be above 0 and at most {MOST}, got {self.epochs}")
         if self.norm not in THREATS:
@@ -273,55 +235,46 @@ class TaskConfig:
                 seed=seed,
             )
 
-    def load_data(self) -> ImageData:
+    def load_data(self) -> ImageData | Tasks:
         """The data at the backbone's size."""
         size = self.load_backbone(2, 0).image_size if self.size is None else self.size
-        with told("data", self.data):
-            data = self.read(self.data, size)
-        return self.checked(data)
+        loaded = {name: source.load(size) for name, source in self.tasks.items()}
+        return self.checked(self.together(loaded) if loaded else self.load(size))
 
-    def read(self, data: Any, size: ImageSize) -> ImageData:
-        """What :func:`paretune.load_data` makes of ``data`` at this size, with the options of this task."""
-        return load_data(
-            data,
-            img_size=size,
-            seed=self.split_seed,
-            limit=self.most,
-            root=self.data_root,
-            columns=None if self.columns is None else read_columns(self.columns),
-            skip_bad=self.skip_bad,
-            train_domains=self.train_domains,
-        )
+    def together(self, data: Mapping[str, ImageData]) -> Tasks:
+        """These data sets as the tasks of a run, with its weights and batch sizes."""
+        weights, sizes = self.task_weights, self.task_batch_sizes
+        batch_sizes = None if sizes is None else {name: int(size) for name, size in sizes}
+        return Tasks(data, dict(weights) if isinstance(weights, PerTask) else weights, batch_sizes)
 
-    def checked(self, data: ImageData) -> ImageData:
+    def checked(self, data: ImageData | Tasks) -> ImageData | Tasks:
         """``data``, of which a batch must fit into the train split."""
-        if self.batch_size > len(data.train):
-            raise ValueError(
-                f"batch_size={self.batch_size} is more than the {len(data.train)} images of the train split; give at most "
-                "that many, or a larger limit"
-            )
+        for name, (dataset, size) in batches(data, self.batch_size).items():
+            if size > len(dataset.train):
+                of_task = f" of the task {name!r}" if isinstance(data, Tasks) else ""
+                raise ValueError(
+                    f"batch_size={size} is more than the {len(dataset.train)} images of the train split{of_task}; give at "
+                    "most that many, or a larger limit"
+                )
         return data
 
-    def check(self) -> ImageData:
+    def check(self) -> ImageData | Tasks:
         """Load data and backbone once, for the errors that this brings to light; returns the data."""
         data = self.load_data()
         steps = self.steps(data)
         check_whole("points", self.points, 1, steps, hint=f": {self.epochs:g} epochs have {steps} steps")
-        per_epoch = len(data.train) // self.batch_size
-        check_course(
-            self.freezing, self.schedule, steps, per_epoch, attacked=self.minimised.attack is not None
-        )
+        attacked = self.minimised.attack is not None
+        check_course(self.freezing, self.schedule, steps, self.per_epoch(data), attacked=attacked)
         self.load_backbone(len(data.classes), 0)
         return data
 
-    def steps(self, data: ImageData) -> int:
-        """Optimizer steps of a run."""
-        return max(1, round(self.epochs * (len(data.train) // self.batch_size)))
+    def per_epoch(self, data: ImageData | Tasks) -> int:
+        """Steps of an epoch, of the task that has the most."""
+        return max(len(dataset.train) // size for dataset, size in batches(data, self.batch_size).values())
 
-    @property
-    def is_demo(self) -> bool:
-        """Whether the data is that of the demo, whose defaults are small."""
-        return self.data == "digits"
+    def steps(self, data: ImageData | Tasks) -> int:
+        """Optimizer steps of a run."""
+        return max(1, round(self.epochs * self.per_epoch(data)))
 
     @property
     def size(self) -> ImageSize | None:
@@ -329,12 +282,32 @@ class TaskConfig:
         demo, default = _SIZES.get(self.backbone, (None, None))
         return self.img_size or (demo if self.is_demo else default)
 
-    @property
-    def most(self) -> int | None:
-        """The images to keep over all splits; None for all."""
-        if self.limit is None:
-            return _DEMO_LIMIT if self.is_demo else None
-        return None if self.limit == "all" else self.limit
+    def _check_tasks(self) -> None:
+        for name in ("task_weights", "task_batch_sizes"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not self.tasks:
+                raise ValueError(
+                    f"{name} is for several tasks, and data={shown(self.data)} is one; give it several times"
+                )
+            if given == "size" and name == "task_weights":
+                continue
+            numbers = PerTask.read(given)
+            if {task for task, _ in numbers} != {*self.tasks}:
+                raise ValueError(
+                    f"{name} must name each task once: {', '.join(self.tasks)}; got {numbers.plain()}"
+                )
+            for task, number in numbers:
+                if name == "task_batch_sizes":
+                    check_whole(f"{name}: {task}", number, 1)
+                elif not 0 < number < float("inf"):
+                    raise ValueError(
+                        f"{name}: {task} must be finite and above 0, got {number}; leave out a task instead"
+                    )
+            kind = int if name == "task_batch_sizes" else float
+            ordered = PerTask((task, kind(dict(numbers)[task])) for task in self.tasks)
+            object.__setattr__(self, name, ordered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,17 +364,21 @@ class RunConfig(TaskConfig):
         if not isinstance(self.strategy, Strategy):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
 
-    def adapted(self, data: ImageData) -> Backbone:
+    def adapted(self, data: ImageData | Tasks) -> Backbone:
         """The backbone with the strategy on it, which chooses by the train split where it chooses by images.
 
         Under attack that is by PGD with the steps of training, or of evaluation if training has none. It is done on the CPU,
         so that a run that is resumed chooses the same.
+
+        Raises:
+            ValueError: it chooses by images, and there are several tasks.
         """
         backbone = self.load_backbone(len(data.classes), self.seed)
         attack = PGD(self.threat, steps=self.train_steps or self.eval_steps)
-        return adapt(backbone, self.strategy, seed=self.seed, data=data.train, attack=attack)
+        train = data.train if isinstance(data, ImageData) else None
+        return adapt(backbone, self.strategy, seed=self.seed, data=train, attack=attack)
 
-    def planned(self, data: ImageData) -> dict[str, Any]:
+    def planned(self, data: ImageData | Tasks) -> dict[str, Any]:
         """What makes the run what it is: arguments of :func:`paretune.train` by their names, and of its plan."""
         return {
             "objective": self.minimised,
@@ -419,10 +396,10 @@ class RunConfig(TaskConfig):
         resume: bool = True,
         progress: bool | Callable[[Status], None] = True,
         sinks: Sequence[Openable] = (),
-    ) -> Run:
-        """Train and measure; see :func:`paretune.train`."""
+    ) -> list[Run]:
+        """Train and measure, see :func:`paretune.train`; returns the run of each task."""
         data = self.load_data()
-        return train(
+        train(
             self.adapted(data),
             data,
             **self.planned(data),
@@ -431,6 +408,15 @@ class RunConfig(TaskConfig):
             progress=progress,
             sinks=sinks,
         )
+        return self.runs_in(out)
+
+    def places(self, out: str | Path) -> list[Path]:
+        """The run directories in ``out``, one for each task; see :func:`~paretune.training.record.places`."""
+        return places(Path(out), self.tasks)
+
+    def runs_in(self, out: str | Path) -> list[Run]:
+        """The runs in :meth:`places`, read."""
+        return [run for place in self.places(out) for run in load_runs(place)]
 
 
 @dataclass(frozen=True, kw_only=True)

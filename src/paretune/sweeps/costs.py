@@ -18,9 +18,11 @@ from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.gradients import gradients
 from paretune.training.measuring import at_work
+from paretune.training.objectives import TrainingBatch
 from paretune.training.plan import Plan, evaluations_of_image, measuring_steps
 from paretune.training.precision import MixedPrecision
 from paretune.training.schedules import Moment
+from paretune.training.tasks import Tasks, batches
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
 _ENOUGH = 0.5  # seconds after which a timing is not repeated
@@ -34,7 +36,7 @@ class Work:
     Args:
         steps: of the optimizer.
         attacked: how many of them attack their batch.
-        batch_size: images of a step.
+        batch_size: images of a step, of all tasks.
         training: gradient evaluations of these steps, those of their attacks included.
         evaluation: gradient evaluations at the evaluation points, if no image is solved before the last step of its attack;
             what is solved needs fewer. A forward pass of an image that is not attacked, elsewhere, counts as half of one.
@@ -47,11 +49,10 @@ class Work:
     evaluation: int
 
     @classmethod
-    def of(cls, config: RunConfig, data: ImageData, done: int = 0) -> "Work":
+    def of(cls, config: RunConfig, data: ImageData | Tasks, done: int = 0) -> "Work":
         """The work that ``config`` has after ``done`` steps, which a checkpoint holds."""
-        total, classes = config.steps(data), len(data.classes)
+        total, per_epoch = config.steps(data), config.per_epoch(data)
         objective = config.minimised
-        per_epoch = len(data.train) // config.batch_size
         standing = [0.0] * (total // per_epoch)  # accuracies with which no schedule waits any longer
         moments = (
             Moment(step=n, total=total, per_epoch=per_epoch, seed=config.seed, clean=standing)
@@ -60,17 +61,20 @@ class Work:
         strengths = (config.freezing.factor(config.schedule, moment) for moment in moments)
         attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
         measured_at, _ = measuring_steps(total, total, None, config.points)
-        gradients = config.attack.passes(classes) // 2
-        others = shifted(data, config.shifts or (), config.shift_limit).elsewhere.values()
-        # A forward pass is about half of a gradient evaluation, as weights get no gradient in it.
-        elsewhere = sum(map(len, others)) * (gradients if config.attack_elsewhere else 0.5)
-        images = (len(data.select) + len(data.report)) * gradients + round(elsewhere)
+        training = images = 0
+        for dataset, size in (tasks := batches(data, config.batch_size).values()):
+            classes = len(dataset.classes)
+            training += size * evaluations_of_image(objective, classes, total - done, attacked, config.awp)
+            gradients = config.attack.passes(classes) // 2
+            others = shifted(dataset, config.shifts or (), config.shift_limit).elsewhere.values()
+            # A forward pass is about half of a gradient evaluation, as weights get no gradient in it.
+            elsewhere = sum(map(len, others)) * (gradients if config.attack_elsewhere else 0.5)
+            images += (len(dataset.select) + len(dataset.report)) * gradients + round(elsewhere)
         return cls(
             steps=total - done,
             attacked=attacked,
-            batch_size=config.batch_size,
-            training=config.batch_size
-            * evaluations_of_image(objective, classes, total - done, attacked, config.awp),
+            batch_size=sum(size for _, size in tasks),
+            training=training,
             evaluation=sum(step > done for step in measured_at) * images,
         )
 
@@ -105,7 +109,7 @@ class Cost:
         return self.setup + images * work.batch_size + work.evaluation * self.evaluation
 
 
-def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Cost:
+def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.inf) -> Cost:
     """The cost of ``config``, from a step of each kind on this device, with as many threads as torch has now.
 
     Nothing is written, and the random state of torch stays as it is.
@@ -117,7 +121,6 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
     """
     began, work = time.perf_counter(), Work.of(config, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    most = int(max(2, min(pixels / math.prod(pair(data.image_size)), _EVALUATED + config.batch_size)))
     timed = 0.0
 
     def seconds(run: Callable[[], int], warm: Callable[[], int] | None = None) -> float:
@@ -135,7 +138,9 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
         model = config.adapted(data)
         model.to(device).to(memory_format=torch.channels_last)
         plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
-        (task,) = at_work(plan, model, model)
+        tasks = at_work(plan, model, lambda module: module)
+        largest = _EVALUATED + max(task.plan.batch_size for task in tasks)
+        most = int(max(2, min(pixels / math.prod(pair(model.image_size)), largest)))
         precision = MixedPrecision(device, plan.mixed_precision)
         trained = list(trainable_parameters(model).values())
         optimizer = plan.optimizer.build(model, plan.lr)
@@ -143,24 +148,29 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
             group["lr"] = 0.0
 
         def train(strength: float) -> int:
-            places = torch.arange(min(config.batch_size, most, len(data.train)))
-            images, labels = task.plan.train[0, places.tolist()]
-            batch = task.batch(device, (images, labels, data.train.ids[places], places), 1, strength)
-            # Of a smaller batch, parts of the size that those of a whole one have.
-            parts = [*batch.parts(max(1, round(plan.accumulate * len(images) / config.batch_size)))]
-            model.train()
-            gradients(parts, [task], model, precision, awp=plan.awp)
+            parts: list[TrainingBatch] = []
+            for task in tasks:
+                size, examples = task.plan.batch_size, task.plan.data.train
+                places = torch.arange(min(size, most, len(examples)))
+                images, labels = task.plan.train[0, places.tolist()]
+                batch = task.batch(device, (images, labels, examples.ids[places], places), 1, strength)
+                # Of a smaller batch, parts of the size that those of a whole one have.
+                parts += batch.parts(max(1, round(plan.accumulate * len(images) / size)))
+                task.model.train()
+            gradients(parts, tasks, model, precision, awp=plan.awp)
             precision.scaler.step(optimizer)
             precision.scaler.update()
             optimizer.zero_grad()
-            task.copy.outdated = True
+            for task in tasks:
+                task.copy.outdated = True
             float(trained[0].detach().flatten()[0])  # waits
-            return len(images)
+            return sum(len(part.labels) for part in parts)
 
         def evaluate(steps: int) -> int:
-            images, labels = (part.to(device) for part in data.report[: min(_EVALUATED, most)])
+            task = tasks[0]  # whose images and network are those of all
+            images, labels = (part.to(device) for part in task.plan.data.report[: min(_EVALUATED, most)])
             with torch.no_grad():
-                model.eval()(images)
+                task.model.eval()(images)
             # All steps for all images: those of a model that has not learnt yet would leave at once.
             attack = dataclasses.replace(config.attack.for_training(), steps=steps)
             attack(task.copy(), images, labels).sum().item()  # waits

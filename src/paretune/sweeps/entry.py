@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import run_all
 from paretune.sweeps.searching import with_rates
+from paretune.sweeps.sources import DataSets, SourceConfig, is_named, objects_by_task
 from paretune.training.objectives import read_objective
+from paretune.training.tasks import Tasks, batches
 
 _JUDGING = [option.name for option in dataclasses.fields(Settings) if option.name != "seed"]
 _TASK = [option.name for option in dataclasses.fields(CompareConfig)]
@@ -44,7 +46,10 @@ def sweep(
     In a script, call it under ``if __name__ == "__main__":``, because workers are processes that import the script.
 
     Args:
-        data: what :func:`paretune.load_data` takes, or what it returns.
+        data: what :func:`paretune.load_data` takes, or what it returns. A list of names, paths and what it returns, or a
+            mapping of anything that it takes, are several tasks: each run learns them all at once, with one adapter and a
+            head for each, and each has its own frontiers; see :func:`paretune.training.train_tasks`. A mapping of splits,
+            or with ``train_domains`` one of domains, is one data set.
         strategies: strategies, or texts that name them; None for full fine-tuning, LoRA, BitFit and Compacter.
         seeds: of the heads, the strategies' parameters, the batches and the attacks.
         backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
@@ -79,13 +84,17 @@ def sweep(
         options["epsilon"] = number_text(options["epsilon"])
     if options.get("objective") is not None:
         options["objective"] = read_objective(options["objective"])
-    if isinstance(options.get("columns"), Mapping):
-        options["columns"] = ",".join(f"{what}={column}" for what, column in options["columns"].items())
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
-    named = isinstance(data, str | Path)
+    tasks = objects_by_task(data, options.get("train_domains"))
+    if tasks is None:
+        named = isinstance(data, str | Path)
+        texts: Any = str(data) if named else ""
+    else:
+        named = all(map(is_named, tasks.values()))
+        texts = DataSets.read({name: value if is_named(value) else "" for name, value in tasks.items()})
     config = CompareConfig(
-        data=str(data) if named else "",
+        data=texts,
         backbone=backbone if isinstance(backbone, str) else f"{backbone.architecture} {backbone.fingerprint}",
         seeds=Seeds.read(seeds),
         **options,
@@ -93,7 +102,7 @@ def sweep(
     config.check_judged(judging.get("by", "area"), elsewhere=bool(getattr(data, "elsewhere", ())))
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
-        runs = _given(runs, data, backbone)
+        runs = _given(runs, data if tasks is None else tasks, backbone)
     runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
     return compare(
         run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
@@ -104,14 +113,14 @@ def sweep(
 class GivenRun(RunConfig):
     """A run on data, and maybe on a backbone, that are objects; the texts in their place tell them apart."""
 
-    objects: tuple[ImageData, Backbone | None] = field(compare=False, repr=False)
+    objects: tuple[ImageData | Tasks, Backbone | None] = field(compare=False, repr=False)
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """A copy of what was given."""
         given = self.objects[1]
         return super().load_backbone(num_classes, seed) if given is None else copy.deepcopy(given)
 
-    def load_data(self) -> ImageData:
+    def load_data(self) -> ImageData | Tasks:
         """What was given."""
         return self.checked(self.objects[0])
 
@@ -124,17 +133,31 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
             "backbone carries an adapter already; give the one that it was made of, and strategies"
         )
     task = runs[0]
-    if isinstance(data, ImageData) and task.train_domains is not None:
-        raise ValueError("data is split already; give train_domains to load_data")
-    if not isinstance(data, ImageData):
+
+    def read(source: SourceConfig, given: Any) -> ImageData:
+        if isinstance(given, ImageData):
+            if source.train_domains is not None:
+                raise ValueError("data is split already; give train_domains to load_data")
+            return given
         size = task.img_size or (
             model.image_size if model else task.size or task.load_backbone(2, 0).image_size
         )
-        data = task.read(data, size)
-    if model is not None and model.num_classes != len(data.classes):
+        return source.load(size) if is_named(given) else source.read(given, size)
+
+    datasets: ImageData | Tasks
+    if sources := task.tasks:
+        datasets = task.together({name: read(source, data[name]) for name, source in sources.items()})
+    else:
+        datasets = read(task, data)
+    if model is not None and model.num_classes != len(datasets.classes):
         raise ValueError(
-            f"backbone has {model.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"
+            f"backbone has {model.num_classes} logits, {datasets.name} {len(datasets.classes)} classes; give it a head of "
+            "that many"
         )
-    text = f"{data.name} {data.fingerprint}"
-    values = [{**vars(run), "data": text, "img_size": data.image_size} for run in runs]
-    return [GivenRun(**fields, objects=(data, model)) for fields in values]
+    by_name = {name: dataset for name, (dataset, _) in batches(datasets, task.batch_size).items()}
+    texts = {name: f"{dataset.name} {dataset.fingerprint}" for name, dataset in by_name.items()}
+    shown = {
+        "data": DataSets.read(texts) if sources else texts[datasets.name],
+        "img_size": next(iter(by_name.values())).image_size,
+    }
+    return [GivenRun(**vars(run) | shown, objects=(datasets, model)) for run in runs]

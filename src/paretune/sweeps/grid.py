@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -31,10 +32,12 @@ from paretune.runs.rows import read_config, read_json, read_stated, run_key
 from paretune.runs.sinks.base import Openable, backfill
 from paretune.runs.store import Run, load_runs
 from paretune.strategies import LinearProbe
-from paretune.sweeps.announcing import data_line, time_line
+from paretune.sweeps.announcing import data_lines, time_line
 from paretune.sweeps.config import RunConfig
+from paretune.sweeps.sources import SourceConfig
 from paretune.training.guards import TrainingDiverged
 from paretune.training.optimizers import AdamW
+from paretune.training.tasks import Tasks
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -65,11 +68,12 @@ def run_all(
         resume: go on with runs that were stopped; False starts them over.
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
-        tell: called before the runs begin, for each task with a line on its data and one on about how long it will take.
+        tell: called before the runs begin, with lines on the data of each task and one on about how long it will take.
         diverging: go on with the other runs when one diverges, which is logged, and return it as it is, not done.
 
     Returns:
-        One run a configuration, in the same order.
+        One run a configuration, in the same order; of a configuration of several tasks one for each, see
+        :meth:`~paretune.sweeps.config.RunConfig.places`.
 
     Raises:
         ValueError: ``workers`` is below 1, or above it for what cannot be sent to them; two configurations are the same, or
@@ -82,7 +86,8 @@ def run_all(
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
-    finished = {path for path in paths if resume and (path / "DONE").exists()}
+    places = {path: config.places(path) for config, path in zip(configs, paths, strict=True)}
+    finished = {path for path in paths if resume and all((place / "DONE").exists() for place in places[path])}
     tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
     for config, path in zip(configs, paths, strict=True):
         shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0, optimizer=AdamW())
@@ -97,15 +102,17 @@ def run_all(
             log.warning("whether the data of finished runs has changed since is not known: %s", error)
             continue
         for path in finished.intersection(path for _, path in runs):
-            check_unchanged(path, data)
+            check_unchanged(places[path], data)
         if tell is not None and left:
-            tell(data_line(data, task))
-            begun = [(config, int(steps_done(path)) if resume else 0) for config, path in left]
+            for line in data_lines(data, task):
+                tell(line)
+            begun = [(config, int(steps_done(path, places[path])) if resume else 0) for config, path in left]
             tell(time_line(begun, data, workers=min(workers, len(left)), threads=threads))
+    run_places = [place for path in paths for place in places[path]]
     if len(finished) == len(paths):
-        for path in paths:
-            backfill(path, sinks)
-        return [load_runs(path)[0] for path in paths]
+        for place in run_places:
+            backfill(place, sinks)
+        return [load_runs(place)[0] for place in run_places]
     with alone(out, patience=60):
         announce(out, configs)
     if (reason := _stays_here(configs)) is not None:
@@ -116,7 +123,7 @@ def run_all(
         log.info("the runs are made in this process, one by one: %s", reason)
         for config, path in zip(configs, paths, strict=True):
             _made(config, path, resume, progress, sinks, diverging)
-        return [load_runs(path)[0] for path in paths]
+        return [load_runs(place)[0] for place in run_places]
     spawn = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
     messages: Queue[Any] = spawn.Queue()
     with (
@@ -141,7 +148,7 @@ def run_all(
                     "call again and the runs go on from their last evaluation points; fewer workers (workers=1, "
                     "--workers 1) take less memory"
                 ) from None
-    return [load_runs(path)[0] for path in paths]
+    return [load_runs(place)[0] for place in run_places]
 
 
 def shares(workers: int | None, runs: int) -> tuple[int, int]:
@@ -155,16 +162,24 @@ def shares(workers: int | None, runs: int) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
-def steps_done(path: Path) -> float:
+def steps_done(path: Path, places: Sequence[Path]) -> float:
     """Up to which step the run in ``path`` is kept: 0 where there is none, infinity where it is finished.
+
+    Args:
+        path: that holds its checkpoint.
+        places: the run directory of each of its tasks, of one task ``path`` itself.
 
     Raises:
         ValueError: a file of it is damaged.
     """
-    if not (path / "config.json").exists():
+    if not all((place / "config.json").exists() for place in places):
         return 0.0
-    stated = read_stated(path, run_key(read_config(path)))
-    return 0.0 if stated is None else stated.step
+    keys = {place: run_key(read_config(place)) for place in places}
+    stated = [read_stated(place, keys[place]) for place in places]
+    if all(statement is not None and statement.done for statement in stated):
+        return math.inf
+    kept = read_stated(path, keys[places[0]])
+    return 0.0 if kept is None else kept.step
 
 
 def _stays_here(configs: Sequence[RunConfig]) -> str | None:
@@ -178,14 +193,15 @@ def _stays_here(configs: Sequence[RunConfig]) -> str | None:
     return None
 
 
-def check_unchanged(path: Path, data: ImageData) -> None:
-    """Raise ValueError if the finished run in ``path`` is on other images than ``data``."""
-    recorded = load_runs(path)[0].config.get("data")
-    if recorded != data.fingerprint:
-        raise ValueError(
-            f"{path} has a finished run on other images than {data.name} holds now: restore them, give another out, or "
-            "resume=False (--resume false) to start the runs over"
-        )
+def check_unchanged(places: Sequence[Path], data: ImageData | Tasks) -> None:
+    """Raise ValueError if a finished run in ``places``, one for each task, is on other images than ``data``."""
+    datasets = [data] if isinstance(data, ImageData) else data.data.values()
+    for place, dataset in zip(places, datasets, strict=True):
+        if load_runs(place)[0].config.get("data") != dataset.fingerprint:
+            raise ValueError(
+                f"{place} has a finished run on other images than {dataset.name} holds now: restore them, give another out, "
+                "or resume=False (--resume false) to start the runs over"
+            )
 
 
 def directory_name(config: RunConfig) -> str:
@@ -198,9 +214,16 @@ def directory_name(config: RunConfig) -> str:
         del values["augmentation"]
     else:
         values["augmentation"] = read_augmentation(config.augmentation).to_dict()
-    for name in ("columns", "skip_bad", "train_domains", "attack_elsewhere"):  # as before there were these
-        if not values[name]:
-            del values[name]
+    if config.tasks:
+        sources = {name: vars(source) | {"limit": source.most} for name, source in config.tasks.items()}
+        values = {
+            name: value for name, value in values.items() if name not in SourceConfig.__dataclass_fields__
+        }
+        values["data"] = [*sources.items()]  # in their order
+    absent = ("columns", "skip_bad", "train_domains", "attack_elsewhere", "task_weights", "task_batch_sizes")
+    for name in absent:  # as before there were these
+        if not values.get(name):
+            values.pop(name, None)
     if config.objective is None:  # of train_steps
         del values["objective"]
     if config.balance == "none":
@@ -221,10 +244,11 @@ def announce(out: Path, configs: Sequence[RunConfig]) -> None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # it serves those who watch alone
         runs = {}
     for config in configs:
-        runs[directory_name(config)] = {
-            "strategy": repr(config.strategy).removesuffix("()"),
-            "seed": config.seed,
-        }
+        for place in config.places(directory_name(config)):
+            runs[place.as_posix()] = {
+                "strategy": repr(config.strategy).removesuffix("()"),
+                "seed": config.seed,
+            }
     disk.write_json(file, {"runs": runs})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from paretune.sweeps.announcing import data_line
+from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import CompareConfig, RunConfig
 from paretune.sweeps.costs import Cost, Work, makespan, measured
 from paretune.sweeps.grid import check_unchanged, directory_name, shares, steps_done
@@ -84,7 +84,7 @@ class SweepPlan:
     """A comparison before it runs.
 
     Args:
-        data: a line on the images.
+        data: a line on the images, of several tasks a line for each too.
         strategies: in their order; trials, if there are any, come first.
         workers: processes at once.
         seconds: about how long these take for all that is left, their start included and the report not.
@@ -132,9 +132,10 @@ def plan(
     diverged = {search_directory(out) / name for name, outcome in known.items() if "diverged" in outcome}
     done = {}
     for path in (place / directory_name(run) for place, runs in places.items() for run in runs):
-        done[path] = math.inf if path in diverged else steps_done(path) if resume else 0.0
+        places_of = configs[0].places(path)
+        done[path] = math.inf if path in diverged else steps_done(path, places_of) if resume else 0.0
         if math.isinf(done[path]) and path not in diverged:
-            check_unchanged(path, data)
+            check_unchanged(places_of, data)
     workers, threads = shares(workers, len(configs))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
@@ -159,7 +160,9 @@ def plan(
             every.append(
                 Planned(strategy=repr(strategy), trials=runs is tried, cost=cost, runs=tuple(of_strategy))
             )
-    return SweepPlan(data=data_line(data, config), strategies=tuple(every), workers=workers, seconds=seconds)
+    return SweepPlan(
+        data="\n".join(data_lines(data, config)), strategies=tuple(every), workers=workers, seconds=seconds
+    )
 
 
 def _measured(config: RunConfig, threads: int) -> tuple[Cost, float]:

@@ -2,13 +2,15 @@
 
 Each strategy is tried with its own rate times powers of two, for a part of the epochs, on a seed that is not compared.
 The trials are measured once, at their end; the best has the largest area on the select split, which for one point is
-clean times robust accuracy. The report split takes no part in the choice.
+clean times robust accuracy; of several tasks the mean of theirs. The report split takes no part in the choice.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from paretune._values import LAST_SEED
@@ -76,7 +78,11 @@ def with_rates(
         disk.write_json(file, {"trials": known})  # before there are runs, which it keeps apart
     left = [trial for trial in tried if "diverged" not in known.get(directory_name(trial), {})]
     runs = run_all(left, file.parent, workers=workers, resume=resume, progress=progress, diverging=True)
-    results = {directory_name(trial): _outcome(trial, run) for trial, run in zip(left, runs, strict=True)}
+    left_runs = iter(runs)
+    results = {
+        directory_name(trial): _outcome(trial, [*islice(left_runs, max(1, len(trial.tasks)))])
+        for trial in left
+    }
     known |= results
     rates = chosen(tried, known)
     with alone(file.parent, patience=60):
@@ -154,10 +160,14 @@ def outcomes(out: str | Path) -> dict[str, Outcome]:
     return known
 
 
-def _outcome(trial: RunConfig, run: Run) -> Outcome:
+def _outcome(trial: RunConfig, runs: Sequence[Run]) -> Outcome:
+    """Of the run of each task of the trial; accuracies and area are means over the tasks."""
     told = {"strategy": repr(trial.strategy), "lr": trial.optimizer.lr or trial.strategy.learning_rate}
-    if not run.done:
+    if not all(run.done for run in runs):
         return told | {"diverged": True}
-    clean, robust = run.points["clean_select"], run.points["robust_select"]
-    last = {"clean_select": float(clean.iloc[-1]), "robust_select": float(robust.iloc[-1])}
-    return told | last | {"area": area(clean, robust)}
+    accuracies = [(run.points["clean_select"], run.points["robust_select"]) for run in runs]
+    return told | {
+        "clean_select": fmean(clean.iloc[-1] for clean, _ in accuracies),
+        "robust_select": fmean(robust.iloc[-1] for _, robust in accuracies),
+        "area": fmean(area(clean, robust) for clean, robust in accuracies),
+    }

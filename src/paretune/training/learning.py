@@ -11,7 +11,7 @@ from paretune._values import told
 from paretune.data.augmenting import Augmented, read_augmentation
 from paretune.data.images import ImageData
 from paretune.training.balance import Balance, balanced_order
-from paretune.training.tasks import Tasks
+from paretune.training.tasks import Tasks, batches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,12 +75,10 @@ def learnings(
         ValueError: a batch is larger than its train split, or there is no such augmentation.
     """
     several = data if isinstance(data, Tasks) else None
-    by_name = {data.name: data} if isinstance(data, ImageData) else data.data
-    sizes = (several and several.batch_sizes) or dict.fromkeys(by_name, batch_size)
     shares = several.shares if several else (1.0,)
     tasks = []
-    for number, (name, task_data) in enumerate(by_name.items()):
-        size, examples = sizes[name], len(task_data.train)
+    for number, (name, (task_data, size)) in enumerate(batches(data, batch_size).items()):
+        examples = len(task_data.train)
         of_task = f" of the task {name!r}" if several else ""
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}{of_task}")

@@ -172,10 +172,10 @@ def _follow(
     """Take the steps of ``plan`` that ``record`` lacks."""
     rank, device, precision = processes.rank, processes.device, processes.precision
     # Faster for convolutions on a CPU; the values are the same.
-    model.to(memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
-    wrapped, optim = processes.prepare(model), plan.optimizer.build(model, plan.lr)
-    tasks, average = at_work(plan, model, wrapped), Average(model, plan.ema)
+    tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
+    average = Average(model, plan.ema)
     kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
     for task in tasks:

@@ -191,20 +191,21 @@ class Plan:
         if not attacks:
             raise ValueError("attacks is empty; name at least one, e.g. attacks=[PGD(Linf(4/255), steps=20)]")
         if isinstance(data, Tasks):
-            name, classes, noted = " + ".join(data.data), data.num_classes, data.noted()
+            noted = data.noted()
             if precision == "auto":
                 raise ValueError(
                     "precision='auto' may end otherwise for each task; name one for all: precision='fp32' or 'bf16'"
                 )
         else:
-            name, classes = data.name, len(data.classes)
             noted = Task(data.train.classes, described_data(data.name, data))
-        if model.num_classes != classes:
-            raise ValueError(f"the model has {model.num_classes} classes, data {name!r} has {classes}")
+        if model.num_classes != len(data.classes):
+            raise ValueError(
+                f"the model has {model.num_classes} classes, data {data.name!r} has {len(data.classes)}"
+            )
         check_same_classes(model.num_classes, model.classes, noted.classes)
         if attack_elsewhere and not any(task.data.elsewhere for task in tasks):
             raise ValueError(
-                f"attack_elsewhere: data {name!r} has nothing elsewhere; load it with train_domains, or give shifts"
+                f"attack_elsewhere: data {data.name!r} has nothing elsewhere; load it with train_domains, or give shifts"
             )
         for task in tasks:
             together = isinstance(data, Tasks)
@@ -297,6 +298,11 @@ class Plan:
         attack = self.objective.attack
         now = Moment(step=step, total=self.total, per_epoch=self.per_epoch, seed=self.seed, clean=clean)
         return attack.threat.epsilon * self.freezing.factor(self.epsilon, now) if attack else 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks, if they are several; none otherwise."""
+        return [task.name for task in self.tasks] if self.together else []
 
     @property
     def early(self) -> int:

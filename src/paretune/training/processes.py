@@ -36,7 +36,7 @@ class Processes:
         mixed_precision: of training; of float16, gradients are scaled.
 
     Raises:
-        ValueError: the processes cannot share a batch evenly, or they are several and so are the tasks.
+        ValueError: the processes cannot share a batch evenly.
     """
 
     def __init__(self, batch_sizes: Sequence[int], mixed_precision: str = "no") -> None:
@@ -48,10 +48,6 @@ class Processes:
         for batch_size in batch_sizes:
             if batch_size % self.world:
                 raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
-        if len(batch_sizes) > 1 and self.world > 1:
-            raise ValueError(
-                f"several tasks train in one process, not in {self.world}; start it without a launcher"
-            )
 
     def announce(self, path: Path) -> None:
         """Log which processes there are."""
@@ -63,7 +59,7 @@ class Processes:
                 path,
             )
 
-    def prepare(self, model: Backbone) -> nn.Module:
+    def prepare(self, model: nn.Module) -> nn.Module:
         """The model as it is called in training, on its device."""
         wrapped: nn.Module = self.accelerator.prepare(model)
         # What accelerate does for the mixed precision that a launcher names: here only losses are computed so.

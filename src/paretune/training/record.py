@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from paretune.runs.examples import Examples, Pictures
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
-from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE, differences, read_json
+from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE, TASKS, differences, read_json
 from paretune.runs.sinks.base import Openable, backfill, forwarding
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies.mechanics.adapting import require_adaptation, restore, trainable_parameters
@@ -42,10 +42,6 @@ from paretune.training.processes import Processes
 from paretune.training.tasks import view
 
 log = logging.getLogger(__name__)
-
-TASKS = (
-    "tasks.json"  # beside the directories of the tasks of a run: what it is, as config.json is of one task
-)
 
 
 class Measured(NamedTuple):
@@ -78,7 +74,7 @@ class Record:
         self, path: Path, plan: Plan, processes: Processes, *, resume: bool, sinks: Sequence[Openable]
     ) -> None:
         self.path, self.plan, self.processes, self.sinks = path, plan, processes, sinks
-        self.paths = places(path, plan)
+        self.paths = places(path, plan.names)
         self.writers = processes.on_main(lambda: self._open(resume)) or []  # none but in the main process
         self.done = all((run_path / "DONE").exists() for run_path in self.paths)
         self.kept: Mapping[str, Kept] = {}
@@ -311,8 +307,11 @@ class Record:
     def finish(self, model: Backbone) -> Run:
         """Give ``model`` the weights of the point that the run ends with, save the adapter, declare the run done."""
         plan, step = self.plan, self.so_far["best"]["step"]
+        wait = self.processes.accelerator.wait_for_everyone
         if plan.keep.rule != "last":
+            wait()  # for the main process, which may be writing it
             restore(model.module, load_tensors(self.path / BEST, _stored(model)))
+            wait()  # for all who read it, before it goes
         if self.writers:
             columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
             notes = {
@@ -340,13 +339,13 @@ class Record:
                 writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)
-        self.processes.accelerator.wait_for_everyone()
+        wait()
         return load_runs(self.paths[0])[0]
 
 
-def places(path: Path, plan: Plan) -> list[Path]:
-    """The run directories of the tasks: ``path`` of one, and of several those with their names in it."""
-    return [path / task.name for task in plan.tasks] if plan.together else [path]
+def places(path: Path, names: Iterable[str]) -> list[Path]:
+    """The run directories in ``path`` of the tasks with these ``names``; without names ``path`` itself, of one task."""
+    return [path / name for name in names] or [path]
 
 
 def _stored(model: Backbone) -> dict[str, Tensor]:
@@ -364,7 +363,7 @@ def recording(
         ValueError: see :class:`Record`.
     """
     with contextlib.ExitStack() as held:
-        for place in dict.fromkeys((path, *places(path, plan))):
+        for place in dict.fromkeys((path, *places(path, plan.names))):
             processes.on_main(lambda place=place: held.enter_context(alone(place)))  # type: ignore[misc]
         record = Record(path, plan, processes, resume=resume, sinks=sinks)
         processes.announce(path)

@@ -7,12 +7,13 @@ each task has a head of its own.
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, combinations
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from paretune.backbones.backbone import Backbone, Task, inside, note_task, task_of
 from paretune.backbones.blocks import HeadBlock, check_divisible, cut_out
@@ -48,18 +49,12 @@ class Tasks:
             raise ValueError(
                 f"name at least two tasks, got {', '.join(self.data) or 'none'}; paretune.train learns one"
             )
+        check_names(self.data)
         for name, data in self.data.items():
-            if not re.fullmatch(r"\w[\w +-]*", name) or name.casefold() in ("adapter", "done", "bits"):
-                raise ValueError(
-                    f"the name of a task is that of a directory, of letters, digits, -, + and _, and not 'adapter', 'done' "
-                    f"or 'bits'; got {name!r}"
-                )
             if len(data.classes) < 2:
                 raise ValueError(
                     f"the task {name!r} has {len(data.classes)} class; there must be at least two"
                 )
-        if len({name.casefold() for name in self.data}) < len(self.data):
-            raise ValueError(f"the names of tasks must differ by more than case: {', '.join(self.data)}")
         shapes = {name: tuple(data.train[:1][0].shape[1:]) for name, data in self.data.items()}
         if len({*shapes.values()}) > 1:
             text = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -98,16 +93,26 @@ class Tasks:
         return tuple(float(self.weights[name]) for name in self.data)
 
     @property
-    def num_classes(self) -> int:
-        """Logits of the model: the sum of the classes of all tasks."""
-        return sum(len(data.classes) for data in self.data.values())
+    def classes(self) -> tuple[str, ...]:
+        """Those of all tasks, one for each logit of the model."""
+        return tuple(f"{name}: {kind}" for name, data in self.data.items() for kind in data.classes)
+
+    @property
+    def name(self) -> str:
+        """What all of them are called."""
+        return " + ".join(self.data)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the splits of all."""
+        return digest(*(data.fingerprint for data in self.data.values()))
 
     def noted(self) -> Task:
         """What the model of all of them remembers."""
         datasets = self.data.values()
         described = {
-            "name": " + ".join(self.data),
-            "fingerprint": digest(*(data.fingerprint for data in datasets)),
+            "name": self.name,
+            "fingerprint": self.fingerprint,
             "train": sum(len(data.train) for data in datasets),
             "report": sum(len(data.report) for data in datasets),
             "loaded_with": None,
@@ -118,8 +123,28 @@ class Tasks:
                 for name, data in self.data.items()
             },
         }
-        named = [f"{name}: {kind}" for name, data in self.data.items() for kind in data.train.classes or ()]
-        return Task(tuple(named) if len(named) == self.num_classes else None, described)
+        named = all(data.train.classes is not None for data in datasets)
+        return Task(self.classes if named else None, described)
+
+
+def check_names(names: Collection[str]) -> None:
+    """Raise ValueError unless each of ``names`` may be that of the directory of a task."""
+    for name in names:
+        if not re.fullmatch(r"\w[\w +-]*", name) or name.casefold() in ("adapter", "done", "bits"):
+            raise ValueError(
+                f"the name of a task is that of a directory, of letters, digits, -, + and _, and not 'adapter', 'done' "
+                f"or 'bits'; got {name!r}"
+            )
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"the names of tasks must differ by more than case: {', '.join(names)}")
+
+
+def batches(data: ImageData | Tasks, batch_size: int) -> dict[str, tuple[ImageData, int]]:
+    """What a step takes of each task of ``data``, by name: its images, and how many, ``batch_size`` if it does not say."""
+    if isinstance(data, ImageData):
+        return {data.name: (data, batch_size)}
+    sizes = data.batch_sizes or dict.fromkeys(data.data, batch_size)
+    return {name: (dataset, sizes[name]) for name, dataset in data.data.items()}
 
 
 def described_data(name: str, data: ImageData) -> dict[str, Any]:
@@ -178,6 +203,36 @@ def shared_view(model: Backbone, name: str, trained: Task) -> Backbone:
     shown = model.beside(HeadBlock(head, rows))
     note_task(shown, task)
     return shown
+
+
+class Views(nn.Module):
+    """The models of all tasks as one module, which processes can share: its gradients are those of every task.
+
+    Args:
+        models: see :func:`shared_view`.
+    """
+
+    def __init__(self, models: Sequence[Backbone]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor, number: int) -> Tensor:
+        """The logits of the task ``number``."""
+        logits: Tensor = self.models[number](images)
+        return logits
+
+
+class Through(nn.Module):
+    """The model of the task ``number`` alone, called through ``views``: :class:`Views`, or what processes made of them."""
+
+    def __init__(self, views: nn.Module, number: int) -> None:
+        super().__init__()
+        self.views, self.number = views, number
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Its logits."""
+        logits: Tensor = self.views(images, self.number)
+        return logits
 
 
 def view(model: Backbone, name: str) -> Backbone:

@@ -48,8 +48,8 @@ def train_tasks(
 
     Raises:
         ValueError: as :func:`~paretune.train`; or names, weights or batch sizes are not one for each task, images of tasks
-            have other sizes, one task learns what another is measured on, the head cannot be divided, ``precision`` is
-            ``"auto"``, or a launcher has started several processes.
+            have other sizes, one task learns what another is measured on, the head cannot be divided, or ``precision`` is
+            ``"auto"``.
     """
     data = {name: as_data(source, model.image_size) for name, source in tasks.items()}
     train(model, Tasks(data, weights, batch_sizes), objective, out=out, **options)

@@ -19,6 +19,7 @@ from paretune.runs.rows import (
     read_json,
     read_stated,
     run_key,
+    training_of,
 )
 from paretune.runs.store import find_runs
 
@@ -140,7 +141,7 @@ class _Watched:
         self._forget()
 
     def _forget(self) -> None:
-        self.log, self.points = Tail(self.path / "log.jsonl"), Tail(self.path / "points.jsonl")
+        self.log, self.points = Tail(training_of(self.path) / "log.jsonl"), Tail(self.path / "points.jsonl")
         self.last: dict[str, Any] = {}  # line of the log
         self.whole: Stated | None = None  # what the log was found to be
         self.measured: dict[int, list[dict[str, Any]]] = {}

@@ -57,10 +57,13 @@ TRAINING = (
     "--stop-on-failure --checkpointing "
     "--optimizer.schedule one-cycle --optimizer.layer-decay 0.8 --optimizer.head-lr 0.01 --balance sampling",
     f"train {SHORT} --objective MART()+0.5*FARE()+LwF() --schedule uniform --freezing gradual_unfreezing(0.5) --lr 0.001",
+    f"train {SHORT} --data digits --data again=digits --img-size 24 --task-weights digits=1,again=0.5 "
+    "--task-batch-sizes digits=16,again=8 --strategy BitFit",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
     f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere",
 )
+TASKS = f"plan {SHORT} --data digits --data again=digits --img-size 24 --task-weights size --seeds 0 --strategies bitfit"
 MEASURING = (
     "evaluate DIR --limit 60 --steps 1 --epsilons 1/255 --shifts Corruptions('common'),Grey() --baseline alexnet",
     "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
@@ -68,6 +71,7 @@ MEASURING = (
 TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
+    pytest.param(TASKS, id="plan of several tasks"),
     *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
     *(pytest.param(text, id=text) for text in VOLUMES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),

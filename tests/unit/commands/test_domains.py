@@ -19,8 +19,9 @@ import paretune as pt
 from paretune.commands.cli import main
 from paretune.frontiers.elsewhere import Elsewhere
 from paretune.runs.store import load_runs
-from paretune.sweeps.config import Domains, RunConfig
+from paretune.sweeps.config import RunConfig
 from paretune.sweeps.grid import directory_name
+from paretune.sweeps.sources import Domains
 
 COUNTS = {"photo": 60, "sketch": 24, "art": 18}
 

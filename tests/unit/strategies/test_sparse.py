@@ -274,7 +274,7 @@ def test_adapters_of_one_configuration_and_other_places_share_a_model(tmp_path: 
         (
             Sparse(),
             {},
-            r"score='gradient' chooses weights by images, and got nothing; give adapt\(\.\.\., data=data.train",
+            r"score='gradient' chooses weights by images of one task, and got nothing; give adapt\(\.\.\., data=data.train",
         ),
         (Sparse(), {"data": tiny.data()}, "and got a ImageData"),
         (
