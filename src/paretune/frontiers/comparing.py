@@ -131,20 +131,20 @@ def recommend(
 ) -> tuple[Recommendation, ...]:
     """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
 
-        It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
-            from the largest area (or volume, with ``by="volume"``) or come within ``margin`` of it. What the data do not
-            decide is said: :attr:`Recommendation.certainty`.
+    It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
+        from the largest area (or volume, with ``by="volume"``) or come within ``margin`` of it. What the data do not
+        decide is said: :attr:`Recommendation.certainty`.
 
-        Args:
-            runs: as in :func:`compare`.
-            task: only this one; ``None`` for all.
-            max_trainable: leave out strategies with more trainable parameters.
-            max_seconds: leave out strategies that trained longer, in seconds for one seed.
-            **options: those of :func:`compare`, such as ``min_clean`` and ``margin``.
+    Args:
+        runs: as in :func:`compare`.
+        task: only this one; ``None`` for all.
+        max_trainable: leave out strategies with more trainable parameters.
+        max_seconds: leave out strategies that trained longer, in seconds for one seed.
+        **options: those of :func:`compare`, such as ``min_clean`` and ``margin``.
 
-        Raises:
-            FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
-                limits.
+    Raises:
+        FileNotFoundError, ValueError: as :func:`compare`; the task is unknown, or no strategy is within the
+            limits.
     """
     loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions
