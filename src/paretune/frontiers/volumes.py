@@ -4,7 +4,7 @@ Shifted accuracy is clean accuracy on images unlike those of training. The volum
 
     volume = 1 / ((1 - a0) (1 - r0) (1 - s0)) * integral over s from s0 to 1 of area {points with shifted >= s} ds
 
-with the reference point (a0, r0, s0), where the area is the one of :mod:`paretune.frontiers.pareto` before it is divided:
+with the reference point (a0, r0, s0), where the area is the one of ``paretune.frontiers.pareto`` before it is divided:
 the share of demands (clean >= a, robust >= r, shifted >= s) that some point meets. It is the three-dimensional hypervolume
 of Zitzler & Thiele (IEEE TEC 1999, https://doi.org/10.1109/4235.797969), divided by that of the ideal point. It is exact,
 by a sweep over the points from the highest shifted accuracy down: between two of them, the area does not change (as in
@@ -58,7 +58,7 @@ def ordered_volume(
 ) -> NDArray[np.float64]:
     """The volume below points whose clean and robust accuracies are taken *in the order given*, the last axis.
 
-    Each slab has the signed area of :func:`paretune.frontiers.pareto.ordered_area`, in which nothing is maximised. The slabs
+    Each slab has the signed area of ``paretune.frontiers.pareto.ordered_area``, in which nothing is maximised. The slabs
     are those of the shifted accuracies as they are. In falling order of clean accuracy, points of a frontier of clean and
     robust accuracy give :func:`volume`.
 

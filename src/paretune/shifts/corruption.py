@@ -25,7 +25,7 @@ class Corruption(Shift):
     """One corruption at one severity, such as ``Corruption("gaussian_noise", severity=3)``.
 
     Args:
-        kind: ``"fog"`` and the like, see :data:`paretune.shifts.corruptions.CORRUPTIONS`.
+        kind: ``"fog"`` and the like, see ``paretune.shifts.corruptions.CORRUPTIONS``.
         severity: from 1 to 5.
         version: of the published numbers: ``"224"`` of ImageNet-C, ``"32"`` of CIFAR-10-C; None takes those of the nearer
             size.

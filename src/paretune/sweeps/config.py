@@ -411,7 +411,7 @@ class RunConfig(TaskConfig):
         return self.runs_in(out)
 
     def places(self, out: str | Path) -> list[Path]:
-        """The run directories in ``out``, one for each task; see :func:`~paretune.training.record.places`."""
+        """The run directories in ``out``, one for each task; see ``paretune.training.record.places``."""
         return places(Path(out), self.tasks)
 
     def runs_in(self, out: str | Path) -> list[Run]:
