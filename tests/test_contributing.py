@@ -14,7 +14,7 @@ from paretune import strategies
 from paretune._values import parse
 from paretune.attacks import ATTACKS, THREATS
 from paretune.commands.parser import command_parser
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.strategies import STRATEGIES, Strategy
 from tests import tiny
 from tests.contracts.backbones import make

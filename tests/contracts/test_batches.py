@@ -11,7 +11,7 @@ from torch import Tensor
 import paretune as pt
 from paretune.attacks import FGSM, L1, L2, NFGSM, PGD, Attack, Linf, Threat
 from paretune.attacks.streams import Streams
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from tests.contracts.test_attacks import SMALL
 from tests.unit.attacks.victims import RowByRow, exact_copy
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import paretune as pt
 from paretune.attacks import NFGSM, AutoAttack, Linf, masking_findings
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.training.guards import TrainingDiverged
 from tests import tiny
 from tests.contracts.test_attacks import SMALL

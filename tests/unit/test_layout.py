@@ -15,6 +15,7 @@ ROOT = Path(paretune.__file__).parent
 FOLDERS = {
     *(
         "data",
+        "shifts",
         "backbones",
         "strategies",
         "kernels",

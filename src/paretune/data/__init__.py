@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _NAMES = {
-    "images": ("ImageData", "ImageSplit", "load_data"),
+    "images": ("ImageData", "load_data"),
+    "image_split": ("ImageSplit",),
     "augmentation": ("Augmentation", "Chain", "Crop", "Flip"),
     "transforms": ("AugMix", "AutoAugment", "ColorJitter", "RandAugment", "RandomResizedCrop"),
     "custom": ("Custom",),
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from paretune.data.augmentation import Augmentation, Chain, Crop, Flip
     from paretune.data.augmenting import AUGMENTATIONS, Augmented, read_augmentation
     from paretune.data.custom import Custom
-    from paretune.data.images import ImageData, ImageSplit, load_data
+    from paretune.data.image_split import ImageSplit
+    from paretune.data.images import ImageData, load_data
     from paretune.data.transforms import AugMix, AutoAugment, ColorJitter, RandAugment, RandomResizedCrop
 else:
     _HOME = {name: module for module, names in _NAMES.items() for name in names}

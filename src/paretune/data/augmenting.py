@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from paretune._values import parse, shown
 from paretune.data.augmentation import Augmentation, Chain, Crop, Flip
 from paretune.data.custom import Custom
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.data.transforms import AugMix, AutoAugment, ColorJitter, RandAugment, RandomResizedCrop
 
 _TRIED = 8  # seeds that a chain is tried with, twice each

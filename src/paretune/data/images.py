@@ -18,75 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from paretune.data.domains import elsewhere_rows
-from paretune.data.pixels import Reader
+from paretune.data.image_split import ImageSplit, holds_integers
 from paretune.data.reading import Reading, read_source
 from paretune.data.sizes import ImageSize, checked_size
 from paretune.data.sources import SOURCES, Source, digest, stored_source
 from paretune.data.splits import ROLES, SPLITS, split_rows
-
-
-class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
-    """One of the three splits: images and labels by index, in a fixed random order.
-
-    It is indexed by batch, so a loader without collation does one fetch for each list of indices:
-    ``DataLoader(split, sampler=[[0, 5, 2], [1, 4, 3]], batch_size=None)``.
-
-    Attributes:
-        labels: Class of each example, int64, shape (examples,).
-        ids: Identity of each example in the whole data set, whatever the seed, the limit and the image size;
-            int64, shape (examples,).
-        fingerprint: Digest of data set, image size, ids and labels. Results with the same fingerprint are
-            about the same images in the same order. Of a folder or a table, names and sizes of the files stand for
-            their content; of a data set of torch or Hugging Face, its length, classes, labels and the pixels of up
-            to 32 evenly spaced examples.
-        classes: Name of each class, which labels index; None where nobody named them.
-        groups: Number of the group of each example, for ``compare(groups=...)``; int64, shape (examples,). None
-            where the data has no groups.
-    """
-
-    def __init__(
-        self,
-        labels: Tensor,
-        ids: Tensor,
-        read: Reader,
-        fingerprint: str,
-        classes: tuple[str, ...] | None = None,
-        groups: Tensor | None = None,
-    ) -> None:
-        self.labels = labels
-        self.ids = ids
-        self.fingerprint = fingerprint
-        self.classes = classes
-        self.groups = groups
-        self._read = read
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"ImageSplit({len(self)} examples, {self.fingerprint[:12]})"
-
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Images (batch, 3, height, width), float32 in [0, 1], and labels (batch,); an int has no batch axis.
-
-        Raises:
-            IndexError: An index lies outside of the split.
-            TypeError: ``index`` is not made of integers or booleans.
-        """
-        rows = self._rows(index)
-        images, labels = self._read(rows.reshape(-1)), self.labels[rows]
-        return (images[0], labels) if rows.ndim == 0 else (images, labels)
-
-    def _rows(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
-        if isinstance(index, slice):
-            return torch.tensor(range(len(self))[index], dtype=torch.int64)
-        wanted = torch.as_tensor(index).cpu()
-        if wanted.numel() == 0:
-            return torch.empty(0, dtype=torch.int64)
-        mask = wanted.dtype == torch.bool and wanted.ndim == 1
-        if wanted.ndim > 1 or not (mask or _holds_integers(wanted)):
-            raise TypeError(f"index must be an int, a slice, or a list or 1-D tensor of ints; got {index!r}")
-        return torch.arange(len(self))[wanted if mask else wanted.to(torch.int64)]
 
 
 @dataclass(frozen=True)
@@ -178,7 +114,7 @@ class ImageData:
         images, labels = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
         names = None if classes is None else tuple(classes)
         _check_images(images)
-        if labels.ndim != 1 or not _holds_integers(labels):
+        if labels.ndim != 1 or not holds_integers(labels):
             got = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise ValueError(f"labels must be integers of shape (examples,); got {got}")
         if len(labels) != len(images):
@@ -374,10 +310,6 @@ def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:10])) + (", …" if len(names) > 10 else "")
-
-
-def _holds_integers(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _check_images(images: Tensor) -> None:

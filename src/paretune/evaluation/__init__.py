@@ -1,5 +1,6 @@
 """What a model gets right, clean and under attack, example by example."""
 
-from paretune.evaluation.correctness import Scores, evaluate
+from paretune.evaluation.correctness import evaluate
+from paretune.evaluation.scores import Scores
 
 __all__ = ["Scores", "evaluate"]

@@ -10,122 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from paretune.attacks import Attack, AttackCopy, Engine, attack_copy
 from paretune.attacks.inputs import check_classes, check_images, check_logits, predicted
 from paretune.attacks.state import PROBED, claimed, keep, reading
+from paretune.backbones.among import Among
 from paretune.backbones.backbone import answer, task_of
 from paretune.backbones.bases import check_values
 from paretune.backbones.modes import evaluation_mode
-from paretune.data.images import ImageSplit, as_split, check_same_classes
-from paretune.frontiers.classes import ByClass, by_class, name_of, wilson
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import as_split, check_same_classes
+from paretune.evaluation.scores import Bits, Scores
 from paretune.runs.progress import bars
+from paretune.shifts import Shift, shifted_splits
 
-Bits = NDArray[np.bool_]
 Seen = Callable[[Attack | None, Tensor, Tensor, Tensor], None]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Scores:
-    """Which examples a model gets right; prints as a table of accuracies with Wilson's 95 % intervals.
-
-    Args:
-        clean: (examples,) booleans, right on the clean image.
-        robust: for each attack (examples,) booleans, right on the clean and on the attacked image.
-        split: fingerprint of the examples.
-        classes: number of the model's logits; 0 where no example was measured here.
-        labels: (examples,) true classes, int64.
-        names: name of each class; None where nobody named them.
-        seconds: that each attack took here; what was read from ``state`` takes none.
-    """
-
-    clean: Bits
-    robust: dict[Attack, Bits]
-    split: str
-    classes: int = 0
-    labels: NDArray[np.int64] | None = None
-    names: tuple[str, ...] | None = None
-    seconds: dict[Attack, float] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        bits = {"clean": self.clean} | {self.ran(attack): right for attack, right in self.robust.items()}
-        table = {}
-        for name, right in bits.items():
-            low, high = wilson(right.mean(), len(right), 0.95)
-            table[name] = {"accuracy": f"{right.mean():.3f}", "95% interval": f"{low:.3f} to {high:.3f}"}
-        frame = pd.DataFrame.from_dict(table, orient="index")
-        if self.labels is not None:
-            balanced = [self.balanced_accuracy(attack) for attack in (None, *self.robust)]
-            frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
-        return f"{len(self.clean):,} examples\n{frame.to_string()}"
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Fraction right on clean images."""
-        return float(self.clean.mean())
-
-    def robust_accuracy(self, attack: Attack) -> float:
-        """Fraction right on clean and attacked images; an upper bound on the true one."""
-        return float(self.robust[attack].mean())
-
-    def balanced_accuracy(self, attack: Attack | None = None) -> float:
-        """Mean over the classes of the fraction right, so that rare classes count as much as common ones.
-
-        Args:
-            attack: right on the clean and on the attacked image; None for the clean one alone.
-        """
-        return float(self._by_class(attack).accuracy.mean())
-
-    def per_class(self, attack: Attack | None = None, *, level: float = 0.95) -> pd.DataFrame:
-        """One row per class, worst first: class, examples, clean, clean_low, clean_high, and with an attack robust,
-        robust_low, robust_high. Worst is the lowest robust accuracy, or clean accuracy without an attack.
-
-        Args:
-            attack: one of those that were evaluated; None for the clean images alone.
-            level: of the intervals, in (0, 1). They are Wilson's, see :mod:`paretune.frontiers.classes`.
-        """
-        measured = {"clean": self._by_class(None, level)}
-        if attack is not None:
-            measured["robust"] = self._by_class(attack, level)
-        columns: dict[str, Any] = {
-            "class": [name_of(label, self.names) for label in measured["clean"].labels],
-            "examples": measured["clean"].examples,
-        }
-        for name, each in measured.items():
-            columns |= {name: each.accuracy, f"{name}_low": each.low, f"{name}_high": each.high}
-        worst = [*measured.values()][-1].worst_first
-        return pd.DataFrame(columns).iloc[worst].reset_index(drop=True)
-
-    def _by_class(self, attack: Attack | None, level: float = 0.95) -> ByClass:
-        if self.labels is None:
-            raise ValueError("these scores have no labels, so nothing can be said of their classes")
-        bits = self.clean if attack is None else self.robust[attack]
-        return by_class(self.labels, bits[None], level=level)
-
-    def ran(self, attack: Attack) -> str:
-        """The call of ``attack`` as it ran on this model; see :meth:`~paretune.attacks.Attack.on`."""
-        return repr(attack.on(self.classes) if self.classes else attack)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per attack: attack, in the variant that ran, threat, epsilon, clean, robust, examples."""
-        return pd.DataFrame(
-            [
-                {
-                    "attack": self.ran(attack),
-                    "threat": type(attack.threat).__name__,
-                    "epsilon": attack.threat.epsilon,
-                    "clean": self.clean_accuracy,
-                    "robust": self.robust_accuracy(attack),
-                    "examples": len(self.clean),
-                }
-                for attack in self.robust
-            ],
-            columns=["attack", "threat", "epsilon", "clean", "robust", "examples"],
-        )
 
 
 def evaluate(
@@ -133,6 +34,8 @@ def evaluate(
     data: ImageSplit | Any,
     attacks: Sequence[Attack] = (),
     *,
+    shifts: Sequence[Shift] = (),
+    attack_elsewhere: bool = False,
     epsilons: Sequence[float] | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -155,6 +58,9 @@ def evaluate(
             :func:`~paretune.load_data` takes, all examples are measured, at the image size of ``model``; splits of its own,
             and the data that ``model`` was trained on, are refused.
         attacks: for example ``[PGD(Linf(4/255), steps=20)]``.
+        shifts: measure what these make of ``data`` too, for example ``[Corruptions("common")]``: it is in ``elsewhere`` of
+            what is returned.
+        attack_elsewhere: run the attacks on that too; else only its clean accuracy is measured.
         epsilons: evaluate each attack at each of these instead of at its own.
         batch_size: images at once.
         seed: seeds the attacks; the same seed gives the same bits. Attacks draw for each image as they do in one call on
@@ -171,10 +77,10 @@ def evaluate(
         seen: called with what is judged, some examples at a time: None or an attack, places (n,) of the examples in
             ``data``, the clean or attacked images (n, channels, height, width) there, and the logits (n, classes) of
             ``model`` for them. Examples that are wrong when clean are not attacked, and those that ``state`` holds are not
-            seen again.
+            seen again. What ``shifts`` make is not seen.
 
     Raises:
-        TypeError: something in ``attacks`` is not an attack.
+        TypeError: something in ``attacks`` is not an attack, or in ``shifts`` no shift.
         ValueError: ``data`` is empty, or its images and labels are not what attacks take; the model returns NaN, an
             infinite largest logit, or something else than two or more logits an image, the labels among them; the model
             and ``data`` have other classes; two attacks are the same, or one leaves its ball by design; or ``state``
@@ -189,7 +95,10 @@ def evaluate(
     )
     if len(data) == 0:
         raise ValueError("data has no examples")
+    if attack_elsewhere and not shifts:
+        raise ValueError("attack_elsewhere attacks what shifts make; give shifts")
     check_values(model)
+    elsewhere = shifted_splits(data, shifts)
     if epsilons is not None:
         attacks = [attack.with_epsilon(epsilon) for attack in attacks for epsilon in epsilons]
     if len(set(attacks)) < len(attacks):
@@ -209,6 +118,9 @@ def evaluate(
             "precision='fp32' or 'bf16', or leave out state"
         )
     bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
+    if data.among is not None:
+        model = Among(model, data.among)
+        victim = victim and attack_copy(model, **vars(victim.options))
     if victim is None and attacks:
         victim = attack_copy(model, engine=engine)
     rank, world = shard
@@ -237,10 +149,30 @@ def evaluate(
             bits[:, places.numpy()] = measured
             done += len(places)
             shown.update(task, completed=done)
-    robust = dict(zip(attacks, bits[1:], strict=True))
-    names = data.classes
     return Scores(
-        bits[0], robust, data.fingerprint, run.classes, data.labels.cpu().numpy(), names, run.seconds
+        bits[0],
+        dict(zip(attacks, bits[1:], strict=True)),
+        data.fingerprint,
+        run.classes,
+        data.labels.cpu().numpy(),
+        data.classes,
+        run.seconds,
+        data.shift,
+        data.paired,
+        {
+            name: evaluate(
+                model,
+                split,
+                attacks if attack_elsewhere else (),
+                batch_size=batch_size,
+                seed=seed,
+                shard=shard,
+                victim=victim if attack_elsewhere else None,
+                progress=progress,
+                state=None if state is None else Path(state) / "elsewhere" / str(number),
+            )
+            for number, (name, split) in enumerate(elsewhere.items())
+        },
     )
 
 
@@ -334,6 +266,8 @@ class _Run:
         first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0))
         images, labels = (part.to(first.device) for part in self.data[places])
         check_images(images, first.device)
+        if self.data.among is not None:  # the model has no other logits
+            labels = torch.searchsorted(torch.tensor(self.data.among, device=labels.device), labels)
         return images, check_classes("labels", labels, images)
 
     def _right(self, images: Tensor, labels: Tensor, attack: Attack | None, places: Tensor) -> Tensor:
@@ -351,7 +285,9 @@ class _Run:
             logits = answer(self.model, images)
         check_logits(logits, len(images), int(labels.max()))
         if not self.classes:
-            check_same_classes(logits.shape[1], task_of(self.model).classes, self.data.classes)
+            known, named = task_of(self.model).classes, self.data.classes
+            total = logits.shape[1] if self.data.among is None or named is None else len(known or named)
+            check_same_classes(total, known, named)
         self.classes = logits.shape[1]
         return logits
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.evaluation.correctness import Scores
+from paretune.evaluation.scores import Scores
 
 
 def point(
@@ -42,6 +42,8 @@ def point(
         }
         for name, there in elsewhere.items():
             said = {"examples": len(there.clean), "id": there.split, "clean": there.clean_accuracy}
+            if there.shift is not None:
+                said |= {"shift": there.shift, "paired": there.paired}
             if attack in there.robust:
                 said["robust"] = there.robust_accuracy(attack)
                 bits[f"elsewhere/{name}/{key}"] = there.robust[attack]

@@ -55,7 +55,9 @@ ROW_FIELDS: dict[str, type] = {
 }
 # A row may say, under "elsewhere", what was measured on other examples than those of the data set: by name their number
 # "examples", their fingerprint "id", the accuracy "clean", and under the attack of the row "robust" if that was measured.
+# Of what a shift made also its call, "shift", and whether the examples are "paired" with the first ones of the report split.
 _ELSEWHERE: dict[str, type] = {"examples": int, "id": str, "clean": float}
+_MAYBE_ELSEWHERE: dict[str, type] = {"robust": float, "shift": str, "paired": bool}
 _LARGEST = 2**63 - 1  # of whole numbers in a table
 _DTYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}  # of NumPy, and their names in a safetensors file
 _ACCURACIES = ("clean", "robust", "clean_select", "robust_select")
@@ -378,14 +380,18 @@ def _check_elsewhere(row: Row, where: str) -> None:
     said = row.get("elsewhere", {})
     for name, each in said.items() if isinstance(said, dict) else [("", said)]:
         place = f"{where} (step {row['step']}): elsewhere"
-        wanted = _ELSEWHERE | ({"robust": float} if isinstance(each, dict) and "robust" in each else {})
-        if not isinstance(each, dict) or {*each} != {*wanted}:
+        known = _ELSEWHERE | _MAYBE_ELSEWHERE
+        if not isinstance(each, dict) or not {*_ELSEWHERE} <= {*each} <= {*known}:
             raise ValueError(
-                f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe robust; got {name}: {each!r:.200}"
+                f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe {', '.join(_MAYBE_ELSEWHERE)}; got {name}: "
+                f"{each!r:.200}"
             )
+        wanted = {field: known[field] for field in each}
         for field, kind in wanted.items():
             value = each[field]
-            if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+            if (kind is not bool and isinstance(value, bool)) or not isinstance(
+                value, int | float if kind is float else kind
+            ):
                 raise ValueError(f"{place}: {field} of {name} must be {kind.__name__}; got {value!r}")
             if kind is float and not 0 <= each[field] <= 1:
                 raise ValueError(f"{place}: {field} of {name} is a fraction in [0, 1]; got {value}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.random import borrowed_randomness
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.strategies.mechanics.adapting import anatomy_of, require_bare
 from paretune.strategies.mechanics.base import Anatomy, Strategy, holders, parameter_names
 from paretune.strategies.mechanics.keeping import KeptDelta

@@ -1,17 +1,19 @@
 """What a sweep is about to do, told before it begins: its data, and about how long it will take."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
-from paretune.sweeps.config import RunConfig
+from paretune.shifts import shifted
+from paretune.sweeps.config import RunConfig, TaskConfig
 from paretune.sweeps.costs import PIXELS, Work, makespan, measured
 
 
-def data_line(data: ImageData) -> str:
-    """Images of each split, their size, and the classes with the fewest and the most images of one."""
+def data_line(data: ImageData, config: TaskConfig | None = None) -> str:
+    """Images of each split, their size, the classes with the fewest and the most images of one, and the shifts measured."""
     splits = (data.train, data.select, data.report)
     counts = sum(torch.bincount(split.labels, minlength=len(data.classes)) for split in splits)
     assert isinstance(counts, torch.Tensor)
@@ -25,8 +27,18 @@ def data_line(data: ImageData) -> str:
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
         f"report; {len(data.classes)} classes ({names}) of {each} images"
         + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
+        + ("" if config is None else _shifts(data, config))
         + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
     )
+
+
+def _shifts(data: ImageData, config: TaskConfig) -> str:
+    made = shifted(replace(data, elsewhere={}), config.shifts or (), config.shift_limit).elsewhere
+    if not made:
+        return ""
+    images = sum(map(len, made.values()))
+    kinds = ", ".join([*made][:3]) + (", …" if len(made) > 3 else "")
+    return f"; shifts ({kinds}): {len(made):,} sets of {images:,} images in all, at each of {config.points} points"
 
 
 def time_line(left: Sequence[tuple[RunConfig, int]], data: ImageData, *, workers: int, threads: int) -> str:

@@ -21,6 +21,7 @@ from paretune.data.tables import read_columns
 from paretune.runs.progress import Status
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
+from paretune.shifts import Shifts
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.training.balance import Balance, check_balance
 from paretune.training.freezing import Freezing, NoFreezing, check_course
@@ -33,7 +34,7 @@ from paretune.training.schedules import EpsilonSchedule, TwoHinge
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
-    *("attack_elsewhere", "seed", "precision", "engine"),
+    *("shift_limit", "attack_elsewhere", "seed", "precision", "engine"),
 )
 # The demo takes two minutes on a CPU: few images, and small ones.
 _DEMO_LIMIT = 1000
@@ -121,7 +122,10 @@ class TaskConfig:
         columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
         train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
             is then a folder of domains of class folders, or a table with a column domain.
-        attack_elsewhere: attack the images of the other domains too; false measures clean accuracy alone there.
+        shifts: what else to measure at each point: changed or other images of the same classes, by calls separated by commas
+            as in "Corruptions('common'), Grey()".
+        shift_limit: images of each shift at most; null is all of the report split.
+        attack_elsewhere: attack the images of other domains and shifts too; false measures clean accuracy alone there.
         skip_bad: leave out images that cannot be read, and say how many; false names all of them and stops.
         limit: use this many images only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         split_seed: seeds the train, select and report splits, which all runs share.
@@ -170,6 +174,8 @@ class TaskConfig:
     data_root: str | None = None
     columns: str | None = None
     train_domains: Domains | None = None
+    shifts: Shifts | None = None
+    shift_limit: int | None = 500
     attack_elsewhere: bool = False
     skip_bad: bool = False
     limit: int | Literal["all"] | None = None
@@ -211,6 +217,11 @@ class TaskConfig:
                 read_columns(self.columns)
         if self.train_domains is not None:
             object.__setattr__(self, "train_domains", Domains.read(self.train_domains))
+        if self.shifts is not None:
+            with told("shifts", str(self.shifts)):
+                object.__setattr__(self, "shifts", Shifts.read(self.shifts))
+        if self.shift_limit is not None:
+            check_whole("shift_limit", self.shift_limit, 1)
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
         check_whole("accumulate", self.accumulate, 1, self.batch_size)
@@ -395,6 +406,7 @@ class RunConfig(TaskConfig):
             "steps": self.steps(data),
             "epsilon": self.schedule,
             "attacks": [self.attack],
+            "shifts": self.shifts or (),
             **{name: getattr(self, name) for name in _AS_IN_TRAIN},
         }
 

@@ -13,6 +13,7 @@ from paretune.backbones.checkpointing import checkpointed
 from paretune.data.images import ImageData
 from paretune.data.sizes import pair
 from paretune.runs.progress import peak_memory_bytes
+from paretune.shifts import shifted
 from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.measuring import at_work
@@ -35,7 +36,7 @@ class Work:
         batch_size: images of a step.
         training: gradient evaluations of these steps, those of their attacks included.
         evaluation: gradient evaluations at the evaluation points, if no image is solved before the last step of its attack;
-            what is solved needs fewer.
+            what is solved needs fewer. A forward pass of an image that is not attacked, elsewhere, counts as half of one.
     """
 
     steps: int
@@ -58,16 +59,18 @@ class Work:
         strengths = (config.freezing.factor(config.schedule, moment) for moment in moments)
         attacked = sum(strength > 0 for strength in strengths) if objective.attack else 0
         measured_at, _ = measuring_steps(total, total, None, config.points)
-        images = len(data.select) + len(data.report)
+        gradients = config.attack.passes(classes) // 2
+        others = shifted(data, config.shifts or (), config.shift_limit).elsewhere.values()
+        # A forward pass is about half of a gradient evaluation, as weights get no gradient in it.
+        elsewhere = sum(map(len, others)) * (gradients if config.attack_elsewhere else 0.5)
+        images = (len(data.select) + len(data.report)) * gradients + round(elsewhere)
         return cls(
             steps=total - done,
             attacked=attacked,
             batch_size=config.batch_size,
             training=config.batch_size
             * evaluations_of_image(objective, classes, total - done, attacked, config.awp),
-            evaluation=sum(step > done for step in measured_at)
-            * images
-            * (config.attack.passes(classes) // 2),
+            evaluation=sum(step > done for step in measured_at) * images,
         )
 
 

@@ -99,7 +99,7 @@ def run_all(
         for path in finished.intersection(path for _, path in runs):
             check_unchanged(path, data)
         if tell is not None and left:
-            tell(data_line(data))
+            tell(data_line(data, task))
             begun = [(config, int(steps_done(path)) if resume else 0) for config, path in left]
             tell(time_line(begun, data, workers=min(workers, len(left)), threads=threads))
     if len(finished) == len(paths):

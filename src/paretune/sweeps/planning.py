@@ -155,7 +155,7 @@ def plan(
             own = (each for run, each in zip(runs, made, strict=True) if run.strategy == strategy)
             cost = costs[strategy]
             every.append(Planned(strategy=repr(strategy), trials=runs is tried, cost=cost, runs=tuple(own)))
-    return SweepPlan(data=data_line(data), strategies=tuple(every), workers=workers, seconds=seconds)
+    return SweepPlan(data=data_line(data, config), strategies=tuple(every), workers=workers, seconds=seconds)
 
 
 def _measured(config: RunConfig, threads: int) -> tuple[Cost, float]:

@@ -20,9 +20,11 @@ from torch import nn
 from paretune._values import from_dict
 from paretune.attacks import ATTACKS, THREATS, attack_copy
 from paretune.backbones.backbone import Backbone, fingerprint, tensor_digests
-from paretune.data.images import ImageData, ImageSplit, as_data
-from paretune.evaluation.correctness import Scores, evaluate
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import ImageData, as_data
+from paretune.evaluation.correctness import evaluate
 from paretune.evaluation.points import point
+from paretune.evaluation.scores import Scores
 from paretune.frontiers.classes import name_of
 from paretune.interchange.averaging import average, interpolate
 from paretune.interchange.files import read_adapter, save_adapter
@@ -31,6 +33,7 @@ from paretune.runs.examples import Examples
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
 from paretune.runs.store import Run, RunWriter, as_runs, load_runs
+from paretune.shifts import Shifts, shifted
 from paretune.strategies.mechanics.adapting import remove_adapter, require_adaptation, require_bare
 from paretune.training.keeping import Keep
 
@@ -285,7 +288,7 @@ class _Finished:
 
     def check_like(self, other: "_Finished") -> None:
         """Raise ValueError unless the two can be averaged and compared."""
-        for name in ("task", "data", "attacks", "attack_engine", "attack_precision"):
+        for name in ("task", "data", "shifts", "shift_limit", "attacks", "attack_engine", "attack_precision"):
             mine, theirs = self.config.get(name), other.config.get(name)
             if mine != theirs:
                 raise ValueError(
@@ -309,7 +312,8 @@ def _same_data(sources: Sequence[_Finished], given: Any, image_size: Any) -> Ima
             raise ValueError(
                 f"data {data.name!r} is not what {source.path} was trained and measured on; load it as for that run"
             )
-    return data
+    like = sources[0].config
+    return shifted(data, Shifts.read(like.get("shifts", ())), like.get("shift_limit"))
 
 
 @dataclass(eq=False)

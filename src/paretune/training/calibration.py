@@ -8,7 +8,7 @@ import torch
 
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.modes import batch_norms, modes_kept
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.strategies.mechanics.adapting import require_bare
 
 

@@ -32,6 +32,7 @@ from paretune.data.images import ImageData, as_data
 from paretune.runs.progress import Status, progress_bar
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
+from paretune.shifts import Shift
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
 from paretune.training.ema import Average
@@ -48,13 +49,8 @@ from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
 from paretune.training.tasks import Tasks
 
-_NOT_PLANNED = (
-    "out",
-    "workers",
-    "resume",
-    "progress",
-    "sinks",
-)  # of train's arguments: the others make the run what it is
+# Of train's arguments; the others make the run what it is.
+_NOT_PLANNED = {"out", "workers", "resume", "progress", "sinks"}
 
 
 def train(
@@ -77,6 +73,8 @@ def train(
     epsilon: EpsilonSchedule | None = None,
     freezing: Freezing | None = None,
     attacks: Sequence[Attack] | None = None,
+    shifts: Sequence[Shift] = (),
+    shift_limit: int | None = 500,
     attack_elsewhere: bool = False,
     eval_every: int | None = None,
     points: int | None = None,
@@ -121,7 +119,9 @@ def train(
         epsilon: strength of the training attack over time; defaults to the two-hinge schedule (0.25, 0.75).
         freezing: what trains when, such as ``LPFT()``; everything from the first step by default.
         attacks: what to evaluate with; defaults to the objective's threat and PGD with 20 steps.
-        attack_elsewhere: run them on what is elsewhere in ``data`` too, of which clean accuracy alone is measured else.
+        shifts: measure what these make of the report split too, see :mod:`paretune.shifts`; of each at most the first
+            ``shift_limit`` images, all of them when None. It is elsewhere in the rows, and chooses nothing.
+        attack_elsewhere: run attacks on it, and on what is elsewhere in ``data``; else only its clean accuracy is measured.
         eval_every: steps between evaluation points; an epoch when None. The last step is always one.
         points: how many evaluation points instead, spread evenly over the steps; at most one a step.
         balance: what is done about classes of different sizes: ``"weights"`` gives each example a weight in the loss, which

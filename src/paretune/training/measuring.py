@@ -19,7 +19,7 @@ from paretune.attacks.waiting import Check, deferring, runs_ahead
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.features import without_head
 from paretune.evaluation import speed
-from paretune.evaluation.correctness import Scores
+from paretune.evaluation.scores import Scores
 from paretune.runs.progress import Status
 from paretune.training.ema import Average
 from paretune.training.guards import (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paretune.attacks import Attack
 from paretune.attacks.inputs import predicted
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from paretune.runs.examples import Pictures
 from paretune.training.processes import Processes
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from paretune.attacks.copy.precision import Precision
 from paretune.backbones.backbone import Backbone, Task, fingerprint, inside, tensor_digests
 from paretune.data.augmenting import Augmented
 from paretune.data.images import ImageData, check_same_classes
+from paretune.shifts import Shift, Shifts, shifted
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.balance import Balance, check_balance, example_weights
 from paretune.training.freezing import Freezing, NoFreezing, check_course
@@ -106,6 +107,8 @@ class Plan:
         freezing: Freezing | None = None,
         attacks: Sequence[Attack] | None,
         attack_elsewhere: bool = False,
+        shifts: Sequence[Shift] = (),
+        shift_limit: int | None = 500,
         eval_every: int | None,
         points: int | None,
         seed: int,
@@ -137,6 +140,18 @@ class Plan:
         tasks = learnings(data, batch_size, seed, augmentation, balance)
         for task in tasks:
             objective.check_augmentation(task.train.augmentation)
+        own = [
+            {
+                "task": task.name,
+                "data": task.data.fingerprint,
+                "batch_size": task.batch_size,
+                "augmentation": repr(task.train.augmentation),
+                "augmentation_fields": [part.to_dict() for part in task.train.augmentation.parts],
+            }
+            for task in tasks
+        ]
+        shifts = Shifts.read(shifts)
+        tasks = tuple(replace(task, data=shifted(task.data, shifts, shift_limit)) for task in tasks)
         smallest = min(task.batch_size for task in tasks)
         check_whole("accumulate", accumulate, 1, smallest, hint=": parts of at least one image")
         mixed_precision = mixed_precision or cast(Mixed, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
@@ -189,7 +204,7 @@ class Plan:
         check_same_classes(model.num_classes, model.classes, noted.classes)
         if attack_elsewhere and not any(task.data.elsewhere for task in tasks):
             raise ValueError(
-                f"attack_elsewhere: data {name!r} has nothing elsewhere; load it with train_domains"
+                f"attack_elsewhere: data {name!r} has nothing elsewhere; load it with train_domains, or give shifts"
             )
         for task in tasks:
             together = isinstance(data, Tasks)
@@ -226,17 +241,9 @@ class Plan:
             config["attack_engine"] = options.engine
         if attack_elsewhere:
             config["attack_elsewhere"] = True
-
-        own = [
-            {
-                "task": task.name,
-                "data": task.data.fingerprint,
-                "batch_size": task.batch_size,
-                "augmentation": repr(task.train.augmentation),
-                "augmentation_fields": [part.to_dict() for part in task.train.augmentation.parts],
-            }
-            for task in tasks
-        ]
+        if shifts:
+            config["shifts"] = [shift.to_dict() for shift in shifts]
+            config["shift_limit"] = shift_limit
         if isinstance(data, Tasks):
             config["together"] = {
                 task.name: each | {"weight": task.share} for task, each in zip(tasks, own, strict=True)

@@ -16,8 +16,9 @@ from torch import nn
 from paretune.attacks import Attack, AttackCopy
 from paretune.attacks.masking import vanishing_gradients
 from paretune.backbones.backbone import Backbone
-from paretune.data.images import ImageSplit
-from paretune.evaluation.correctness import Bits, Scores, Seen, evaluate
+from paretune.data.image_split import ImageSplit
+from paretune.evaluation.correctness import Seen, evaluate
+from paretune.evaluation.scores import Bits, Scores
 
 log = logging.getLogger(__name__)  # which the command line shows under a launcher
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from paretune.backbones.backbone import Backbone
-from paretune.evaluation.correctness import Scores
 from paretune.evaluation.points import point
+from paretune.evaluation.scores import Scores
 from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored, stored_tensors_full_names

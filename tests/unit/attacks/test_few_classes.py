@@ -27,7 +27,7 @@ from paretune.attacks import (
     attack_copy,
     masking_findings,
 )
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 from tests.contracts.test_attacks import SMALL
 from tests.unit.attacks.victims import Linear, right
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import paretune as pt
 from paretune.attacks.inputs import check_logits
 from paretune.backbones.backbone import answer
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 
 
 class Odd(nn.Module):

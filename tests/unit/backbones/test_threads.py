@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 import paretune as pt
 from paretune.attacks import APGD, FGSM, Attack, attack_copy
 from paretune.backbones.threads import Gate
-from paretune.evaluation.correctness import Scores
+from paretune.evaluation.scores import Scores
 from paretune.strategies import Strategy
 from tests import tiny
 from tests.contracts.backbones import images

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from paretune.data.images import ImageData, ImageSplit, load_data
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import ImageData, load_data
 from tests.unit.data.test_images import splits_of
 
 DOMAINS = ("art", "photo", "sketch")

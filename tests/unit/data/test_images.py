@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 import paretune.data.images
 from paretune.data import pixels as data_pixels
-from paretune.data.images import ImageData, ImageSplit, load_data
+from paretune.data.image_split import ImageSplit
+from paretune.data.images import ImageData, load_data
 
 
 def numbered(count: int = 60, classes: int = 3, channels: int = 3, size: int = 4) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from torch import nn
 import paretune as pt
 from paretune.attacks import AutoAttack, Linf, attack_copy
 from paretune.attacks.autoattack_state import Journal
-from paretune.data.images import ImageSplit
-from paretune.evaluation.correctness import Scores
+from paretune.data.image_split import ImageSplit
+from paretune.evaluation.scores import Scores
 from tests.unit.attacks.test_autoattack import ATTACK, problem
 from tests.unit.attacks.victims import exact_copy
 

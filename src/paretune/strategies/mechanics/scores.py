@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from paretune.backbones.backbone import Backbone, logits_of
 from paretune.backbones.modes import modes_kept
-from paretune.data.images import ImageSplit
+from paretune.data.image_split import ImageSplit
 
 Score = Literal["gradient", "sensitivity", "adversarial", "random"]
 #: What a choice may look at: a split, or images (batch, channels, height, width) in [0, 1] and labels (batch,).
