@@ -1,12 +1,17 @@
 """``paretune evaluate``: a saved adapter, clean and under attack."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from paretune._values import LAST_SEED, check_whole, number_text, parse_many, parse_number, told
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import cell, print_table
 from paretune.commands._recorded import load_recorded
+
+if TYPE_CHECKING:
+    from paretune.attacks import Attack
+    from paretune.evaluation import Scores
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Evaluate:
         restarts: PGD restarts.
         attacks: other attacks instead, as calls separated by commas: "AutoAttack(Linf(4/255)), APGD(L2(0.5), steps=50)".
             Then norm, epsilons, steps and restarts are not used.
+        shifts: what else to measure: changed or other images of the same classes, by calls separated by commas as in
+            "Corruptions('common'), Grey()".
+        attack_elsewhere: attack these too; false measures clean accuracy alone there.
         precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
         engine: how attacks ask the model on a CUDA device: eager; graph (CUDA graphs, with the same numbers); compiled (by
             torch.compile, which rounds otherwise, and only in attacks of a fixed number of steps); or auto: graphs where
@@ -58,6 +66,8 @@ class Evaluate:
     steps: int = 20
     restarts: int = 1
     attacks: str | None = None
+    shifts: str | None = None
+    attack_elsewhere: bool = False
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
     engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
     batch_size: int = 128
@@ -80,6 +90,7 @@ class Evaluate:
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
         from paretune.evaluation import speed
         from paretune.evaluation.correctness import evaluate
+        from paretune.shifts import Shifts
 
         attacks: list[Attack]
         if self.attacks is not None:
@@ -94,6 +105,8 @@ class Evaluate:
             with told("epsilons", self.epsilons):
                 threats = [THREATS[self.norm](radius) for radius in radii]
             attacks = [PGD(threat, steps=self.steps, restarts=self.restarts) for threat in threats]
+        with told("shifts", self.shifts):
+            shifts = () if self.shifts is None else Shifts.read(self.shifts)
         model, config = load_adapted(self.adapter, self.backbone, self.weights, self.weights_key)
         data = load_recorded(
             self.adapter,
@@ -112,6 +125,8 @@ class Evaluate:
             model,
             data.report if self.domain is None else data.elsewhere[self.domain],
             attacks,
+            shifts=shifts,
+            attack_elsewhere=self.attack_elsewhere,
             batch_size=self.batch_size,
             seed=self.seed,
             victim=victim,
@@ -125,3 +140,39 @@ class Evaluate:
         print_table(
             list(frame.columns), [[cell(value) for value in row] for row in frame.itertuples(index=False)]
         )
+        for title, columns, rows in elsewhere_tables(scores):
+            print(f"\n{title}")
+            print_table(columns, rows)
+
+
+def elsewhere_tables(scores: "Scores") -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of tables of what shifts made: those of several severities have a column for each."""
+    graded: dict[str, dict[str, Scores]] = {}
+    plain = {}
+    for name, there in scores.elsewhere.items():
+        kind, _, severity = name.rpartition(" ")
+        if kind and severity.isdecimal():
+            graded.setdefault(kind, {})[severity] = there
+        else:
+            plain[name] = there
+    under = [None, *next(iter(scores.elsewhere.values())).robust] if scores.elsewhere else []
+    for attack in under:
+        called = "clean accuracy" if attack is None else f"robust accuracy under {scores.ran(attack)}"
+
+        def accuracy(there: "Scores", attack: "Attack | None" = attack) -> float:
+            return there.clean_accuracy if attack is None else there.robust_accuracy(attack)
+
+        if plain:
+            rows = [[name, f"{len(there.clean):,}", cell(accuracy(there))] for name, there in plain.items()]
+            yield f"shifted: {called}", ["shift", "examples", "accuracy"], rows
+        if graded:
+            levels = sorted({level for kind in graded.values() for level in kind}, key=int)
+            rows = []
+            for kind, by_level in graded.items():
+                at = {level: accuracy(there) for level, there in by_level.items()}
+                cells = [cell(at[level]) if level in at else "" for level in levels]
+                rows.append([kind, *cells, cell(sum(at.values()) / len(at))])
+            mean = sum(accuracy(there) for kind in graded.values() for there in kind.values())
+            count = sum(map(len, graded.values()))
+            rows.append(["all", *[""] * len(levels), cell(mean / count)])
+            yield f"shifted, by severity: {called}", ["shift", *levels, "mean"], rows

@@ -52,7 +52,12 @@ class Scores:
         if self.labels is not None:
             balanced = [self.balanced_accuracy(attack) for attack in (None, *self.robust)]
             frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
-        return f"{len(self.clean):,} examples\n{frame.to_string()}"
+        text = f"{len(self.clean):,} examples\n{frame.to_string()}"
+        if self.elsewhere:
+            clean = pd.Series({name: there.clean_accuracy for name, there in self.elsewhere.items()})
+            shown = clean.map("{:.3f}".format).to_string() if len(clean) <= 20 else ""
+            text += f"\nclean on {len(clean)} shifts, {clean.mean():.3f} on average\n{shown}".rstrip()
+        return text
 
     @property
     def clean_accuracy(self) -> float:

@@ -178,3 +178,10 @@ def test_what_cannot_be_measured_is_refused(model: Linear, data: ImageData) -> N
         broken[:4]
     with pytest.raises(ValueError, match="shift_limit"):
         shifted(data, [Both()], 0)
+
+
+def test_scores_print_their_shifts(model: Linear, data: ImageData) -> None:
+    scores = pt.evaluate(model, data.report, shifts=[Both()])
+    inverted, noisy = (scores.elsewhere[name].clean_accuracy for name in ("inverted", "noisy 1"))
+    assert f"clean on 2 shifts, {(inverted + noisy) / 2:.3f} on average" in repr(scores)
+    assert f"noisy 1     {noisy:.3f}" in repr(scores)
