@@ -175,3 +175,48 @@ class Inheritance:
                 for name, accuracy in row.items()
             ]
         )
+
+
+@dataclass(frozen=True)
+class Study:
+    """The answer of the inheritance protocol.
+
+    Args:
+        clean: of clean accuracy.
+        robust: of robust accuracy; None where the other tasks were not attacked.
+        attack: that robust accuracy is about.
+        held_out: whether a task is learnt on its train split and measured on its report split. If not, all of it is learnt
+            and measured, as in ImageNet-RIB, and the gain on it is on images that were learnt.
+        backbone: the model that is fine-tuned.
+        notes: what is to be known of the results.
+    """
+
+    clean: Inheritance
+    robust: Inheritance | None
+    attack: str
+    held_out: bool
+    backbone: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accuracies(self) -> tuple[Inheritance, ...]:
+        """Clean, and robust if it was measured."""
+        return (self.clean,) if self.robust is None else (self.clean, self.robust)
+
+    @property
+    def protocol(self) -> str:
+        """In a sentence."""
+        if self.held_out:
+            return "Fine-tuned on the train split of each task, measured on the report split of every task."
+        return (
+            "Fine-tuned on all of each task, as published, and measured on all of every task; what is measured on the task "
+            "itself was learnt."
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """:meth:`Inheritance.to_frame` of each accuracy."""
+        return pd.concat([each.to_frame() for each in self.accuracies], ignore_index=True)
+
+    def matrix(self) -> pd.DataFrame:
+        """:meth:`Inheritance.matrix` of each accuracy."""
+        return pd.concat([each.matrix() for each in self.accuracies], ignore_index=True)

@@ -4,6 +4,7 @@ A run is a pure function of its :class:`RunConfig`, so it can be retried, resume
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -388,6 +389,11 @@ class RunConfig(TaskConfig):
         check_whole("seed", self.seed, 0, LAST_SEED)
         if not isinstance(self.strategy, Strategy):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
+
+    @property
+    def slug(self) -> str:
+        """What the directory of the run is called, before its seed."""
+        return re.sub(r"[^a-z0-9]+", "-", repr(self.strategy).lower()).strip("-")[:40]
 
     def adapted(self, data: ImageData) -> Backbone:
         """The backbone with the strategy on it, which chooses by the train split where it chooses by images.

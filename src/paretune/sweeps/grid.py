@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import queue
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -209,8 +208,7 @@ def directory_name(config: RunConfig) -> str:
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
-    return f"{slug}-seed{config.seed}-{digest}"
+    return f"{config.slug}-seed{config.seed}-{digest}"
 
 
 def announce(out: Path, configs: Sequence[RunConfig]) -> None:
