@@ -7,35 +7,33 @@ Protocol of ImageNet-RIB (Hwang et al. 2024, https://arxiv.org/abs/2410.21582); 
 import copy
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
 from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit, joined
 from paretune.data.images import ImageData
+from paretune.frontiers.deciding import listed
 from paretune.frontiers.inheritance import Inheritance, Study
 from paretune.frontiers.inherited import inherited
 from paretune.runs.rows import Bits
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.sweeps.before import identity
-from paretune.sweeps.config import RunConfig, TaskConfig
+from paretune.sweeps.config import TaskConfig
 from paretune.sweeps.entry import GivenRun
 from paretune.sweeps.grid import directory_name, run_all
-from paretune.sweeps.methods import Method, Methods, Soup, label
+from paretune.sweeps.methods import Method, Methods, Soup, labels, short_label
 from paretune.training.averaging import soup, wise_ft
 from paretune.training.freezing import NoFreezing
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.untrained import Measuring, measured_run
-
-log = logging.getLogger(__name__)
 
 PRETRAINING = "pretraining"  # what the set that measures the task of pretraining is called
 
@@ -134,47 +132,34 @@ def inherit(
         tell: called with a line on what is about to be done.
         **judging: level, margin, resamples and seed of :func:`~paretune.frontiers.inherited.inherited`.
     """
-    out = Path(out)
-    data = {name: related.data_of(name) for name in related.tasks}
-    cells = [(name, method, seed) for name in data for method in methods.trained for seed in seeds]
-    configs = {cell: _config(task, related, data[cell[0]], *cell) for cell in cells}
+    work = _Work(related, methods, tuple(seeds), task, Path(out), resume)
     if tell is not None:
         sizes = ", ".join(f"{name} ({len(split):,})" for name, split in related.measured.items())
         tell(f"measured: {sizes}")
         tell(
-            f"{len(cells)} runs: {len(data)} tasks, {len(methods.trained)} ways to train, {len(seeds)} seeds"
+            f"{len(work.configs)} runs: {len(related.tasks)} tasks, {len(methods.trained)} ways to train, {len(seeds)} seeds"
         )
-    before = _before(related, data, task, out, resume=resume, progress=progress)
-    done = run_all([*configs.values()], out, workers=workers, resume=resume, progress=progress, sinks=sinks)
-    runs: dict[tuple[str, Method | Soup, int], Run] = dict(zip(cells, done, strict=True))
-    for name in data:
-        for seed in seeds:
-            for method in methods:
-                if (name, method, seed) not in runs:
-                    made = _mean(
-                        methods, method, name, seed, configs, runs, related, data[name], out, resume=resume
-                    )
-                    runs[name, method, seed] = made
-    bits = _of_sets(before, related)
-    after = {
-        label(method): {
-            name: {seed: _of_sets(runs[name, method, seed], related, name) for seed in seeds} for name in data
-        }
-        for method in methods
-    }
+    before = work.before(progress=progress)
+    trained = run_all(
+        [*work.configs.values()], out, workers=workers, resume=resume, progress=progress, sinks=sinks
+    )
+    runs = work.with_means(dict(zip(work.configs, trained, strict=True)))
+    called = labels(methods)
+    bits = {cell: work.bits(run, cell.task) for cell, run in runs.items()}
+    start = work.bits(before, PRETRAINING if related.pretraining is not None else next(iter(related.tasks)))
 
     def judged(accuracy: str) -> Inheritance:
         return inherited(
-            {name: of_set[accuracy] for name, of_set in bits.items()},
+            {name: right[accuracy] for name, right in start.items()},
             {
-                method: {
+                called[method]: {
                     name: {
-                        seed: {of_set: right[accuracy] for of_set, right in sets.items()}
-                        for seed, sets in by_seed.items()
+                        seed: {of: right[accuracy] for of, right in bits[Cell(name, method, seed)].items()}
+                        for seed in seeds
                     }
-                    for name, by_seed in by_task.items()
+                    for name in related.tasks
                 }
-                for method, by_task in after.items()
+                for method in methods
             },
             accuracy=accuracy,
             pretraining=None if related.pretraining is None else PRETRAINING,
@@ -182,14 +167,20 @@ def inherit(
             **judging,
         )
 
+    soups = [method for method in methods if isinstance(method, Soup)]
     return Study(
         clean=judged("clean"),
         robust=judged("robust") if task.attack_elsewhere else None,
         attack=repr(task.attack),
         held_out=related.held_out,
         backbone=related.backbone,
-        notes=related.notes,
+        notes=(*related.notes, *(f"{called[each]}: {_members(methods, each)}." for each in soups)),
     )
+
+
+def _members(methods: Methods, soup: Soup) -> str:
+    names = ["the model before"] * soup.pretrained + [short_label(each) for each in methods.members(soup)]
+    return f"the mean of {listed(names, most=len(names))}"
 
 
 def objective_of(task: TaskConfig, method: Method) -> Objective | None:
@@ -201,131 +192,146 @@ def objective_of(task: TaskConfig, method: Method) -> Objective | None:
     return (task.objective or (AdversarialTraining() if task.train_steps else Natural())) + method.beside
 
 
-def _config(
-    task: TaskConfig, related: Related, data: ImageData, name: str, method: Method, seed: int
-) -> GivenRun:
-    shared = {each.name: getattr(task, each.name) for each in fields(TaskConfig)}
-    freezing = task.freezing if method.freezing == NoFreezing() else method.freezing
-    given = {
-        "data": f"{data.name} {data.fingerprint}",
-        "backbone": identity(related.start),
-        "img_size": data.image_size,
-        "objective": objective_of(task, method),
-        "freezing": freezing,
-    }
-    return GivenRun(
-        **{**shared, **given},
-        strategy=method.strategy,
-        seed=seed,
-        objects=(data, related.start),
-        called=_slug(name, label(method)),
-    )
+class Cell(NamedTuple):
+    """One model after fine-tuning."""
+
+    task: str
+    method: Method | Soup
+    seed: int
 
 
-def _before(
-    related: Related,
-    data: Mapping[str, ImageData],
-    task: TaskConfig,
-    out: Path,
-    *,
-    resume: bool,
-    progress: bool,
-) -> Run:
-    """The model before fine-tuning, measured on every set, as a run of no steps."""
-    first, *_ = data
-    measured = data[first]
-    if related.pretraining is not None:
-        others = {name: split for name, split in related.measured.items() if name != PRETRAINING}
-        known = related.pretraining
-        measured = replace(measured, train=known, report=known, elsewhere=others)  # nothing is trained
-    config = {
-        "task": measured.name if related.pretraining is None else PRETRAINING,
-        "strategy": "before fine-tuning",
-        "strategy_config": "before fine-tuning",
-        "seed": 0,
-        "weights": identity(related.start),
-        "image_size": related.start.image_size,
-        "data": measured.fingerprint,
-        "attacks": [task.attack.to_dict()],
-        "attack_precision": task.precision,
-        "attack_elsewhere": task.attack_elsewhere,
-    }
-    if task.engine == "compiled":
-        config["attack_engine"] = task.engine
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """The runs of one call of :func:`inherit`."""
 
-    def write(measuring: Measuring) -> None:
-        spent = {"train_seconds": 0.0, "cpu_seconds": 0.0, "trainable_parameters": 0, "epoch": 0.0}
-        measuring.add(copy.deepcopy(related.start), {**spent, "step": 0, "precision": "fp32"})
+    related: Related
+    methods: Methods
+    seeds: tuple[int, ...]
+    task: TaskConfig
+    out: Path
+    resume: bool
 
-    return measured_run(
-        out / f"before-{_digest(config)}",
-        config,
-        measured,
-        write,
-        precision=task.precision,
-        resume=resume,
-        progress=progress,
-    )
+    @cached_property
+    def data(self) -> dict[str, ImageData]:
+        """What a run on each task learns and measures."""
+        return {name: self.related.data_of(name) for name in self.related.tasks}
 
-
-def _mean(
-    methods: Methods,
-    method: Method | Soup,
-    name: str,
-    seed: int,
-    configs: Mapping[tuple[str, Method, int], RunConfig],
-    runs: Mapping[tuple[str, Method | Soup, int], Run],
-    related: Related,
-    data: ImageData,
-    out: Path,
-    *,
-    resume: bool,
-) -> Run:
-    """What is made of finished runs: a mean with the model before, or of several."""
-    if isinstance(method, Soup):
-        members = [(name, member, seed) for member in methods.members(method)]
-    else:
-        members = [(name, replace(method, wise=None), seed)]
-    known = [label(method), *(directory_name(configs[member]) for member in members)]
-    path = out / f"{_slug(name, label(method))}-seed{seed}-{_digest(known)}"
-    if isinstance(method, Soup):
-        return soup(
-            related.start,
-            [runs[member] for member in members],
-            data,
-            out=path,
-            recipe="uniform",
-            pretrained=method.pretrained,
-            resume=resume,
-        )
-    assert method.wise is not None  # or it was trained
-    start = configs[members[0]].adapted(data)
-    return wise_ft(start, runs[members[0]], data, out=path, alphas=[method.wise.alpha], resume=resume)
-
-
-def _of_sets(run: Run, related: Related, task: str | None = None) -> dict[str, Bits]:
-    """Clean and maybe robust bits of each measured set, of the weights that ``run`` ended with.
-
-    Raises:
-        ValueError: the run was measured on other examples.
-    """
-    row = run.points[run.points["step"] == run.kept_step].iloc[0]
-    bits, sets = run.bits(row), related.measured
-    own = task or (PRETRAINING if related.pretraining is not None else next(iter(sets)))
-    found: dict[str, Bits] = {}
-    for name, split in sets.items():
-        place = "report" if name == own else f"elsewhere/{name}"
-        said = row["report_id"] if name == own else row["elsewhere"][name]["id"]
-        if said != split.fingerprint:
-            raise ValueError(
-                f"{run.path} was measured on other examples of {name!r}; give another out, or start it over"
+    @cached_property
+    def configs(self) -> dict[Cell, GivenRun]:
+        """Of what is trained."""
+        shared = {each.name: getattr(self.task, each.name) for each in fields(TaskConfig)}
+        model = identity(self.related.start)
+        return {
+            Cell(name, method, seed): GivenRun(
+                **shared
+                | {
+                    "data": f"{data.name} {data.fingerprint}",
+                    "backbone": model,
+                    "img_size": data.image_size,
+                    "objective": objective_of(self.task, method),
+                    "freezing": self.task.freezing if method.freezing == NoFreezing() else method.freezing,
+                },
+                strategy=method.strategy,
+                seed=seed,
+                objects=(data, self.related.start),
+                called=_slug(name, method),
             )
-        found[name] = {key: bits[f"{place}/{key}"] for key in ("clean", "robust") if f"{place}/{key}" in bits}
-    return found
+            for name, data in self.data.items()
+            for method in self.methods.trained
+            for seed in self.seeds
+        }
+
+    def before(self, *, progress: bool) -> Run:
+        """The model before fine-tuning, measured on every set, as a run of no steps."""
+        known = self.related.pretraining
+        measured = next(iter(self.data.values()))
+        if known is not None:
+            others = {name: split for name, split in self.related.measured.items() if name != PRETRAINING}
+            measured = replace(measured, train=known, report=known, elsewhere=others)  # nothing is trained
+        config = {
+            "task": measured.name if known is None else PRETRAINING,
+            "strategy": "before fine-tuning",
+            "strategy_config": "before fine-tuning",
+            "seed": 0,
+            "weights": identity(self.related.start),
+            "image_size": self.related.start.image_size,
+            "data": measured.fingerprint,
+            "attacks": [self.task.attack.to_dict()],
+            "attack_precision": self.task.precision,
+            "attack_elsewhere": self.task.attack_elsewhere,
+        }
+        if self.task.engine == "compiled":
+            config["attack_engine"] = self.task.engine
+
+        def write(measuring: Measuring) -> None:
+            spent = {"train_seconds": 0.0, "cpu_seconds": 0.0, "trainable_parameters": 0, "epoch": 0.0}
+            measuring.add(copy.deepcopy(self.related.start), {**spent, "step": 0, "precision": "fp32"})
+
+        return measured_run(
+            self.out / f"before-{_digest(config)}",
+            config,
+            measured,
+            write,
+            precision=self.task.precision,
+            resume=self.resume,
+            progress=progress,
+        )
+
+    def with_means(self, trained: Mapping[Cell, Run]) -> dict[Cell, Run]:
+        """The run of each method that is compared; means are made of those that were trained."""
+        every = [
+            Cell(name, method, seed) for name in self.data for method in self.methods for seed in self.seeds
+        ]
+        return {cell: trained[cell] if cell in trained else self._mean(cell, trained) for cell in every}
+
+    def _mean(self, cell: Cell, trained: Mapping[Cell, Run]) -> Run:
+        method, data = cell.method, self.data[cell.task]
+        members = self.methods.members(method) if isinstance(method, Soup) else [replace(method, wise=None)]
+        cells = [cell._replace(method=member) for member in members]
+        known = [repr(method), *(directory_name(self.configs[each]) for each in cells)]
+        out = self.out / f"{_slug(cell.task, method)}-seed{cell.seed}-{_digest(known)}"
+        if isinstance(method, Soup):
+            runs = [trained[each] for each in cells]
+            options: dict[str, Any] = {
+                "recipe": "uniform",
+                "pretrained": method.pretrained,
+                "resume": self.resume,
+            }
+            return soup(self.related.start, runs, data, out=out, **options)
+        assert method.wise is not None  # or it was trained
+        start = self.configs[cells[0]].adapted(data)
+        return wise_ft(
+            start, trained[cells[0]], data, out=out, alphas=[method.wise.alpha], resume=self.resume
+        )
+
+    def bits(self, run: Run, own: str) -> dict[str, Bits]:
+        """Clean and maybe robust bits of each measured set, of the weights that ``run`` ended with.
+
+        Args:
+            run: finished.
+            own: the set that is its report split.
+
+        Raises:
+            ValueError: the run was measured on other examples.
+        """
+        row = run.points[run.points["step"] == run.kept_step].iloc[0]
+        bits = run.bits(row)
+        found: dict[str, Bits] = {}
+        for name, split in self.related.measured.items():
+            place = "report" if name == own else f"elsewhere/{name}"
+            if (row["report_id"] if name == own else row["elsewhere"][name]["id"]) != split.fingerprint:
+                raise ValueError(
+                    f"{run.path} was measured on other examples of {name!r}; give another out, or start it over"
+                )
+            found[name] = {
+                key: bits[f"{place}/{key}"] for key in ("clean", "robust") if f"{place}/{key}" in bits
+            }
+        return found
 
 
-def _slug(task: str, method: str) -> str:
-    return "-".join(re.sub(r"[^a-z0-9]+", "-", each.lower()).strip("-")[:32] for each in (task, method))
+def _slug(task: str, method: Method | Soup) -> str:
+    texts = (task, short_label(method))
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", each.lower()).strip("-")[:32] for each in texts)
 
 
 def _digest(value: object) -> str:

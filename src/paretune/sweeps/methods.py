@@ -160,8 +160,18 @@ class Methods(tuple[Method | Soup, ...]):
         return members
 
 
-def label(method: Method | Soup) -> str:
-    """How tables call it: ``FullFineTune + EWC``."""
+def labels(methods: Methods) -> dict[Method | Soup, str]:
+    """What tables call each: ``FullFineTune + EWC``, ``Soup of 4``."""
+    short = {method: short_label(method) for method in methods}
+    names = [*short.values()]
+    return {method: name if names.count(name) == 1 else repr(method) for method, name in short.items()}
+
+
+def short_label(method: Method | Soup) -> str:
+    """A name, which two soups may have in common."""
+    if isinstance(method, Soup):
+        of = f" of {len(method.of) + method.pretrained}" if method.of else ""
+        return f"Soup{of}{'' if method.pretrained else ' without the model before'}"
     return repr(method).replace("()", "")
 
 

@@ -93,6 +93,10 @@ class InheritConfig(TaskConfig):
             raise ValueError(
                 "every domain is trained on in turn: choose among them with domains, not with train_domains"
             )
+        if self.shifts is not None:
+            raise ValueError(
+                f"what is changed here are the tasks: give tasks={str(self.shifts)!r} instead of shifts"
+            )
         if self.tasks is not None and self.domains is not None:
             raise ValueError("tasks are changes of data or its domains: give tasks or domains, not both")
         if self.pretrain is not None and self.pretraining is not None:
