@@ -68,7 +68,8 @@ class Value:
 
     def __repr__(self) -> str:
         parts = []
-        for field in dataclasses.fields(self):
+        # A base class may have keywords, whose fields come first; in a call they come last.
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only is True):
             value = getattr(self, field.name)
             if field.default is not dataclasses.MISSING:
                 default = field.default
@@ -304,7 +305,7 @@ class _Reader:
         if not all(map(_is_number, values)):
             weighs = operation is operator.mul and _is_number(values[0])
             if not (operation is operator.add or weighs) or not any(
-                isinstance(each, Value) for each in values
+                isinstance(item, Value) for item in values
             ):
                 why = "arithmetic is for numbers"
         elif operation is operator.pow and abs(values[1]) > MOST_EXPONENT:

@@ -78,18 +78,24 @@ class Journal:
         if not file.exists():
             return None
         with reading(file) as (tensors, notes):
-            rows, found = tensors["rows"], tensors["images"]
-            if rows.dtype != torch.int64 or rows.ndim != 1 or found.shape != (*rows.shape, *images.shape[1:]):
-                raise ValueError(f"rows {tuple(rows.shape)} and images {tuple(found.shape)} do not match")
+            rows, adversarial = tensors["rows"], tensors["images"]
+            if (
+                rows.dtype != torch.int64
+                or rows.ndim != 1
+                or adversarial.shape != (*rows.shape, *images.shape[1:])
+            ):
+                raise ValueError(
+                    f"rows {tuple(rows.shape)} and images {tuple(adversarial.shape)} do not match"
+                )
             if len({*rows.tolist()}) < len(rows) or not torch.isin(rows, places).all():
                 raise ValueError("its rows are not some of its batch, each once")
-            if found.dtype != images.dtype:
-                raise ValueError(f"its images are {found.dtype}, not {images.dtype}")
-            if not threat.allows(found, images[rows.to(images.device)].to(found.device)).all():
+            if adversarial.dtype != images.dtype:
+                raise ValueError(f"its images are {adversarial.dtype}, not {images.dtype}")
+            if not threat.allows(adversarial, images[rows.to(images.device)].to(adversarial.device)).all():
                 raise ValueError(
                     f"its images are not all in [0, 1] and inside {threat!r} around the clean ones"
                 )
-            return Outcome(rows, found, precision=notes["precision"], **json.loads(notes["counts"]))
+            return Outcome(rows, adversarial, precision=notes["precision"], **json.loads(notes["counts"]))
 
     def write(self, stage: int, batch: int, outcome: Outcome) -> None:
         """Keep the outcome of a batch."""

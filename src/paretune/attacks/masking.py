@@ -154,11 +154,11 @@ def masking_findings(
 
     victim = oracle.victim
     attack = PGD(threat, steps=steps)
-    one = PGD(threat, steps=1, step_size=threat.epsilon, random_start=False, keep="last")
+    single = PGD(threat, steps=1, step_size=threat.epsilon, random_start=False, keep="last")
     many = PGD(threat, steps=steps, random_start=False, keep="last")
     few_loss, many_loss = (
         _mean_loss(oracle, probe(victim, batch.images, batch.labels, seed=seed), batch.labels)
-        for probe in (one, many)
+        for probe in (single, many)
     )
     findings.append(loss_does_not_grow(few_loss, many_loss, float(_losses(batch.clean, batch.labels).mean())))
 

@@ -33,7 +33,7 @@ def claimed(path: str | Path, plan: dict[str, Any], probe: Tensor) -> Iterator[N
     """
     path = Path(path)
     file = path / "plan.json"
-    ours = file.exists() or (path.is_dir() and all(lock.mine(each.name) for each in path.iterdir()))
+    ours = file.exists() or (path.is_dir() and all(lock.mine(entry.name) for entry in path.iterdir()))
     if path.exists() and not ours:
         raise ValueError(
             f"state={str(path)!r} exists and is not the state of such a run; name a new directory"

@@ -199,14 +199,14 @@ class Backbone(nn.Module):
 
         Only the modules that hold the head are others, with modes of their own: switch them too.
         """
-        own = self.module.get_submodule(self.head)
+        old_head = self.module.get_submodule(self.head)
         shared: list[Any] = [
-            part for part in self.modules() if all(inner is not own for inner in part.modules())
+            part for part in self.modules() if all(inner is not old_head for inner in part.modules())
         ]
         shared += [*self.parameters(), *self.buffers()]
-        made = copy.deepcopy(self, {id(own): head} | {id(each): each for each in shared})
-        made._head_is_open = False
-        return made
+        twin = copy.deepcopy(self, {id(old_head): head} | {id(item): item for item in shared})
+        twin._head_is_open = False
+        return twin
 
     def _example(self, size: ImageSize | None = None) -> Tensor:
         """A blank image as the network takes it."""

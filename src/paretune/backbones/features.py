@@ -37,8 +37,8 @@ def without_head(backbone: Backbone) -> Backbone:
         ValueError: the network does more with what its head returns than return it, so that features are not to be had so.
     """
     headless: Any = _replaced(backbone, ["module", *backbone.head.split(".")], nn.Identity())
-    for own in ("forward", "_original_forward"):  # of mixed precision, which are the original's
-        headless.__dict__.pop(own, None)
+    for method in ("forward", "_original_forward"):  # of mixed precision, which are the original's
+        headless.__dict__.pop(method, None)
     example = torch.rand(backbone._example().shape, generator=torch.Generator().manual_seed(0))
     example = example.to(backbone.mean.device)
     with evaluation_mode(backbone), torch.no_grad(), entering_head(backbone) as seen:

@@ -50,22 +50,22 @@ def pretrained_head(backbone: Backbone) -> Head:
     Raises:
         ValueError: they came without one, or it is none of a matrix and a bias that takes the features of ``backbone``.
     """
-    found: Any = backbone.module.__dict__.get(_HEAD)
-    if found is None and backbone.published:
-        found = _published(str(backbone.source))
-    own: Any = backbone.module.get_submodule(backbone.head)
-    width = own.weight[0].numel()
-    if not found or set(found) - {"bias"} != {"weight"} or found["weight"][0].numel() != width:
+    tensors: Any = backbone.module.__dict__.get(_HEAD)
+    if tensors is None and backbone.published:
+        tensors = _published(str(backbone.source))
+    head: Any = backbone.module.get_submodule(backbone.head)
+    width = head.weight[0].numel()
+    if not tensors or set(tensors) - {"bias"} != {"weight"} or tensors["weight"][0].numel() != width:
         what = (
             "came without a head"
-            if not found
-            else f"have a head of {', '.join(sorted(found))} that does not suit it"
+            if not tensors
+            else f"have a head of {', '.join(sorted(tensors))} that does not suit it"
         )
         raise ValueError(
             f"the weights of {backbone.source or backbone.architecture} {what}, and without the head that it was pretrained "
             f"with nobody knows its former answers; give load_backbone weights that have one for {width} features"
         )
-    return Head(found["weight"].flatten(1).float(), found["bias"].float() if "bias" in found else None)
+    return Head(tensors["weight"].flatten(1).float(), tensors["bias"].float() if "bias" in tensors else None)
 
 
 def _published(source: str) -> dict[str, Tensor] | None:

@@ -91,8 +91,8 @@ def prototype_head(
     if classes is not None and len(classes) != len(embeddings):
         raise ValueError(f"classes must name {len(embeddings)} classes, one an embedding; got {len(classes)}")
     without_head(backbone)  # for its errors
-    made = PrototypeHead(embeddings, 1 / temperature).to(head.weight)
-    backbone.module.set_submodule(backbone.head, made.train(head.training))
+    new_head = PrototypeHead(embeddings, 1 / temperature).to(head.weight)
+    backbone.module.set_submodule(backbone.head, new_head.train(head.training))
     backbone._head_is_open = False  # nor has it another one now
     note_task(backbone, Task(None if classes is None else tuple(classes)))
     return backbone

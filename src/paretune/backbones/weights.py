@@ -390,8 +390,8 @@ def _unprefixed(tensors: dict[str, Tensor], parts: set[str], origin: str) -> dic
     short, depths = {}, {}
     for name in tensors:
         pieces = name.split(".")
-        own = (i for i, piece in enumerate(pieces) if piece not in wrappers)
-        depths[name] = next(own, len(pieces) - 1)
+        places = (i for i, piece in enumerate(pieces) if piece not in wrappers)
+        depths[name] = next(places, len(pieces) - 1)
         short[name] = ".".join(pieces[depths[name] :])
     deepest = max(depths.values(), default=0)
     result: dict[str, Tensor] = {}

@@ -30,8 +30,8 @@ class Commands(Mapping[str, type[Command]]):
 
     def __getitem__(self, words: str) -> type[Command]:
         module, name, _ = self.listed[words]
-        found: type[Command] = getattr(importlib.import_module(f"paretune.commands.{module}"), name)
-        return found
+        command: type[Command] = getattr(importlib.import_module(f"paretune.commands.{module}"), name)
+        return command
 
     def __contains__(self, words: object) -> bool:
         return words in self.listed

@@ -91,8 +91,8 @@ def load_recorded(
         why = (
             "it was trained on: leave --domain out to measure its report split" if learnt else "there is none"
         )
-        there = ", ".join(measured.elsewhere) or "nothing"
-        raise ValueError(f"domain={domain!r} is not elsewhere, {why}. Elsewhere in {measured.name}: {there}")
+        names = ", ".join(measured.elsewhere) or "nothing"
+        raise ValueError(f"domain={domain!r} is not elsewhere, {why}. Elsewhere in {measured.name}: {names}")
     original = measured if asked == trained else load_data(name, **trained)
     if original.fingerprint != notes.get("fingerprint"):
         why = f"{name} differs from the data that the adapter was trained on"

@@ -108,11 +108,11 @@ class Analyze:
 
 def _said(tasks: "tuple[TaskRanking, ...]") -> dict[str, list[str]]:
     """Each note once, and the tasks that it is about."""
-    said: dict[str, list[str]] = {}
+    tasks_of: dict[str, list[str]] = {}
     for task in tasks:
         for text in (task.covers, *task.notes):
-            said.setdefault(text, []).append(task.task)
-    return said
+            tasks_of.setdefault(text, []).append(task.task)
+    return tasks_of
 
 
 def _pair(name: str, text: str) -> tuple[str, str]:

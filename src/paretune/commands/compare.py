@@ -84,13 +84,13 @@ class Plan(Comparing):
         from paretune.sweeps.announcing import minutes_text
         from paretune.sweeps.planning import plan
 
-        made = plan(self, self.out, workers=self.workers, resume=self.resume)
+        sweep = plan(self, self.out, workers=self.workers, resume=self.resume)
         if self.json:
-            print(json.dumps(made.to_dict(), indent=2))
+            print(json.dumps(sweep.to_dict(), indent=2))
             return
-        print(made.data)
-        rows, every = [], [planned.to_dict() for planned in made.strategies]
-        for planned, told in zip(made.strategies, every, strict=True):
+        print(sweep.data)
+        rows, every = [], [planned.to_dict() for planned in sweep.strategies]
+        for planned, told in zip(sweep.strategies, every, strict=True):
             finished = sum(run["finished"] for run in told["runs"])
             begun = [f"from step {run.done:,.0f}" for run in planned.runs if 0 < run.done < math.inf]
             state = [*([f"{finished} finished"] if finished else []), *begun]
@@ -106,14 +106,14 @@ class Plan(Comparing):
                 ]
             )
         totals = [f"{sum(told[key] for told in every):,}" for key in _COUNTED]
-        runs = sum(len(planned.runs) for planned in made.strategies)
+        runs = sum(len(planned.runs) for planned in sweep.strategies)
         minutes = sum(told["seconds"] for told in every) / 60
-        memory = made.workers * max(told["peak_memory_bytes"] for told in every)
+        memory = sweep.workers * max(told["peak_memory_bytes"] for told in every)
         rows.append(["all", "", "", f"{runs}", *totals, f"{minutes:.1f}", f"{memory / 1e9:.1f}"])
         columns = ["strategy", "trainable", "of model", "runs", "steps left", "training gradients"]
         print_table([*columns, "evaluation, at most", "minutes", "peak GB"], rows)
-        at_once = f"{made.workers} runs at once" if made.workers > 1 else "one run at a time"
-        print(f"{at_once}: about {minutes_text(made.seconds)}" if made.seconds else "all runs are finished")
+        at_once = f"{sweep.workers} runs at once" if sweep.workers > 1 else "one run at a time"
+        print(f"{at_once}: about {minutes_text(sweep.seconds)}" if sweep.seconds else "all runs are finished")
 
 
 _COUNTED = ("steps", "training_gradients", "evaluation_gradients_at_most")

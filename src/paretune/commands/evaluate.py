@@ -1,6 +1,6 @@
 """``paretune evaluate``: a saved adapter, clean and under attack."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,10 @@ from paretune.commands._recorded import load_recorded
 
 if TYPE_CHECKING:
     from paretune.attacks import Attack
+    from paretune.data import ImageSplit
     from paretune.evaluation import Scores
+    from paretune.shifts import Shift
+    from paretune.shifts.measures import Baseline
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Evaluate:
         shifts: what else to measure: changed or other images of the same classes, by calls separated by commas as in
             "Corruptions('common'), Grey()".
         attack_elsewhere: attack these too; false measures clean accuracy alone there.
+        baseline: adapter of another model of these classes, which is measured too: mean corruption errors (mCE), of shifts
+            that hold Corruptions('common'), are relative to it. alexnet takes its published ones on ImageNet-C.
         precision: of the gradients of attacks: fp32, bf16, or auto, which measures.
         engine: how attacks ask the model on a CUDA device: eager; graph (CUDA graphs, with the same numbers); compiled (by
             torch.compile, which rounds otherwise, and only in attacks of a fixed number of steps); or auto: graphs where
@@ -68,6 +73,7 @@ class Evaluate:
     attacks: str | None = None
     shifts: str | None = None
     attack_elsewhere: bool = False
+    baseline: str | None = None
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
     engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
     batch_size: int = 128
@@ -84,6 +90,10 @@ class Evaluate:
             raise ValueError("split_seed splits the domains that are trained on; leave it out with --domain")
         if self.limit is not None and self.limit != "all":
             check_whole("limit", self.limit, 1)
+        if self.baseline is not None and self.shifts is None:
+            raise ValueError(
+                "baseline is what corruption errors are relative to; give shifts, such as Corruptions('common')"
+            )
 
     def __call__(self) -> None:
         """Load, attack, print one row an attack."""
@@ -91,6 +101,11 @@ class Evaluate:
         from paretune.evaluation import speed
         from paretune.evaluation.correctness import evaluate
         from paretune.shifts import Shifts
+        from paretune.shifts.measures import (
+            by_corruption,
+            mean_corruption_error,
+            relative_mean_corruption_error,
+        )
 
         attacks: list[Attack]
         if self.attacks is not None:
@@ -120,10 +135,11 @@ class Evaluate:
             seed=self.split_seed,
             domain=self.domain,
         )
+        split = data.report if self.domain is None else data.elsewhere[self.domain]
         victim = attack_copy(model, precision=self.precision, engine=self.engine)
         scores = evaluate(
             model,
-            data.report if self.domain is None else data.elsewhere[self.domain],
+            split,
             attacks,
             shifts=shifts,
             attack_elsewhere=self.attack_elsewhere,
@@ -143,6 +159,26 @@ class Evaluate:
         for title, columns, rows in elsewhere_tables(scores):
             print(f"\n{title}")
             print_table(columns, rows)
+        if self.baseline is not None:
+            baseline = self._baseline(split, shifts)
+            accuracies = by_corruption(scores.shifted_accuracy)
+            with told("shifts", self.shifts):
+                mce = mean_corruption_error(accuracies, baseline)
+                relative = relative_mean_corruption_error(accuracies, scores.clean_accuracy, baseline)
+            print(f"\nagainst {baseline.name}: mCE {mce:.3f}, relative mCE {relative:.3f}")
+
+    def _baseline(self, split: "ImageSplit", shifts: "Sequence[Shift]") -> "Baseline":
+        """What corruption errors are relative to."""
+        from paretune.evaluation.correctness import evaluate
+        from paretune.shifts.measures import ALEXNET, Baseline, by_corruption
+
+        assert self.baseline is not None
+        if self.baseline.casefold() == "alexnet":
+            return ALEXNET
+        with told("baseline", self.baseline):
+            other, _ = load_adapted(self.baseline, None, None)
+            measured = evaluate(other, split, shifts=shifts, batch_size=self.batch_size, progress=True)
+        return Baseline(self.baseline, measured.clean_accuracy, by_corruption(measured.shifted_accuracy))
 
 
 def elsewhere_tables(scores: "Scores") -> Iterator[tuple[str, list[str], list[list[str]]]]:

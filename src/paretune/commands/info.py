@@ -33,9 +33,9 @@ class Info:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         rows.append(["GPU", gpu])
         for name, record in OFFLINE.items():
-            there = importlib.util.find_spec(record.package) is not None
-            rows.append([f"weights {name}", "installed" if there else record.install])
+            installed = importlib.util.find_spec(record.package) is not None
+            rows.append([f"weights {name}", "installed" if installed else record.install])
         for name, extra in (("vl_convert", "report"), ("matplotlib", "plot"), ("datasets", "datasets")):
-            there = importlib.util.find_spec(name) is not None
-            rows.append([name, "installed" if there else f'pip install "paretune[{extra}]"'])
+            installed = importlib.util.find_spec(name) is not None
+            rows.append([name, "installed" if installed else f'pip install "paretune[{extra}]"'])
         print_table(["what", "state"], rows)

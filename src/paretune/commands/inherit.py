@@ -55,7 +55,7 @@ class Inherit(InheritConfig):
         backbone: Any = self.backbone
         pretraining: Any = self.pretraining
         if self.start is not None:
-            default = next(each.default for each in fields(InheritConfig) if each.name == "backbone")
+            default = next(option.default for option in fields(InheritConfig) if option.name == "backbone")
             name = None if self.backbone == default else self.backbone
             backbone, config = load_adapted(self.start, name, self.weights, self.weights_key)
             if pretraining is None:
@@ -109,14 +109,14 @@ def _print(inheritance: "Inheritance") -> None:
     columns += [] if inheritance.pretraining is None else ["lost of pretraining"]
     rows = [
         [
-            each.method,
-            f"{each.mri.estimate:+.3f}",
-            f"{each.mri.low:+.3f} to {each.mri.high:+.3f}",
-            " ".join(f"{one:+.3f}" for one in each.per_seed),
-            f"{each.gain.estimate:+.3f}",
-            *([] if each.drop is None else [str(each.drop)]),
+            method.method,
+            f"{method.mri.estimate:+.3f}",
+            f"{method.mri.low:+.3f} to {method.mri.high:+.3f}",
+            " ".join(f"{one:+.3f}" for one in method.per_seed),
+            f"{method.gain.estimate:+.3f}",
+            *([] if method.drop is None else [str(method.drop)]),
         ]
-        for each in inheritance.methods
+        for method in inheritance.methods
     ]
     print_table(columns, rows)
     print(inheritance.sentence)

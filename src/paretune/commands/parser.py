@@ -51,9 +51,9 @@ def read(arguments: Sequence[str]) -> tuple[Command, Level | None] | None:
         words = " ".join(arguments[:length])
         if words in COMMANDS:
             parser = command_parser(words)
-            found = parser.instantiate(parser.parse_args(_flags_apart(parser, arguments[length:])))
+            parsed = parser.instantiate(parser.parse_args(_flags_apart(parser, arguments[length:])))
             command: Any = COMMANDS[words]
-            return command(**{each.name: found[each.name] for each in fields(command)}), found.log_level
+            return command(**{field.name: parsed[field.name] for field in fields(command)}), parsed.log_level
     parser = build_parser(lambda words: Parser())
     if (
         arguments[:1]
@@ -93,7 +93,7 @@ def command_parser(words: str) -> Parser:
     command: Any = COMMANDS[words]
     if not hasattr(get_loader("yaml"), "_bounded"):
         set_loader("yaml", bounded(get_loader("yaml")), (yaml.YAMLError,))
-    for kind in {each for hint in get_type_hints(command).values() for each in (hint, *get_args(hint))}:
+    for kind in {inner for hint in get_type_hints(command).values() for inner in (hint, *get_args(hint))}:
         _register(kind)
     parser = Parser(prog=f"paretune {words}", description=(command.__doc__ or "").partition("\n\n")[0])
     parser.command = words
@@ -105,9 +105,9 @@ def command_parser(words: str) -> Parser:
         help="what to tell on standard error, from which weight on; debug has the traceback of an error. By default errors, "
         "and which weights and which engine were taken",
     )
-    made = {field.name: field.default_factory for field in fields(command)}
+    factories = {field.name: field.default_factory for field in fields(command)}
     for action in parser._actions:
-        factory = made.get(action.dest, MISSING)
+        factory = factories.get(action.dest, MISSING)
         if factory is not MISSING and action.default != SUPPRESS:  # jsonargparse has made a dict of the value
             action.default = factory()
         if not action.option_strings and getattr(action, "_typehint", None) == list[str]:  # one or several
@@ -121,8 +121,8 @@ def _flags_apart(parser: Parser, arguments: Sequence[str]) -> list[str]:
     """``--gpu`` before anything but true or false as ``--gpu=true``, so that it does not take a name for its value."""
     flags = {name for action in parser._actions if action.const is True for name in action.option_strings}
     return [
-        f"{each}=true" if each in flags and following.lower() not in ("true", "false") else each
-        for each, following in pairwise([*arguments, ""])
+        f"{argument}=true" if argument in flags and following.lower() not in ("true", "false") else argument
+        for argument, following in pairwise([*arguments, ""])
     ]
 
 
@@ -132,7 +132,7 @@ def _register(kind: Any) -> None:
         register_type(
             kind,
             serializer=lambda value: ", ".join(
-                each if isinstance(each, str) else repr(each) for each in value
+                part if isinstance(part, str) else repr(part) for part in value
             ),
             deserializer=lambda value: value if isinstance(value, kind) else kind.read(value),
             fail_already_registered=False,

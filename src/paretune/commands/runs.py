@@ -167,10 +167,10 @@ def _read(paths: list[str]) -> "tuple[list[Run], dict[str, str]]":
     from paretune.runs.store import find_runs, load_runs
 
     runs, damaged = [], {}
-    found = [each for path in paths for each in find_runs(Path(path))]
-    if not found:
+    directories = [directory for path in paths for directory in find_runs(Path(path))]
+    if not directories:
         load_runs(paths[0])  # says why
-    for path in dict.fromkeys(found):
+    for path in dict.fromkeys(directories):
         try:
             runs += load_runs(path)
         except (ValueError, OSError) as error:
@@ -192,22 +192,24 @@ def _removable(path: str) -> Path:
     from paretune.runs.lock import mine
     from paretune.runs.store import FILES, find_runs
 
-    there = Path(path)
-    if there.is_symlink():
-        raise ValueError(f"{path} is a link; name the directory that it leads to, {there.resolve()}")
-    there = there.resolve()
-    if [*find_runs(there)] != [there]:
+    directory = Path(path)
+    if directory.is_symlink():
+        raise ValueError(f"{path} is a link; name the directory that it leads to, {directory.resolve()}")
+    directory = directory.resolve()
+    if [*find_runs(directory)] != [directory]:
         raise ValueError(
             f"{path} is no run directory, and nothing was removed; paretune runs list shows those below it"
         )
     known = _OURS.union(FILES)
-    others = sorted(each.name for each in there.iterdir() if each.name not in known and not mine(each.name))
+    others = sorted(
+        entry.name for entry in directory.iterdir() if entry.name not in known and not mine(entry.name)
+    )
     if others:
         raise ValueError(
             f"{path} holds {', '.join(others[:5])}{', …' * (len(others) > 5)}, which no run writes; nothing was removed. "
             "Move that away first"
         )
-    return there
+    return directory
 
 
 def _summary(run: "Run") -> dict[str, Any]:
@@ -228,8 +230,8 @@ def _summary(run: "Run") -> dict[str, Any]:
 def _last(run: "Run") -> list[dict[str, Any]]:
     """The accuracies of the last evaluation point, one for each attack."""
     rows = run.points[run.points["step"] == run.points["step"].max()]
-    found: list[dict[str, Any]] = rows[["attack", "threat", "epsilon", "clean", "robust"]].to_dict("records")
-    return found
+    scores: list[dict[str, Any]] = rows[["attack", "threat", "epsilon", "clean", "robust"]].to_dict("records")
+    return scores
 
 
 def _lines(name: str, row: dict[str, Any]) -> list[list[str]]:
@@ -240,8 +242,8 @@ def _lines(name: str, row: dict[str, Any]) -> list[list[str]]:
     age = _rounded(max(0.0, time.time() - row["changed"]), (1, "s"), (60, "min"), (3600, "h"), (86400, "d"))
     end = ["yes" if row["finished"] else "no", age, _bytes(row["bytes"])]
     measured = [
-        [*first, attack_text(each["attack"]), f"{each['clean']:.3f}", f"{each['robust']:.3f}", *end]
-        for each in row["last"]
+        [*first, attack_text(scores["attack"]), f"{scores['clean']:.3f}", f"{scores['robust']:.3f}", *end]
+        for scores in row["last"]
     ]
     return measured or [[*first, "no point yet", "", "", *end]]
 
@@ -252,7 +254,7 @@ def _bytes(size: int) -> str:
 
 def _rounded(number: float, *units: tuple[float, str]) -> str:
     """In the largest of ``units`` that is not larger, or the first."""
-    size, unit = [each for each in units if each[0] <= max(1, number)][-1]
+    size, unit = [candidate for candidate in units if candidate[0] <= max(1, number)][-1]
     return f"{number / size:.0f} {unit}"
 
 
@@ -269,7 +271,7 @@ def _scores(run: "Run") -> dict[str, float]:
 
     last = _last(run)
     clean = {"clean": last[0]["clean"]} if last else {}
-    return clean | {f"robust under {attack_text(each['attack'])}": each["robust"] for each in last}
+    return clean | {f"robust under {attack_text(row['attack'])}": row["robust"] for row in last}
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:

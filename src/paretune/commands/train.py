@@ -45,7 +45,9 @@ class Train(RunConfig, SearchConfig):
         if not PartialState().is_main_process:
             return
         columns = ["step", "epoch", "attack", "clean", "robust"]
-        columns += [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
+        named = [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
+        pooled = [name for name in ("clean_elsewhere", "robust_elsewhere") if name in run.points]
+        columns += named if len(named) <= 6 else pooled
         print_table(
             columns, [[cell(value) for value in row] for row in run.points[columns].itertuples(index=False)]
         )

@@ -172,14 +172,14 @@ class Crop(Augmentation):
             raise ValueError(f"padding={self.padding} is no less than a side of {sides[0]}x{sides[1]} images")
         padded = F.pad(images, (border[1], border[1], border[0], border[0]), mode=mode)
         shifted = torch.empty_like(images)
-        for into, each, seed in zip(shifted, padded, seeds, strict=True):
+        for into, image, seed in zip(shifted, padded, seeds, strict=True):
             starts = [
                 int(draw * (2 * width + 1)) for draw, width in zip(_uniform(seed, 2), border, strict=True)
             ]
             top, left = (
                 2 * width - start if back else start for start, width in zip(starts, border, strict=True)
             )
-            into.copy_(each[:, top : top + sides[0], left : left + sides[1]])
+            into.copy_(image[:, top : top + sides[0], left : left + sides[1]])
         return shifted
 
 

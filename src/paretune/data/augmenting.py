@@ -124,4 +124,4 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
     def _seeds(self, epoch: int, ids: Tensor) -> list[int]:
         words = ((self.seed, epoch, number, 1) for number in ids.tolist())
-        return [int(np.random.SeedSequence(each).generate_state(1, np.uint64)[0]) for each in words]
+        return [int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) for entropy in words]

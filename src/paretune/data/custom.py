@@ -67,21 +67,21 @@ class Custom(Augmentation):
 
     def _one(self, image: Tensor) -> Tensor:
         try:
-            made = self.function(image)
+            output = self.function(image)
         except Exception as error:  # whatever somebody's function raises
             raise ValueError(
                 f"augmentation {self!r} takes one image, a float32 tensor of shape {tuple(image.shape)} in [0, 1]; given "
                 f"one, it raised {type(error).__name__}: {error}"
             ) from error
-        if isinstance(made, Tensor) and made.shape == image.shape and made.is_floating_point():
-            low, high = made.aminmax()
+        if isinstance(output, Tensor) and output.shape == image.shape and output.is_floating_point():
+            low, high = output.aminmax()
             if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # not so for NaN
-                return made
+                return output
             got = f"values from {low:g} to {high:g}; leave Normalize out, as backbones normalise by themselves, and clamp"
-        elif isinstance(made, Tensor):
-            got = f"{made.dtype} of shape {tuple(made.shape)}; resize to the size of the image, and divide bytes by 255"
+        elif isinstance(output, Tensor):
+            got = f"{output.dtype} of shape {tuple(output.shape)}; resize to the size of the image, and divide bytes by 255"
         else:
-            got = f"a {type(made).__name__}; convert it with torchvision.transforms.v2.functional.to_image and to_dtype"
+            got = f"a {type(output).__name__}; convert it with torchvision.transforms.v2.functional.to_image and to_dtype"
         raise ValueError(
             f"augmentation {self!r} must return one image, floats in [0, 1] of shape {tuple(image.shape)}; it gave {got}"
         )
@@ -121,7 +121,7 @@ def _hidden(value: Any, text: str, seen: set[int]) -> str:
     if not isinstance(inside, dict):
         return ""
     silent = isinstance(value, nn.Module) and (type(value).extra_repr, type(value).__repr__) == _SILENT
-    if silent and (own := [name for name in inside if name not in vars(nn.Module())]):
-        return " and ".join(own)
+    if silent and (names := [name for name in inside if name not in vars(nn.Module())]):
+        return " and ".join(names)
     parts = [part for name, part in inside.items() if name in _HOLDERS or not str(name).startswith("_")]
     return next(filter(None, (_hidden(part, text, seen) for part in parts)), "")

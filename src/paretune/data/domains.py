@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def of_domains(
     name: str,
-    found: Mapping[str, Callable[[], dict[str, Part]]],
+    readers: Mapping[str, Callable[[], dict[str, Part]]],
     train: Sequence[str],
     classes: Sequence[str] | None,
 ) -> Source:
@@ -28,7 +28,7 @@ def of_domains(
 
     Args:
         name: What to call all of it.
-        found: What reads the parts of each domain by role, each with its own classes.
+        readers: What reads the parts of each domain by role, each with its own classes.
         train: Names of the domains to train on.
         classes: Names of the classes in the order of labels. None takes those of the domains to train on: in the order of
             the one that has all, else sorted.
@@ -37,8 +37,8 @@ def of_domains(
         ValueError: A domain to train on is not there, a domain has a class that these lack or is split otherwise, or two
             domains share files.
     """
-    _check_names(name, found, train)
-    parts = {domain: read() for domain, read in found.items()}
+    _check_names(name, readers, train)
+    parts = {domain: read() for domain, read in readers.items()}
     check_apart(name, {f"{domain} {role}": part for domain in parts for role, part in parts[domain].items()})
     every = {domain: next(iter(by_role.values())) for domain, by_role in parts.items()}
     for what, answers in (
@@ -46,8 +46,12 @@ def of_domains(
         ("has groups", {domain: part.groups is not None for domain, part in every.items()}),
     ):
         if len({*answers.values()}) > 1 and not (what == "names its classes" and classes):
-            yes, no = (next(each for each in answers if answers[each] is is_so) for is_so in (True, False))
-            raise ValueError(f"{name}: the domain {yes!r} {what} and {no!r} does not; let all do so, or none")
+            having, lacking = (
+                next(key for key in answers if answers[key] is is_so) for is_so in (True, False)
+            )
+            raise ValueError(
+                f"{name}: the domain {having!r} {what} and {lacking!r} does not; let all do so, or none"
+            )
     first, *others = train
     for domain in others:
         if {*parts[domain]} != {*parts[first]}:
@@ -92,14 +96,14 @@ def elsewhere_rows(
     if groups is not None and source.elsewhere:
         whole = rows_of(limit=None)  # so that a limit never lets in what a run with another one has learnt
         seen = groups[torch.from_numpy(np.concatenate([whole["train"], whole["select"]]))]
-    for name, each in source.elsewhere.items():
-        rows = torch.tensor(each)
+    for name, numbers in source.elsewhere.items():
+        rows = torch.tensor(numbers)
         if groups is not None:
             rows = rows[~torch.isin(groups[rows], seen)]
-        if len(rows) < len(each):
+        if len(rows) < len(numbers):
             logger.warning(
                 "%s: %d of the %d images of %s are of groups that are trained on or selected by, and are left out",
-                *(source.name, len(each) - len(rows), len(each), name),
+                *(source.name, len(numbers) - len(rows), len(numbers), name),
             )
         if len(rows) == 0:
             raise ValueError(
@@ -111,38 +115,38 @@ def elsewhere_rows(
 
 def _places(parts: Mapping[str, Mapping[str, Part]]) -> dict[str, tuple[range, ...]]:
     """The rows of each domain, of parts by role and domain, as :func:`~paretune.data.parts.joined` puts them."""
-    found: dict[str, list[range]] = {}
+    ranges: dict[str, list[range]] = {}
     start = 0
     for role in ROLES:
         for domain, part in parts.get(role, {}).items():
-            found.setdefault(domain, []).append(range(start, start := start + len(part.labels)))
-    return {domain: tuple(ranges) for domain, ranges in found.items()}
+            ranges.setdefault(domain, []).append(range(start, start := start + len(part.labels)))
+    return {domain: tuple(rows) for domain, rows in ranges.items()}
 
 
-def _check_names(name: str, found: Mapping[str, object], train: Sequence[str]) -> None:
+def _check_names(name: str, known: Mapping[str, object], train: Sequence[str]) -> None:
     if not train or len({*train}) < len(train):
         raise ValueError(f"train_domains must name at least one domain, each once; got {list(train)}")
     for domain in train:
-        if domain not in found:
-            near = difflib.get_close_matches(domain, found, n=1)
+        if domain not in known:
+            near = difflib.get_close_matches(domain, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{name} has no domain {domain!r}; {hint}Domains: {', '.join(found)}")
+            raise ValueError(f"{name} has no domain {domain!r}; {hint}Domains: {', '.join(known)}")
 
 
 def _classes(trained: Sequence[Part]) -> tuple[str, ...]:
-    union = {each for part in trained for each in part.classes}
+    union = {class_name for part in trained for class_name in part.classes}
     return next((part.classes for part in trained if union == {*part.classes}), tuple(in_order(union)))
 
 
 def _aligned(part: Part, known: tuple[str, ...], domain: str, name: str, given: Sequence[str] | None) -> Part:
     """The part with labels that number the classes ``known``."""
-    own = part.classes
+    classes = part.classes
     if given and not part.named:  # whose labels are numbers of the given classes
-        own = known[: len(own)] + own[len(known) :]
-    codes = torch.tensor([known.index(each) if each in known else -1 for each in own])
+        classes = known[: len(classes)] + classes[len(known) :]
+    codes = torch.tensor([known.index(class_name) if class_name in known else -1 for class_name in classes])
     labels = codes[part.labels]
     if (labels < 0).any():
-        strange = own[int(part.labels[labels < 0][0])]
+        strange = classes[int(part.labels[labels < 0][0])]
         raise ValueError(
             f"{name}: the domain {domain!r} has the class {strange!r}, which is none of {', '.join(known[:10])}"
             f"{', …' if len(known) > 10 else ''}, the classes that are trained: leave its images out, or train on a domain "

@@ -43,7 +43,7 @@ class Changed:
         missing = torch.tensor(
             sorted({row for row in rows.tolist() if row not in self.kept}), dtype=torch.int64
         )
-        made: dict[int, Tensor] = {}
+        changed_rows: dict[int, Tensor] = {}
         if len(missing):
             images = self.read(missing)
             changed = self.change(images, self.ids[missing])
@@ -52,14 +52,17 @@ class Changed:
                     f"a shift must keep the shape of images and values in [0, 1]; of {tuple(images.shape)} it made "
                     f"{tuple(changed.shape)}, from {changed.min():g} to {changed.max():g}"
                 )
-            made = dict(zip(missing.tolist(), changed, strict=True))
+            changed_rows = dict(zip(missing.tolist(), changed, strict=True))
             levels = (changed * 255).round()
             if torch.equal(levels / 255, changed) and len(self.ids) * changed[0].numel() <= _KEPT_BYTES:
                 self.kept |= zip(missing.tolist(), levels.to(torch.uint8), strict=True)
         if not len(rows):
             return self.read(rows)
         return torch.stack(
-            [made[row] if row in made else self.kept[row].float() / 255 for row in rows.tolist()]
+            [
+                changed_rows[row] if row in changed_rows else self.kept[row].float() / 255
+                for row in rows.tolist()
+            ]
         )
 
 
@@ -174,15 +177,17 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: An image is of another class, or nobody named those of the images.
         """
-        own = self.classes
-        if own is None:
+        names = self.classes
+        if names is None:
             raise ValueError("the classes of the images have no names by which they could be found")
         places = {name: place for place, name in enumerate(classes)}
-        if strange := [own[label] for label in sorted({*self.labels.tolist()}) if own[label] not in places]:
+        if strange := [
+            names[label] for label in sorted({*self.labels.tolist()}) if names[label] not in places
+        ]:
             raise ValueError(
                 f"there are images of the class {strange[0]!r}, which is none of the {len(places)} classes"
             )
-        codes = torch.tensor([places.get(name, -1) for name in own])
+        codes = torch.tensor([places.get(name, -1) for name in names])
         return ImageSplit(
             codes[self.labels],
             self.ids,

@@ -117,7 +117,7 @@ def _keys(given: Any, name: str, columns: Mapping[str, str]) -> tuple[str, str] 
         "image": [column for column, feature in features.items() if type(feature).__name__ == "Image"],
         "label": [column for column, feature in features.items() if hasattr(feature, "names")],
     }
-    found: list[str] = []
+    names: list[str] = []
     for what, of_type in by_type.items():
         usual = [column for column in features if str(column).lower() in COLUMNS[what]]
         chosen = of_type or usual
@@ -129,8 +129,8 @@ def _keys(given: Any, name: str, columns: Mapping[str, str]) -> tuple[str, str] 
                 f"{name} must have one column of the {what}, not {len(chosen)} ({listed}); say which with "
                 f"columns={{{what!r}: ...}}"
             )
-        found += chosen
-    return found[0], found[1]
+        names += chosen
+    return names[0], names[1]
 
 
 def _classes(given: Any, keys: tuple[str, str] | None) -> tuple[str, ...] | None:
@@ -139,8 +139,8 @@ def _classes(given: Any, keys: tuple[str, str] | None) -> tuple[str, ...] | None
     elif isinstance(given, Subset):
         return _classes(given.dataset, keys)
     elif isinstance(given, ConcatDataset):
-        each = {_classes(part, keys) for part in given.datasets}
-        return each.pop() if len(each) == 1 else None
+        of_parts = {_classes(part, keys) for part in given.datasets}
+        return of_parts.pop() if len(of_parts) == 1 else None
     else:
         names = getattr(given, "classes", None)
     if not isinstance(names, list | tuple) or not names:
@@ -154,8 +154,8 @@ def _labels(given: Any) -> list[Any] | None:
         inner = _labels(given.dataset)
         return None if inner is None else [inner[row] for row in given.indices]
     if isinstance(given, ConcatDataset):
-        each = [_labels(part) for part in given.datasets]
-        return None if None in each else [label for labels in each for label in labels or ()]
+        of_parts = [_labels(part) for part in given.datasets]
+        return None if None in of_parts else [label for labels in of_parts for label in labels or ()]
     if getattr(given, "target_transform", None) is not None:
         return None
     if isinstance(given, TensorDataset):

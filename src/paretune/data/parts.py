@@ -121,7 +121,7 @@ def check_apart(name: str, parts: Mapping[str, Part]) -> None:
             )
         if part.pixels.files and rest.pixels.files:  # whose content is only names and sizes
             mine, theirs = (
-                {each.pixels.where(row) for row in range(len(each.labels))} for each in (part, rest)
+                {half.pixels.where(row) for row in range(len(half.labels))} for half in (part, rest)
             )
             if both := sorted(mine & theirs):
                 files = "1 file is" if len(both) == 1 else f"{len(both)} files are"
@@ -153,7 +153,7 @@ def _groups(name: str, parts: Mapping[str, Part], elsewhere: Mapping[str, Part])
     for role, groups in known.items():
         for group in groups:
             roles.setdefault(group, set()).add(role)
-    if across := sorted(group for group, found in roles.items() if len(found) > 1):
+    if across := sorted(group for group, places in roles.items() if len(places) > 1):
         raise ValueError(
             f"{name}: {len(across)} of {len(roles)} groups {'is' if len(across) == 1 else 'are'} in several splits, so that "
             f"some of what is measured was learnt: {', '.join(across[:10])}{', …' if len(across) > 10 else ''}. Move each "

@@ -51,8 +51,8 @@ def read_source(given: Any, how: Reading) -> Source:
         ImportError: A package is missing that reads it.
     """
     if how.train_domains is not None:
-        name, found = domain_parts(given, how)
-        source = of_domains(how.name or name, found, how.train_domains, how.classes)
+        name, domains = domain_parts(given, how)
+        source = of_domains(how.name or name, domains, how.train_domains, how.classes)
         # Other domains to train on are another task.
         return replace(source, name=how.name or f"{name}: {'+'.join(how.train_domains)}")
     if isinstance(given, str) and given in SOURCES:

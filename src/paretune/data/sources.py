@@ -122,9 +122,9 @@ def read_fashion_mnist(root: Path | None, download: bool) -> Source:
         places.insert(0, DEBIAN_FASHION_MNIST)
     stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     for place in places:
-        found = [path for stem in stems if (path := _idx_file(place, stem)) is not None]
-        if len(found) == len(stems):
-            train, report = _read_idx_pair(*found[:2]), _read_idx_pair(*found[2:])
+        paths = [path for stem in stems if (path := _idx_file(place, stem)) is not None]
+        if len(paths) == len(stems):
+            train, report = _read_idx_pair(*paths[:2]), _read_idx_pair(*paths[2:])
             parts = {"train": train, "report": report}
             return usually_augmented(stored_source("fashion-mnist", _FASHION_CLASSES, parts))
     raise FileNotFoundError(

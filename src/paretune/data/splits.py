@@ -138,7 +138,7 @@ def _grouped(labels: Rows, groups: Rows, counts: Rows, shares: Sequence[float]) 
         missing[role] &= ~has
         remaining -= has
     if missing.any():
-        role, label = (int(each[0]) for each in np.nonzero(missing))
+        role, label = (int(axis[0]) for axis in np.nonzero(missing))
         raise ValueError(
             f"the class with label {label} has {int((table[:, label] > 0).sum())} groups, too few or too large for "
             f"{len(shares)} splits that each hold all classes; split by hand, with a column of splits"

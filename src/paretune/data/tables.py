@@ -155,16 +155,16 @@ def _chosen(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> dic
     missing: list[str] = []
     for what, usual in COLUMNS.items():
         wanted = columns.get(what)
-        found = [
+        candidates = [
             column for column in present if (column == wanted if wanted else column.strip().lower() in usual)
         ]
-        if len(found) > 1:
+        if len(candidates) > 1:
             raise ValueError(
-                f"{name} has several columns that may be the {what}: {', '.join(found)}; name one with "
-                f"columns={{{what!r}: {found[0]!r}}} (--columns {what}={found[0]}), or rename the others"
+                f"{name} has several columns that may be the {what}: {', '.join(candidates)}; name one with "
+                f"columns={{{what!r}: {candidates[0]!r}}} (--columns {what}={candidates[0]}), or rename the others"
             )
-        if found:
-            chosen[what] = found[0]
+        if candidates:
+            chosen[what] = candidates[0]
         elif wanted:
             near = difflib.get_close_matches(wanted, present, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""

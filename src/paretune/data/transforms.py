@@ -94,8 +94,8 @@ class RandomResizedCrop(_Drawing):
         from torchvision.transforms import InterpolationMode, v2
 
         size, how = (height, width), InterpolationMode.BICUBIC
-        made: Transform = v2.RandomResizedCrop(size, self.scale, self.ratio, how, antialias=True)
-        return made
+        transform: Transform = v2.RandomResizedCrop(size, self.scale, self.ratio, how, antialias=True)
+        return transform
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class ColorJitter(_Drawing):
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            most = 0.5 if each.name == "hue" else math.inf
-            if not 0 <= getattr(self, each.name) <= most:
-                limit = " and at most 0.5" if each.name == "hue" else ""
-                raise ValueError(f"{each.name} must be at least 0{limit}, got {getattr(self, each.name)}")
+        for field in fields(self):
+            most = 0.5 if field.name == "hue" else math.inf
+            if not 0 <= getattr(self, field.name) <= most:
+                limit = " and at most 0.5" if field.name == "hue" else ""
+                raise ValueError(f"{field.name} must be at least 0{limit}, got {getattr(self, field.name)}")
 
     @property
     def moves_pixels(self) -> bool:
@@ -131,8 +131,8 @@ class ColorJitter(_Drawing):
         """torchvision's."""
         from torchvision.transforms import v2
 
-        made: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
-        return made
+        transform: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
+        return transform
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class _Timm(_Drawing):
 
         def changed(image: Tensor) -> Tensor:
             levels = (image * 255).round().to(torch.uint8).permute(1, 2, 0)
-            made = np.array(policy(Image.fromarray(levels.contiguous().numpy())))
-            return torch.from_numpy(made).permute(2, 0, 1).float() / 255
+            pixels = np.array(policy(Image.fromarray(levels.contiguous().numpy())))
+            return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
         return changed
 
@@ -199,8 +199,8 @@ class RandAugment(_Timm):
         hparams |= {"magnitude_std": math.inf if self.std > 100 else self.std, "magnitude_max": self.most}
         names = timm.rand_augment_choices("", increasing=self.increasing)
         ops = timm.rand_augment_ops(self.magnitude, prob=self.p, hparams=hparams, transforms=names)
-        made: Callable[[Any], Any] = timm.RandAugment(_whole(ops), self.layers)
-        return made
+        transform: Callable[[Any], Any] = timm.RandAugment(_whole(ops), self.layers)
+        return transform
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ class AutoAugment(_Timm):
 
         hparams |= {"magnitude_std": self.std}
         policy = timm.auto_augment_policy(self.policy, hparams=hparams)
-        made: Callable[[Any], Any] = timm.AutoAugment([_whole(ops) for ops in policy])
-        return made
+        transform: Callable[[Any], Any] = timm.AutoAugment([_whole(ops) for ops in policy])
+        return transform
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,8 @@ class AugMix(_Timm):
         from timm.data import auto_augment as timm
 
         ops = timm.augmix_ops(self.magnitude, hparams=hparams | {"magnitude_std": math.inf})
-        made: Callable[[Any], Any] = timm.AugMixAugment(_whole(ops), self.alpha, self.width, self.depth)
-        return made
+        transform: Callable[[Any], Any] = timm.AugMixAugment(_whole(ops), self.alpha, self.width, self.depth)
+        return transform
 
 
 def _whole(ops: list[Any]) -> list[Any]:

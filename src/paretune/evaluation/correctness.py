@@ -149,6 +149,22 @@ def evaluate(
             bits[:, places.numpy()] = measured
             done += len(places)
             shown.update(task, completed=done)
+    scores = {}
+    with bars(enabled=progress and bool(elsewhere)) as shown:
+        task = shown.add_task("shifts", total=len(elsewhere), note="")
+        for number, (name, split) in enumerate(elsewhere.items()):
+            shown.update(task, completed=number, note=name)
+            scores[name] = evaluate(
+                model,
+                split,
+                attacks if attack_elsewhere else (),
+                batch_size=batch_size,
+                seed=seed,
+                shard=shard,
+                victim=victim if attack_elsewhere else None,
+                state=None if state is None else Path(state) / "elsewhere" / str(number),
+            )
+        shown.update(task, completed=len(elsewhere), note="")
     return Scores(
         bits[0],
         dict(zip(attacks, bits[1:], strict=True)),
@@ -159,20 +175,7 @@ def evaluate(
         run.seconds,
         data.shift,
         data.paired,
-        {
-            name: evaluate(
-                model,
-                split,
-                attacks if attack_elsewhere else (),
-                batch_size=batch_size,
-                seed=seed,
-                shard=shard,
-                victim=victim if attack_elsewhere else None,
-                progress=progress,
-                state=None if state is None else Path(state) / "elsewhere" / str(number),
-            )
-            for number, (name, split) in enumerate(elsewhere.items())
-        },
+        scores,
     )
 
 

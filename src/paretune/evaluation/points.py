@@ -21,7 +21,7 @@ def point(
         common: what else each row says, such as its step.
     """
     bits = {"report/clean": report.clean, "select/clean": select.clean}
-    bits |= {f"elsewhere/{name}/clean": there.clean for name, there in elsewhere.items()}
+    bits |= {f"elsewhere/{name}/clean": scores.clean for name, scores in elsewhere.items()}
     rows = []
     for number, attack in enumerate(report.robust):
         key = f"robust-{number}"
@@ -40,13 +40,13 @@ def point(
             "select_id": select.split,
             "bits_key": key,
         }
-        for name, there in elsewhere.items():
-            said = {"examples": len(there.clean), "id": there.split, "clean": there.clean_accuracy}
-            if there.shift is not None:
-                said |= {"shift": there.shift, "paired": there.paired}
-            if attack in there.robust:
-                said["robust"] = there.robust_accuracy(attack)
-                bits[f"elsewhere/{name}/{key}"] = there.robust[attack]
-            measured.setdefault("elsewhere", {})[name] = said
+        for name, scores in elsewhere.items():
+            place = {"examples": len(scores.clean), "id": scores.split, "clean": scores.clean_accuracy}
+            if scores.shift is not None:
+                place |= {"shift": scores.shift, "paired": scores.paired}
+            if attack in scores.robust:
+                place["robust"] = scores.robust_accuracy(attack)
+                bits[f"elsewhere/{name}/{key}"] = scores.robust[attack]
+            measured.setdefault("elsewhere", {})[name] = place
         rows.append({**common, **measured})
     return rows, bits

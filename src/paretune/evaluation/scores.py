@@ -54,10 +54,18 @@ class Scores:
             frame["balanced"] = [f"{accuracy:.3f}" for accuracy in balanced]
         text = f"{len(self.clean):,} examples\n{frame.to_string()}"
         if self.elsewhere:
-            clean = pd.Series({name: there.clean_accuracy for name, there in self.elsewhere.items()})
-            shown = clean.map("{:.3f}".format).to_string() if len(clean) <= 20 else ""
-            text += f"\nclean on {len(clean)} shifts, {clean.mean():.3f} on average\n{shown}".rstrip()
+            shifted = pd.Series(self.shifted_accuracy)
+            shown = shifted.map("{:.3f}".format).to_string() if len(shifted) <= 20 else ""
+            text += f"\nclean on {len(shifted)} shifts, {shifted.mean():.3f} on average\n{shown}".rstrip()
         return text
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class is called that labels may number, also where a model answers among some of them."""
+        if self.names is not None:
+            return self.names
+        known = 0 if self.labels is None else int(self.labels.max()) + 1
+        return tuple(name_of(label, None) for label in range(max(self.classes, known)))
 
     @property
     def clean_accuracy(self) -> float:
@@ -67,6 +75,11 @@ class Scores:
     def robust_accuracy(self, attack: Attack) -> float:
         """Fraction right on clean and attacked images; an upper bound on the true one."""
         return float(self.robust[attack].mean())
+
+    @property
+    def shifted_accuracy(self) -> dict[str, float]:
+        """Clean accuracy on what each shift made, by its name; see :mod:`paretune.shifts.measures` for what is made of it."""
+        return {name: scores.clean_accuracy for name, scores in self.elsewhere.items()}
 
     def balanced_accuracy(self, attack: Attack | None = None) -> float:
         """Mean over the classes of the fraction right, so that rare classes count as much as common ones.
@@ -91,8 +104,8 @@ class Scores:
             "class": [name_of(label, self.names) for label in measured["clean"].labels],
             "examples": measured["clean"].examples,
         }
-        for name, each in measured.items():
-            columns |= {name: each.accuracy, f"{name}_low": each.low, f"{name}_high": each.high}
+        for name, rates in measured.items():
+            columns |= {name: rates.accuracy, f"{name}_low": rates.low, f"{name}_high": rates.high}
         worst = [*measured.values()][-1].worst_first
         return pd.DataFrame(columns).iloc[worst].reset_index(drop=True)
 

@@ -58,12 +58,12 @@ def slow_training(
 
 def _images(model: Backbone) -> str | None:
     """That images are larger than those which the model was trained on."""
-    own = tuple((getattr(model.module, "pretrained_cfg", None) or {}).get("input_size") or ())[-2:]
+    usual_size = tuple((getattr(model.module, "pretrained_cfg", None) or {}).get("input_size") or ())[-2:]
     height, width = pair(model.image_size)
-    if len(own) < 2 or height * width <= own[0] * own[1]:
+    if len(usual_size) < 2 or height * width <= usual_size[0] * usual_size[1]:
         return None
-    times = f"{height * width / (own[0] * own[1]):.1f} times those of {own[0]} x {own[1]}"
-    size = own[0] if own[0] == own[1] else f"{own[0]},{own[1]}"
+    times = f"{height * width / (usual_size[0] * usual_size[1]):.1f} times those of {usual_size[0]} x {usual_size[1]}"
+    size = usual_size[0] if usual_size[0] == usual_size[1] else f"{usual_size[0]},{usual_size[1]}"
     return (
         f"it is slow because images have {height} x {width} pixels, {times} that the model was made for; train with "
         f"--img-size {size}"

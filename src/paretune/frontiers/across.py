@@ -102,7 +102,7 @@ class AcrossTasks:
     @property
     def tied(self) -> tuple[str, ...]:
         """The largest mean area, and all that are not told to be behind another by the margin or more."""
-        return tuple(name for name, one in zip(self.ranked, self.decision.tied, strict=True) if one)
+        return tuple(name for name, tied in zip(self.ranked, self.decision.tied, strict=True) if tied)
 
     @property
     def certainty(self) -> Certainty:
@@ -149,22 +149,22 @@ class AcrossTasks:
         lead = f"{pair.strategy_a} is ahead of {pair.strategy_b} by {gap_text(pair.mean_difference)}"
         if pair.low is None or pair.high is None or pair.p_value is None:
             return f"{lead} on each of these tasks: copies of one task say nothing of others."
-        said = (
+        text = (
             f"{pair.strategy_a} and {pair.strategy_b} have the same mean area"
             if pair.mean_difference < SAME
             else f"{lead} on average"
         )
-        said += (
+        text += (
             f" ({100 * self.level:g}% interval for tasks like these {_signed(pair.low)} to {_signed(pair.high)}{here}; "
             f"p {_p_text(pair.p_value)}{adjusted})"
         )
         place = self.ranked.index(pair.strategy_b)
         effect = max(pair.mean_difference, self.margin)
         if self.decision.told[0, place] or effect < SAME:
-            return f"{said}."
+            return f"{text}."
         if pair.tasks_needed is not None and pair.tasks_needed <= len(self.tasks):
             return (
-                f"{said}; a true difference of {gap_text(effect)} would have been told by these tasks with a chance of "
+                f"{text}; a true difference of {gap_text(effect)} would have been told by these tasks with a chance of "
                 f"{_POWER:.0%}: if there is one, it is smaller."
             )
         settle = (
@@ -175,7 +175,7 @@ class AcrossTasks:
         if pair.here is not None and pair.here[0] <= 0 and pair.repeats_needed is not None:
             settle += f", about {pair.repeats_needed} seeds on these tasks"
         return (
-            f"{said}; {settle}, with a chance of {_POWER:.0%} if the true difference is {gap_text(effect)}."
+            f"{text}; {settle}, with a chance of {_POWER:.0%} if the true difference is {gap_text(effect)}."
         )
 
 
@@ -223,7 +223,7 @@ def across_rankings(
     Raises:
         ValueError: no strategy is in all tasks.
     """
-    tables = {ranking.task: {each.strategy: each.area for each in ranking.areas} for ranking in rankings}
+    tables = {ranking.task: {area.strategy: area.area for area in ranking.areas} for ranking in rankings}
     everywhere = sorted(set.intersection(*(set(table) for table in tables.values())))
     if not everywhere:
         raise ValueError(
@@ -310,12 +310,12 @@ def _pairs(
 
 def _spreads(ranking: Ranking[Area, Gap]) -> dict[tuple[str, str], Spread]:
     """How sure the differences of one task are, either way round."""
-    found = {}
+    spreads = {}
     for d in ranking.differences:
         if d.spread is not None:
-            found[d.strategy_a, d.strategy_b] = d.spread
-            found[d.strategy_b, d.strategy_a] = d.spread.turned
-    return found
+            spreads[d.strategy_a, d.strategy_b] = d.spread
+            spreads[d.strategy_b, d.strategy_a] = d.spread.turned
+    return spreads
 
 
 def _signed(value: float) -> str:

@@ -66,17 +66,17 @@ class Decision:
         like[0] = False
         near = self.close[0] & ~same & ~like
         near[0] = False
-        said = []
+        sentences = []
         for those, text in (
             (same, "{} {has} the same area"),
             (like, f"{{}} cannot be told apart from it{where}"),
             (near, f"{{}} {{is}} less than {margin:g} behind"),
         ):
-            if marked := [name for name, one in zip(names, those, strict=True) if one]:
-                one = len(marked) == 1
-                verbs = {"has": "has" if one else "have", "is": "is" if one else "are"}
-                said.append(text.format(listed(marked), **verbs))
-        return said
+            if marked := [name for name, mark in zip(names, those, strict=True) if mark]:
+                single = len(marked) == 1
+                verbs = {"has": "has" if single else "have", "is": "is" if single else "are"}
+                sentences.append(text.format(listed(marked), **verbs))
+        return sentences
 
     def behind_others(self, names: Sequence[str]) -> list[str]:
         """Those that are behind another one than the first, and are not told apart from the first itself."""
@@ -151,14 +151,14 @@ def conclusion(
     certainty: Certainty, margin: float, noun: str, *, of: str = "these data", where: str = ""
 ) -> list[str]:
     """What follows for the first from its certainty, as a clause or none."""
-    said = {
+    phrases = {
         "alone": f"there is no other {noun} to compare it with",
         "clear": f"every other {noun} is told apart from it{where}",
         "cannot tell": f"{of} do not tell which {noun} is best{where}",
     }
     if margin:
-        said["equivalent"] = f"all differ by less than {margin:g} for practical purposes"
-    return [said[certainty]] if certainty in said else []
+        phrases["equivalent"] = f"all differ by less than {margin:g} for practical purposes"
+    return [phrases[certainty]] if certainty in phrases else []
 
 
 def gap_text(gap: float) -> str:

@@ -60,29 +60,30 @@ def measured_elsewhere(
     same: list[tuple[str, str]] = []
     for accuracy in ("clean", "robust"):
         for label in labels:
-            own = rows[rows["label"] == label].sort_values(["run_index", "step"])
-            chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in own.groupby("seed")]
+            points = rows[rows["label"] == label].sort_values(["run_index", "step"])
+            chosen = [seed.iloc[np.argmax(seed[f"{accuracy}_select"])] for _, seed in points.groupby("seed")]
             places = [elsewhere_of(row) for row in chosen]
-            ids = [[(name, there["id"]) for name, there in each.items()] for each in places]
+            ids = [[(name, place["id"]) for name, place in of_seed.items()] for of_seed in places]
             same = same or ids[0]
-            complete = all(accuracy in there for each in places for there in each.values())
-            if not same or not complete or any(each != same for each in ids):
+            complete = all(accuracy in place for of_seed in places for place in of_seed.values())
+            if not same or not complete or any(of_seed != same for of_seed in ids):
                 continue
-            examples = {name: int(there["examples"]) for name, there in places[0].items()}
+            examples = {name: int(place["examples"]) for name, place in places[0].items()}
             bits = [runs[row["run_index"]].bits(row) for row in chosen]
-            here = np.stack([each[f"report/{accuracy}"] for each in bits])
+            here = np.stack([of_seed[f"report/{accuracy}"] for of_seed in bits])
             by_name = {
-                name: np.stack([each[f"elsewhere/{name}/{accuracy}"] for each in bits]) for name in examples
+                name: np.stack([of_seed[f"elsewhere/{name}/{accuracy}"] for of_seed in bits])
+                for name in examples
             }
             there = np.concatenate([*by_name.values()], axis=1)
-            found = by_class(np.repeat(np.arange(len(examples)), [*examples.values()]), there, level=level)
-            one = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
-            ends = zip(found.accuracy.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+            by_place = by_class(np.repeat(np.arange(len(examples)), [*examples.values()]), there, level=level)
+            on_report = by_class(np.zeros(here.shape[1], dtype=np.int64), here, level=level, groups=groups)
+            ends = zip(by_place.accuracy.tolist(), by_place.low.tolist(), by_place.high.tolist(), strict=True)
             yield Elsewhere(
                 label,
                 accuracy,
-                report=one.plain,
-                pooled=found.plain,
+                report=on_report.plain,
+                pooled=by_place.plain,
                 drop=_drop(here, there, level, groups),
                 places=dict(zip(examples, ends, strict=True)),
                 examples=examples,
@@ -103,13 +104,13 @@ def _drop(here: Bits, there: Bits, level: float, groups: ArrayLike | None) -> In
     return gap, max(-1.0, gap - below), min(1.0, gap + above)
 
 
-def numbers(found: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
+def numbers(results: Sequence[Elsewhere]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of a table, of one accuracy: strategy, report, elsewhere, drop, and each place."""
-    places = [f"{name} ({count:,})" for name, count in found[0].examples.items()] if found else []
+    places = [f"{name} ({count:,})" for name, count in results[0].examples.items()] if results else []
     head = ["strategy", "trained on", "elsewhere", "drop", *places]
     return head, [
-        [each.strategy, *map(_text, (each.report, each.pooled, each.drop, *each.places.values()))]
-        for each in found
+        [result.strategy, *map(_text, (result.report, result.pooled, result.drop, *result.places.values()))]
+        for result in results
     ]
 
 

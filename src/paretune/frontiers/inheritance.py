@@ -94,9 +94,9 @@ class Inheritance:
     @property
     def decision(self) -> Decision:
         """What the tests decide; everything that is said follows from it."""
-        names = [each.method for each in self.methods]
+        names = [inherited.method for inherited in self.methods]
         tests = ((gap.method_a, gap.method_b, gap.p_value) for gap in self.differences)
-        sizes = [each.mri.estimate for each in self.methods]
+        sizes = [inherited.mri.estimate for inherited in self.methods]
         return decide(sizes, p_matrix(names, tests), level=self.settings.level, margin=self.settings.margin)
 
     @property
@@ -110,7 +110,9 @@ class Inheritance:
     def tied(self) -> tuple[str, ...]:
         """The largest mRI, and all that are not told to be behind another by the margin or more."""
         return tuple(
-            each.method for each, one in zip(self.methods, self.decision.tied, strict=True) if bool(one)
+            inherited.method
+            for inherited, one in zip(self.methods, self.decision.tied, strict=True)
+            if bool(one)
         )
 
     @property
@@ -146,10 +148,10 @@ class Inheritance:
     def to_frame(self) -> pd.DataFrame:
         """One row a method: mri, gain and drop with the ends of their intervals, and the RI of each task."""
         rows = []
-        for each in self.methods:
-            row: dict[str, object] = {"accuracy": self.accuracy, "method": each.method}
-            values = {"mri": each.mri, "gain": each.gain, "drop": each.drop}
-            values |= {f"ri {task}": each.ri[task] for task in self.tasks}
+        for inherited in self.methods:
+            row: dict[str, object] = {"accuracy": self.accuracy, "method": inherited.method}
+            values = {"mri": inherited.mri, "gain": inherited.gain, "drop": inherited.drop}
+            values |= {f"ri {task}": inherited.ri[task] for task in self.tasks}
             for name, value in values.items():
                 if value is not None:
                     row |= {name: value.estimate, f"{name} low": value.low, f"{name} high": value.high}
@@ -162,7 +164,7 @@ class Inheritance:
             [
                 {
                     "accuracy": self.accuracy,
-                    "method": each.method,
+                    "method": inherited.method,
                     "fine_tuned_on": task,
                     "measured_on": name,
                     "examples": self.examples[name],
@@ -170,8 +172,8 @@ class Inheritance:
                     "after": accuracy,
                     "change": accuracy - self.before[name],
                 }
-                for each in self.methods
-                for task, row in each.after.items()
+                for inherited in self.methods
+                for task, row in inherited.after.items()
                 for name, accuracy in row.items()
             ]
         )
@@ -215,8 +217,8 @@ class Study:
 
     def to_frame(self) -> pd.DataFrame:
         """:meth:`Inheritance.to_frame` of each accuracy."""
-        return pd.concat([each.to_frame() for each in self.accuracies], ignore_index=True)
+        return pd.concat([answer.to_frame() for answer in self.accuracies], ignore_index=True)
 
     def matrix(self) -> pd.DataFrame:
         """:meth:`Inheritance.matrix` of each accuracy."""
-        return pd.concat([each.matrix() for each in self.accuracies], ignore_index=True)
+        return pd.concat([answer.matrix() for answer in self.accuracies], ignore_index=True)

@@ -149,7 +149,7 @@ def inherited(
                 },
             )
         )
-    order = np.argsort([-each.mri.estimate for each in methods], kind="stable").tolist()
+    order = np.argsort([-method.mri.estimate for method in methods], kind="stable").tolist()
     methods, errors = [methods[place] for place in order], [errors[place] for place in order]
     return Inheritance(
         accuracy=accuracy,
@@ -169,7 +169,7 @@ def _differences(
 ) -> tuple[MethodGap, ...]:
     if len(methods) < 2:
         return ()
-    estimates = np.array([each.mri.estimate for each in methods])
+    estimates = np.array([method.mri.estimate for method in methods])
     adjusted, _, half = tell_apart(estimates, np.stack(errors), level)
     return tuple(
         MethodGap(a.method, b.method, gap, gap - float(width), gap + float(width), float(p_value))
@@ -221,8 +221,8 @@ class _Table:
     def gain(self) -> Floats:
         """``(draws, methods, seeds)``."""
         count = self.after.shape[2]
-        own = np.diagonal(self.after[..., :count], axis1=2, axis2=4)  # (draws, methods, seeds, tasks)
-        return np.asarray((own - self.before[:, None, None, :count]).mean(axis=-1))
+        on_itself = np.diagonal(self.after[..., :count], axis1=2, axis2=4)  # (draws, methods, seeds, tasks)
+        return np.asarray((on_itself - self.before[:, None, None, :count]).mean(axis=-1))
 
     @cached_property
     def drop(self) -> Floats:

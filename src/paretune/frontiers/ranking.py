@@ -121,7 +121,7 @@ class Ranking(Generic[A, G]):
         return self.decision.certainty(equivalent=equivalent and self.best.area > 0)
 
     def _named(self, chosen: Flags) -> tuple[str, ...]:
-        return tuple(area.strategy for area, one in zip(self.areas, chosen, strict=True) if one)
+        return tuple(area.strategy for area, mark in zip(self.areas, chosen, strict=True) if mark)
 
     def _said(
         self,

@@ -154,7 +154,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
             )
         names = {area.strategy for area in allowed}
         pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
-        others = tuple(each for each in self.elsewhere if each.strategy in names)
+        others = tuple(result for result in self.elsewhere if result.strategy in names)
         return dataclasses.replace(
             self, areas=with_p_best(allowed, pairs), differences=pairs, elsewhere=others
         )
@@ -163,12 +163,12 @@ class Condition(Ranking[AreaEstimate, Difference]):
         """A title, a heading and rows for clean accuracy elsewhere, and for robust accuracy if it was measured there."""
         tables = []
         for accuracy in ("clean", "robust"):
-            if found := [each for each in self.elsewhere if each.accuracy == accuracy]:
+            if results := [result for result in self.elsewhere if result.accuracy == accuracy]:
                 title = (
                     f"{accuracy} accuracy on what was trained on (report split) and elsewhere, {100 * self.level:g}% "
                     f"intervals, of the checkpoints with the best {accuracy} accuracy on select"
                 )
-                tables.append((title, *numbers(found)))
+                tables.append((title, *numbers(results)))
         return tables
 
     @property
@@ -312,15 +312,15 @@ def _table(condition: Condition) -> str:
     columns = ("area", interval, "best clean", "best robust", "trainable")
     rows = [
         (
-            f"{each.area:.3f}",
-            f"{each.low:.3f} to {each.high:.3f}",
-            f"{each.best_clean:.3f}",
-            f"{each.best_robust:.3f}",
-            f"{each.trainable_parameters:,}",
+            f"{area.area:.3f}",
+            f"{area.low:.3f} to {area.high:.3f}",
+            f"{area.best_clean:.3f}",
+            f"{area.best_robust:.3f}",
+            f"{area.trainable_parameters:,}",
         )
-        for each in condition.areas
+        for area in condition.areas
     ]
-    table = pd.DataFrame(rows, columns=columns, index=[each.strategy for each in condition.areas])
+    table = pd.DataFrame(rows, columns=columns, index=[area.strategy for area in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
     text = f"{heading}\n{table.to_string()}\n{condition.verdict}"
     for title, head, others in condition.elsewhere_tables():

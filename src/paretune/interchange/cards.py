@@ -144,10 +144,10 @@ def _training(config: Mapping[str, Any]) -> str:
             rows.append((name, _code(attack_text(str(notes[key])))))
     if data:
         counts = [f"{data[key]:,} images to {key}" for key in ("train", "report") if key in data]
-        said = _code(data.get("name", "unnamed"))
+        text = _code(data.get("name", "unnamed"))
         if data.get("fingerprint"):
-            said += f", fingerprint {_code(data['fingerprint'])}"
-        rows.append(("data", ", ".join([said, *counts])))
+            text += f", fingerprint {_code(data['fingerprint'])}"
+        rows.append(("data", ", ".join([text, *counts])))
     rows += [(key, _code(notes[key])) for key in ("steps", "seed") if notes.get(key) is not None]
     rows += [
         (_text(key), _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))

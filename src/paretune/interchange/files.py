@@ -235,18 +235,18 @@ def _check_description(config: Mapping[str, Any], directory: Path) -> None:
         )
 
 
-def _says_pixels(said: Mapping[str, Any]) -> bool:
+def _says_pixels(config: Mapping[str, Any]) -> bool:
     """Whether a description of the preprocessing, if there is one, has the numbers that are used."""
-    order = said.get("channel_order") or []
-    lists = [said.get("mean", []), said.get("std", []), order] if said else []
+    order = config.get("channel_order") or []
+    lists = [config.get("mean", []), config.get("std", []), order] if config else []
     numbers = all(isinstance(values, list) and {*map(type, values)} <= {int, float} for values in lists)
-    return numbers and _is_size(said.get("image_size")) and (not said or {"mean", "std"} <= set(said))
+    return numbers and _is_size(config.get("image_size")) and (not config or {"mean", "std"} <= set(config))
 
 
-def _is_size(said: Any) -> bool:
+def _is_size(size: Any) -> bool:
     """Whether it is the size of images, or None."""
     try:
-        return said is None or bool(checked_size("image_size", said))
+        return size is None or bool(checked_size("image_size", size))
     except ValueError:
         return False
 

@@ -95,7 +95,7 @@ def push_to_hub(
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        there = {*api.list_repo_files(repo_id, revision=revision)}
+        names = {*api.list_repo_files(repo_id, revision=revision)}
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
             for name, content in contents.items()
@@ -103,7 +103,7 @@ def push_to_hub(
         operations += [
             CommitOperationDelete(path_in_repo=name)
             for name in FILES
-            if name in there and name not in contents
+            if name in names and name not in contents
         ]
         commit = api.create_commit(
             repo_id,

@@ -69,9 +69,9 @@ def _page(analysis: Analysis, title: str) -> str:
     for number, task in enumerate(analysis.tasks):
         rows = points[points["task"] == task.task]
         front = [
-            each.strategy
-            for each in task.areas
-            if each.strategy == task.best.strategy or _stands_out(each.strategy, looks)
+            area.strategy
+            for area in task.areas
+            if area.strategy == task.best.strategy or _stands_out(area.strategy, looks)
         ]
         drawing = _draw(rows, front, limit, analysis.reference)
         drawings.append(drawing)
@@ -105,7 +105,7 @@ def _drawable(analysis: Analysis) -> pd.DataFrame:
 
 def _looks(analysis: Analysis) -> dict[str, Style]:
     """A colour and a shape for each group, in all tasks the same; of many groups only the best have colours."""
-    groups = sorted({each.strategy for each in analysis.areas})
+    groups = sorted({area.strategy for area in analysis.areas})
     if len(groups) <= _DISTINCT:
         return styles(groups)
     total = dict.fromkeys(
@@ -113,7 +113,7 @@ def _looks(analysis: Analysis) -> dict[str, Style]:
     )  # of ranks, as fractions; a task that a group is not in counts as the last
     for task in analysis.tasks:
         ranks = {
-            each.strategy: rank / len(task.areas) for each, rank in zip(task.areas, task.ranks, strict=True)
+            area.strategy: rank / len(task.areas) for area, rank in zip(task.areas, task.ranks, strict=True)
         }
         for group in groups:
             total[group] += ranks.get(group, 1.0)
@@ -154,14 +154,14 @@ def _as_rows(spec: Spec, points: pd.DataFrame) -> None:
     ]
     if not (points["seed"] != "").any():
         del tooltip[1]
-    used = [each["field"] for each in tooltip] + ["chosen", "inside"]
+    used = [channel["field"] for channel in tooltip] + ["chosen", "inside"]
     rows = spec["datasets"]["points"]
     spec["datasets"]["points"] = [{name: row[name] for name in used} for row in rows]
     spec["layer"] = [layer for layer in spec["layer"] if layer.get("name") != "course"]
     for layer in spec["layer"]:
         if "tooltip" in layer["encoding"]:
             layer["encoding"]["tooltip"] = tooltip
-    columns = [[each["field"], each["title"], each.get("format", "")] for each in tooltip]
+    columns = [[channel["field"], channel["title"], channel.get("format", "")] for channel in tooltip]
     spec["usermeta"] = {"table": {"data": "points", "columns": columns}}
 
 
@@ -176,15 +176,15 @@ def _section(
     most: int | None,
 ) -> Part:
     """One task; ``most`` rows in each table."""
-    own = {each.strategy: looks[each.strategy] for each in task.areas}
+    shown = {area.strategy: looks[area.strategy] for area in task.areas}
     in_front = {group: looks[group] for group in front}
     plots = {
-        f"frontier-{number}": frontier_spec(drawing, own, ON_PAGE, description=describe(rows, in_front)),
-        f"forest-{number}": forest_spec(task.areas[:_LISTED], own, ON_PAGE),
+        f"frontier-{number}": frontier_spec(drawing, shown, ON_PAGE, description=describe(rows, in_front)),
+        f"forest-{number}": forest_spec(task.areas[:_LISTED], shown, ON_PAGE),
     }
-    others = [each.strategy for each in task.areas if each.strategy not in in_front]
+    others = [area.strategy for area in task.areas if area.strategy not in in_front]
     keys = legend(
-        front, looks, {each.strategy: area_text(each.area, each.low, each.high) for each in task.areas}
+        front, looks, {area.strategy: area_text(area.area, area.low, area.high) for area in task.areas}
     )
     if others and most is None:
         keys += f"<details><summary>{len(others)} other groups</summary>{legend(others, looks)}</details>"
@@ -197,9 +197,9 @@ def _section(
         verdict=escape(task.sentence),
         covers=escape(task.covers),
         origin=origin_text(drawing.origin, drawing.clean, drawing.robust),
-        mean=", mean over seeds" if any(len(each.seeds) > 1 for each in task.areas) else "",
+        mean=", mean over seeds" if any(len(area.seeds) > 1 for area in task.areas) else "",
         interval=f", with its {100 * task.level:g}% interval"
-        if any(each.low is not None for each in task.areas)
+        if any(area.low is not None for area in task.areas)
         else "",
         keys=keys,
         others=f" Small grey marks are {len(others)} other groups." if others else "",
@@ -210,7 +210,7 @@ def _section(
         if outside
         else "",
         bars="Bars are intervals, thin ticks single seeds. "
-        if any(each.low is not None for each in task.areas)
+        if any(area.low is not None for area in task.areas)
         else "These data give no intervals. ",
         listed=f"The largest {_LISTED} of {len(task.areas)}." if len(task.areas) > _LISTED else "",
         areas=area_table(task, looks, most),
@@ -232,10 +232,10 @@ def _overview(analysis: Analysis, drawings: list[Drawing], looks: dict[str, Styl
     """All tasks: small frontiers, winners, ranks."""
     pictures = []
     for number, (task, drawing) in enumerate(zip(analysis.tasks, drawings, strict=True)):
-        own = {each.strategy: looks[each.strategy] for each in task.areas}
+        shown = {area.strategy: looks[area.strategy] for area in task.areas}
         best = f"{task.best.strategy} {task.best.area:.3f}"
         described = f"Frontiers on {task.task}; largest area {best}"
-        pictures.append(Small(f"#task-{number}", task.task, best, drawing, own, described))
+        pictures.append(Small(f"#task-{number}", task.task, best, drawing, shown, described))
     many = small_multiples(pictures)
     across_all = () if analysis.across is None else (analysis.across,)
     coloured = [group for group in by_rank(analysis.tasks, across_all) if _stands_out(group, looks)]

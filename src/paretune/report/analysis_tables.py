@@ -26,16 +26,16 @@ def area_table(task: TaskRanking, looks: dict[str, Style], most: int | None = No
     )
     rows = (
         (
-            _named(each.strategy, looks),
+            _named(estimate.strategy, looks),
             f"{rank:g}",
-            f"<strong>{each.area:.3f}</strong>",
-            _interval(each.low, each.high),
-            str(each.k),
+            f"<strong>{estimate.area:.3f}</strong>",
+            _interval(estimate.low, estimate.high),
+            str(estimate.k),
             " – ".join(f"{size:,}" for size in sorted({*points})),
-            " ".join(f"{area:.3f}" for area in each.per_seed[:_SEEDS])
-            + (" …" if len(each.per_seed) > _SEEDS else ""),
+            " ".join(f"{area:.3f}" for area in estimate.per_seed[:_SEEDS])
+            + (" …" if len(estimate.per_seed) > _SEEDS else ""),
         )
-        for rank, points, each in [*zip(task.ranks, task.points, task.areas, strict=True)][:most]
+        for rank, points, estimate in [*zip(task.ranks, task.points, task.areas, strict=True)][:most]
     )
     more = f'<p class="small">The largest {most} of {len(task.areas)}; areas.csv has all.</p>'
     return table("Areas under the frontiers", head, rows) + (more if most and most < len(task.areas) else "")
@@ -45,7 +45,7 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
     """One row per group behind the best, at most ``most``; nothing where no difference could be tested."""
     if not any(d.p_value is not None for d in task.to_best):
         return ""
-    places = {each.strategy: place for place, each in enumerate(task.areas)}
+    places = {area.strategy: place for place, area in enumerate(task.areas)}
     head = ("Behind the largest area", "Difference", f"{100 * task.level:g}% interval", "p, adjusted", "")
     rows: Iterable[tuple[str, ...]] = (
         (
@@ -57,10 +57,10 @@ def difference_table(task: TaskRanking, most: int | None = None) -> str:
         )
         for d in task.to_best[:most]
     )
-    made = table(f"Differences to {task.best.strategy}", head, rows)
+    differences = table(f"Differences to {task.best.strategy}", head, rows)
     if len(task.to_best[:most]) <= _FOLD:
-        return made
-    return f"<details><summary>Differences to {escape(task.best.strategy)}</summary>{made}</details>"
+        return differences
+    return f"<details><summary>Differences to {escape(task.best.strategy)}</summary>{differences}</details>"
 
 
 def task_table(tasks: Iterable[TaskRanking], looks: dict[str, Style]) -> str:

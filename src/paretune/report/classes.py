@@ -56,11 +56,13 @@ def classes_section(
     """
     names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
     parts = []
-    for name, condition, own in zip(names, conditions, rows, strict=True):
-        kept = next((kept for index in own["run_index"].unique() if (kept := runs[index].examples())), None)
+    for name, condition, of_condition in zip(names, conditions, rows, strict=True):
+        kept = next(
+            (kept for index in of_condition["run_index"].unique() if (kept := runs[index].examples())), None
+        )
         if kept is not None:
             of_task = (groups or {}).get(condition.task)
-            body = _condition(condition, own, runs, kept, of_task and of_task[0], looks)
+            body = _condition(condition, of_condition, runs, kept, of_task and of_task[0], looks)
             heading = f"<summary>{escape(name)}</summary>"
             several = len(conditions) > 1
             parts.append(
@@ -94,21 +96,21 @@ def _condition(
     ]
     head = ("Strategy", "Clean", "Balanced clean", "Robust", "Balanced robust", "Worst class, robust")
     summary = []
-    for each in measured:
-        worst = int(each.robust.worst_first[0])
-        ends = each.robust.low[worst], each.robust.high[worst]
+    for strategy in measured:
+        worst = int(strategy.robust.worst_first[0])
+        ends = strategy.robust.low[worst], strategy.robust.high[worst]
         summary.append(
             (
-                f"{symbol(looks[each.label])}<span>{escape(each.label)}</span>",
-                with_interval(*each.clean.plain),
-                with_interval(*each.clean.balanced),
-                with_interval(*each.robust.plain),
-                with_interval(*each.robust.balanced),
-                f"{escape(shorten(kept.classes[each.robust.labels[worst]]))}: "
-                + with_interval(float(each.robust.accuracy[worst]), *map(float, ends)),
+                f"{symbol(looks[strategy.label])}<span>{escape(strategy.label)}</span>",
+                with_interval(*strategy.clean.plain),
+                with_interval(*strategy.clean.balanced),
+                with_interval(*strategy.robust.plain),
+                with_interval(*strategy.robust.balanced),
+                f"{escape(shorten(kept.classes[strategy.robust.labels[worst]]))}: "
+                + with_interval(float(strategy.robust.accuracy[worst]), *map(float, ends)),
             )
         )
-    figures = [_classes(each, kept.classes, looks) for each in measured[:_TABLES]]
+    figures = [_classes(strategy, kept.classes, looks) for strategy in measured[:_TABLES]]
     left_out = (
         f'<p class="small">Tables are of the {_TABLES} strategies with the largest areas.</p>'
         if len(measured) > _TABLES
@@ -122,44 +124,46 @@ def _measure(
     label: str, rows: pd.DataFrame, runs: list[Run], kept: Examples, groups: ArrayLike | None, level: float
 ) -> _Measured:
     """The chosen checkpoint of each seed; "Best robust" in the table of areas is the same choice."""
-    own = rows[rows["label"] == label].sort_values(["run_index", "step"])
-    chosen = [of_seed.iloc[np.argmax(of_seed["robust_select"])] for _, of_seed in own.groupby("seed")]
+    points = rows[rows["label"] == label].sort_values(["run_index", "step"])
+    chosen = [of_seed.iloc[np.argmax(of_seed["robust_select"])] for _, of_seed in points.groupby("seed")]
     bits = [runs[row["run_index"]].bits(row) for row in chosen]
     clean, robust = (
-        by_class(kept.labels, np.stack([each[f"report/{name}"] for each in bits]), level=level, groups=groups)
+        by_class(
+            kept.labels, np.stack([answers[f"report/{name}"] for answers in bits]), level=level, groups=groups
+        )
         for name in ("clean", "robust")
     )
     return _Measured(label, clean, robust)
 
 
-def _classes(each: _Measured, names: Sequence[str], looks: dict[str, Style]) -> str:
+def _classes(strategy: _Measured, names: Sequence[str], looks: dict[str, Style]) -> str:
     """One strategy: its classes by rising robust accuracy."""
-    order = [int(place) for place in each.robust.worst_first]
-    said, between = "", len(order) - _WORST - _BEST
+    order = [int(place) for place in strategy.robust.worst_first]
+    note, between = "", len(order) - _WORST - _BEST
     if len(order) > _MANY:
-        said = f' <span class="small">the {_WORST} worst and the {_BEST} best of {len(order)}</span>'
+        note = f' <span class="small">the {_WORST} worst and the {_BEST} best of {len(order)}</span>'
         order = order[:_WORST] + order[-_BEST:]
     rows = [
         (
-            f"<span>{escape(names[each.robust.labels[place]])}</span>",
-            str(each.robust.examples[place]),
+            f"<span>{escape(names[strategy.robust.labels[place]])}</span>",
+            str(strategy.robust.examples[place]),
             *(
                 text
-                for found in (each.robust, each.clean)
+                for classes in (strategy.robust, strategy.clean)
                 for text in (
-                    f"<strong>{found.accuracy[place]:.1%}</strong>",
-                    _interval(float(found.low[place]), float(found.high[place])),
+                    f"<strong>{classes.accuracy[place]:.1%}</strong>",
+                    _interval(float(classes.low[place]), float(classes.high[place])),
                 )
             ),
         )
         for place in order
     ]
-    if said:
+    if note:
         rows.insert(_WORST, (f"<span>{between} between</span>", *5 * ("…",)))
     head = ("Class", "Images", "Robust", "Interval", "Clean", "Interval")
     return (
-        f"<figure><figcaption>{symbol(looks[each.label])} {escape(each.label)}{said}</figcaption>"
-        f"{table(f'{each.label}: accuracy of each class', head, rows)}</figure>"
+        f"<figure><figcaption>{symbol(looks[strategy.label])} {escape(strategy.label)}{note}</figcaption>"
+        f"{table(f'{strategy.label}: accuracy of each class', head, rows)}</figure>"
     )
 
 

@@ -25,8 +25,8 @@ def elsewhere_section(conditions: Sequence[Condition], looks: dict[str, Style], 
     parts, clean_shown = [], set()
     for condition in conditions:
         for accuracy in ("clean", "robust"):
-            found = [each for each in condition.elsewhere if each.accuracy == accuracy]
-            if not found or (accuracy == "clean" and condition.task in clean_shown):
+            results = [result for result in condition.elsewhere if result.accuracy == accuracy]
+            if not results or (accuracy == "clean" and condition.task in clean_shown):
                 continue  # clean accuracy is one under all attacks
             under = (
                 "clean"
@@ -34,7 +34,7 @@ def elsewhere_section(conditions: Sequence[Condition], looks: dict[str, Style], 
                 else f"robust, {attack_text(condition.attack)}, {threat_text(condition.threat, condition.epsilon)}"
             )
             clean_shown.add(condition.task)
-            parts.append(_table(f"{condition.task}, {under}", condition, found, looks))
+            parts.append(_table(f"{condition.task}, {under}", condition, results, looks))
     intro = (
         '<p class="small">What is left of accuracy on images unlike those that were trained on: other domains, or other '
         "sets with a name, which nothing was trained on or chosen by. The numbers of images are in brackets; of all "
@@ -45,32 +45,32 @@ def elsewhere_section(conditions: Sequence[Condition], looks: dict[str, Style], 
     return card("elsewhere", "Elsewhere", intro + "".join(parts), folded=folded)
 
 
-def _table(title: str, condition: Condition, found: Sequence[Elsewhere], looks: dict[str, Style]) -> str:
-    places = [f"{name} ({count:,})" for name, count in found[0].examples.items()]
-    together = [f"Elsewhere ({sum(found[0].examples.values()):,})"] if len(places) > 1 else []
+def _table(title: str, condition: Condition, results: Sequence[Elsewhere], looks: dict[str, Style]) -> str:
+    places = [f"{name} ({count:,})" for name, count in results[0].examples.items()]
+    together = [f"Elsewhere ({sum(results[0].examples.values()):,})"] if len(places) > 1 else []
     rows = [
         (
-            f"{symbol(looks[each.strategy])}<span>{escape(each.strategy)}</span>",
-            with_interval(*each.report),
-            *([f"<strong>{with_interval(*each.pooled)}</strong>"] if together else []),
-            _points(*each.drop),
-            *(with_interval(*each.places[name]) for name in found[0].examples),
+            f"{symbol(looks[result.strategy])}<span>{escape(result.strategy)}</span>",
+            with_interval(*result.report),
+            *([f"<strong>{with_interval(*result.pooled)}</strong>"] if together else []),
+            _points(*result.drop),
+            *(with_interval(*result.places[name]) for name in results[0].examples),
         )
-        for each in found
+        for result in results
     ]
-    names = [each.strategy for each in found]
-    told = found[
+    names = [result.strategy for result in results]
+    told = results[
         names.index(condition.recommended.strategy) if condition.recommended.strategy in names else 0
     ]
     points = f"{abs(100 * told.drop[0]):.1f} points {'fewer' if told.drop[0] >= 0 else 'more'}"
-    said = (
+    text = (
         f"{told.strategy} is right on {told.pooled[0]:.1%} of the images elsewhere"
         f"{' under attack' if told.accuracy == 'robust' else ''}, {points} than on what it was trained on."
     )
-    if missing := [each.strategy for each in condition.areas if each.strategy not in names]:
-        said += f" Not measured on these images: {', '.join(missing)}."
+    if missing := [area.strategy for area in condition.areas if area.strategy not in names]:
+        text += f" Not measured on these images: {', '.join(missing)}."
     shown = table(title, ("Strategy", "Trained on", *together, "Drop", *places), rows)
-    return f"<h3>{escape(title)}</h3><p>{escape(said)}</p>{shown}"
+    return f"<h3>{escape(title)}</h3><p>{escape(text)}</p>{shown}"
 
 
 def _points(gap: float, low: float, high: float) -> str:

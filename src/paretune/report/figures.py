@@ -153,9 +153,9 @@ def plot_frontiers(
             linewidth=1.3,
             alpha=frontier.faintness(drawing),
         )
-    for each in picture.areas:
-        style = looks[each.strategy]
-        points_of = visible[visible["strategy"] == each.strategy]
+    for area in picture.areas:
+        style = looks[area.strategy]
+        points_of = visible[visible["strategy"] == area.strategy]
         chosen, other = points_of[points_of["chosen"]], points_of[~points_of["chosen"]]
         marker = _MARKERS[style.shape]
         axes.scatter(
@@ -177,7 +177,7 @@ def plot_frontiers(
             color=style.colour,
             linestyle=(0, style.dash),
             marker=marker,
-            label=f"{each.strategy}  {area_text(each.area, each.low, each.high)}",
+            label=f"{area.strategy}  {area_text(area.area, area.low, area.high)}",
         )
     axes.plot(*picture.origin, "o", markersize=7, markerfacecolor="none", markeredgecolor="black")
     axes.set(xlim=drawing.clean, ylim=drawing.robust, xlabel="Clean accuracy", ylabel="Robust accuracy")
@@ -257,13 +257,13 @@ def _pictures(source: Source, comparison: Comparison | None) -> list[_Picture]:
     points = as_points(source)
     looks = styles(points["label"])
     conditions = comparison.conditions if comparison else ()
-    known = {(each.task, each.threat, each.epsilon, each.attack): each for each in conditions}
+    known = {(c.task, c.threat, c.epsilon, c.attack): c for c in conditions}
     pictures = []
     for name, rows in split(points):
         first = rows.iloc[0]
         condition = known.get((first["task"], first["threat"], first["epsilon"], first["attack"]))
         areas = condition.areas if condition else () if comparison else _areas(rows)
-        if lacking := {*rows["label"]} - {each.strategy for each in areas}:
+        if lacking := {*rows["label"]} - {area.strategy for area in areas}:
             raise ValueError(
                 f"comparison has no area of {', '.join(sorted(lacking))} in {name!r}; make it from the runs that are drawn, "
                 "by compare(runs), or leave it out"
@@ -273,7 +273,7 @@ def _pictures(source: Source, comparison: Comparison | None) -> list[_Picture]:
                 name,
                 rows,
                 areas,
-                {each.strategy: looks[each.strategy] for each in areas},
+                {area.strategy: looks[area.strategy] for area in areas},
                 condition.settings.start if condition else _ORIGIN,
                 condition.level if condition else None,
             )
@@ -288,13 +288,13 @@ def _areas(points: pd.DataFrame) -> tuple[Area, ...]:
     areas = []
     for label, rows in points.groupby("label"):
         per_seed = {}
-        for seed, own in rows.groupby("seed", sort=True):
-            front = chosen_front(own[choosing].to_numpy(dtype=float), _ORIGIN)
-            clean, robust = own[["clean", "robust"]].to_numpy(dtype=float)[front].T
+        for seed, of_seed in rows.groupby("seed", sort=True):
+            front = chosen_front(of_seed[choosing].to_numpy(dtype=float), _ORIGIN)
+            clean, robust = of_seed[["clean", "robust"]].to_numpy(dtype=float)[front].T
             per_seed[str(seed)] = float(ordered_area(clean, robust, _ORIGIN))
         mean = float(np.mean([*per_seed.values()]))
         areas.append(Area("", str(label), mean, None, None, len(rows), (*per_seed,), (*per_seed.values(),)))
-    return tuple(sorted(areas, key=lambda each: (-each.area, each.strategy)))
+    return tuple(sorted(areas, key=lambda area: (-area.area, area.strategy)))
 
 
 def _caption(picture: _Picture, drawing: Drawing, width: int) -> list[str]:

@@ -46,11 +46,11 @@ def write_inheritance(
 
 
 def _page(study: Study, title: str) -> str:
-    looks = styles(each.method for each in study.clean.methods)
+    looks = styles(method.method for method in study.clean.methods)
     several = len(study.accuracies) > 1
     parts = [_section(study, inheritance, looks, several) for inheritance in study.accuracies]
     clean = study.clean
-    method = Template(text_of("inheritance_method.html")).substitute(
+    reading = Template(text_of("inheritance_method.html")).substitute(
         level=f"{100 * clean.settings.level:g}%",
         margin=f"{clean.settings.margin:g}",
         resamples=f"{clean.settings.resamples:,}",
@@ -63,7 +63,7 @@ def _page(study: Study, title: str) -> str:
     return assemble(
         title=title,
         summary=" · ".join([study.backbone, *(f"{count:,} {plural(noun, count)}" for count, noun in counts)]),
-        body="\n".join([*(part.html for part in parts), method]),
+        body="\n".join([*(part.html for part in parts), reading]),
         plots={name: plot for part in parts for name, plot in part.plots.items()},
     )
 
@@ -73,29 +73,29 @@ def _section(study: Study, inheritance: Inheritance, looks: dict[str, Style], se
     areas = [
         Area(
             "",
-            each.method,
-            each.mri.estimate,
-            each.mri.low,
-            each.mri.high,
+            method.method,
+            method.mri.estimate,
+            method.mri.low,
+            method.mri.high,
             1,
             inheritance.seeds,
-            each.per_seed,
+            method.per_seed,
         )
-        for each in methods
+        for method in methods
     ]
     strongest = max(
         abs(accuracy - inheritance.before[measured])
-        for each in methods
-        for row in each.after.values()
+        for method in methods
+        for row in method.after.values()
         for measured, accuracy in row.items()
     )
     plots = {f"forest-{name}": forest_spec(areas, looks, ON_PAGE, _MRI)}
     figures = []
-    for number, each in enumerate(methods):
-        plots[f"matrix-{name}-{number}"] = change_spec(inheritance, each, strongest, ON_PAGE)
+    for number, method in enumerate(methods):
+        plots[f"matrix-{name}-{number}"] = change_spec(inheritance, method, strongest, ON_PAGE)
         figures.append(
-            f"<figure><figcaption>{symbol(looks[each.method])} {escape(each.method)} "
-            f'<span class="small">mRI {signed(each.mri.estimate)}</span></figcaption>'
+            f"<figure><figcaption>{symbol(looks[method.method])} {escape(method.method)} "
+            f'<span class="small">mRI {signed(method.mri.estimate)}</span></figcaption>'
             f'<div class="chart" id="matrix-{name}-{number}"></div></figure>'
         )
     attack = f" under {escape(study.attack)}" if name == "robust" else ""
@@ -106,9 +106,9 @@ def _section(study: Study, inheritance: Inheritance, looks: dict[str, Style], se
         covers=escape(inheritance.covers),
         level=f"{100 * inheritance.settings.level:g}%",
         keys=legend(
-            [each.method for each in methods],
+            [method.method for method in methods],
             looks,
-            {each.method: signed(each.mri.estimate) for each in methods},
+            {method.method: signed(method.mri.estimate) for method in methods},
         ),
         many="pair" if len(inheritance.tasks) > _SMALL else "many",
         matrices="".join(figures),
@@ -118,7 +118,7 @@ def _section(study: Study, inheritance: Inheritance, looks: dict[str, Style], se
         "counts in no RI.",
         own="" if study.held_out else " What is framed is on images that were learnt.",
         methods=_methods(study, inheritance, looks),
-        each=_each_task(inheritance, looks),
+        tasks=_by_task(inheritance, looks),
         before=_before(inheritance),
         differences=_differences(inheritance),
         notes="".join(f"<li>{escape(note)}</li>" for note in (study.protocol, *study.notes)),
@@ -131,26 +131,26 @@ def _methods(study: Study, inheritance: Inheritance, looks: dict[str, Style]) ->
     head = ["Method", "mRI", f"{100 * inheritance.settings.level:g}% interval", "Per seed", gain]
     head += ["Lost of pretraining"] if inheritance.pretraining is not None else []
     rows = []
-    for each in inheritance.methods:
+    for method in inheritance.methods:
         cells = [
-            f"{symbol(looks[each.method])}<span>{escape(each.method)}</span>",
-            f"<strong>{signed(each.mri.estimate)}</strong>",
-            f"{signed(each.mri.low)} to {signed(each.mri.high)}",
-            " ".join(map(signed, each.per_seed)),
-            _text(each.gain),
+            f"{symbol(looks[method.method])}<span>{escape(method.method)}</span>",
+            f"<strong>{signed(method.mri.estimate)}</strong>",
+            f"{signed(method.mri.low)} to {signed(method.mri.high)}",
+            " ".join(map(signed, method.per_seed)),
+            _text(method.gain),
         ]
-        rows.append([*cells, *([] if each.drop is None else [_text(each.drop)])])
+        rows.append([*cells, *([] if method.drop is None else [_text(method.drop)])])
     return table("Methods by mRI", head, rows)
 
 
-def _each_task(inheritance: Inheritance, looks: dict[str, Style]) -> str:
+def _by_task(inheritance: Inheritance, looks: dict[str, Style]) -> str:
     head = ["RI by the task that was fine-tuned on", *inheritance.tasks]
     rows = [
         [
-            f"{symbol(looks[each.method])}<span>{escape(each.method)}</span>",
-            *(_text(each.ri[task]) for task in inheritance.tasks),
+            f"{symbol(looks[method.method])}<span>{escape(method.method)}</span>",
+            *(_text(method.ri[task]) for task in inheritance.tasks),
         ]
-        for each in inheritance.methods
+        for method in inheritance.methods
     ]
     return table("RI of each task", head, rows)
 
@@ -167,7 +167,7 @@ def _before(inheritance: Inheritance) -> str:
 def _differences(inheritance: Inheritance) -> str:
     """Behind the largest mRI; nothing where there is one method."""
     best = inheritance.best.method
-    places = {each.method: place for place, each in enumerate(inheritance.methods)}
+    places = {method.method: place for place, method in enumerate(inheritance.methods)}
     head = [
         "Behind the largest mRI",
         "Difference",

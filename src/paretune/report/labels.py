@@ -66,7 +66,7 @@ def place_labels(
             )
         ]
         if free:
-            *_, corner, side, box = min(free, key=lambda each: each[:4])
+            *_, corner, side, box = min(free, key=lambda place: place[:4])
             taken.append(np.array(box))
             row = turns.iloc[corner]
             placed.append((label, text, room, row["clean"], row["robust"], side))

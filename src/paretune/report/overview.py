@@ -43,13 +43,13 @@ def overview_section(
     ]
     pictures = []
     for number, (name, condition, drawing) in enumerate(zip(names, conditions, drawings, strict=True)):
-        own = {each.strategy: looks[each.strategy] for each in condition.areas}
+        shown = {area.strategy: looks[area.strategy] for area in condition.areas}
         best = f"{condition.best.strategy} {condition.best.area:.3f}"
-        described = f"Frontiers of {', '.join(own)} on {name}; largest area {best}"
-        pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, own, described))
+        described = f"Frontiers of {', '.join(shown)} on {name}; largest area {best}"
+        pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, shown, described))
     many = small_multiples(pictures)
     across = _across(comparison)
-    told = "".join(across_html(each, looks, several=len(across) > 1) for each in across)
+    told = "".join(across_html(ranking, looks, several=len(across) > 1) for ranking in across)
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
         f"{told}{legend(by_rank(conditions, across), looks)}"
@@ -63,7 +63,7 @@ def by_rank(tasks: Sequence[Ranking[Area, Gap]], across: Sequence[AcrossTasks]) 
 
     Where a strategy does not take part, its place is behind all that do.
     """
-    places = [{each.strategy: place for place, each in enumerate(task.areas)} for task in tasks]
+    places = [{area.strategy: place for place, area in enumerate(task.areas)} for task in tasks]
     names = {*chain.from_iterable(places)}
     total = {
         name: sum(of_task.get(name, len(of_task)) / len(of_task) for of_task in places) for name in names
@@ -96,13 +96,13 @@ class Small:
 def small_multiples(pictures: Sequence[Small]) -> Part:
     """Small frontiers beside each other."""
     figures, plots = [], {}
-    for number, each in enumerate(pictures):
+    for number, picture in enumerate(pictures):
         plots[f"overview-{number}"] = overview_spec(
-            each.drawing, each.looks, ON_PAGE, description=each.description
+            picture.drawing, picture.looks, ON_PAGE, description=picture.description
         )
         figures.append(
-            f'<figure><figcaption><a href="{each.link}">{escape(each.name)}</a> '
-            f'<span class="small">{escape(each.caption)}</span></figcaption>'
+            f'<figure><figcaption><a href="{picture.link}">{escape(picture.name)}</a> '
+            f'<span class="small">{escape(picture.caption)}</span></figcaption>'
             f'<div class="chart" id="overview-{number}"></div></figure>'
         )
     html = (

@@ -101,22 +101,22 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     limit = _POINTS // len(conditions)
     rows = [rows for _, rows in split(points)]
     drawings = [
-        draw(each, widths=ON_PAGE_WIDTHS, limit=limit, origin=condition.settings.start)
-        for each, condition in zip(rows, conditions, strict=True)
+        draw(frame, widths=ON_PAGE_WIDTHS, limit=limit, origin=condition.settings.start)
+        for frame, condition in zip(rows, conditions, strict=True)
     ]
     over_epsilon = _by_attack(robustness_curves(points))
-    partial = [not all(runs[index].done for index in each["run_index"].unique()) for each in rows]
+    partial = [not all(runs[index].done for index in frame["run_index"].unique()) for frame in rows]
     folded = len(conditions) > _FOLD
     parts: list[Part] = []
     if len(conditions) > 1:
         parts.append(overview_section(comparison, drawings, partial, looks))
-    for number, (condition, drawing, own) in enumerate(zip(conditions, drawings, rows, strict=True)):
-        shown = {each.strategy: looks[each.strategy] for each in condition.areas}
+    for number, (condition, drawing, frame) in enumerate(zip(conditions, drawings, rows, strict=True)):
+        shown = {area.strategy: looks[area.strategy] for area in condition.areas}
         of_budget = curves[condition.task, condition.threat, condition.epsilon, condition.attack]
         of_budget.sort(key=lambda curve: [*shown].index(curve.strategy))
         parts.append(
             condition_section(
-                number, condition, drawing, own, of_budget, shown, partial=partial[number], folded=folded
+                number, condition, drawing, frame, of_budget, shown, partial=partial[number], folded=folded
             )
         )
     for number, of_attack in enumerate(over_epsilon):

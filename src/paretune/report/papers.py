@@ -67,8 +67,8 @@ def _parts(comparison: Comparison) -> list[tuple[str, Numbers]]:
 
 def _circumstances(condition: Condition) -> str:
     """What the numbers are about: attack, examples, seeds, and what intervals cover."""
-    seeds = sorted({seed for each in condition.areas for seed in each.seeds})
-    counts = sorted({len(each.seeds) for each in condition.areas})
+    seeds = sorted({seed for area in condition.areas for seed in area.seeds})
+    counts = sorted({len(area.seeds) for area in condition.areas})
     of_each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     groups = "" if condition.groups is None else f" in {condition.groups:,} groups"
     covered = "the sampling of examples and the choice of checkpoints"

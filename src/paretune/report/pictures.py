@@ -51,24 +51,26 @@ def pictures_section(
         folded: whether the section starts folded to its heading.
     """
     tasks: dict[str, dict[str, _Kept | str]] = {}  # of each strategy what was kept, or why nothing is shown
-    size, found = 1, 0  # values of an image in a grid, and grids
-    for task, label in dict.fromkeys((c.task, each.strategy) for c in conditions for each in c.areas):
-        own = points[(points["task"] == task) & (points["label"] == label)].sort_values(["seed", "run_index"])
-        of_label = [runs[index] for index in own["run_index"].unique()]
+    size, count = 1, 0  # values of an image in a grid, and grids
+    for task, label in dict.fromkeys((c.task, area.strategy) for c in conditions for area in c.areas):
+        rows = points[(points["task"] == task) & (points["label"] == label)].sort_values(
+            ["seed", "run_index"]
+        )
+        of_label = [runs[index] for index in rows["run_index"].unique()]
         shown: _Kept | str
-        if (found + 1) * size > MOST_BYTES:
+        if (count + 1) * size > MOST_BYTES:
             shown = "the page would be too large"
         elif (kept := next(filter(None, map(_kept, of_label)), None)) is None:
             shown = _why_not(of_label[0])
         else:
-            shown, size, found = kept, 3 * kept.pictures.clean[0].size, found + 1
+            shown, size, count = kept, 3 * kept.pictures.clean[0].size, count + 1
         tasks.setdefault(task, {})[label] = shown
-    images = max(1, MOST_BYTES // (size * max(1, found)))
+    images = max(1, MOST_BYTES // (size * max(1, count)))
     body = []
     for task, strategies in tasks.items():
         body.append(f"<h3>{escape(task)}</h3>" if len(tasks) > 1 else "")
-        for why in dict.fromkeys(each for each in strategies.values() if isinstance(each, str)):
-            lacking = ", ".join(label for label, each in strategies.items() if each == why)
+        for why in dict.fromkeys(reason for reason in strategies.values() if isinstance(reason, str)):
+            lacking = ", ".join(label for label, reason in strategies.items() if reason == why)
             body.append(f'<p class="small">No pictures of {escape(lacking)}: {why}.</p>')
         grids = (
             _grid(label, kept, images, looks[label])
@@ -85,8 +87,8 @@ def pictures_section(
     return card(
         "pictures",
         "What the attack does",
-        (intro if found else "") + "".join(body),
-        folded=folded if found else None,
+        (intro if count else "") + "".join(body),
+        folded=folded if count else None,
     )
 
 

@@ -53,7 +53,9 @@ def robustness_curves(points: pd.DataFrame) -> tuple[RobustnessCurve, ...]:
         if len(epsilons) < 2:
             continue
         for label, of_label in rows.groupby("label", sort=True):
-            chosen = [made for _, of_seed in of_label.groupby("seed") if (made := _choose(of_seed, epsilons))]
+            chosen = [
+                choice for _, of_seed in of_label.groupby("seed") if (choice := _choose(of_seed, epsilons))
+            ]
             if not chosen:
                 continue
             measured = np.stack([accuracies for accuracies, _ in chosen])

@@ -34,9 +34,9 @@ def run_settings(runs: list[Run]) -> list[str]:
     for run, settings in zip(runs, told, strict=True):
         for name, value in settings.items():
             values.setdefault((str(run.config["task"]), name), set()).add(value)
-    made = []
+    texts = []
     for run, settings in zip(runs, told, strict=True):
         task = str(run.config["task"])
         differing = [f"{name}={value}" for name, value in settings.items() if len(values[task, name]) > 1]
-        made.append(", ".join([str(run.config["strategy_config"]), *differing]))
-    return made
+        texts.append(", ".join([str(run.config["strategy_config"]), *differing]))
+    return texts

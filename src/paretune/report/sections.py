@@ -64,7 +64,7 @@ def condition_section(
         folded: whether the section starts folded to its heading.
     """
     ranked = [estimate.strategy for estimate in condition.areas]
-    several, seeds = len(ranked) > 1, any(len(each.seeds) > 1 for each in condition.areas)
+    several, seeds = len(ranked) > 1, any(len(area.seeds) > 1 for area in condition.areas)
     plots = {
         f"frontier-{number}": frontier_spec(drawing, looks, ON_PAGE, description=describe(rows, looks)),
         f"forest-{number}": forest_spec(condition.areas, looks, ON_PAGE),
@@ -128,7 +128,7 @@ def condition_section(
         legend=legend(
             ranked,
             looks,
-            {each.strategy: area_text(each.area, each.low, each.high) for each in condition.areas},
+            {area.strategy: area_text(area.area, area.low, area.high) for area in condition.areas},
         ),
         beyond=beyond,
         thinned=f" {hidden:,} of {len(rows):,} points {'is' if hidden == 1 else 'are'} left out of the picture."
@@ -150,7 +150,7 @@ def epsilon_section(
     """One attack at several epsilons: accuracy against epsilon, and the expected robustness of each strategy."""
     first = curves[0]
     ranked = sorted(curves, key=lambda curve: (-curve.expected, curve.strategy))
-    own = {curve.strategy: looks[curve.strategy] for curve in ranked}
+    shown = {curve.strategy: looks[curve.strategy] for curve in ranked}
     rows = [
         (
             f"{symbol(looks[curve.strategy])}<span>{escape(curve.strategy)}</span>",
@@ -170,10 +170,10 @@ def epsilon_section(
         f'<section class="card" aria-labelledby="epsilons-{number}"><details class="fold" {"" if folded else "open"}>'
         f'<summary><h2 id="epsilons-{number}">{escape(first.task)} <span>over epsilon</span></h2></summary>'
         f'<p class="small">Attack <code>{escape(first.attack)}</code></p>'
-        f"{legend(own, looks, {curve.strategy: f'{curve.expected:.3f}' for curve in ranked})}{figure}"
+        f"{legend(shown, looks, {curve.strategy: f'{curve.expected:.3f}' for curve in ranked})}{figure}"
         f"<h3>Numbers</h3>{numbers}</details></section>"
     )
-    return Part(html, {f"epsilon-{number}": epsilon_spec(ranked, own, ON_PAGE)})
+    return Part(html, {f"epsilon-{number}": epsilon_spec(ranked, shown, ON_PAGE)})
 
 
 def use_text(condition: Condition, looks: dict[str, Style], partial: bool) -> str:

@@ -66,8 +66,10 @@ def pair_numbers(condition: Condition) -> Numbers:
         "Equal",
         "Behind",
     )
-    said = [standing(condition.decision, 0, place, condition.margin) for place in range(len(condition.areas))]
-    words = dict(zip((each.strategy for each in condition.areas), said, strict=True))
+    standings = [
+        standing(condition.decision, 0, place, condition.margin) for place in range(len(condition.areas))
+    ]
+    words = dict(zip((area.strategy for area in condition.areas), standings, strict=True))
     rows = [
         (
             f"{d.strategy_a} − {d.strategy_b}",

@@ -108,7 +108,7 @@ class Examples:
 
 def _digest(tensors: dict[str, NDArray[Any]], notes: dict[str, str]) -> str:
     shapes = {name: (value.dtype.str, value.shape) for name, value in tensors.items()}
-    made = hashlib.sha256(json.dumps([notes, shapes], sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps([notes, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
-        made.update(tensors[name].tobytes())
-    return made.hexdigest()
+        sha.update(tensors[name].tobytes())
+    return sha.hexdigest()

@@ -13,7 +13,7 @@ from paretune.runs.store import Run
 def flat(config: Any, above: str = "") -> dict[str, Any]:
     """What a configuration holds, by dotted names as in ``optimizer.lr``; the parts of a list by their number."""
     parts = config if isinstance(config, Mapping) else None
-    if isinstance(config, list) and any(isinstance(each, Mapping) for each in config):
+    if isinstance(config, list) and any(isinstance(part, Mapping) for part in config):
         parts = dict(enumerate(config))
     if parts is None:
         return {above: config}
@@ -40,25 +40,25 @@ def select(runs: Sequence[Run], where: str | None) -> list[Run]:
     fields = [flat(run.config) for run in runs]
     kept = [True] * len(runs)
     for condition in filter(None, _split(where, ";")):
-        found = re.fullmatch(r"([^=!]*?)\s*(!?=)\s*(.*)", condition, flags=re.DOTALL)
-        if found is None or not found[1] or not found[3]:
+        match = re.fullmatch(r"([^=!]*?)\s*(!?=)\s*(.*)", condition, flags=re.DOTALL)
+        if match is None or not match[1] or not match[3]:
             raise ValueError(
                 f"where={shown(where)}: {shown(condition)} is no condition such as strategy=LoRA,BitFit or seed!=0"
             )
-        name, sign, values = found[1], found[2], _split(found[3], ",")
-        known = sorted({field for each in fields for field in each})
+        name, sign, values = match[1], match[2], _split(match[3], ",")
+        known = sorted({field for config in fields for field in config})
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise ValueError(
                 f"where={shown(where)}: no run has a field {shown(name)}{hint} Fields: {', '.join(known)}"
             )
-        met = [[name in each and _is(each[name], value) for each in fields] for value in values]
+        met = [[name in config and _is(config[name], value) for config in fields] for value in values]
         for value, of_value in zip(values, met, strict=True):
             if not any(of_value):
-                there = sorted({_text(each[name]) for each in fields if name in each})
+                choices = sorted({_text(config[name]) for config in fields if name in config})
                 raise ValueError(
-                    f"where={shown(where)}: no run has {name}={value}; they have {shown(', '.join(there))[1:-1]}"
+                    f"where={shown(where)}: no run has {name}={value}; they have {shown(', '.join(choices))[1:-1]}"
                 )
         kept = [
             old and any(new) == (sign == "=") for old, new in zip(kept, zip(*met, strict=True), strict=True)

@@ -133,14 +133,14 @@ def read_stated(path: Path, key: str) -> Stated | None:
     """What the run says of its rows, None if nothing yet. Read it before the rows: a run under way adds to both."""
     try:
         file = path / "DONE"
-        said = read_json(file)
-        step, points, whose, log = math.inf, said.get("points"), said.get("run"), said.get("log")
+        content = read_json(file)
+        step, points, whose, log = math.inf, content.get("points"), content.get("run"), content.get("log")
     except FileNotFoundError:
         file = path / CHECKPOINT
         try:
             with safe_open(regular(file), framework="numpy") as opened:
-                said = json.loads((opened.metadata() or {})["progress"])
-            step, points, whose, log = said["step"], said.get("points", 0), key, None
+                content = json.loads((opened.metadata() or {})["progress"])
+            step, points, whose, log = content["step"], content.get("points", 0), key, None
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -150,22 +150,22 @@ def read_stated(path: Path, key: str) -> Stated | None:
     except ValueError as error:
         raise ValueError(f"{error}; {OTHERWISE}") from None
     if not isinstance(points, int) or not isinstance(step, int | float) or whose != key:
-        raise ValueError(f"{file} is damaged or of another run: {json.dumps(said)[:200]}; {OTHERWISE}")
+        raise ValueError(f"{file} is damaged or of another run: {json.dumps(content)[:200]}; {OTHERWISE}")
     return Stated(file, step, points, log)
 
 
 def read_findings(path: Path) -> list[dict[str, Any]]:
     """What training noticed in the run in ``path`` so far: of each its ``step`` and the ``finding`` in words."""
     try:
-        said = read_json(path / "DONE")
+        content = read_json(path / "DONE")
     except FileNotFoundError:
         try:
             with safe_open(regular(path / CHECKPOINT), framework="numpy") as opened:
-                said = json.loads((opened.metadata() or {})["progress"])
+                content = json.loads((opened.metadata() or {})["progress"])
         except FileNotFoundError:
             return []
-    found: list[dict[str, Any]] = said.get("findings", [])
-    return found
+    findings: list[dict[str, Any]] = content.get("findings", [])
+    return findings
 
 
 def check_none_lost(path: Path, stated: Stated | None, steps: Iterable[int]) -> None:
@@ -197,9 +197,9 @@ def check_log(path: Path, stated: Stated | None) -> None:
     present = describe_log(path)
     if present != stated.log:
         lines = present["lines"] if present else 0
-        said = stated.log.get("lines") if isinstance(stated.log, dict) else None
-        what = f"has {lines} lines, but DONE says that there are {said}"
-        if lines == said:
+        count = stated.log.get("lines") if isinstance(stated.log, dict) else None
+        what = f"has {lines} lines, but DONE says that there are {count}"
+        if lines == count:
             what = f"has the {lines} lines that DONE says, but not those that were written"
         raise ValueError(f"{path / 'log.jsonl'} {what}. The file must be whole: {OTHERWISE}")
 
@@ -341,20 +341,20 @@ def parts_of(row: "Row | pd.Series[Any]") -> Iterator[Part]:
             name: (f"{split}/{key}", name + suffix, row[name + suffix]) for name, key in keys.items()
         }
         yield Part(split, int(row[counted]), counted, row[fingerprint], accuracies)
-    for where, there in elsewhere_of(row).items():
+    for where, place in elsewhere_of(row).items():
         accuracies = {
-            name: (f"elsewhere/{where}/{key}", f"{name}_in_{where}", there[name])
+            name: (f"elsewhere/{where}/{key}", f"{name}_in_{where}", place[name])
             for name, key in keys.items()
-            if name in there
+            if name in place
         }
         counted = f"examples_in_{where}"
-        yield Part(f"elsewhere/{where}", there["examples"], counted, there["id"], accuracies)
+        yield Part(f"elsewhere/{where}", place["examples"], counted, place["id"], accuracies)
 
 
 def elsewhere_of(row: "Row | pd.Series[Any]") -> dict[str, dict[str, Any]]:
     """What a row says of examples elsewhere, by their name; nothing where it has none, as in a table with other runs."""
-    said = row.get("elsewhere")
-    return said if isinstance(said, dict) else {}
+    places = row.get("elsewhere")
+    return places if isinstance(places, dict) else {}
 
 
 def with_elsewhere(row: Row) -> dict[str, Any]:
@@ -364,39 +364,41 @@ def with_elsewhere(row: Row) -> dict[str, Any]:
     elsewhere taken together ``clean_elsewhere``, ``robust_elsewhere`` and ``examples_elsewhere``.
     """
     columns: dict[str, Any] = {}
-    there = elsewhere_of(row)
-    total = sum(each["examples"] for each in there.values())
+    places = elsewhere_of(row)
+    total = sum(place["examples"] for place in places.values())
     for name in ("clean", "robust"):
-        if there and all(name in each for each in there.values()):
-            columns |= {f"{name}_in_{where}": each[name] for where, each in there.items()}
+        if places and all(name in place for place in places.values()):
+            columns |= {f"{name}_in_{where}": place[name] for where, place in places.items()}
             columns[f"{name}_elsewhere"] = (
-                sum(each[name] * each["examples"] for each in there.values()) / total
+                sum(place[name] * place["examples"] for place in places.values()) / total
             )
-    counts = {f"examples_in_{where}": each["examples"] for where, each in there.items()}
-    return {**row, **columns, **counts, **({"examples_elsewhere": total} if there else {})}
+    counts = {f"examples_in_{where}": place["examples"] for where, place in places.items()}
+    return {**row, **columns, **counts, **({"examples_elsewhere": total} if places else {})}
 
 
 def _check_elsewhere(row: Row, where: str) -> None:
-    said = row.get("elsewhere", {})
-    for name, each in said.items() if isinstance(said, dict) else [("", said)]:
+    places = row.get("elsewhere", {})
+    for name, entry in places.items() if isinstance(places, dict) else [("", places)]:
         place = f"{where} (step {row['step']}): elsewhere"
         known = _ELSEWHERE | _MAYBE_ELSEWHERE
-        if not isinstance(each, dict) or not {*_ELSEWHERE} <= {*each} <= {*known}:
+        if not isinstance(entry, dict) or not {*_ELSEWHERE} <= {*entry} <= {*known}:
             raise ValueError(
                 f"{place} must have, by name, {', '.join(_ELSEWHERE)} and maybe {', '.join(_MAYBE_ELSEWHERE)}; got {name}: "
-                f"{each!r:.200}"
+                f"{entry!r:.200}"
             )
-        wanted = {field: known[field] for field in each}
+        wanted = {field: known[field] for field in entry}
         for field, kind in wanted.items():
-            value = each[field]
+            value = entry[field]
             if (kind is not bool and isinstance(value, bool)) or not isinstance(
                 value, int | float if kind is float else kind
             ):
                 raise ValueError(f"{place}: {field} of {name} must be {kind.__name__}; got {value!r}")
-            if kind is float and not 0 <= each[field] <= 1:
+            if kind is float and not 0 <= entry[field] <= 1:
                 raise ValueError(f"{place}: {field} of {name} is a fraction in [0, 1]; got {value}")
-        if not 0 < each["examples"] <= _LARGEST:
-            raise ValueError(f"{place}: examples of {name} must be a positive number; got {each['examples']}")
+        if not 0 < entry["examples"] <= _LARGEST:
+            raise ValueError(
+                f"{place}: examples of {name} must be a positive number; got {entry['examples']}"
+            )
 
 
 def load_packed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -272,8 +272,8 @@ class Run:
         bits: Bits = {}
         for part in parts_of(row):
             count = part.examples
-            said = metadata.get(f"{part.name}_id"), metadata.get(f"{part.name}_examples")
-            if said != (part.id, str(count)):
+            stored = metadata.get(f"{part.name}_id"), metadata.get(f"{part.name}_examples")
+            if stored != (part.id, str(count)):
                 raise ValueError(
                     f"{path} is about other examples than the row of step {row['step']}: {metadata}"
                 )

@@ -72,8 +72,8 @@ def cases(norm: Norm, shape: tuple[int, ...]) -> Iterator[tuple[str, Step]]:
     yield "downhill", replace(plain, step_size=-radius)
     for scale in (1e-42, 1e-30, 0.0, 1e30):
         yield f"gradient times {scale:g}", replace(plain, gradient=gradient * scale)
-    one = torch.tensor(radius)
-    yield "amounts in tensors", replace(plain, step_size=one, epsilon=one)
+    amount = torch.tensor(radius)
+    yield "amounts in tensors", replace(plain, step_size=amount, epsilon=amount)
     yield (
         "unaligned",
         _each(plain, lambda tensor: torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:].view(shape)),

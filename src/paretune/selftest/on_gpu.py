@@ -133,9 +133,9 @@ def _looks(device: torch.device) -> Outcome:
         leaves = [batch.clone().requires_grad_() for batch in (images, 1 - images)]
         logits = [victim.look(leaf) for leaf in leaves]
         pairs = [
-            (each[:, label].sum(), leaf)
+            (scores[:, label].sum(), leaf)
             for label in range(2)
-            for each, leaf in zip(logits, leaves, strict=True)
+            for scores, leaf in zip(logits, leaves, strict=True)
         ]
         return torch.cat([torch.autograd.grad(*pair, retain_graph=True)[0] for pair in pairs])
 

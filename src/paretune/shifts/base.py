@@ -34,15 +34,15 @@ def shifted_splits(split: ImageSplit, shifts: Sequence[Shift]) -> dict[str, Imag
         TypeError: something in ``shifts`` is no shift.
         ValueError: two of them make what has the same name, or as in :meth:`Shift.of`.
     """
-    made: dict[str, ImageSplit] = {}
+    splits: dict[str, ImageSplit] = {}
     for shift in shifts:
         if not isinstance(shift, Shift):
             raise TypeError(f"shifts must hold shifts such as Corruption('fog', severity=3), got {shift!r}")
         for name, images in shift.of(split).items():
-            if name in made:
+            if name in splits:
                 raise ValueError(f"shifts: {name!r} is made twice, at last by {shift!r}; name it once")
-            made[name] = images
-    return made
+            splits[name] = images
+    return splits
 
 
 def shifted(data: ImageData, shifts: Sequence[Shift], limit: int | None = None) -> ImageData:
@@ -61,13 +61,13 @@ def shifted(data: ImageData, shifts: Sequence[Shift], limit: int | None = None) 
         return data
     if limit is not None:
         check_whole("shift_limit", limit, 1)
-    made = {
+    splits = {
         name: split if limit is None else split.first(limit)
         for name, split in shifted_splits(data.report, shifts).items()
     }
-    for name in made:
+    for name in splits:
         if name in data.elsewhere:
             raise ValueError(
                 f"shifts: {name!r} is the name of a domain of {data.name!r}; leave one of the two out"
             )
-    return replace(data, elsewhere={**data.elsewhere, **made})
+    return replace(data, elsewhere={**data.elsewhere, **splits})

@@ -59,11 +59,11 @@ class Combination(Strategy):
         places: dict[tuple[str, Edge], dict[int, Inserted]] = {}
         for slot, part in enumerate(self.parts):
             for place, name, inserted in inserted_modules(part):
-                there = module.get_submodule(place)
+                host = module.get_submodule(place)
                 source = part.get_submodule(place)
                 if isinstance(inserted, StreamTap):
-                    there.add_module(f"{name}_{slot}", inserted)
-                    there.register_forward_pre_hook(inserted.keep)
+                    host.add_module(f"{name}_{slot}", inserted)
+                    host.register_forward_pre_hook(inserted.keep)
                 else:
                     hooks = source._forward_hooks.values()
                     behind = any(getattr(hook, "__self__", None) is inserted for hook in hooks)

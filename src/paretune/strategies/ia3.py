@@ -166,9 +166,9 @@ def is_scaled(
     Raises:
         ValueError: another scale has; the message begins with what is ``shared``.
     """
-    if any(one is scale and of == rows for one, of in before):
+    if any(earlier is scale and of == rows for earlier, of in before):
         return True
-    if any(one is scale or _overlap(rows, of) for one, of in before):
+    if any(earlier is scale or _overlap(rows, of) for earlier, of in before):
         raise ValueError(
             f"{shared} with another layer, which is scaled in another way; leave one out with where=, or give each its own"
         )

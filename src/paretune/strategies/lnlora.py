@@ -52,18 +52,20 @@ class LNLoRA(Strategy):
             ValueError: there is none, or the model reads the weight of one itself, past what stands beside the layer.
         """
         chosen = self.select(module, anatomy)
-        found = {name: each for name, each in matrices(module, anatomy.head).items() if chosen(name)}
+        selected = {name: matrix for name, matrix in matrices(module, anatomy.head).items() if chosen(name)}
         layers: dict[nn.Module, str] = {}  # with the first of its names
-        for name, each in found.items():
-            if _is_meant(each) and not POSITIONS.search(name):
-                layers.setdefault(each.layer, name)
+        for name, matrix in selected.items():
+            if _is_meant(matrix) and not POSITIONS.search(name):
+                layers.setdefault(matrix.layer, name)
         if not layers:
             raise ValueError(
                 f"LNLoRA: no Linear layer or patch embedding outside the head {anatomy.head!r} lies in "
                 f"where={self.where!r}; {candidates(module)}"
             )
         run = _that_run(module, anatomy, layers)
-        past = [name for layer, name in layers.items() if layer not in run or found[name].tensor != "weight"]
+        past = [
+            name for layer, name in layers.items() if layer not in run or selected[name].tensor != "weight"
+        ]
         if past:
             raise ValueError(
                 f"LNLoRA: {type(module).__name__} reads the weights of layers itself and never runs these, so that nothing "
@@ -75,7 +77,7 @@ class LNLoRA(Strategy):
             _, shifted = scaled_and_shifted(name, layer, module)
             alpha = self.rank if self.alpha is None else self.alpha
             new.append(LNLoRABranch(layer, self.rank, alpha, bias=any(shifted.parts)))
-            new[-1].attach(module, Site(name, "output", "mlp", len(found[name].weight), -1))
+            new[-1].attach(module, Site(name, "output", "mlp", len(selected[name].weight), -1))
         return parameter_names(module, new)
 
 

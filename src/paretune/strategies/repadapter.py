@@ -81,9 +81,9 @@ class RepAdapter(Strategy):
         places = holders(module)
         for body, readers in branches.items():
             _install(maps[body], readers, places)
-        found = _outputs(module, anatomy, maps, before=False)
+        outputs = _outputs(module, anatomy, maps, before=False)
         for body in expected:
-            if not all(map(_close, found[body], expected[body])):
+            if not all(map(_close, outputs[body], expected[body])):
                 raise ValueError(
                     f"RepAdapter: the first layers of a branch of {type(module).__name__} cannot hold an adapter of its "
                     f"input, with which it does more; {body!r}, of which they are {', '.join(branches[body])}; leave it out "
@@ -98,9 +98,11 @@ class RepAdapter(Strategy):
         chosen, layers = self.select(module, anatomy), matrices(module, anatomy.head)
         branches: dict[str, dict[str, Matrix]] = {}
         for site in anatomy.sites:
-            of_body = {name: each for name, each in layers.items() if site.body and inside(name, site.body)}
+            of_body = {
+                name: matrix for name, matrix in layers.items() if site.body and inside(name, site.body)
+            }
             last = _READERS["attention" if site.branch == "attention" else "mlp"]
-            readers = {name: each for name, each in of_body.items() if own_name(name, module) in last}
+            readers = {name: matrix for name, matrix in of_body.items() if own_name(name, module) in last}
             if readers:
                 if any(map(chosen, readers)):
                     branches[site.body] = readers
@@ -117,8 +119,8 @@ class RepAdapter(Strategy):
         return branches
 
     def _map(self, body: str, readers: Mapping[str, Matrix]) -> "RepMap":
-        widths = {each.weight.shape[1] for each in readers.values()}
-        odd = [name for name, each in readers.items() if not _is_pointwise(each.layer)]
+        widths = {matrix.weight.shape[1] for matrix in readers.values()}
+        odd = [name for name, matrix in readers.items() if not _is_pointwise(matrix.layer)]
         if odd or len(widths) > 1:
             what = f"{odd[0]!r} is no 1×1 convolution" if odd else f"they read {sorted(widths)} channels"
             raise ValueError(
@@ -132,7 +134,7 @@ class RepAdapter(Strategy):
             )
         first = next(iter(readers.values()))
         axis = 1 if isinstance(first.layer, nn.Conv2d) else -1
-        constants = all(isinstance(_bias(each)[1], nn.Parameter) for each in readers.values())
+        constants = all(isinstance(_bias(matrix)[1], nn.Parameter) for matrix in readers.values())
         return RepMap(self, width, axis, first.weight, constants=constants)
 
 
@@ -150,13 +152,13 @@ def _bias(matrix: Matrix) -> tuple[str, Tensor | None]:
 
 def _fresh(maps: Iterable["RepMap"]) -> list[nn.Parameter]:
     """What starts at zero."""
-    return [parameter for each in maps for name, parameter in each.named_parameters() if name != "rep_down"]
+    return [parameter for rep in maps for name, parameter in rep.named_parameters() if name != "rep_down"]
 
 
 def _install(rep: "RepMap", readers: Mapping[str, Matrix], places: Mapping[int, Any]) -> None:
     """Let the layers that read one input hold ``rep``."""
     tensors: dict[int, nn.Parameter] = {}  # the weight by which a tensor has been changed
-    own = {each.layer for each in readers.values()}
+    layers = {reader.layer for reader in readers.values()}
     for name, matrix in readers.items():
         weight = matrix.weight
         bias_name, bias = _bias(matrix)
@@ -169,7 +171,7 @@ def _install(rep: "RepMap", readers: Mapping[str, Matrix], places: Mapping[int, 
             deltas.append((bias_name, bias, RepBias(rep, weight, earlier)))
         for tensor, plain, delta in deltas:
             if (
-                any(layer not in own for layer, _ in places[id(plain)])
+                any(layer not in layers for layer, _ in places[id(plain)])
                 or tensors.get(id(plain), weight) is not weight
             ):
                 raise ValueError(
@@ -224,10 +226,10 @@ def _outputs(
     return outputs
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def _close(output: Tensor, expected: Tensor) -> bool:
     slack = torch.finfo(expected.dtype).eps ** 0.5
     atol = slack * float(expected.abs().max())
-    return torch.allclose(found, expected, rtol=slack, atol=atol, equal_nan=True)
+    return torch.allclose(output, expected, rtol=slack, atol=atol, equal_nan=True)
 
 
 class RepMap(nn.Module):
@@ -252,8 +254,8 @@ class RepMap(nn.Module):
         """Forward pre-hook: the first argument, mapped wherever it is given."""
         given = first_of((*args, *kwargs.values()))
         mapped = self(given)
-        args = tuple(mapped if each is given else each for each in args)
-        return args, {name: mapped if each is given else each for name, each in kwargs.items()}
+        args = tuple(mapped if value is given else value for value in args)
+        return args, {name: mapped if value is given else value for name, value in kwargs.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of ``x``."""

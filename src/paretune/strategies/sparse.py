@@ -101,9 +101,9 @@ class Sparse(Strategy):
         return state.hexdigest()
 
     def _having(self, chosen: Mapping[str, Tensor]) -> Self:
-        made = dataclasses.replace(self)
-        object.__setattr__(made, "_chosen", dict(sorted(chosen.items())))
-        return made
+        clone = dataclasses.replace(self)
+        object.__setattr__(clone, "_chosen", dict(sorted(chosen.items())))
+        return clone
 
     def chosen_on(
         self,
@@ -233,10 +233,10 @@ class Sparse(Strategy):
                 raise ValueError(
                     f"Sparse: the places in {name!r} are no ascending numbers from 0 to its size, {size}"
                 )
-        found, count = sum(map(len, self.chosen.values())), self._count(weights)
-        if found != count:
+        total, count = sum(map(len, self.chosen.values())), self._count(weights)
+        if total != count:
             raise ValueError(
-                f"Sparse: {found:,} weights are chosen, where budget={self.budget:g} means {count:,}"
+                f"Sparse: {total:,} weights are chosen, where budget={self.budget:g} means {count:,}"
             )
         new = []
         for name, places in self.chosen.items():

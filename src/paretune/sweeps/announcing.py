@@ -18,14 +18,14 @@ def data_line(data: ImageData, config: TaskConfig | None = None) -> str:
     counts = sum(torch.bincount(split.labels, minlength=len(data.classes)) for split in splits)
     assert isinstance(counts, torch.Tensor)
     least, most = int(counts.min()), int(counts.max())
-    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    per_class = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     names = ", ".join(data.classes[:5]) + (", …" if len(data.classes) > 5 else "")
     size = "x".join(map(str, pair(data.image_size)))
     train, select, report = (f"{len(split):,}" for split in splits)
     verb = "is" if data.skipped == 1 else "are"
     return (
         f"{data.name}: {int(counts.sum()):,} images at {size}: {train} to train on, {select} to select by, {report} to "
-        f"report; {len(data.classes)} classes ({names}) of {each} images"
+        f"report; {len(data.classes)} classes ({names}) of {per_class} images"
         + "".join(f"; {len(split):,} of {name} elsewhere" for name, split in data.elsewhere.items())
         + ("" if config is None else _shifts(data, config))
         + (f"; {data.skipped} that cannot be read {verb} left out" if data.skipped else "")
@@ -33,12 +33,12 @@ def data_line(data: ImageData, config: TaskConfig | None = None) -> str:
 
 
 def _shifts(data: ImageData, config: TaskConfig) -> str:
-    made = shifted(replace(data, elsewhere={}), config.shifts or (), config.shift_limit).elsewhere
-    if not made:
+    sets = shifted(replace(data, elsewhere={}), config.shifts or (), config.shift_limit).elsewhere
+    if not sets:
         return ""
-    images = sum(map(len, made.values()))
-    kinds = ", ".join([*made][:3]) + (", …" if len(made) > 3 else "")
-    return f"; shifts ({kinds}): {len(made):,} sets of {images:,} images in all, at each of {config.points} points"
+    images = sum(map(len, sets.values()))
+    kinds = ", ".join([*sets][:3]) + (", …" if len(sets) > 3 else "")
+    return f"; shifts ({kinds}): {len(sets):,} sets of {images:,} images in all, at each of {config.points} points"
 
 
 def time_line(left: Sequence[tuple[RunConfig, int]], data: ImageData, *, workers: int, threads: int) -> str:

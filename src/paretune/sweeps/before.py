@@ -51,8 +51,8 @@ def with_own_head(config: TaskConfig) -> Backbone:
             "with a model that was (start)"
         ) from None
     model = config.load_backbone(len(head.weight), 0)
-    own: Any = model.module.get_submodule(model.head)
-    if not torch.equal(own.weight.detach().flatten(1).float(), head.weight):
+    loaded: Any = model.module.get_submodule(model.head)
+    if not torch.equal(loaded.weight.detach().flatten(1).float(), head.weight):
         raise ValueError(f"backbone={config.backbone!r}: its head does not load; give a Backbone that has it")
     model.classes = _known_classes(model)
     return plain(model)

@@ -325,8 +325,8 @@ class TaskConfig:
     @property
     def size(self) -> ImageSize | None:
         """Of the images; None for the backbone's own."""
-        demo, own = _SIZES.get(self.backbone, (None, None))
-        return self.img_size or (demo if self.is_demo else own)
+        demo, default = _SIZES.get(self.backbone, (None, None))
+        return self.img_size or (demo if self.is_demo else default)
 
     @property
     def most(self) -> int | None:

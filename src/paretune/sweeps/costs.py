@@ -185,6 +185,6 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
 def makespan(seconds: Sequence[float], workers: int) -> float:
     """How long ``workers`` take for runs of these ``seconds``, each worker taking the next run when it is free."""
     free = [0.0] * workers
-    for each in seconds:
-        free[free.index(min(free))] += each
+    for duration in seconds:
+        free[free.index(min(free))] += duration
     return max(free)

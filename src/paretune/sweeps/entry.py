@@ -140,8 +140,8 @@ class GivenRun(RunConfig):
 
 def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> list[RunConfig]:
     """The runs on these objects."""
-    own = backbone if isinstance(backbone, Backbone) else None
-    if own is not None and adaptation_of(own) is not None:
+    model = backbone if isinstance(backbone, Backbone) else None
+    if model is not None and adaptation_of(model) is not None:
         raise TypeError(
             "backbone carries an adapter already; give the one that it was made of, and strategies"
         )
@@ -149,12 +149,14 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
     if isinstance(data, ImageData) and task.train_domains is not None:
         raise ValueError("data is split already; give train_domains to load_data")
     if not isinstance(data, ImageData):
-        size = task.img_size or (own.image_size if own else task.size or task.load_backbone(2, 0).image_size)
+        size = task.img_size or (
+            model.image_size if model else task.size or task.load_backbone(2, 0).image_size
+        )
         data = task.read(data, size)
-    if own is not None and own.num_classes != len(data.classes):
+    if model is not None and model.num_classes != len(data.classes):
         raise ValueError(
-            f"backbone has {own.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"
+            f"backbone has {model.num_classes} logits, {data.name} {len(data.classes)} classes; give it a head of that many"
         )
     text = f"{data.name} {data.fingerprint}"
     values = [{**vars(run), "data": text, "img_size": data.image_size} for run in runs]
-    return [GivenRun(**each, objects=(data, own)) for each in values]
+    return [GivenRun(**fields, objects=(data, model)) for fields in values]

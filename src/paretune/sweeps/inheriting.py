@@ -174,12 +174,12 @@ def inherit(
         attack=repr(task.attack),
         held_out=related.held_out,
         backbone=related.backbone,
-        notes=(*related.notes, *(f"{called[each]}: {_members(methods, each)}." for each in soups)),
+        notes=(*related.notes, *(f"{called[one]}: {_members(methods, one)}." for one in soups)),
     )
 
 
 def _members(methods: Methods, soup: Soup) -> str:
-    names = ["the model before"] * soup.pretrained + [short_label(each) for each in methods.members(soup)]
+    names = ["the model before"] * soup.pretrained + [short_label(method) for method in methods.members(soup)]
     return f"the mean of {listed(names, most=len(names))}"
 
 
@@ -219,7 +219,7 @@ class _Work:
     @cached_property
     def configs(self) -> dict[Cell, GivenRun]:
         """Of what is trained."""
-        shared = {each.name: getattr(self.task, each.name) for each in fields(TaskConfig)}
+        shared = {option.name: getattr(self.task, option.name) for option in fields(TaskConfig)}
         model = identity(self.related.start)
         return {
             Cell(name, method, seed): GivenRun(
@@ -288,10 +288,10 @@ class _Work:
         method, data = cell.method, self.data[cell.task]
         members = self.methods.members(method) if isinstance(method, Soup) else [replace(method, wise=None)]
         cells = [cell._replace(method=member) for member in members]
-        known = [repr(method), *(directory_name(self.configs[each]) for each in cells)]
+        known = [repr(method), *(directory_name(self.configs[member]) for member in cells)]
         out = self.out / f"{_slug(cell.task, method)}-seed{cell.seed}-{_digest(known)}"
         if isinstance(method, Soup):
-            runs = [trained[each] for each in cells]
+            runs = [trained[member] for member in cells]
             options: dict[str, Any] = {
                 "recipe": "uniform",
                 "pretrained": method.pretrained,
@@ -304,34 +304,34 @@ class _Work:
             start, trained[cells[0]], data, out=out, alphas=[method.wise.alpha], resume=self.resume
         )
 
-    def bits(self, run: Run, own: str) -> dict[str, Bits]:
+    def bits(self, run: Run, report: str) -> dict[str, Bits]:
         """Clean and maybe robust bits of each measured set, of the weights that ``run`` ended with.
 
         Args:
             run: finished.
-            own: the set that is its report split.
+            report: the set that is its report split.
 
         Raises:
             ValueError: the run was measured on other examples.
         """
         row = run.points[run.points["step"] == run.kept_step].iloc[0]
         bits = run.bits(row)
-        found: dict[str, Bits] = {}
+        of_sets: dict[str, Bits] = {}
         for name, split in self.related.measured.items():
-            place = "report" if name == own else f"elsewhere/{name}"
-            if (row["report_id"] if name == own else row["elsewhere"][name]["id"]) != split.fingerprint:
+            place = "report" if name == report else f"elsewhere/{name}"
+            if (row["report_id"] if name == report else row["elsewhere"][name]["id"]) != split.fingerprint:
                 raise ValueError(
                     f"{run.path} was measured on other examples of {name!r}; give another out, or start it over"
                 )
-            found[name] = {
+            of_sets[name] = {
                 key: bits[f"{place}/{key}"] for key in ("clean", "robust") if f"{place}/{key}" in bits
             }
-        return found
+        return of_sets
 
 
 def _slug(task: str, method: Method | Soup) -> str:
     texts = (task, short_label(method))
-    return "-".join(re.sub(r"[^a-z0-9]+", "-", each.lower()).strip("-")[:32] for each in texts)
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:32] for text in texts)
 
 
 def _digest(value: object) -> str:

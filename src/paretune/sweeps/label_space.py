@@ -50,7 +50,7 @@ def common_classes(
             )
         return classes
     for name, data in tasks.items():
-        if strange := [each for each in data.classes if each not in known]:
+        if strange := [one for one in data.classes if one not in known]:
             raise ValueError(
                 f"the task {name!r} has the class {strange[0]!r}, which is none of the {len(known):,} that the model "
                 f"answers with ({_some(known)}). Leave its images out; or train the model on these classes first "
@@ -74,7 +74,7 @@ def in_common(name: str, data: ImageData, classes: tuple[str, ...], *, among: bo
     splits = {role: getattr(data, role) for role in ROLES}
     numbers = sorted({label for split in splits.values() for label in split.labels.tolist()})
     present = {data.classes[number] for number in numbers}
-    missing = [each for each in classes if each not in present]
+    missing = [one for one in classes if one not in present]
     if missing and not among:
         raise ValueError(
             f"the task {name!r} has no image of the class {missing[0]!r}{_and_more(missing)}. Add some; or let tasks lack "
@@ -84,7 +84,7 @@ def in_common(name: str, data: ImageData, classes: tuple[str, ...], *, among: bo
         return data
     allowed = None
     if missing:
-        allowed = tuple(place for place, each in enumerate(classes) if each in present)
+        allowed = tuple(place for place, one in enumerate(classes) if one in present)
         log.info("%s: answers are among its %d of %s classes", name, len(allowed), f"{len(classes):,}")
     labelled = {role: split.labelled(classes, among=allowed) for role, split in splits.items()}
     return replace(data, classes=classes, elsewhere={}, **_by_role(labelled))
@@ -97,7 +97,7 @@ def versions(data: ImageData, shifts: Sequence[Shift]) -> dict[str, ImageData]:
         ValueError: a shift brings other pictures, of which nobody knows that they are not in several splits; or as
             :func:`~paretune.shifts.shifted_splits`.
     """
-    made: dict[str, dict[str, ImageSplit]] = {}
+    tasks: dict[str, dict[str, ImageSplit]] = {}
     for role in ROLES:
         for name, split in shifted_splits(getattr(data, role), shifts).items():
             if not split.paired:
@@ -105,11 +105,45 @@ def versions(data: ImageData, shifts: Sequence[Shift]) -> dict[str, ImageData]:
                     f"tasks: {split.shift or name} brings pictures of its own and is no version of those of {data.name!r}: "
                     "put both into a folder of domains, DIR/DOMAIN/CLASS/IMAGE, and give that as data"
                 )
-            made.setdefault(name, {})[role] = split
+            tasks.setdefault(name, {})[role] = split
     return {
         name: replace(data, name=f"{data.name}: {name}", elsewhere={}, loaded_with=None, **_by_role(splits))
-        for name, splits in made.items()
+        for name, splits in tasks.items()
     }
+
+
+def check_apart(tasks: Mapping[str, ImageData], pretraining: ImageData, *, held_out: bool) -> None:
+    """Refuse tasks that show pictures which measure the task of pretraining, or the other way round, as far as data tells.
+
+    Args:
+        tasks: by name.
+        pretraining: what the model is or was pretrained on.
+        held_out: whether of a task the train split alone is learnt; if not, the pictures of versions of one data set are all
+            learnt anyway.
+
+    Raises:
+        ValueError: a task has examples of ``pretraining``, which the two split otherwise.
+    """
+    for name, data in tasks.items():
+        if data.learnt is None or data.learnt != pretraining.learnt:
+            continue
+        shared = set(data.train.ids.tolist()) & set(pretraining.report.ids.tolist())
+        shared |= set(pretraining.train.ids.tolist()) & set(data.report.ids.tolist())
+        apart = data.train.shift is None  # the very pictures, and not versions of them
+        if apart or (held_out and shared):
+            what = (
+                "is what the model is pretrained on"
+                if apart
+                else "and that of pretraining are split otherwise"
+            )
+            raise ValueError(
+                f"the task {name!r} {what}: some of what is measured would have been learnt. "
+                + (
+                    "Leave it out of the tasks (domains)"
+                    if apart
+                    else "Load both with the same seed, limit and splits (split_seed, limit)"
+                )
+            )
 
 
 def imagenet_classes() -> tuple[str, ...]:

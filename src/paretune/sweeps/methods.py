@@ -69,7 +69,7 @@ class Method(Value):
     def __repr__(self) -> str:
         freezing = None if self.freezing == NoFreezing() else self.freezing
         return " + ".join(
-            repr(each) for each in (self.strategy, self.beside, freezing, self.wise) if each is not None
+            repr(part) for part in (self.strategy, self.beside, freezing, self.wise) if part is not None
         )
 
     @property
@@ -130,7 +130,7 @@ class Methods(tuple[Method | Soup, ...]):
     @property
     def trained(self) -> tuple[Method, ...]:
         """What is trained, also for what is made of it alone; each once."""
-        plain = (_trained(each) for each in self if isinstance(each, Method))
+        plain = (_trained(method) for method in self if isinstance(method, Method))
         return tuple(dict.fromkeys(plain))
 
     def members(self, soup: Soup) -> tuple[Method, ...]:
@@ -139,9 +139,9 @@ class Methods(tuple[Method | Soup, ...]):
         Raises:
             ValueError: one is not compared, or has no mean, or fewer than two models are averaged.
         """
-        members = tuple(each for each in self.trained if each.has_mean)
+        members = tuple(method for method in self.trained if method.has_mean)
         if soup.of:
-            members = tuple(each for each in Methods.read(list(soup.of)) if isinstance(each, Method))
+            members = tuple(method for method in Methods.read(list(soup.of)) if isinstance(method, Method))
             for text, member in zip(soup.of, members, strict=False):
                 if member not in self.trained:
                     raise ValueError(

@@ -129,7 +129,7 @@ def plan(
         if known.keys() >= {directory_name(trial) for trial in tried}:
             configs = configured(configs, chosen(tried, known))
     places = {search_directory(out): tried, Path(out): configs}
-    diverged = {search_directory(out) / name for name, found in known.items() if "diverged" in found}
+    diverged = {search_directory(out) / name for name, outcome in known.items() if "diverged" in outcome}
     done = {}
     for path in (place / directory_name(run) for place, runs in places.items() for run in runs):
         done[path] = math.inf if path in diverged else steps_done(path) if resume else 0.0
@@ -142,19 +142,23 @@ def plan(
     costs = {strategy: cost for strategy, (cost, _) in zip(strategies, took, strict=True)}
     every, seconds = [], 0.0
     for place, runs in places.items():
-        made = []
+        plans = []
         for run in runs:
             path, steps = place / directory_name(run), run.steps(data)
             work = Work.of(run, data, int(min(done[path], steps)))
             about = costs[run.strategy].seconds(work)
-            made.append(PlannedRun(directory=path, done=done[path], steps=steps, work=work, seconds=about))
-        left = [each.seconds for each in made if each.work.steps]
+            plans.append(PlannedRun(directory=path, done=done[path], steps=steps, work=work, seconds=about))
+        left = [planned.seconds for planned in plans if planned.work.steps]
         if left:
             seconds += max(start for _, start in took) + makespan(left, min(workers, len(left)))
         for strategy in strategies if runs else ():
-            own = (each for run, each in zip(runs, made, strict=True) if run.strategy == strategy)
+            of_strategy = (
+                planned for run, planned in zip(runs, plans, strict=True) if run.strategy == strategy
+            )
             cost = costs[strategy]
-            every.append(Planned(strategy=repr(strategy), trials=runs is tried, cost=cost, runs=tuple(own)))
+            every.append(
+                Planned(strategy=repr(strategy), trials=runs is tried, cost=cost, runs=tuple(of_strategy))
+            )
     return SweepPlan(data=data_line(data, config), strategies=tuple(every), workers=workers, seconds=seconds)
 
 

@@ -21,7 +21,7 @@ from paretune.sweeps.before import plain, pretrained_on, pretraining_run, with_o
 from paretune.sweeps.config import Domains, Seeds, TaskConfig
 from paretune.sweeps.entry import as_written, check_known
 from paretune.sweeps.inheriting import Related, inherit
-from paretune.sweeps.label_space import common_classes, in_common, versions
+from paretune.sweeps.label_space import check_apart, common_classes, in_common, versions
 from paretune.sweeps.methods import Method, Methods, Soup, WiSE
 from paretune.training.freezing import LPFT
 from paretune.training.objectives import EWC, L2SP, LwF
@@ -108,10 +108,10 @@ class InheritConfig(TaskConfig):
 
     def related(self, given: Any, size: ImageSize) -> dict[str, ImageData]:
         """The tasks in ``given``, by name; ``size`` is that of their images."""
-        if isinstance(given, Mapping) and any(isinstance(each, ImageData) for each in given.values()):
+        if isinstance(given, Mapping) and any(isinstance(task, ImageData) for task in given.values()):
             if self.tasks is not None or self.domains is not None:
                 raise ValueError("data names the tasks already; leave tasks and domains out")
-            return {str(name): as_data(each, size) for name, each in given.items()}
+            return {str(name): as_data(task, size) for name, task in given.items()}
         if self.tasks is not None:
             data = given if isinstance(given, ImageData) else self.read(given, size)
             return versions(data, self.tasks)
@@ -181,9 +181,9 @@ def inheritance(
         RuntimeError: a worker ended abruptly.
     """
     known = [
-        each.name
-        for each in fields(InheritConfig)
-        if each.name not in ("data", "backbone", "methods", "seeds")
+        option.name
+        for option in fields(InheritConfig)
+        if option.name not in ("data", "backbone", "methods", "seeds")
     ]
     check_known("inheritance", options, [*known, *_JUDGING])
     judging = {name: options.pop(name) for name in _JUDGING if name in options}
@@ -242,10 +242,12 @@ def study(
     else:
         assert model is not None
         classes = common_classes(tasks, model.classes, model.num_classes)
-    tasks = {name: in_common(name, each, classes, among=config.among) for name, each in tasks.items()}
-    for name, each in tasks.items():
-        _check_batch(name, each, config)
-    remembered = learnt.report if learnt is not None else _remembered(pretraining, config, size, classes)
+    tasks = {name: in_common(name, task, classes, among=config.among) for name, task in tasks.items()}
+    for name, task in tasks.items():
+        _check_batch(name, task, config)
+    known = learnt if learnt is not None else _pretraining(pretraining, config, size, classes)
+    if isinstance(known, ImageData):
+        check_apart(tasks, known, held_out=config.held_out)
     if learnt is not None:
         run = pretraining_run(config, config.pretrain_epochs)
         if tell is not None:
@@ -258,7 +260,7 @@ def study(
     related = Related(
         tasks,
         model,
-        remembered,
+        known.report if isinstance(known, ImageData) else known,
         config.held_out,
         f"{config.backbone}, pretrained on {learnt.name}" if learnt is not None else config.backbone,
         tuple(_notes(config, tasks, model, learnt)),
@@ -285,17 +287,16 @@ def _size(config: InheritConfig, model: Backbone | None) -> ImageSize:
     return config.size or config.load_backbone(2, 0).image_size
 
 
-def _remembered(
+def _pretraining(
     given: Any, config: InheritConfig, size: ImageSize, classes: tuple[str, ...]
-) -> ImageSplit | None:
-    """What measures the task of pretraining."""
+) -> ImageData | ImageSplit | None:
+    """What measures the task of pretraining, with labels that number ``classes``."""
     if given is None or isinstance(given, ImageSplit):
         return given
     with told("pretraining", given if isinstance(given, str) else None):
-        data = (
-            given
-            if isinstance(given, ImageData)
-            else load_data(
+        data = given
+        if not isinstance(given, ImageData):
+            data = load_data(
                 given,
                 img_size=size,
                 seed=config.split_seed,
@@ -303,11 +304,10 @@ def _remembered(
                 root=config.data_root,
                 skip_bad=config.skip_bad,
             )
-        )
-        if {*data.classes} <= {*classes} and data.classes != classes:
-            data = in_common("pretraining", data, classes, among=config.among)
+        if data.classes != classes and {*data.classes} <= {*classes}:
+            return in_common("pretraining", data, classes, among=config.among)
         check_same_classes(len(classes), classes, data.classes)
-    return data.report
+    return data
 
 
 def _check_batch(name: str, data: ImageData, config: InheritConfig) -> None:

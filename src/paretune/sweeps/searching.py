@@ -76,8 +76,8 @@ def with_rates(
         disk.write_json(file, {"trials": known})  # before there are runs, which it keeps apart
     left = [trial for trial in tried if "diverged" not in known.get(directory_name(trial), {})]
     runs = run_all(left, file.parent, workers=workers, resume=resume, progress=progress, diverging=True)
-    found = {directory_name(trial): _outcome(trial, run) for trial, run in zip(left, runs, strict=True)}
-    known |= found
+    results = {directory_name(trial): _outcome(trial, run) for trial, run in zip(left, runs, strict=True)}
+    known |= results
     rates = chosen(tried, known)
     with alone(file.parent, patience=60):
         texts = {repr(strategy): rate for strategy, rate in rates.items()}
@@ -123,20 +123,21 @@ def chosen(tried: Sequence[RunConfig], known: Mapping[str, Outcome]) -> dict[Str
     """
     rates: dict[Strategy, float] = {}
     for strategy in dict.fromkeys(trial.strategy for trial in tried):
-        found = [known[directory_name(trial)] for trial in tried if trial.strategy == strategy]
-        whole = [each for each in found if "diverged" not in each]
-        span = f"{len(found)} learning rates from {found[0]['lr']:.2g} to {found[-1]['lr']:.2g}"
+        results = [known[directory_name(trial)] for trial in tried if trial.strategy == strategy]
+        whole = [result for result in results if "diverged" not in result]
+        span = f"{len(results)} learning rates from {results[0]['lr']:.2g} to {results[-1]['lr']:.2g}"
         if not whole:
             raise TrainingDiverged(
                 f"{strategy!r} diverged with all of {span}; give a smaller one by --lr, or leave it out"
             )
-        best = max(whole, key=lambda each: (each["area"], each["clean_select"]))  # the first of equal ones
+        # The first of equal ones.
+        best = max(whole, key=lambda result: (result["area"], result["clean_select"]))
         rates[strategy] = best["lr"]
         told = f"{strategy!r}: {best['lr']:.2g} is the best of {span}"
         told += f", with clean {best['clean_select']:.3f} and robust {best['robust_select']:.3f} on the select split"
-        edge = best["lr"] in (found[0]["lr"], found[-1]["lr"])
+        edge = best["lr"] in (results[0]["lr"], results[-1]["lr"])
         if edge:
-            beyond = "smaller" if best["lr"] == found[0]["lr"] else "larger"
+            beyond = "smaller" if best["lr"] == results[0]["lr"] else "larger"
             told += f"; a {beyond} one may be better still: it is at the edge of what was tried (--lr-trials)"
         if not best["area"]:
             told += "; none withstood the attack, so that clean accuracy decided (--lr-fraction makes trials longer)"

@@ -83,8 +83,8 @@ def wise_ft(
         raise ValueError(f"alphas must differ by a thousandth at least, got {alphas}")
     source = _Finished.of(run)
     strategy = require_adaptation(start).strategy
-    found = fingerprint(start.architecture, tensor_digests(start.module.state_dict()))
-    if (source.config.get("weights"), source.config["strategy_config"]) != (found, repr(strategy)):
+    weights = fingerprint(start.architecture, tensor_digests(start.module.state_dict()))
+    if (source.config.get("weights"), source.config["strategy_config"]) != (weights, repr(strategy)):
         raise ValueError(
             f"start is not what {source.path} was trained from, {source.config['strategy_config']} with seed "
             f"{source.config['seed']}: make it as for that run, with the same weights, and seeds of load_backbone and adapt "
@@ -93,7 +93,7 @@ def wise_ft(
     data = _same_data([source], data, start.image_size)
     trained = load_adapter(remove_adapter(copy.deepcopy(start)), source.path / "adapter")
     interpolate(start, trained, 1.0)  # what has no mean is refused before anything is written
-    config = source.own | {
+    config = source.config_of_mean | {
         name: f"WiSE-FT of {source.config[name]}" for name in ("strategy", "strategy_config")
     }
     config["wise_ft"] = {"run": source.key, "adapter": source.digest, "alphas": alphas}
@@ -166,7 +166,7 @@ def soup(
     ]
     what = f"{recipe} soup of {' and '.join(of)}"
     choosing = f" by {by} accuracy" if recipe == "greedy" else ""
-    configs = [source.own for source in sources]
+    configs = [source.config_of_mean for source in sources]
     config = {
         name: value
         for name, value in configs[0].items()
@@ -183,8 +183,8 @@ def soup(
     }
     costs = [source.cost for source in sources]
     cost = costs[0] | {
-        "trainable_parameters": max(each["trainable_parameters"] for each in costs),
-        **{name: sum(each.get(name, 0) for each in costs) for name in _SPENT},
+        "trainable_parameters": max(spent["trainable_parameters"] for spent in costs),
+        **{name: sum(spent.get(name, 0) for spent in costs) for name in _SPENT},
     }
 
     def mean(numbers: Sequence[int]) -> nn.Module:
@@ -200,13 +200,13 @@ def soup(
         chosen: Sequence[int] = range(len(sources))
         if recipe == "greedy":
             rule = Keep(by)
-            own = [rule.score(source.clean_select, source.robust_select) for source in sources]
+            accuracies = [rule.score(source.clean_select, source.robust_select) for source in sources]
 
             def score(numbers: Sequence[int]) -> float:
                 scores = measuring.scores(mean(numbers), data.select)
                 return rule.score(scores.clean_accuracy, min(map(scores.robust_accuracy, scores.robust)))
 
-            chosen = greedy(own, score)
+            chosen = greedy(accuracies, score)
         model = mean(chosen)
         members = [sources[number] for number in chosen]
         apart = len({source.config.get("weights") for source in members}) > 1
@@ -222,15 +222,15 @@ def soup(
     return _measured(out, config, sources[0], data, write, resume=resume, progress=progress)
 
 
-def greedy(own: Sequence[float], score: Callable[[Sequence[int]], float]) -> list[int]:
+def greedy(accuracies: Sequence[float], score: Callable[[Sequence[int]], float]) -> list[int]:
     """The numbers of the models in a greedy soup: Recipe 1 of https://arxiv.org/abs/2203.05482.
 
     Args:
-        own: the accuracy of each model alone; of equal ones the first is tried first.
+        accuracies: the accuracy of each model alone; of equal ones the first is tried first.
         score: the accuracy of the mean of the models of these numbers.
     """
-    best, *others = sorted(range(len(own)), key=lambda number: -own[number])
-    chosen, accuracy = [best], own[best]
+    best, *others = sorted(range(len(accuracies)), key=lambda number: -accuracies[number])
+    chosen, accuracy = [best], accuracies[best]
     for number in others:
         if (tried := score([*chosen, number])) >= accuracy:
             chosen, accuracy = [*chosen, number], tried
@@ -250,10 +250,10 @@ class _Finished:
 
     @classmethod
     def of(cls, run: Run | str | Path) -> "_Finished":
-        found = as_runs(run)
-        if len(found) != 1:
-            raise ValueError(f"{run} holds {len(found)} runs; name one of them")
-        (read,) = found
+        runs = as_runs(run)
+        if len(runs) != 1:
+            raise ValueError(f"{run} holds {len(runs)} runs; name one of them")
+        (read,) = runs
         if not read.done or not (read.path / "adapter").is_dir():
             raise ValueError(
                 f"{read.path} has no adapter: the run is not finished, or is a curve of several models"
@@ -269,10 +269,10 @@ class _Finished:
     @property
     def digest(self) -> str:
         """Of the adapter."""
-        return fingerprint("", {name: said["digest"] for name, said in self.adapter["tensors"].items()})
+        return fingerprint("", {name: entry["digest"] for name, entry in self.adapter["tensors"].items()})
 
     @property
-    def own(self) -> dict[str, Any]:
+    def config_of_mean(self) -> dict[str, Any]:
         """The configuration, without what a mean of runs does not have."""
         return {name: value for name, value in self.config.items() if name not in _OF_TRAINING}
 

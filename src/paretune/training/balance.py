@@ -36,8 +36,8 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
     share, more = divmod(len(labels), len(classes))
     favoured = generator.permutation(len(classes)) < more
     rows = []
-    for own, extra in zip(classes, favoured, strict=True):
+    for members, extra in zip(classes, favoured, strict=True):
         wanted = share + int(extra)
-        rounds = [generator.permutation(own) for _ in range(-(-wanted // len(own)))]
+        rounds = [generator.permutation(members) for _ in range(-(-wanted // len(members)))]
         rows.append(np.concatenate(rounds)[:wanted])
     return generator.permutation(np.concatenate(rows))

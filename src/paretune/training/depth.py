@@ -47,7 +47,7 @@ def depths(model: Backbone) -> dict[str, int]:
             module.eval()(image)
         module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
     number = {block: index for index, block in enumerate(begun, start=1)}
-    found: dict[int, int] = {}
+    depth_of: dict[int, int] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         around = [block for block in number if inside(name, block)]
         if inside(name, anatomy.head):
@@ -56,9 +56,9 @@ def depths(model: Backbone) -> dict[str, int]:
             depth = number[max(around, key=len)]
         else:
             continue
-        found[id(parameter)] = min(depth, found.get(id(parameter), depth))
+        depth_of[id(parameter)] = min(depth, depth_of.get(id(parameter), depth))
     before = {key: min(count + 1, len(number)) if count else 0 for key, count in uses.blocks_before.items()}
-    return {name: (before | found).get(id(p), 0) for name, p in module.named_parameters()}
+    return {name: (before | depth_of).get(id(p), 0) for name, p in module.named_parameters()}
 
 
 class _FirstUses(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch

@@ -195,7 +195,7 @@ class Frozen:
         self.freezing, self.total = freezing, total
         depth, follows = freezing.depth(model), require_adaptation(model).follows
         self.head = max(depth.values())
-        self._parameters = [(depth[name], each) for name, each in trainable_parameters(model).items()]
+        self._parameters = [(depth[name], tensor) for name, tensor in trainable_parameters(model).items()]
         self._norms = [
             (min((depth[inner] for inner in depth if inside(inner, name)), default=0), norm)
             for name, norm in batch_norms(model.module).items()

@@ -75,12 +75,12 @@ def learnings(
         ValueError: a batch is larger than its train split, or there is no such augmentation.
     """
     several = data if isinstance(data, Tasks) else None
-    each = {data.name: data} if isinstance(data, ImageData) else data.data
-    sizes = (several and several.batch_sizes) or dict.fromkeys(each, batch_size)
+    by_name = {data.name: data} if isinstance(data, ImageData) else data.data
+    sizes = (several and several.batch_sizes) or dict.fromkeys(by_name, batch_size)
     shares = several.shares if several else (1.0,)
     tasks = []
-    for number, (name, own) in enumerate(each.items()):
-        size, examples = sizes[name], len(own.train)
+    for number, (name, task_data) in enumerate(by_name.items()):
+        size, examples = sizes[name], len(task_data.train)
         of_task = f" of the task {name!r}" if several else ""
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}{of_task}")
@@ -89,18 +89,18 @@ def learnings(
                 f"batch_size={size} is more than the {examples} images of the train split{of_task}; give at most that many"
             )
         with told("augmentation", None if augmentation is None else str(augmentation)):
-            chain = read_augmentation(own.augmentation if augmentation is None else augmentation)
+            chain = read_augmentation(task_data.augmentation if augmentation is None else augmentation)
         tasks.append(
             Learning(
                 name=name,
                 number=number,
-                data=own,
-                train=Augmented(own.train, chain, seed),
+                data=task_data,
+                train=Augmented(task_data.train, chain, seed),
                 share=shares[number],
                 batch_size=size,
                 seed=seed,
                 balance=balance,
-                chance=float(torch.bincount(own.select.labels).max()) / len(own.select),
+                chance=float(torch.bincount(task_data.select.labels).max()) / len(task_data.select),
             )
         )
     return tuple(tasks)

@@ -176,18 +176,18 @@ def _follow(
     parameters = list(trainable_parameters(model).values())
     wrapped, optim = processes.prepare(model), plan.optimizer.build(model, plan.lr)
     tasks, average = at_work(plan, model, wrapped), Average(model, plan.ema)
-    kept = {f"objective{each.plan.number or ''}": each.term for each in tasks}
+    kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": processes})
-    for each in tasks:
-        each.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
+    for task in tasks:
+        task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
     frozen = Frozen(model, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
-    loaders = [order(number=each.plan.number).loader(workers, device) for each in tasks]
+    loaders = [order(number=task.plan.number).loader(workers, device) for task in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
-        for each in tasks:
-            each.model.train()
+        for task in tasks:
+            task.model.train()
         for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
@@ -195,7 +195,7 @@ def _follow(
             for group in optim.param_groups:
                 group["lr"] = lr * group["factor"]
             drawn = zip(tasks, loaded, strict=True)
-            batches = [each.batch(device, tensors, step, strength) for each, tensors in drawn]
+            batches = [task.batch(device, tensors, step, strength) for task, tensors in drawn]
             if step == 1:
                 images = torch.cat([batch.images for batch in batches])
                 record.note(far_statistics(model, images), step)  # waits, once a run
@@ -220,8 +220,8 @@ def _follow(
             processes.scaler.update()
             optim.zero_grad(set_to_none=True)
             average.update(step)
-            for each in tasks:
-                each.copy.outdated = True
+            for task in tasks:
+                task.copy.outdated = True
             look(step, strength, record, model, tasks, parameters)  # waits, if somebody asks
             if step in plan.measured_at or record.stop:  # waits
                 settled[-1] = measure(settled[-1], readings, model, optim, tasks, average)
@@ -236,10 +236,10 @@ def _descend(
 ) -> list[tuple[TrainingBatch, Tensor, Tensor]]:
     """Add the gradient of the loss of a step, in its parts, to what there is; returns the loss and logits of each."""
     seen = []
-    for part, made in zip(parts, attacked, strict=True):
+    for part, attack_result in zip(parts, attacked, strict=True):
         task = tasks[part.task]
         with processes.autocast():
-            loss, logits = task.term.loss(task.called, part, made)
+            loss, logits = task.term.loss(task.called, part, attack_result)
         assert logits is not None  # the objective learns
         torch.autograd.backward(processes.scaler.scale(loss * part.share))
         seen.append((part, loss.detach(), logits.detach()))

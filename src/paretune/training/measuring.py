@@ -67,9 +67,9 @@ class FreshCopy:
 
     def _refresh(self) -> None:
         if self.outdated:
-            for each in (self.copy, self.headless):
-                if each is not None:
-                    each.refresh()
+            for victim in (self.copy, self.headless):
+                if victim is not None:
+                    victim.refresh()
         self.outdated = False
 
 
@@ -115,10 +115,12 @@ class AtWork:
 def at_work(plan: Plan, model: Backbone, wrapped: nn.Module) -> list[AtWork]:
     """The tasks of ``plan``, before the first step of ``model``, which is called as ``wrapped``."""
     tasks = []
-    for each in plan.tasks:
-        own = shared_view(model, each.name, plan.noted) if plan.together else model
-        term = plan.objective.begin(own, each.data, plan.seed)
-        tasks.append(AtWork(each, own, own if plan.together else wrapped, term, FreshCopy(own, plan.options)))
+    for task in plan.tasks:
+        view = shared_view(model, task.name, plan.noted) if plan.together else model
+        term = plan.objective.begin(view, task.data, plan.seed)
+        tasks.append(
+            AtWork(task, view, view if plan.together else wrapped, term, FreshCopy(view, plan.options))
+        )
     return tasks
 
 
@@ -246,15 +248,15 @@ class Readings:
         if not unread:
             return read
         plan, findings = self.record.plan, self.record.findings
-        rows = torch.stack([each.numbers for each in unread]).cpu()
+        rows = torch.stack([reading.numbers for reading in unread]).cpu()
         self.record.so_far["attack_seconds"] += sum(a.elapsed_time(b) for a, b in self._attacks) / 1000
         self._attacks = []
-        for each, row in zip(unread, rows, strict=True):
+        for reading, row in zip(unread, rows, strict=True):
             loss, accuracy, _, well = row.tolist()
             if not well:
-                self._refuse(each.step, each.checks, each.largest)
-            check_divergence([row], each.step, plan.lr, findings=findings)
-            read.append(Status(each.step, plan.total, each.epsilon, loss, accuracy))
+                self._refuse(reading.step, reading.checks, reading.largest)
+            check_divergence([row], reading.step, plan.lr, findings=findings)
+            read.append(Status(reading.step, plan.total, reading.epsilon, loss, accuracy))
         return read
 
     def _refuse(self, step: int, checks: Sequence[Check], weights: Sequence[Tensor]) -> None:
@@ -285,12 +287,12 @@ def look(
     record.stop_clock()
     record.processes.equalise_buffers(model)
     with naming_divergence(parameters, step, plan.lr, record.findings):
-        seen = [record.processes.evaluate(each.model, each.plan.data.select, (), plan.seed) for each in tasks]
+        seen = [record.processes.evaluate(task.model, task.plan.data.select, (), plan.seed) for task in tasks]
     if asked:
         record.clean.append(sum(scores.clean_accuracy for scores in seen) / len(seen))
     if early:
-        for each, scores in zip(tasks, seen, strict=True):
-            record.note(_no_transfer(each, scores, epsilon, plan), step, failure=True)
+        for task, scores in zip(tasks, seen, strict=True):
+            record.note(_no_transfer(task, scores, epsilon, plan), step, failure=True)
     record.start_clock()
 
 
@@ -311,14 +313,14 @@ def measure(
     record.processes.equalise_buffers(model)
     began = time.perf_counter()
     with average.used(), naming_divergence(readings.parameters, last.step, plan.lr, record.findings):
-        scored = [_scored(each, record) for each in tasks]
+        scored = [_scored(task, record) for task in tasks]
         record.so_far["attack_precision"] = tasks[0].copy().precision
         vanishing = [
-            record.processes.vanishing_gradients(each.copy(), each.plan.data.select, plan.seed)
-            for each in tasks
+            record.processes.vanishing_gradients(task.copy(), task.plan.data.select, plan.seed)
+            for task in tasks
         ]
-    for each in tasks:
-        each.copy.outdated = True
+    for task in tasks:
+        task.copy.outdated = True
     selects = [scores.select for scores, _ in scored]
     if record.step == 0 and record.writers:  # once a run
         steps = record.so_far["train_seconds"] * plan.total / last.step
@@ -332,18 +334,18 @@ def measure(
     clean = [select.clean_accuracy for select in selects]
     robust = [max(select.robust_accuracy(attack) for attack in plan.attacks) for select in selects]
     failing = partial(record.note, step=last.step, failure=True)
-    for each, select in zip(tasks, selects, strict=True):
-        failing(_no_transfer(each, select, last.epsilon, plan))
+    for task, select in zip(tasks, selects, strict=True):
+        failing(_no_transfer(task, select, last.epsilon, plan))
     # Only at full strength do the training and the evaluation attack compare; each task counts by its images in a batch.
     full = plan.objective.attack and plan.objective.attack.threat.epsilon
     attacked = [status.accuracy for status in readings.since_point if full and status.epsilon == full]
     if attacked:
         trained = record.processes.mean(float(np.mean(attacked)))
-        mean = partial(np.average, weights=[each.plan.batch_size for each in tasks])
-        chance = float(mean([each.plan.chance for each in tasks]))
+        mean = partial(np.average, weights=[task.plan.batch_size for task in tasks])
+        chance = float(mean([task.plan.chance for task in tasks]))
         failing(catastrophic_overfitting(trained, float(mean(robust)), chance))
-    for each, (zero, seen) in zip(tasks, vanishing, strict=True):
-        failing(_of(each, zero_gradients(zero, seen), plan))
+    for task, (zero, seen) in zip(tasks, vanishing, strict=True):
+        failing(_of(task, zero_gradients(zero, seen), plan))
     if plan.adapts(last.step) and (begun := record.so_far.pop("begun", None)):
         failing(no_op(model, optimizer, begun, last.step, plan.lr))
     if plan.objective.attack and last.step == plan.total:
@@ -361,29 +363,29 @@ def measure(
     return replace(last, clean=sum(clean) / len(clean), robust=sum(robust) / len(robust))
 
 
-def _scored(each: AtWork, record: Record) -> tuple[Measured, Album]:
+def _scored(task: AtWork, record: Record) -> tuple[Measured, Album]:
     """A task on the report split, the select split and elsewhere, and what it saw of the first."""
-    plan, data = record.plan, each.plan.data
-    album, measure = Album(data.report, plan.attacks[0]), partial(record.processes.evaluate, each.model)
+    plan, data = record.plan, task.plan.data
+    album, measure = Album(data.report, plan.attacks[0]), partial(record.processes.evaluate, task.model)
     report, select = (
-        measure(split, plan.attacks, plan.seed, each.copy(), seen)
+        measure(split, plan.attacks, plan.seed, task.copy(), seen)
         for split, seen in ((data.report, album), (data.select, None))
     )
     under = plan.attacks if plan.attack_elsewhere else ()
     elsewhere = {
-        name: measure(split, under, plan.seed, each.copy()) for name, split in data.elsewhere.items()
+        name: measure(split, under, plan.seed, task.copy()) for name, split in data.elsewhere.items()
     }
     return Measured(report, select, elsewhere, None), album
 
 
-def _no_transfer(each: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
-    found = transfer_failure(select.clean_accuracy, each.plan.chance, len(select.clean), epsilon)
-    return _of(each, found, plan)
+def _no_transfer(task: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
+    failure = transfer_failure(select.clean_accuracy, task.plan.chance, len(select.clean), epsilon)
+    return _of(task, failure, plan)
 
 
-def _of(each: AtWork, finding: str | None, plan: Plan) -> str | None:
+def _of(task: AtWork, finding: str | None, plan: Plan) -> str | None:
     """What was found, with the task if there are several."""
-    return f"{finding} (in the task {each.plan.name})" if finding and plan.together else finding
+    return f"{finding} (in the task {task.plan.name})" if finding and plan.together else finding
 
 
 @contextlib.contextmanager

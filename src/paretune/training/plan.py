@@ -140,7 +140,7 @@ class Plan:
         tasks = learnings(data, batch_size, seed, augmentation, balance)
         for task in tasks:
             objective.check_augmentation(task.train.augmentation)
-        own = [
+        task_configs = [
             {
                 "task": task.name,
                 "data": task.data.fingerprint,
@@ -246,13 +246,14 @@ class Plan:
             config["shift_limit"] = shift_limit
         if isinstance(data, Tasks):
             config["together"] = {
-                task.name: each | {"weight": task.share} for task, each in zip(tasks, own, strict=True)
+                task.name: task_config | {"weight": task.share}
+                for task, task_config in zip(tasks, task_configs, strict=True)
             }
 
         def identity() -> list[dict[str, Any]]:
             digests = tensor_digests(model.module.state_dict())
             weights = fingerprint(model.architecture, digests)
-            return [each | config | {"weights": weights} for each in own]
+            return [task_config | config | {"weights": weights} for task_config in task_configs]
 
         return cls(
             objective=objective,

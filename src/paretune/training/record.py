@@ -15,7 +15,6 @@ from torch import Tensor
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.points import point
 from paretune.evaluation.scores import Scores
-from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored, stored_tensors_full_names
 from paretune.runs.disk import write_json
@@ -80,7 +79,7 @@ class Record:
         self.path, self.plan, self.processes, self.sinks = path, plan, processes, sinks
         self.paths = places(path, plan)
         self.writers = processes.on_main(lambda: self._open(resume)) or []  # none but in the main process
-        self.done = all((each / "DONE").exists() for each in self.paths)
+        self.done = all((run_path / "DONE").exists() for run_path in self.paths)
         self.kept: Mapping[str, Kept] = {}
         self.so_far: dict[str, Any] = {
             "step": 0,
@@ -150,8 +149,8 @@ class Record:
     @property
     def clean(self) -> list[float]:
         """Clean accuracy on the select split after each epoch, as long as the schedule of epsilon asks for it."""
-        found: list[float] = self.so_far["clean_select"]
-        return found
+        accuracies: list[float] = self.so_far["clean_select"]
+        return accuracies
 
     @property
     def findings(self) -> list[str]:
@@ -294,15 +293,14 @@ class Record:
         if best:
             for writer, (report, _, _, pictures) in zip(self.writers, measured, strict=True):
                 assert report.labels is not None  # evaluate gives them
-                names = tuple(name_of(label, report.names) for label in range(report.classes))
-                writer.keep(Examples(report.split, names, report.labels, pictures))
+                writer.keep(Examples(report.split, report.class_names, report.labels, pictures))
             if self.plan.keep.rule != "last":
                 # The points up to the next checkpoint are the same again if this one is never written.
                 kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
                 save_tensors(self.path / BEST, kept)
-        for writer, task, each in zip(self.writers, self.plan.tasks, measured, strict=True):
+        for writer, task, scores in zip(self.writers, self.plan.tasks, measured, strict=True):
             epoch = {"epoch": step / task.per_epoch}
-            writer.append(*point(each.report, each.select, each.elsewhere, common | epoch))
+            writer.append(*point(scores.report, scores.select, scores.elsewhere, common | epoch))
             self.so_far["points"] = writer.points  # the same for all tasks
         save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
         for forward in self._forward:
@@ -331,12 +329,12 @@ class Record:
                 save_adapter(model, self.path / "adapter", notes=notes)
             for writer, task in zip(self.writers, plan.tasks, strict=True):
                 stored = load_runs(writer.path)[0].points
-                own = {
+                task_notes = {
                     "augmentation": repr(task.train.augmentation),
                     "results": stored[stored["step"] == step][columns].to_dict("records"),
                 }
                 alone = view(model, task.name) if plan.together else model
-                save_adapter(alone, writer.path / "adapter", notes=notes | own)
+                save_adapter(alone, writer.path / "adapter", notes=notes | task_notes)
                 writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)

@@ -62,9 +62,9 @@ class Tasks:
             raise ValueError(f"the names of tasks must differ by more than case: {', '.join(self.data)}")
         shapes = {name: tuple(data.train[:1][0].shape[1:]) for name, data in self.data.items()}
         if len({*shapes.values()}) > 1:
-            said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            text = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(
-                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {said}: "
+                f"all tasks must have images of one shape (channels, height, width), which the backbone takes; got {text}: "
                 "load them with the same img_size"
             )
         for (one, data), (other, elsewhere) in combinations(self.data.items(), 2):
@@ -104,12 +104,12 @@ class Tasks:
 
     def noted(self) -> Task:
         """What the model of all of them remembers."""
-        each = self.data.values()
+        datasets = self.data.values()
         described = {
             "name": " + ".join(self.data),
-            "fingerprint": digest(*(data.fingerprint for data in each)),
-            "train": sum(len(data.train) for data in each),
-            "report": sum(len(data.report) for data in each),
+            "fingerprint": digest(*(data.fingerprint for data in datasets)),
+            "train": sum(len(data.train) for data in datasets),
+            "report": sum(len(data.report) for data in datasets),
             "loaded_with": None,
             "learnt": None,
             "tasks": {
@@ -149,10 +149,10 @@ def _check_apart(learner: str, learnt: ImageData, measurer: str, measured: Image
 def blocks(trained: Task) -> dict[str, tuple[slice, Task]]:
     """The rows of the head of each task that a model was ``trained`` for, and the task; empty if it is one alone."""
     noted: Mapping[str, Any] = (trained.data or {}).get("tasks") or {}
-    stops = accumulate(each["num_classes"] for each in noted.values())
+    stops = accumulate(note["num_classes"] for note in noted.values())
     return {
-        name: (slice(stop - each["num_classes"], stop), _task(each))
-        for (name, each), stop in zip(noted.items(), stops, strict=True)
+        name: (slice(stop - note["num_classes"], stop), _task(note))
+        for (name, note), stop in zip(noted.items(), stops, strict=True)
     }
 
 
@@ -194,16 +194,16 @@ def view(model: Backbone, name: str) -> Backbone:
     """
     known = blocks(task_of(model))
     if name not in known:
-        said = f"for the tasks {', '.join(known)}" if known else "for several tasks"
-        raise ValueError(f"the model was {'' if known else 'not '}trained {said}; got {name!r}")
+        purpose = f"for the tasks {', '.join(known)}" if known else "for several tasks"
+        raise ValueError(f"the model was {'' if known else 'not '}trained {purpose}; got {name!r}")
     rows, task = known[name]
-    made = copy.deepcopy(model.beside(cut_out(model.module.get_submodule(model.head), rows)))
+    alone = copy.deepcopy(model.beside(cut_out(model.module.get_submodule(model.head), rows)))
     adaptation = adaptation_of(model)
     if adaptation is not None:
         base = {
             key: value[rows] if inside(key, adaptation.head) else value
             for key, value in adaptation.base.items()
         }
-        made.module.__dict__[RECORD] = replace(adaptation, base=base, task=Task())
-    note_task(made, task)
-    return made
+        alone.module.__dict__[RECORD] = replace(adaptation, base=base, task=Task())
+    note_task(alone, task)
+    return alone

@@ -51,6 +51,6 @@ def train_tasks(
             have other sizes, one task learns what another is measured on, the head cannot be divided, ``precision`` is
             ``"auto"``, or a launcher has started several processes.
     """
-    data = {name: as_data(each, model.image_size) for name, each in tasks.items()}
+    data = {name: as_data(source, model.image_size) for name, source in tasks.items()}
     train(model, Tasks(data, weights, batch_sizes), objective, out=out, **options)
     return {name: load_runs(Path(out) / name)[0] for name in data}

@@ -16,7 +16,6 @@ from paretune.data.images import ImageData
 from paretune.evaluation.correctness import evaluate
 from paretune.evaluation.points import point
 from paretune.evaluation.scores import Scores
-from paretune.frontiers.classes import name_of
 from paretune.runs.examples import Examples
 from paretune.runs.lock import alone
 from paretune.runs.progress import peak_memory_bytes
@@ -48,7 +47,7 @@ class Measuring:
     @property
     def attacks(self) -> list[Attack]:
         """Those of the run."""
-        return [from_dict(each, {**ATTACKS, **THREATS}) for each in self.like["attacks"]]
+        return [from_dict(attack, {**ATTACKS, **THREATS}) for attack in self.like["attacks"]]
 
     def scores(self, model: nn.Module, split: ImageSplit, *, attacked: bool = True) -> Scores:
         """What ``model`` gets right, with the seed of the run."""
@@ -75,8 +74,7 @@ class Measuring:
             "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
         }
         assert report.labels is not None  # evaluate gives them
-        names = tuple(name_of(label, report.names) for label in range(report.classes))
-        self.writer.keep(Examples(report.split, names, report.labels, None))
+        self.writer.keep(Examples(report.split, report.class_names, report.labels, None))
         self.writer.append(*point(report, select, elsewhere, {**common, **also}))
 
 

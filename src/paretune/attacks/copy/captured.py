@@ -156,7 +156,7 @@ class _Graph:
         scalar = images_adv.new_zeros(())
         with torch.no_grad():
             classes = twin(images_adv[:1]).shape[1]
-        made = cls(
+        graph = cls(
             images=ascent.images.clone(),
             images_adv=images_adv.detach().clone(),
             goals=ascent.goals.clone(),
@@ -164,17 +164,17 @@ class _Graph:
             epsilon=scalar.clone(),
             classes=classes,
         )
-        made._fill(ascent, images_adv)
+        graph._fill(ascent, images_adv)
         inside = replace(
-            ascent, images=made.images, goals=made.goals, step_size=made.step_size, epsilon=made.epsilon
+            ascent, images=graph.images, goals=graph.goals, step_size=graph.step_size, epsilon=graph.epsilon
         )
 
         def loop(count: int = steps) -> Tensor:
-            result, made.finite = inside.climb(twin, made.images_adv, count)
+            result, graph.finite = inside.climb(twin, graph.images_adv, count)
             return result
 
-        made.replay, made.result = record_graph(lambda: loop(1), loop, images_adv.device)
-        return made
+        graph.replay, graph.result = record_graph(lambda: loop(1), loop, images_adv.device)
+        return graph
 
     def __call__(self, ascent: Ascent, images_adv: Tensor) -> Tensor:
         blank = torch.empty(len(images_adv), self.classes, device="meta")
@@ -223,13 +223,13 @@ def keeper(module: nn.Module) -> str | None:
     They may be others after a refresh (LeViT, TinyViT), and a graph would go on reading the old ones.
     """
     for name, part in module.named_modules():
-        for own, value in vars(part).items():
-            if own in ("_parameters", "_buffers", "_modules"):
+        for attribute, value in vars(part).items():
+            if attribute in ("_parameters", "_buffers", "_modules"):
                 continue
             value = tuple(value.values()) if isinstance(value, dict) else value
             inside = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(each, Tensor) for each in inside):
-                return f"{name}.{own}".lstrip(".")
+            if any(isinstance(item, Tensor) for item in inside):
+                return f"{name}.{attribute}".lstrip(".")
     return None
 
 

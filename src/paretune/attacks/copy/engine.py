@@ -77,8 +77,8 @@ class AttackCopy:
             return twin(images)
         if (looks := self._looks.get(twin)) is None:
             with self._making:
-                made = CapturedLooks(twin, where_it_helps=self.options.engine == "auto")
-                looks = self._looks.setdefault(twin, made)
+                captured = CapturedLooks(twin, where_it_helps=self.options.engine == "auto")
+                looks = self._looks.setdefault(twin, captured)
         return looks(images)
 
     def draws(self, images: Tensor) -> bool:
@@ -145,9 +145,9 @@ class AttackCopy:
     def engine(self) -> Engine:
         """What has taken the steps of :meth:`ascend` and the looks of searches so far; before the first of them, what is
         wished for."""
-        taken = [each.engine for each in (self._recorded, *self._looks.values()) if each is not None]
-        found = [engine for engine in taken if engine != "eager"]
-        return found[0] if found else self.options.engine if self._engine is None else "eager"
+        taken = [look.engine for look in (self._recorded, *self._looks.values()) if look is not None]
+        engines = [engine for engine in taken if engine != "eager"]
+        return engines[0] if engines else self.options.engine if self._engine is None else "eager"
 
     @property
     def precision(self) -> Literal["auto"] | Precision:

@@ -29,8 +29,8 @@ def difference(
     trial = copy.deepcopy(module).to("cpu", torch.float64)
     for part in trial.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            for own, low in (("running_mean", -0.5), ("running_var", 0.5), ("weight", 0.5), ("bias", -0.5)):
-                tensor = getattr(part, own)
+            for name, low in (("running_mean", -0.5), ("running_var", 0.5), ("weight", 0.5), ("bias", -0.5)):
+                tensor = getattr(part, name)
                 if tensor is not None:
                     tensor.data = low + torch.rand(tensor.shape, generator=draw, dtype=torch.float64)
     for parameter in trial.parameters():
@@ -41,12 +41,12 @@ def difference(
         with torch.no_grad():
             expected = forward(trial, probe)
             change(trial)
-            found = forward(trial, probe)
+            logits = forward(trial, probe)
     except Exception as error:  # whatever foreign code raises here, it means that we cannot check
         return f"the check in float64 failed with {type(error).__name__}: {error}"
-    if found.shape != expected.shape:
-        return f"its logits have shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
-    largest, scale = float((found - expected).abs().max()), float(expected.abs().max())
+    if logits.shape != expected.shape:
+        return f"its logits have shape {tuple(logits.shape)} instead of {tuple(expected.shape)}"
+    largest, scale = float((logits - expected).abs().max()), float(expected.abs().max())
     if not largest <= torch.finfo(torch.float64).eps ** 0.5 * scale:
         return f"its logits differ by {largest:.3g} where the largest is {scale:.3g}"
     return ""

@@ -179,19 +179,19 @@ class Twin:
     def _build(self) -> nn.Module:
         """A copy of the model with empty tensors in this precision, and the recipes that fill them."""
         inside = {  # the same tensor may also be used outside
-            f"{place}.{own}".lstrip(".")
+            f"{place}.{tensor_name}".lstrip(".")
             for place, part in self._model.named_modules(remove_duplicate=False)
             if isinstance(part, parametrize.ParametrizationList)
-            for own in _named_tensors(part)
+            for tensor_name in _named_tensors(part)
         }
         outside = {id(source) for name, source in self._sources.items() if name not in inside}
         memo: dict[int, Any] = {}
         self._splits = _is_plain_backbone(self._model)
         for name, source in self._sources.items():
             if id(source) not in memo:
-                made = self._empty(source, name) if id(source) in outside else source.to("meta")
+                stand_in = self._empty(source, name) if id(source) in outside else source.to("meta")
                 is_parameter = isinstance(source, nn.Parameter)
-                memo[id(source)] = nn.Parameter(made, requires_grad=False) if is_parameter else made
+                memo[id(source)] = nn.Parameter(stand_in, requires_grad=False) if is_parameter else stand_in
                 if id(source) in outside:
 
                     def compute(name: str = name) -> tuple[Tensor, ...]:
@@ -201,9 +201,9 @@ class Twin:
         twin = _deepcopy(self._model, memo).eval()
         for part in twin.modules():
             _restore_forward(part)
-            for own in _CHECKPOINTING:
-                if isinstance(getattr(part, own, None), bool):
-                    setattr(part, own, False)
+            for flag in _CHECKPOINTING:
+                if isinstance(getattr(part, flag, None), bool):
+                    setattr(part, flag, False)
         for name, part in list(twin.named_modules()):
             if parametrize.is_parametrized(part):
                 self._merge(name, part)
@@ -216,10 +216,10 @@ class Twin:
         dtype = self.dtype if source.is_floating_point() else source.dtype
         if self._splits and name in ("mean", "std"):
             dtype = torch.float32
-        made = torch.empty_like(source, dtype=dtype, requires_grad=False)
-        if self.channels_last and made.ndim == 4:
-            made = made.contiguous(memory_format=torch.channels_last)
-        return made
+        tensor = torch.empty_like(source, dtype=dtype, requires_grad=False)
+        if self.channels_last and tensor.ndim == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
 
     def _merge(self, place: str, part: nn.Module) -> None:
         """Replace each parametrized tensor of ``part`` by a plain one, with the recipe that computes it.
@@ -230,8 +230,8 @@ class Twin:
         lists: Any = part.parametrizations
         part.__class__ = parametrize.type_before_parametrizations(part)
         del part.parametrizations
-        for own, parametrization in lists.items():
-            prefix = f"{place}.parametrizations.{own}.".lstrip(".")
+        for tensor_name, parametrization in lists.items():
+            prefix = f"{place}.parametrizations.{tensor_name}.".lstrip(".")
             # Each tensor once: functional_call ties the rest.
             names = {
                 name: prefix + name
@@ -251,15 +251,15 @@ class Twin:
                     values[name] = value.clone() if shared else value
                 return (torch.func.functional_call(parametrization, values, ()),)
 
-            merged = self._empty(compute()[0], f"{place}.{own}")
-            part.register_parameter(own, nn.Parameter(merged, requires_grad=False))
-            self._recipes.append(Recipe(frozenset(names.values()), compute, (getattr(part, own),)))
+            merged = self._empty(compute()[0], f"{place}.{tensor_name}")
+            part.register_parameter(tensor_name, nn.Parameter(merged, requires_grad=False))
+            self._recipes.append(Recipe(frozenset(names.values()), compute, (getattr(part, tensor_name),)))
 
     def _adopt(self, folds: list[folding.Fold]) -> None:
         """Add the recipes for what came out of ``folds``, and drop those of tensors that nothing uses any more."""
-        made = {id(output): recipe for recipe in self._recipes for output in recipe.outputs}
+        recipes = {id(output): recipe for recipe in self._recipes for output in recipe.outputs}
         for fold in folds:
-            parts = {role: made[id(tensor)] for role, tensor in fold.inputs.items()}
+            parts = {role: recipes[id(tensor)] for role, tensor in fold.inputs.items()}
 
             def compute(fold: folding.Fold = fold, parts: dict[str, Recipe] = parts) -> tuple[Tensor, ...]:
                 return folding.folded({role: recipe.compute()[0] for role, recipe in parts.items()}, fold.eps)
@@ -308,10 +308,10 @@ def _write(recipe: Recipe) -> None:
 
 def _is_plain_backbone(model: nn.Module) -> bool:
     """Whether ``model`` does what :meth:`Backbone.forward` does, and no hook sees what enters or leaves it."""
-    own = vars(model).get("_original_forward", vars(model).get("forward", model.forward))
+    forward = vars(model).get("_original_forward", vars(model).get("forward", model.forward))
     return (
         type(model) is Backbone
-        and getattr(own, "__func__", None) is Backbone.forward
+        and getattr(forward, "__func__", None) is Backbone.forward
         and not model._forward_hooks
         and not model._forward_pre_hooks
     )

@@ -315,12 +315,12 @@ def _settling(areas: list[Area], differences: list[Gap], settings: Settings) -> 
         if d.spread is None or d.p_value is None or d.p_value < 1 - settings.level:
             continue
         effect = max(d.difference, settings.margin, SAME)
-        there = min(repeats[d.strategy_a], repeats[d.strategy_b])
+        seeds = min(repeats[d.strategy_a], repeats[d.strategy_b])
         alpha = (1 - settings.level) / tested
-        needed = needed_seeds(effect, seeds=there, v_examples=0.0, v_seeds=d.spread.error**2, alpha=alpha)
-        if needed is not None and needed > there:
+        needed = needed_seeds(effect, seeds=seeds, v_examples=0.0, v_seeds=d.spread.error**2, alpha=alpha)
+        if needed is not None and needed > seeds:
             yield (
-                f"About {needed} seeds, instead of {there}, would tell {d.strategy_b} from {d.strategy_a} with a chance "
+                f"About {needed} seeds, instead of {seeds}, would tell {d.strategy_b} from {d.strategy_a} with a chance "
                 f"of 80% if the true difference is {gap_text(effect)}."
             )
         return
@@ -330,4 +330,4 @@ def _across(tasks: tuple[TaskRanking, ...]) -> AcrossTasks | None:
     everywhere = set.intersection(*({area.strategy for area in task.areas} for task in tasks))
     if len(tasks) < 2 or not everywhere:
         return None
-    return across_rankings(tasks, repeats=min(len(each.seeds) for task in tasks for each in task.areas))
+    return across_rankings(tasks, repeats=min(len(ranked.seeds) for task in tasks for ranked in task.areas))

@@ -34,8 +34,8 @@ def add_own_parameters(files: PeftFiles, module: nn.Module, adaptation: Adaptati
     wrapped = {name for name, _ in Delta.carriers(module)}
     for name, full in biases.items():
         layer_name = name.rpartition(".")[0]
-        there = f"{layer_name}.base_layer.bias" if layer_name in wrapped else name
-        files.add(full, there, module.get_parameter(full))
+        target = f"{layer_name}.base_layer.bias" if layer_name in wrapped else name
+        files.add(full, target, module.get_parameter(full))
 
 
 def _check_whole(

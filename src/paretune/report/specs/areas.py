@@ -67,14 +67,18 @@ def forest_spec(
     """Areas with their intervals, in the order given; small ticks are single seeds."""
     rows: list[Spec] = []
     seeds: list[Spec] = []
-    for rank, each in enumerate(areas):
-        text = f"{each.strategy}  {each.area:{quantity.sign}.3f}"
-        row = {"rank": rank, "strategy": each.strategy, "text": text}
-        rows.append({**row, "area": each.area, "low": each.low, "high": each.high})
-        if len(each.seeds) > 1:
-            pairs = zip(each.seeds, each.per_seed, strict=True)
+    for rank, estimate in enumerate(areas):
+        row = {
+            "rank": rank,
+            "strategy": estimate.strategy,
+            "text": f"{estimate.strategy}  {estimate.area:{quantity.sign}.3f}",
+        }
+        rows.append({**row, "area": estimate.area, "low": estimate.low, "high": estimate.high})
+        if len(estimate.seeds) > 1:
+            pairs = zip(estimate.seeds, estimate.per_seed, strict=True)
             seeds += [
-                {"rank": rank, "strategy": each.strategy, "seed": seed, "area": area} for seed, area in pairs
+                {"rank": rank, "strategy": estimate.strategy, "seed": seed, "area": area}
+                for seed, area in pairs
             ]
     colour, shape = (look(looks, attribute, theme) for attribute in ("colour", "shape"))
     values = [row[end] for row in rows for end in ("low", "area", "high") if row[end] is not None]

@@ -33,7 +33,7 @@ def change_spec(inheritance: Inheritance, method: Inherited, strongest: float, t
             "before": inheritance.before[name],
             "after": accuracy,
             "change": accuracy - inheritance.before[name],
-            "own": name == task,
+            "itself": name == task,
         }
         for task, measured in method.after.items()
         for name, accuracy in measured.items()
@@ -83,7 +83,7 @@ def change_spec(inheritance: Inheritance, method: Inherited, strongest: float, t
                 },
             },
             {
-                "transform": [{"filter": "datum.own"}],
+                "transform": [{"filter": "datum.itself"}],
                 "mark": {
                     "type": "rect",
                     "cornerRadius": 3,

@@ -24,8 +24,8 @@ def legend_spec(areas: Iterable[Area], looks: dict[str, Style], theme: Theme, wi
         width: in pixels.
     """
     rows: list[Spec] = [
-        {"place": place, "strategy": each.strategy, "area": area_text(each.area, each.low, each.high)}
-        for place, each in enumerate(areas)
+        {"place": place, "strategy": area.strategy, "area": area_text(area.area, area.low, area.high)}
+        for place, area in enumerate(areas)
     ]
     text = {"type": "text", "baseline": "middle", "fontSize": 12, "color": theme.ink, "aria": False}
     colour, shape, dash = (look(looks, attribute, theme) for attribute in ("colour", "shape", "dash"))

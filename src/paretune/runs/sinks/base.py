@@ -52,8 +52,8 @@ class StepRows:
                 f"report/robust/{attack}": float(point["robust"]),
                 f"select/robust/{attack}": float(point["robust_select"]),
             }
-            for name, there in elsewhere_of(point).items():
-                values[f"elsewhere/{name}/clean"] = float(there["clean"])
+            for name, place in elsewhere_of(point).items():
+                values[f"elsewhere/{name}/clean"] = float(place["clean"])
             for key in ("epoch", "train_seconds", "cpu_seconds", "peak_memory_bytes"):
                 values[f"cost/{key}"] = float(point[key])
         return values

@@ -242,9 +242,9 @@ class Delta(nn.Module):
         Biases come first, because a delta of a bias may read the plain weight (RepAdapter).
         """
         lists: list[Any] = [layer.parametrizations for _, layer in Delta.carriers(module)]
-        tensors = {id(each.original): each for layer in lists for each in layer.values()}
+        tensors = {id(part.original): part for layer in lists for part in layer.values()}
         with torch.no_grad():
-            for parametrized in sorted(tensors.values(), key=lambda each: each.original.ndim):
+            for parametrized in sorted(tensors.values(), key=lambda part: part.original.ndim):
                 with modes_kept(parametrized):
                     parametrized.eval()  # without dropout
                     parametrized.original.copy_(parametrized())
@@ -272,8 +272,8 @@ class Delta(nn.Module):
     def settings(module: nn.Module) -> dict[str, Tensor]:
         """The buffers of the deltas on ``module``, by name: what they need beside what trains, and never changes."""
         deltas = [part for part in module.modules() if isinstance(part, Delta)]
-        own = {id(buffer) for delta in deltas for buffer in delta.buffers()}
-        return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in own}
+        buffers = {id(buffer) for delta in deltas for buffer in delta.buffers()}
+        return {name: buffer for name, buffer in module.named_buffers() if id(buffer) in buffers}
 
     @staticmethod
     def carriers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -25,7 +25,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
     It is there to be given tensors by functional_call: a change of its own ones would pass by what autograd counts.
     """
     memo: dict[int, Any] = {id(buffer): buffer.data for buffer in model.buffers()}
-    memo |= {id(each): nn.Parameter(each.data, requires_grad=False) for each in model.parameters()}
+    memo |= {id(tensor): nn.Parameter(tensor.data, requires_grad=False) for tensor in model.parameters()}
     return copy.deepcopy(model, memo).eval()
 
 

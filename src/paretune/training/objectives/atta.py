@@ -95,12 +95,12 @@ class _Memory(Term):
         start[forgotten.to(start.device)] = float("nan")
         images_adv = batch.attack(self.objective.inner, copy, start=start)
         after = (images_adv - batch.images) / batch.epsilon
-        found, seen = (
-            batch.train.unplace(each, batch.epoch, batch.ids) for each in (after, torch.ones_like(after))
+        unplaced, seen = (
+            batch.train.unplace(pixels, batch.epoch, batch.ids) for pixels in (after, torch.ones_like(after))
         )
-        assert found is not None
+        assert unplaced is not None
         assert seen is not None
-        now = torch.where(seen > 0, found, before)
+        now = torch.where(seen > 0, unplaced, before)
         if (
             PartialState().num_processes > 1
         ):  # all remember all examples, because each gets others in the next epoch

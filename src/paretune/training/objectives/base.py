@@ -83,7 +83,7 @@ class TrainingBatch:
         Nothing waits for the device where the tensors are in pinned memory.
         """
         lowest, highest = int(labels.min()), int(labels.max())
-        images, labels = (each.to(device, non_blocking=each.is_pinned()) for each in (images, labels))
+        images, labels = (tensor.to(device, non_blocking=tensor.is_pinned()) for tensor in (images, labels))
         if weights is not None:
             weights = weights.to(device, non_blocking=weights.is_pinned())
         beside = weights, epoch, train, task, share
@@ -343,8 +343,8 @@ class _Sum(Term):
         self, model: nn.Module, batch: TrainingBatch, attacked: list[Any]
     ) -> tuple[Tensor, Tensor | None]:
         total, shown = batch.images.new_zeros(()), None
-        for number, ((weight, term), made) in enumerate(zip(self.terms, attacked, strict=True)):
-            loss, logits = term.loss(model, batch, made)
+        for number, ((weight, term), attack_result) in enumerate(zip(self.terms, attacked, strict=True)):
+            loss, logits = term.loss(model, batch, attack_result)
             total = total + weight * loss
             if shown is None or (number == self.watched and logits is not None):
                 shown = logits
@@ -359,5 +359,5 @@ class _Sum(Term):
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for number, (_, term) in enumerate(self.terms):
-            own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{number}/")}
-            term.load(own)
+            of_term = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{number}/")}
+            term.load(of_term)

@@ -85,7 +85,7 @@ class _Taught(Term):
 
     def loss(self, model: nn.Module, batch: TrainingBatch, attacked: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = batch.checked(model(batch.images))
-        learnt, taught = ((each / self.temperature).log_softmax(1) for each in (logits, attacked))
+        learnt, taught = ((output / self.temperature).log_softmax(1) for output in (logits, attacked))
         divergence = (taught.exp() * (taught - learnt)).sum(1)
         return self.temperature**2 * batch.mean(divergence), logits.detach()
 

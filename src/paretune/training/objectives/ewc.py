@@ -102,11 +102,11 @@ class EWC(Anchor):
                 logits = model(image.to(device))
                 answer = (logits if head is None else head(seen[0])).log_softmax(1)[0]
                 for drawn, weight in self._drawn(answer, int(label), generator).items():
-                    found: dict[str, Tensor] = {}
+                    gradients: dict[str, Tensor] = {}
                     for (name, _), gradient in zip(used, _gradients(answer[drawn], used), strict=True):
                         if gradient is not None:
-                            found[name] = found[name] + gradient if name in found else gradient
-                    for name, gradient in found.items():
+                            gradients[name] = gradients[name] + gradient if name in gradients else gradient
+                    for name, gradient in gradients.items():
                         total[name].add_(square(gradient), alpha=weight / len(rows))
         return total
 
