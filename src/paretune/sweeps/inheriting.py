@@ -59,16 +59,6 @@ class Related:
     backbone: str
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if len(self.tasks) < 2:
-            raise ValueError(
-                f"inheritance needs two related tasks or more; got {', '.join(self.tasks) or 'none'}"
-            )
-        if PRETRAINING in self.tasks:
-            raise ValueError(
-                f"{PRETRAINING!r} is what the task of pretraining is called; give the task another name"
-            )
-
     @cached_property
     def measured(self) -> dict[str, ImageSplit]:
         """What each task is measured on, and the task of pretraining."""

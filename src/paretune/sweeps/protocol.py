@@ -20,7 +20,7 @@ from paretune.strategies import FullFineTune, LinearProbe, LoRA
 from paretune.sweeps.before import plain, pretrained_on, pretraining_run, with_own_head
 from paretune.sweeps.config import Domains, Seeds, TaskConfig
 from paretune.sweeps.entry import as_written, check_known
-from paretune.sweeps.inheriting import Related, inherit
+from paretune.sweeps.inheriting import PRETRAINING, Related, inherit
 from paretune.sweeps.label_space import check_apart, common_classes, in_common, versions
 from paretune.sweeps.methods import Method, Methods, Soup, WiSE
 from paretune.training.freezing import LPFT
@@ -232,6 +232,12 @@ def study(
     model = None if pretrain is not None else plain(given) if given is not None else with_own_head(config)
     size = _size(config, model or given)
     tasks = config.related(data, size)
+    if len(tasks) < 2:
+        raise ValueError(f"inheritance needs two related tasks or more; got {', '.join(tasks) or 'none'}")
+    if PRETRAINING in tasks:
+        raise ValueError(
+            f"{PRETRAINING!r} is what the task of pretraining is called; give the task another name"
+        )
     learnt: ImageData | None = None
     if pretrain is not None:
         with told("pretrain", pretrain if isinstance(pretrain, str) else None):
@@ -294,9 +300,10 @@ def _pretraining(
     if given is None or isinstance(given, ImageSplit):
         return given
     with told("pretraining", given if isinstance(given, str) else None):
-        data = given
-        if not isinstance(given, ImageData):
-            data = load_data(
+        data: ImageData = (
+            given
+            if isinstance(given, ImageData)
+            else load_data(
                 given,
                 img_size=size,
                 seed=config.split_seed,
@@ -304,6 +311,7 @@ def _pretraining(
                 root=config.data_root,
                 skip_bad=config.skip_bad,
             )
+        )
         if data.classes != classes and {*data.classes} <= {*classes}:
             return in_common("pretraining", data, classes, among=config.among)
         check_same_classes(len(classes), classes, data.classes)

@@ -40,7 +40,14 @@ QUICK = {
     "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
     "evaluate": "evaluate DIR --limit 60 --steps 1",
 }
-SLOW = {"train": "train", "plan": "plan", "compare": f"compare {SHORT} --seeds 0", "evaluate": "evaluate DIR"}
+SLOW = {
+    "train": "train",
+    "plan": "plan",
+    "compare": f"compare {SHORT} --seeds 0",
+    "evaluate": "evaluate DIR",
+    "inherit": "inherit --tasks Invert(),Rotation(90) --pretrain digits --pretrain-epochs 0.5 --limit 120 --epochs 0.5 "
+    "--batch-size 16 --eval-steps 1 --methods FullFineTune,FullFineTune+WiSE(0.5),Soup()",
+}
 SERVING = {"watch": "watch RUNS"}
 # Every option of how to train, with what it does not do by default.
 TRAINING = (
