@@ -51,7 +51,7 @@ def read_source(given: Any, how: Reading) -> Source:
         ImportError: A package is missing that reads it.
     """
     if how.train_domains is not None:
-        name, domains = domain_parts(given, how)
+        name, domains = _domains(given, how)
         source = of_domains(how.name or name, domains, how.train_domains, how.classes)
         # Other domains to train on are another task.
         return replace(source, name=how.name or f"{name}: {'+'.join(how.train_domains)}")
@@ -66,8 +66,8 @@ def read_source(given: Any, how: Reading) -> Source:
     return joined(how.name or name, parts)
 
 
-def domain_parts(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict[str, Part]]]]:
-    """The name of what is in domains, and what reads the parts of each of them."""
+def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict[str, Part]]]]:
+    """Its name, and what reads the parts of each of its domains."""
     columns = {what: column for what, column in how.columns.items() if what != "domain"}
     plain = replace(how, classes=None, columns=columns, train_domains=None)
     if isinstance(given, Mapping):

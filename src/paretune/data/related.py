@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from paretune.data.images import ImageData, check_labels, checked_options, one_split
-from paretune.data.reading import Reading, domain_parts, read_source
+from paretune.data.reading import Reading, _domains, read_source
 from paretune.data.sizes import ImageSize, checked_size
 from paretune.data.sources import Source
 from paretune.data.splits import ROLES, SPLITS, Rows, split_rows
@@ -54,7 +54,7 @@ def load_related(
         root=None if root is None else Path(root),
         skip_bad=skip_bad,
     )
-    name, known = domain_parts(given, how)
+    name, known = _domains(given, how)
     names = [*known] if domains is None else [*domains]
     for domain in names:
         if domain not in known:

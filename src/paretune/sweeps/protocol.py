@@ -11,6 +11,7 @@ from paretune.data.image_split import ImageSplit
 from paretune.data.images import ImageData, as_data, check_same_classes, load_data
 from paretune.data.related import load_related
 from paretune.data.sizes import ImageSize
+from paretune.data.sources import SOURCES
 from paretune.data.tables import read_columns
 from paretune.frontiers.inheritance import Study
 from paretune.frontiers.settings import Settings
@@ -40,6 +41,7 @@ METHODS = Methods(
         Soup(("FullFineTune", "FullFineTune + EWC()", "FullFineTune + LwF()")),
     )
 )
+_EXAMPLE = "Corruption('fog', severity=3), Rotation(30)"
 _JUDGING = ("level", "margin", "resamples")
 
 
@@ -118,6 +120,10 @@ class InheritConfig(TaskConfig):
         if isinstance(given, ImageData):
             raise ValueError(
                 "data is one task; give tasks, changes of its images, or a mapping of several tasks"
+            )
+        if isinstance(given, str) and given in SOURCES:
+            raise ValueError(
+                f"data={given!r} is one task; give tasks, changes of its images such as {_EXAMPLE!r}, or data in domains"
             )
         return load_related(
             given,
