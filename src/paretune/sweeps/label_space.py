@@ -1,6 +1,5 @@
 """Tasks that share the classes of one model: their labels number its logits, and each has all of them unless said so."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +8,6 @@ from paretune.data.image_split import ImageSplit
 from paretune.data.images import ImageData
 from paretune.data.splits import ROLES
 from paretune.shifts import Shift, shifted_splits
-
-log = logging.getLogger(__name__)
 
 _IMAGENET = 1000  # classes that WordNet ids in their sorted order number
 
@@ -32,9 +29,6 @@ def common_classes(
     if known is None:
         wordnet = imagenet_classes() if logits == _IMAGENET else ()
         if wordnet and all({*data.classes} <= {*wordnet} for data in tasks.values()):
-            log.info(
-                "the 1,000 logits are taken for the classes of ImageNet-1k in the order of their WordNet ids"
-            )
             return wordnet
         first, *others = tasks
         classes = tasks[first].classes
@@ -85,7 +79,6 @@ def in_common(name: str, data: ImageData, classes: tuple[str, ...], *, among: bo
     allowed = None
     if missing:
         allowed = tuple(place for place, one in enumerate(classes) if one in present)
-        log.info("%s: answers are among its %d of %s classes", name, len(allowed), f"{len(classes):,}")
     labelled = {role: split.labelled(classes, among=allowed) for role, split in splits.items()}
     return replace(data, classes=classes, elsewhere={}, **_by_role(labelled))
 
@@ -129,18 +122,18 @@ def check_apart(tasks: Mapping[str, ImageData], pretraining: ImageData, *, held_
             continue
         shared = set(data.train.ids.tolist()) & set(pretraining.report.ids.tolist())
         shared |= set(pretraining.train.ids.tolist()) & set(data.report.ids.tolist())
-        apart = data.train.shift is None  # the very pictures, and not versions of them
-        if apart or (held_out and shared):
+        same = data.train.shift is None  # the very pictures, and not versions of them
+        if same or (held_out and shared):
             what = (
                 "is what the model is pretrained on"
-                if apart
+                if same
                 else "and that of pretraining are split otherwise"
             )
             raise ValueError(
                 f"the task {name!r} {what}: some of what is measured would have been learnt. "
                 + (
                     "Leave it out of the tasks (domains)"
-                    if apart
+                    if same
                     else "Load both with the same seed, limit and splits (split_seed, limit)"
                 )
             )

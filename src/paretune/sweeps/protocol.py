@@ -22,7 +22,7 @@ from paretune.sweeps.before import plain, pretrained_on, pretraining_run, with_o
 from paretune.sweeps.config import Domains, Seeds, TaskConfig
 from paretune.sweeps.entry import as_written, check_known
 from paretune.sweeps.inheriting import PRETRAINING, Related, inherit
-from paretune.sweeps.label_space import check_apart, common_classes, in_common, versions
+from paretune.sweeps.label_space import check_apart, common_classes, imagenet_classes, in_common, versions
 from paretune.sweeps.methods import Method, Methods, Soup, WiSE
 from paretune.training.freezing import LPFT
 from paretune.training.objectives import EWC, L2SP, LwF
@@ -54,6 +54,7 @@ class InheritConfig(TaskConfig):
             or, with tasks, any data set that these change.
         tasks: changes of the images of data that each make a task, by calls separated by commas, as --shifts takes them.
         domains: those of data to take, separated by commas; null is all of them.
+        limit: use this many images of each task only, over all splits, or "all"; null is all, but 1000 of digits, the demo.
         methods: ways to fine-tune, separated by commas. Each is a strategy and, after plus signs, what is added: to the
             objective (L2SP(), EWC() or LwF(), with a weight as in 100*EWC()), to the course (LPFT()), or after training
             (WiSE(0.5), the mean with the model before). Soup() is the mean of several methods.
@@ -268,6 +269,7 @@ def study(
             )
         model = pretrained_on(run, learnt, given, Path(out), resume=resume, progress=progress)
     assert model is not None
+    notes = _notes(config, tasks, model, learnt)
     model.classes = model.classes or (classes if _named(tasks) else None)
     related = Related(
         tasks,
@@ -275,7 +277,7 @@ def study(
         known.report if isinstance(known, ImageData) else known,
         config.held_out,
         f"{config.backbone}, pretrained on {learnt.name}" if learnt is not None else config.backbone,
-        tuple(_notes(config, tasks, model, learnt)),
+        tuple(notes),
     )
     return inherit(
         related,
@@ -295,7 +297,7 @@ def study(
 def _size(config: InheritConfig, model: Backbone | None) -> ImageSize:
     """Of the images: that of the model, unless the configuration says one."""
     if model is not None:
-        return model.image_size
+        return config.img_size or model.image_size
     return config.size or config.load_backbone(2, 0).image_size
 
 
@@ -341,6 +343,11 @@ def _notes(
     config: InheritConfig, tasks: Mapping[str, ImageData], model: Backbone, learnt: ImageData | None
 ) -> list[str]:
     notes = []
+    classes = next(iter(tasks.values())).classes
+    if model.classes is None and len(classes) == 1000 and classes == imagenet_classes():
+        notes.append(
+            "The 1,000 logits are taken for the classes of ImageNet-1k in the order of their WordNet ids."
+        )
     for name, data in tasks.items():
         if data.report.among is not None:
             notes.append(

@@ -247,6 +247,7 @@ def test_imagenet_folders_are_measured_among_their_classes(tmp_path: Path) -> No
         "imagenet-r the model answers with one of the 4 classes of the task, of 1,000" in note
         for note in study.notes
     )
+    assert any("taken for the classes of ImageNet-1k" in note for note in study.notes)
     # By chance one of three and one of four are right, and not one of a thousand.
     assert study.clean.before["imagenet-a"] + study.clean.before["imagenet-r"] > 0
     kept = run_of(tmp_path / "out", "imagenet-r-linearprobe").examples()
