@@ -7,9 +7,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import paretune
 
 Work = Callable[[], object]
 
@@ -22,7 +24,8 @@ def machine(*packages: str) -> dict[str, str | int]:
     units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in fields.get("flags", "").split()]
     return {
         "date": datetime.date.today().isoformat(),
-        **{name: version(name) for name in ("paretune", "torch", "timm", *packages)},
+        "paretune": paretune.__version__,
+        **{name: version_of(name) for name in ("torch", "timm", *packages)},
         "python": platform.python_version(),
         "processor": fields.get("model name", platform.processor()),
         "units": " ".join(units) or "none",
@@ -30,17 +33,31 @@ def machine(*packages: str) -> dict[str, str | int]:
     }
 
 
+def version_of(package: str) -> str:
+    """Of an installed package, or that it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add ``row`` to the CSV file at ``path``; a new file gets its header first, an old one must have this header."""
     new = not path.exists()
-    with path.open("a+", newline="") as file:
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
-        file.seek(0)
-        if next(csv.reader(file)) != list(row):
-            raise ValueError(f"{path} has other columns; move it away to start anew")
+            file.flush()
+        check_columns(path, list(row))
         writer.writerow(row)
+
+
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a CSV file whose header is another."""
+    with path.open(newline="") as file:
+        if next(csv.reader(file), None) != [*columns]:
+            raise ValueError(f"{path} has other columns; move it away to start anew")
 
 
 class Recorder:
@@ -56,6 +73,13 @@ class Recorder:
         self.path = path
         self.columns = columns
         self.shared = machine(*packages)
+
+    def check(self) -> None:
+        """Refuse a file that these rows cannot be appended to."""
+        if not self.path.parent.is_dir():
+            raise ValueError(f"{self.path.parent} is no directory")
+        if self.path.exists():
+            check_columns(self.path, [*self.shared, "section", "work", "implementation", *self.columns])
 
     def row(self, section: str, work: str, implementation: str, **found: Any) -> None:
         """Append one row and print it."""

@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import paretune as pt
+from _others import STEP_SIZE, THREAT, backward_loop, reference_autoattack
 from _record import Recorder, Work, in_turns
 from paretune.attacks import AutoAttack, Linf, attack_copy
 from paretune.attacks.copy import steps
@@ -43,8 +44,6 @@ from paretune.attacks.copy.options import CopyOptions
 from paretune.attacks.copy.twin import Twin
 
 HERE = Path(__file__).parent
-THREAT = Linf(4 / 255)
-STEP_SIZE = 1 / 255
 # Radii at which a probe on features of a model that is not robust keeps some of its images.
 AUTOATTACK = {
     "autoattack-vit": ("dinov2-small", 28, 1.5 / 255),
@@ -237,18 +236,6 @@ def one_side(side: str, count: int) -> None:
     print(json.dumps(result))
 
 
-def backward_loop(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:
-    """The loop that training codes copy from each other: loss.backward() in training mode, weights trainable."""
-    low, high = (images - THREAT.epsilon).clamp(0, 1), (images + THREAT.epsilon).clamp(0, 1)
-    images_adv = low + (high - low) * torch.rand_like(images)
-    for _ in range(count):
-        images_adv = images_adv.detach().requires_grad_()
-        F.cross_entropy(model(images_adv), labels).backward()
-        assert images_adv.grad is not None
-        images_adv = (images_adv + STEP_SIZE * images_adv.grad.sign()).clamp(low, high)
-    return images_adv.detach()
-
-
 def memory_bytes(field: str) -> int:
     """Memory of this process: now (``VmRSS``) or the most since :func:`forget_peak` (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -265,8 +252,6 @@ def forget_peak() -> None:
 
 def autoattack(record: Rows, section: str, quick: bool) -> None:
     """The reference and ours on a probe on features of real images; both answers are scored in float32."""
-    import pyautoattack
-
     backbone, size, epsilon = AUTOATTACK[section]
     count = 16 if quick else 128
     aa_steps, targets, queries = (5, 2, 20) if quick else (10, 3, 100)
@@ -274,12 +259,9 @@ def autoattack(record: Rows, section: str, quick: bool) -> None:
     data = pt.load_data("digits", img_size=size)
     fit_head(model, *data.train[: len(data.train)])
     images, labels = data.report[:count]
-    whole = pyautoattack.AutoAttack(model, norm="Linf", eps=epsilon, seed=0, device="cpu")
-    whole.verbose = False
-    whole.apgd.n_iter = whole.apgd_targeted.n_iter = whole.fab.n_iter = aa_steps
-    whole.apgd.n_restarts = whole.apgd_targeted.n_restarts = whole.fab.n_restarts = 1
-    whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = targets
-    whole.square.n_queries = queries
+    whole = reference_autoattack(
+        model, epsilon, steps=aa_steps, targets=targets, queries=queries, device="cpu"
+    )
     ours = AutoAttack(Linf(epsilon), steps=aa_steps, targets=targets, queries=queries)
     robust: dict[str, float] = {}
 

@@ -25,7 +25,7 @@ from paretune.sweeps.grid import run_all
 
 FILE = Path(__file__).with_suffix(".csv")
 STRATEGIES = "FullFineTune, LinearProbe, BitFit, LoRA, Adapter, Compacter, IA3"
-CORRUPTED = {"shifts": "Corruptions('common', severities=(1, 3, 5))", "shift_limit": 120}
+CORRUPTED = {"shifts": "Corruptions('common', severities=(1, 3, 5))", "shift_limit": 40}
 TASKS: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", **CORRUPTED},
     "emoji": {"data": "emoji", "train_domains": "google"},
@@ -47,8 +47,8 @@ def configs(emoji: str | None) -> Iterator[tuple[str, str, RunConfig]]:
                         img_size=24,
                         limit=600,
                         train_steps=steps,
-                        epochs=4,
-                        points=4,
+                        epochs=3,
+                        points=3,
                         strategy=strategy,
                         seed=seed,
                     )

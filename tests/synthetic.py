@@ -31,6 +31,31 @@ STRATEGIES = (
 ATTACK = "PGD(Linf(4/255), steps=20)"
 
 
+@dataclass(frozen=True)
+class There:
+    """Examples elsewhere: the share of its clean accuracy that every checkpoint keeps there, and where they are from.
+
+    Or that each checkpoint keeps; None for copies that are right where their image is.
+    """
+
+    keeps: float | Sequence[float] | None
+    call: str | None = None  # of the shift that makes them of the report split; None for a domain
+    examples: int | None = (
+        None  # the first so many of the report split, or of the domain; None for as many as it has
+    )
+
+
+def corruptions(kinds: Sequence[str], severities: Sequence[int] = (1, 2, 3, 4, 5)) -> dict[str, There]:
+    """Corrupted copies of the report split, the stronger the worse."""
+    return {
+        f"{kind} {severity}": There(
+            1 - (0.06 + 0.01 * place % 0.05) * severity, f"Corruption({kind!r}, severity={severity})"
+        )
+        for place, kind in enumerate(kinds)
+        for severity in severities
+    }
+
+
 def right(
     accuracy: float, difficulty: NDArray[np.float64], rng: np.random.Generator, correlation: float = 0.64
 ) -> NDArray[np.bool_]:
@@ -59,9 +84,10 @@ def write_run(
     attacks: Sequence[tuple[str, str, float, float]] = ((ATTACK, "Linf", 4 / 255, 1.0),),
     task: str = "digits",
     finish: bool = True,
+    elsewhere: Mapping[str, There] | None = None,
     **config: Any,
 ) -> Path:
-    """``attacks``: (repr, threat, epsilon, factor on the robust accuracy)."""
+    """``attacks``: (repr, threat, epsilon, factor on the robust accuracy); ``elsewhere``: examples there by name."""
     writer = RunWriter(
         path,
         {"task": task, "strategy": strategy.name, "strategy_config": strategy.config, "seed": seed, **config},
@@ -73,6 +99,19 @@ def write_run(
     rng = np.random.default_rng([seed, *strategy.name.encode()])
     for index, (clean, robust) in enumerate(trajectory(strategy, points)):
         bits = {f"{split}/clean": right(clean, difficulty[split], rng) for split in difficulty}
+        there = {}
+        for name, where in (elsewhere or {}).items():
+            size = where.examples or examples
+            hard = difficulty["report"][:size]
+            if where.call is None:
+                hard = np.random.default_rng([3, *name.encode()]).standard_normal(size)
+            keeps = where.keeps[index] if isinstance(where.keeps, Sequence) else where.keeps
+            bits[f"elsewhere/{name}/clean"] = (
+                bits["report/clean"][:size] if keeps is None else right(min(1.0, clean * keeps), hard, rng)
+            )
+            there[name] = {"examples": size, "id": name, "clean": bits[f"elsewhere/{name}/clean"].mean()}
+            if where.call is not None:
+                there[name] |= {"shift": where.call, "paired": True}
         rows = []
         for number, (attack, threat, epsilon, factor) in enumerate(attacks):
             for split in difficulty:
@@ -100,6 +139,7 @@ def write_run(
                     "peak_memory_bytes": 10**9,
                     "precision": "float32",
                     "versions": {"paretune": "0.1.0", "torch": "2.9.0"},
+                    **({"elsewhere": there} if there else {}),
                 }
             )
         writer.append(rows, bits)

@@ -36,3 +36,11 @@ def test_the_base_is_a_choice_between_a_cpu_and_cuda() -> None:
     assert FILE.index("ARG BASE") < FILE.index("FROM ${BASE}")
     (cuda,) = re.findall(r"--build-arg BASE=(nvidia/cuda:\S+)", FILE)
     assert cuda.endswith(default.replace(":", "").replace("ubuntu", "-ubuntu"))  # the same python3 in both
+
+
+def test_what_is_copied_is_all_that_is_sent() -> None:
+    """Runs, environments and the history beside the package, which may be gigabytes, are not read."""
+    first, *others = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    copied = [path for line in re.findall(r"^COPY (.+) \S+$", FILE, flags=re.M) for path in line.split()]
+    assert first == "*"
+    assert {line.removeprefix("!") for line in others if line.startswith("!")} == {*copied}

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from paretune.commands.cli import main
+from tests.unit.data.test_emoji import write as emoji
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -79,8 +80,10 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
     monkeypatch.setattr(
         os, "sched_getaffinity", lambda _process: {0}, raising=False
     )  # one worker of one thread
-    if page.stem in ("own-data", "augmentation", "several-tasks"):
+    if page.stem in ("own-data", "domains", "augmentation", "several-tasks"):
         flowers(tmp_path / "flowers")
+    if page.stem == "domains":
+        emoji(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page):
         if language == "python":

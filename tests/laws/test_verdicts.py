@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from paretune.frontiers.across import AcrossTasks, across_rankings
-from paretune.frontiers.comparing import _differences
 from paretune.frontiers.deciding import Decision
+from paretune.frontiers.estimates import _differences
 from paretune.frontiers.ranking import Area
 from paretune.frontiers.resampling import Resampled
 from paretune.frontiers.settings import Settings

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from paretune.backbones.modes import modes_kept
-from paretune.data.sizes import ImageSize, pair
+from paretune.backbones.passing import one_pass
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +112,6 @@ def laid_out(
         else:
             wrong[site.module] = checked
     return sorted(correct, key=lambda site: order.index(site.module)), wrong
-
-
-def blank_image(module: nn.Module, channels: int, size: ImageSize) -> Tensor:
-    """One image of zeros (1, channels, height, width) on the device and of the type of ``module``."""
-    some = next(parameter for parameter in module.parameters() if parameter.is_floating_point())
-    return torch.zeros(1, channels, *pair(size), device=some.device, dtype=some.dtype)
 
 
 def candidates(module: nn.Module) -> str:
@@ -310,13 +302,12 @@ class _Passes:
             shapes = (tuple(value.shape) if isinstance(value, Tensor) else None for value in tensors)
             runs.setdefault(name, []).append((next(shapes), next(shapes)))
 
-        with contextlib.ExitStack() as hooks, modes_kept(self._module), torch.no_grad():
+        with contextlib.ExitStack() as hooks:
             for name in self._names:
                 part = self._module.get_submodule(name)
                 hook = functools.partial(note, name)
                 hooks.enter_context(part.register_forward_hook(hook))
-            self._module.eval()(images)
-            self._module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
+            one_pass(self._module, images)
         return runs
 
 

@@ -20,6 +20,7 @@ class Judging:
         interval: of areas and differences: basic, or bca (bias-corrected and accelerated).
         margin: areas closer than this are equal for practical purposes.
         level: of intervals and tests.
+        by: what decides: area, under clean and robust accuracy; or volume, with accuracy on shifted images as a third axis.
         max_trainable: leave out strategies with more trainable parameters.
         max_seconds: leave out strategies that trained longer, in seconds for one seed.
     """
@@ -29,6 +30,7 @@ class Judging:
     interval: Literal["basic", "bca"] = "basic"
     margin: float = 0.005
     level: float = 0.95
+    by: Literal["area", "volume"] = "area"
     max_trainable: int | None = None
     max_seconds: float | None = None
 
@@ -47,9 +49,8 @@ class Judging:
     @property
     def options(self) -> dict[str, Any]:
         """Those of :func:`paretune.compare`."""
-        return {
-            name: getattr(self, name) for name in ("min_clean", "min_robust", "interval", "margin", "level")
-        }
+        names = ("min_clean", "min_robust", "interval", "margin", "level", "by")
+        return {name: getattr(self, name) for name in names}
 
     def within(self, runs: "list[Run]") -> "list[Run]":
         """The runs of strategies that the limits allow; limits are set before looking, so only these are tested.
@@ -95,18 +96,21 @@ def print_condition(condition: "Condition", heading: str) -> None:
             for estimate in condition.areas
         ],
     )
-    advice = condition.recommendation
+    judged = condition.judged
+    advice = judged.recommendation
     if len(condition.areas) > 1:
         use = "cheapest, but the data do not decide" if advice.certainty == "cannot tell" else "use"
         print(f"{use}: {advice.strategy} ({advice.certainty})")
     print(advice.reason)
     if len(condition.areas) > 1:
         among = ", ".join(advice.confidence_set)
-        print(f"with {condition.level * 100:g} % confidence the largest true area is among: {among}")
+        print(
+            f"with {condition.level * 100:g} % confidence the largest true {judged.quantity} is among: {among}"
+        )
     for change in advice.would_change:
         print(f"needed: {change}")
-    for note in condition.notes:
+    for note in (*condition.notes, *(condition.volumes.notes if condition.volumes else ())):
         print(f"note: {note}")
-    for title, head, rows in condition.elsewhere_tables():
+    for title, head, rows in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
         print(f"\n{title}")
         print_table(head, rows)

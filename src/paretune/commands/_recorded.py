@@ -57,7 +57,7 @@ def load_recorded(
         called = f", called {notes['name']!r}," if "name" in notes else ""
         raise ValueError(
             f"{adapter} does not say where the images{called} are that it was trained on; pass --data with digits, "
-            "fashion-mnist, cifar10, cifar100, a folder of class folders, a CSV file of paths and labels, or hf:NAME"
+            "fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a CSV file of paths and labels, or hf:NAME"
         )
     trained: dict[str, Any] = {"img_size": model.image_size, "limit": None, "seed": 0}
     known = (*trained, "splits", "root", "name", "classes", "columns", "skip_bad", "train_domains")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from paretune.commands._printing import print_table
 
 if TYPE_CHECKING:
+    from paretune.frontiers.ranking import Area
     from paretune.frontiers.tables.ranking import TaskRanking
 
 
@@ -22,6 +23,7 @@ class Analyze:
         task: column or columns whose values are analysed apart, such as data set, attack and epsilon.
         seed: column that tells repeated trainings apart; from three on there are intervals.
         select: two columns, clean and robust accuracies on other examples, which then choose the frontiers.
+        shifted: column of accuracies on shifted images; there are volumes then beside areas.
         reference: clean and robust accuracy where areas start, such as 0.1,0; fix it before looking.
         min_clean: the least clean accuracy that you would deploy; areas are partial.
         min_robust: the least robust accuracy that you would deploy.
@@ -30,6 +32,7 @@ class Analyze:
         level: of intervals and tests.
         margin: areas closer than this are equal for practical purposes.
         out: directory of areas.csv and report.html.
+        tables: also write the areas and differences there for papers, as tables.tex (LaTeX with booktabs) and tables.md.
     """
 
     file: str
@@ -39,6 +42,7 @@ class Analyze:
     task: str | None = None
     seed: str | None = None
     select: str | None = None
+    shifted: str | None = None
     reference: str = "0,0"
     min_clean: float = 0.0
     min_robust: float = 0.0
@@ -47,6 +51,7 @@ class Analyze:
     level: float = 0.95
     margin: float = 0.005
     out: str = "paretune-analysis"
+    tables: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -55,7 +60,7 @@ class Analyze:
     def __call__(self) -> None:
         """Table, words, files."""
         from paretune.frontiers.tables.analysis import analyze
-        from paretune.report.analysis_page import write_analysis
+        from paretune.report import write_analysis, write_tables
 
         select = None if self.select is None else _pair("select", self.select)
         try:
@@ -70,6 +75,7 @@ class Analyze:
             task=self.task,
             seed=self.seed,
             select=select,
+            shifted=self.shifted,
             reference=(start[0], start[1]),
             min_clean=self.min_clean,
             min_robust=self.min_robust,
@@ -82,19 +88,23 @@ class Analyze:
             named = f"{task.task}: " if task.task else ""
             print(f"\n{named}areas from ({analysis.reference[0]:g}, {analysis.reference[1]:g})")
             interval = f"{task.level * 100:g} % interval"
+            volumes = task.volume_of
             rows = [
                 [
                     f"{rank:g}",
                     group.strategy,
-                    f"{group.area:.3f}",
-                    "" if group.low is None else f"{group.low:.3f} to {group.high:.3f}",
+                    *_estimate(group),
+                    *(_estimate(volumes[group.strategy]) if volumes else ()),
                     str(group.k),
                     str(len(group.seeds)),
                 ]
                 for rank, group in zip(task.ranks, task.areas, strict=True)
             ]
-            print_table(["rank", "group", "area", interval, "points counted", "seeds"], rows)
+            of_volume = ["volume", interval] if volumes else []
+            print_table(["rank", "group", "area", interval, *of_volume, "points counted", "seeds"], rows)
             print(task.sentence)
+            if task.volumes is not None:
+                print(task.volumes.sentence)
         if analysis.across is not None:
             print(f"\nover all tasks: {analysis.across.verdict}")
         print()
@@ -104,6 +114,14 @@ class Analyze:
         page = write_analysis(analysis, Path(self.out), title=Path(self.file).name)
         print(f"\nareas: {page.with_name('areas.csv').resolve()}")
         print(f"report: {page.resolve()}")
+        if self.tables:
+            for path in write_tables(analysis, page.parent):
+                print(f"tables: {path.resolve()}")
+
+
+def _estimate(area: "Area") -> tuple[str, str]:
+    """An area or a volume, and its interval where there is one."""
+    return f"{area.area:.3f}", "" if area.low is None else f"{area.low:.3f} to {area.high:.3f}"
 
 
 def _said(tasks: "tuple[TaskRanking, ...]") -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ class Average:
         backbone: name for load_backbone, if the adapters do not have it.
         weights: a .safetensors or .pth file for that architecture.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        data_root: where torchvision keeps its data sets, or where the paths of a table start.
+        data_root: where torchvision keeps its data sets, npm the pictures of emoji, or where the paths of a table start.
         resume: go on if it was stopped; false starts it over.
     """
 

@@ -32,6 +32,7 @@ class Comparing(Judging, CompareConfig):
         super().__post_init__()
         if not self.out:
             raise ValueError("out is empty; name a directory")
+        self.check_judged(self.by)
 
 
 @dataclass(frozen=True, kw_only=True)

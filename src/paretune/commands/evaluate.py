@@ -26,11 +26,12 @@ class Evaluate:
         backbone: name for load_backbone, if the adapter does not have it.
         weights: a .safetensors or .pth file for that architecture.
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
-            labels, or hf:NAME, with the classes of the adapter. null takes what the adapter was trained on, if it has not
-            changed since, and likewise the options below up to split_seed.
-        data_root: where torchvision keeps its data sets, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
+        data: digits, fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a .csv, .tsv or .parquet file of
+            paths and labels, or hf:NAME, with the classes of the adapter. null takes what the adapter was trained on, if it
+            has not changed since, and likewise the options below up to split_seed.
+        data_root: where torchvision keeps its data sets, npm the pictures of emoji, or where the paths of a table start.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
+            subset.
         skip_bad: leave out images that cannot be read, and say how many.
         limit: use this many images only, over all splits, or "all".
         split_seed: seeds the splits; the report split is measured. Images that the adapter was trained on are refused.

@@ -18,9 +18,10 @@ _OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search"}
 
 @dataclass(frozen=True)
 class List:
-    """List the runs in a directory: what they are, their last accuracies on the report split, and their age and size.
+    """List the runs in a directory: what they are, their accuracies on the report split, and their age and size.
 
-    A run with several attacks has a line for each. Age is the time since something in the run changed.
+    The accuracies are those of the step whose model a finished run has kept, which ``keep`` says, and of the last one so far
+    of others. A run with several attacks has a line for each. Age is the time since something in the run changed.
 
     Args:
         runs: run directories, or directories of them.
@@ -45,7 +46,19 @@ class List:
             print(json.dumps({"runs": rows, "damaged": damaged}, indent=2))
             return
         print_table(
-            ["run", "strategy", "task", "seed", "attack", "clean", "robust", "finished", "age", "size"],
+            [
+                "run",
+                "strategy",
+                "task",
+                "seed",
+                "attack",
+                "step",
+                "clean",
+                "robust",
+                "finished",
+                "age",
+                "size",
+            ],
             [line for name, row in zip(run_names(chosen), rows, strict=True) for line in _lines(name, row)],
         )
         for path, problem in damaged.items():
@@ -75,7 +88,12 @@ class Show:
         where = str(adapter.resolve()) if adapter.is_dir() else None
         findings = read_findings(run.path)
         if self.json:
-            told = {"config": run.config, "finished": run.done, "points": run.points.to_dict("records")}
+            told = {
+                "config": run.config,
+                "finished": run.done,
+                "points": run.points.to_dict("records"),
+                "step": _step(run),
+            }
             print(json.dumps(told | {"findings": findings, "adapter": where}, indent=2))
             return
         print(yaml.safe_dump(shortened(run.config), sort_keys=False, allow_unicode=True), end="")
@@ -84,12 +102,16 @@ class Show:
         print_table(columns, [[cell(value) for value in row] for row in rows])
         for noted in findings:
             print(f"step {noted['step']}: {noted['finding']}")
+        if where is not None:
+            where += f", of step {_step_text(_step(run), _last(run), run.config.get('keep'))}"
         print(f"adapter: {where or ('none' if run.done else 'none; the run is not finished')}")
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Compare two runs: the fields of their configurations that differ, and their last accuracies that do.
+    """Compare two runs: the fields of their configurations that differ, and the accuracies that do.
+
+    The accuracies are those of the step whose model each has kept.
 
     Args:
         first: a run directory.
@@ -111,7 +133,7 @@ class Diff:
         if self.json:
             print(json.dumps({"config": config, "scores": scores}, indent=2))
             return
-        for title, differing in (("configuration", config), ("last accuracies", scores)):
+        for title, differing in (("configuration", config), ("accuracies", scores)):
             if differing:
                 rows = [[name, *map(_text, values)] for name, values in differing.items()]
                 print_table([title, self.first, self.second], rows)
@@ -220,17 +242,34 @@ def _summary(run: "Run") -> dict[str, Any]:
         "task": run.config["task"],
         "seed": run.config["seed"],
         "finished": run.done,
-        "step": int(run.points["step"].max()) if len(run.points) else 0,
-        "last": _last(run),
+        "step": _step(run),
+        "last_step": _last(run),
+        "keep": run.config.get("keep"),
+        "scores": _at_end(run),
         "changed": max(file.stat().st_mtime for file in _files(run.path)),
         "bytes": _size(run.path),
     }
 
 
-def _last(run: "Run") -> list[dict[str, Any]]:
-    """The accuracies of the last evaluation point, one for each attack."""
-    rows = run.points[run.points["step"] == run.points["step"].max()]
-    scores: list[dict[str, Any]] = rows[["attack", "threat", "epsilon", "clean", "robust"]].to_dict("records")
+def _last(run: "Run") -> int:
+    """The last step that was measured; 0 where none was."""
+    return int(run.points["step"].max()) if len(run.points) else 0
+
+
+def _step(run: "Run") -> int:
+    """The step whose model a finished run has kept, and the last one so far of another run."""
+    return run.kept_step if run.done and len(run.points) else _last(run)
+
+
+def _step_text(step: int, last: int, rule: str | None) -> str:
+    """``60``, or ``20 of 60, keep=robust`` where that is not the last one."""
+    return str(step) if step == last else f"{step} of {last}, keep={rule}"
+
+
+def _at_end(run: "Run") -> list[dict[str, Any]]:
+    """The accuracies of the evaluation point that counts, one for each attack."""
+    rows = run.points[run.points["step"] == _step(run)]
+    scores: list[Any] = rows[["attack", "threat", "epsilon", "clean", "robust"]].to_dict("records")
     return scores
 
 
@@ -241,11 +280,19 @@ def _lines(name: str, row: dict[str, Any]) -> list[list[str]]:
     first = [name, row["strategy"].removesuffix("()"), row["task"], str(row["seed"])]
     age = _rounded(max(0.0, time.time() - row["changed"]), (1, "s"), (60, "min"), (3600, "h"), (86400, "d"))
     end = ["yes" if row["finished"] else "no", age, _bytes(row["bytes"])]
+    step = _step_text(row["step"], row["last_step"], row["keep"])
     measured = [
-        [*first, attack_text(scores["attack"]), f"{scores['clean']:.3f}", f"{scores['robust']:.3f}", *end]
-        for scores in row["last"]
+        [
+            *first,
+            attack_text(scores["attack"]),
+            step,
+            f"{scores['clean']:.3f}",
+            f"{scores['robust']:.3f}",
+            *end,
+        ]
+        for scores in row["scores"]
     ]
-    return measured or [[*first, "no point yet", "", "", *end]]
+    return measured or [[*first, "no point yet", "", "", "", *end]]
 
 
 def _bytes(size: int) -> str:
@@ -269,9 +316,9 @@ def _size(path: Path) -> int:
 def _scores(run: "Run") -> dict[str, float]:
     from paretune.runs.naming import attack_text
 
-    last = _last(run)
-    clean = {"clean": last[0]["clean"]} if last else {}
-    return clean | {f"robust under {attack_text(row['attack'])}": row["robust"] for row in last}
+    scores = _at_end(run)
+    clean = {"clean": scores[0]["clean"]} if scores else {}
+    return clean | {f"robust under {attack_text(row['attack'])}": row["robust"] for row in scores}
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:

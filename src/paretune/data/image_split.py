@@ -1,7 +1,9 @@
 """Some labelled images of a data set, in a fixed order: what is trained on, chosen by, or measured."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,6 +89,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         paired: Whether its examples are those that another split begins with, in their order, with other pixels.
         among: Numbers of the classes that its images are of, if they are some of those that labels number: a model answers
             with one of these. In ascending order.
+        subsets: What each example is of, such as the camera that took it, by name; None where the data does not say.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         shift: str | None = None,
         paired: bool = False,
         among: tuple[int, ...] | None = None,
+        subsets: tuple[str, ...] | None = None,
     ) -> None:
         if among is not None and not bool(torch.isin(labels, torch.tensor(among)).all()):
             raise ValueError(f"labels must be among the classes {among}; some are not")
@@ -112,6 +116,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         self.shift = shift
         self.paired = paired
         self.among = among
+        self.subsets = subsets
         self._read = read
 
     def __len__(self) -> int:
@@ -149,6 +154,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             shift=shift,
             paired=True,
             among=self.among,
+            subsets=self.subsets,
         )
 
     def first(self, count: int) -> "ImageSplit":
@@ -165,6 +171,32 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             shift=self.shift,
             paired=self.paired,
             among=self.among,
+            subsets=None if self.subsets is None else self.subsets[:count],
+        )
+
+    def subset(self, name: str, shift: str) -> "ImageSplit":
+        """The examples of one of ``subsets``, with their ids and in their order.
+
+        Args:
+            name: of the subset.
+            shift: The call that says what it is.
+
+        Raises:
+            ValueError: No example is of it.
+        """
+        rows = torch.tensor([row for row, each in enumerate(self.subsets or ()) if each == name])
+        if len(rows) == 0:
+            raise ValueError(f"no example is of the subset {name!r}")
+        return ImageSplit(
+            self.labels[rows],
+            self.ids[rows],
+            partial(_read_rows, self._read, rows),
+            digest(self.fingerprint, f"subset {name}"),
+            self.classes,
+            None if self.groups is None else self.groups[rows],
+            shift=shift,
+            among=self.among,
+            subsets=(name,) * len(rows),
         )
 
     def labelled(self, classes: Sequence[str], *, among: tuple[int, ...] | None = None) -> "ImageSplit":
@@ -198,6 +230,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             shift=self.shift,
             paired=self.paired,
             among=among,
+            subsets=self.subsets,
         )
 
     def _rows(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
@@ -210,6 +243,10 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         if wanted.ndim > 1 or not (mask or holds_integers(wanted)):
             raise TypeError(f"index must be an int, a slice, or a list or 1-D tensor of ints; got {index!r}")
         return torch.arange(len(self))[wanted if mask else wanted.to(torch.int64)]
+
+
+def _read_rows(read: Reader, chosen: Tensor, rows: Tensor) -> Tensor:
+    return read(chosen[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +274,7 @@ def joined(splits: Sequence[ImageSplit]) -> ImageSplit:
     first = splits[0]
     sizes = torch.tensor([len(split) for split in splits])
     groups = [split.groups for split in splits if split.groups is not None]
+    subsets = [split.subsets for split in splits if split.subsets is not None]
     return ImageSplit(
         torch.cat([split.labels for split in splits]),
         torch.cat([split.ids for split in splits]),
@@ -246,4 +284,5 @@ def joined(splits: Sequence[ImageSplit]) -> ImageSplit:
         torch.cat(groups) if len(groups) == len(splits) else None,
         shift=first.shift,
         among=first.among,
+        subsets=tuple(itertools.chain(*subsets)) if len(subsets) == len(splits) else None,
     )

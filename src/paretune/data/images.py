@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from paretune.data.domains import elsewhere_rows
 from paretune.data.image_split import ImageSplit, holds_integers
-from paretune.data.reading import Reading, read_source
+from paretune.data.reading import NAMED, Reading, read_source
 from paretune.data.sizes import ImageSize, checked_size
-from paretune.data.sources import SOURCES, Source, digest, stored_source
+from paretune.data.sources import Source, digest, stored_source
 from paretune.data.splits import ROLES, SPLITS, split_rows
 
 
@@ -170,8 +170,8 @@ def load_data(
     Args:
         name_or_path: One of
 
-            - ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, or ``"hf:NAME"`` through the package
-              ``datasets``;
+            - ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, ``"cifar100"``, ``"emoji"`` (see
+              :mod:`paretune.data.emoji`), or ``"hf:NAME"`` through the package ``datasets``;
             - a folder that holds one folder of images per class, at any depth, or ``train`` and ``val`` and/or
               ``test`` folders of that kind. Images are told by their suffix, in any case; names that begin with a
               dot are passed over;
@@ -192,21 +192,24 @@ def load_data(
             select share the rest in proportion.
         name: What to call the data in results; its own name by default.
         classes: Names of the classes in the order of labels, where the data does not say or not in this order.
-        columns: Names of columns by what they hold, ``"image"``, ``"label"``, ``"split"`` or ``"group"``, where they
-            are called otherwise than ``path``, ``label``, ``split`` and ``group`` or the like.
+        columns: Names of columns by what they hold, ``"image"``, ``"label"``, ``"split"``, ``"group"``, ``"domain"`` or
+            ``"subset"``, where they are called otherwise than ``path``, ``label``, ``split``, ``group`` and so on. A subset
+            is what an example is of, such as a camera, for :class:`~paretune.shifts.Subsets`.
         skip_bad: Decode all files first, and leave out those that cannot be read, with a warning that names them.
             Otherwise such files are an error that names all whose beginning or end is damaged; damage in the middle
             shows when a batch reads it.
         root: Where relative paths of a table start; the default is the folder of the file. Or the torchvision folder
             with Fashion-MNIST or CIFAR; the default is ``data``, and Fashion-MNIST is sought in the place of the
-            Debian package ``dataset-fashion-mnist`` first.
+            Debian package ``dataset-fashion-mnist`` first. Or where npm has installed the pictures of ``"emoji"``; the
+            default is the working directory.
         download: Let torchvision download Fashion-MNIST or CIFAR into ``root``.
-        train_domains: Names of the domains to train on, for data in domains: a folder of folders as above, one for each
-            domain; a table with a column ``domain``; or a mapping of any of the last four kinds above by domain. The three
-            splits are then of these domains alone, and each other domain is in ``elsewhere``: its official test set if it
-            has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of groups
-            that are trained on or selected by are left out there, with a warning. Classes are those of the domains that are
-            trained on; others may lack some.
+        train_domains: Names of the domains to train on, for data in domains: ``"emoji"``; a folder of folders as above, one
+            for each domain, with lists ``DOMAIN_train.txt`` and ``DOMAIN_test.txt`` beside them as DomainNet has; a table or
+            a data set of Hugging Face with a column ``domain``; or a mapping of any of the last four kinds by domain. The
+            three splits are then of these domains alone, and each other domain is in ``elsewhere``: its official test set
+            if it has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of
+            groups that are trained on or selected by are left out there, with a warning. Classes are those of the domains
+            that are trained on; others may lack some.
 
     Raises:
         ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its
@@ -230,7 +233,7 @@ def load_data(
     if not isinstance(name_or_path, str | Path):
         return data
     path = Path(name_or_path)
-    known = str(name_or_path).startswith("hf:") or name_or_path in SOURCES
+    known = str(name_or_path).startswith("hf:") or name_or_path in NAMED
     loaded_with = {
         "name_or_path": str(name_or_path if known else path.resolve()),
         "img_size": list(data.image_size) if isinstance(data.image_size, tuple) else data.image_size,
@@ -406,7 +409,9 @@ def one_split(
     fingerprint = digest(source.content, f"image_size={size}", ids, labels)
     read = source.pixels.reader(ids, size, resize=img_size is not None)
     groups = None if source.groups is None else source.groups[ids]
-    return ImageSplit(labels, ids, read, fingerprint, source.classes if source.named else None, groups)
+    classes = source.classes if source.named else None
+    subsets = None if source.subsets is None else tuple(source.subsets[row] for row in ids.tolist())
+    return ImageSplit(labels, ids, read, fingerprint, classes, groups, subsets=subsets)
 
 
 def _check_number(name: str, value: int, *, least: int) -> None:

@@ -66,7 +66,8 @@ def read_mapped(given: Any, name: str, *, classes: Sequence[str] | None, columns
             :func:`~paretune.data.pixels.decoded`.
         name: What to call it.
         classes: Names of the classes in the order of labels; None takes its ``classes``.
-        columns: Names of its columns of images and labels where rows are mappings, by ``"image"`` and ``"label"``.
+        columns: Names of its columns of images, labels and subsets where rows are mappings, by ``"image"``, ``"label"`` and
+            ``"subset"``; the last is of Hugging Face alone.
 
     Raises:
         TypeError: It cannot be read by row.
@@ -102,7 +103,70 @@ def read_mapped(given: Any, name: str, *, classes: Sequence[str] | None, columns
                 "augmentation= of train and sweep"
             )
     content = digest(str(len(given)), repr(known), labels, *probed)
-    return Part(classes=known, named=named, labels=labels, pixels=pixels, content=content)
+    subsets = _subsets(given, name, columns["subset"]) if "subset" in columns else None
+    return Part(classes=known, named=named, labels=labels, pixels=pixels, content=content, subsets=subsets)
+
+
+def _subsets(given: Any, name: str, column: str) -> tuple[str, ...]:
+    if not is_huggingface(given) or column not in given.column_names:
+        has = (
+            f"it has the columns {', '.join(given.column_names)}"
+            if is_huggingface(given)
+            else "it has no columns"
+        )
+        raise ValueError(f"{name} has no column {column!r} of subsets; {has}")
+    return tuple(_cells(given, column, name))
+
+
+def column_domains(
+    given: Mapping[str, Any], name: str, columns: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """The rows of each domain, by split, without the column that tells it.
+
+    Args:
+        given: Data sets of Hugging Face by split.
+        name: What to call all of them.
+        columns: Names of columns by what they hold.
+
+    Raises:
+        ValueError: A split has no column of domains, or a cell of it is empty.
+    """
+    domains: dict[str, dict[str, Any]] = {}
+    for split, part in given.items():
+        check_mapped(part)
+        present = list(part.column_names)
+        usual = [column for column in present if column.lower() in COLUMNS["domain"]]
+        chosen = (
+            [column for column in present if column == columns["domain"]] if "domain" in columns else usual
+        )
+        if len(chosen) != 1:
+            asked = f"called {columns['domain']!r}" if "domain" in columns else "of domains"
+            raise ValueError(
+                f"{name} ({split}) has {len(chosen) or 'no'} columns {asked}; its columns are {', '.join(present)}. Say "
+                "which with columns={'domain': ...} (--columns domain=...)"
+            )
+        rows: dict[str, list[int]] = {}
+        for row, value in enumerate(_cells(part, chosen[0], f"{name} ({split})")):
+            rows.setdefault(value, []).append(row)
+        rest = part.remove_columns(chosen)
+        for domain, of_domain in rows.items():
+            domains.setdefault(domain, {})[str(split)] = rest.select(of_domain)
+    return domains
+
+
+def _cells(given: Any, column: str, name: str) -> list[str]:
+    """The cells of a column of Hugging Face as text, numbers of classes by their names.
+
+    Raises:
+        ValueError: One is empty, or such a number has no name.
+    """
+    names = getattr((given.features or {}).get(column), "names", None)
+    cells = []
+    for row, value in enumerate(given[column]):
+        if value is None or not str(value).strip() or (names and not 0 <= value < len(names)):
+            raise ValueError(f"{name}: column {column!r} has {value!r} in row {row}; name all of them")
+        cells.append(names[value] if names else str(value))
+    return cells
 
 
 def _keys(given: Any, name: str, columns: Mapping[str, str]) -> tuple[str, str] | None:

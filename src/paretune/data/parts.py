@@ -42,6 +42,7 @@ class Part:
         content: Text that says what the examples are.
         groups: What each example belongs to, for parts whose examples are not independent.
         skipped: How many files were left out as they cannot be read.
+        subsets: What each example is of, such as the camera that took it, for parts that say so.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Part:
     content: str
     groups: tuple[str, ...] | None = None
     skipped: int = 0
+    subsets: tuple[str, ...] | None = None
 
 
 def joined(name: str, parts: Mapping[str, Part], elsewhere: Mapping[str, Part] | None = None) -> Source:
@@ -92,6 +94,7 @@ def joined(name: str, parts: Mapping[str, Part], elsewhere: Mapping[str, Part] |
         skipped=sum(part.skipped for part in every),
         learnt=digest(repr([*train.classes]), train.content),
         elsewhere=dict(zip(elsewhere, itertools.starmap(range, itertools.pairwise(ends)), strict=True)),
+        subsets=_subsets(every),
     )
     return usually_augmented(source)
 
@@ -109,7 +112,14 @@ def merged(parts: Mapping[str, Part]) -> Part:
         content="\n".join(f"{name!r}\n{part.content}" for name, part in parts.items()),
         groups=tuple(itertools.chain(*groups)) if groups else None,
         skipped=sum(part.skipped for part in every),
+        subsets=_subsets(every),
     )
+
+
+def _subsets(parts: Sequence[Part]) -> tuple[str, ...] | None:
+    """What each example of all parts is of; None if some part does not say."""
+    known = [part.subsets for part in parts if part.subsets is not None]
+    return tuple(itertools.chain(*known)) if len(known) == len(parts) else None
 
 
 def check_apart(name: str, parts: Mapping[str, Part]) -> None:

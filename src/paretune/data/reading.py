@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from paretune.data.domains import of_domains
+from paretune.data.emoji import emoji_styles
 from paretune.data.folders import read_folder, subfolders
-from paretune.data.mapped import check_mapped, is_huggingface, name_of, read_mapped
+from paretune.data.lists import listed_domain
+from paretune.data.mapped import check_mapped, column_domains, is_huggingface, name_of, read_mapped
 from paretune.data.parts import PART_ROLES, Part, joined
 from paretune.data.sources import SOURCES, Source
 from paretune.data.splits import ROLES
@@ -18,6 +20,13 @@ from paretune.data.tables import COLUMNS, TABLE_SUFFIXES, domain_cells, read_tab
 from paretune.runs.disk import regular
 
 logger = logging.getLogger(__name__)
+
+_Domains = dict[str, Callable[[], dict[str, Part]]]  # what reads the parts of each, by role
+
+#: What is known by name and comes in domains: what reads each of them, given where to look.
+IN_DOMAINS: dict[str, Callable[[Path | None], _Domains]] = {"emoji": emoji_styles}
+#: All names that are read from where packages keep what is called so.
+NAMED = (*SOURCES, *IN_DOMAINS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +59,12 @@ def read_source(given: Any, how: Reading) -> Source:
         FileNotFoundError: It is not on this machine.
         ImportError: A package is missing that reads it.
     """
-    if how.train_domains is not None:
+    if how.train_domains is not None or (isinstance(given, str) and given in IN_DOMAINS):
         name, domains = _domains(given, how)
-        source = of_domains(how.name or name, domains, how.train_domains, how.classes)
+        train = [*domains] if how.train_domains is None else how.train_domains
+        source = of_domains(how.name or name, domains, train, how.classes)
         # Other domains to train on are another task.
-        return replace(source, name=how.name or f"{name}: {'+'.join(how.train_domains)}")
+        return replace(source, name=how.name or f"{name}: {'+'.join(train)}")
     if isinstance(given, str) and given in SOURCES:
         source = SOURCES[given](how.root, how.download)
         if how.classes is not None and tuple(how.classes) != source.classes:
@@ -66,37 +76,38 @@ def read_source(given: Any, how: Reading) -> Source:
     return joined(how.name or name, parts)
 
 
-def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict[str, Part]]]]:
+def _domains(given: Any, how: Reading) -> tuple[str, _Domains]:
     """Its name, and what reads the parts of each of its domains."""
     columns = {what: column for what, column in how.columns.items() if what != "domain"}
     plain = replace(how, classes=None, columns=columns, train_domains=None)
+    if isinstance(given, str) and given in IN_DOMAINS:
+        return given, IN_DOMAINS[given](how.root)
+    if isinstance(given, str) and given.startswith("hf:"):
+        return given, _by_column(_hub(given.removeprefix("hf:")), given, how, plain)
+    if is_huggingface(given):
+        return name_of(given), _by_column({"train": given}, name_of(given), how, plain)
     if isinstance(given, Mapping):
-        if named := [
-            str(domain) for domain, value in given.items() if isinstance(value, str) and value in SOURCES
-        ]:
-            raise ValueError(
-                f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
-                "torchvision, or a folder or a table"
-            )
-        return "domains", {
-            str(domain): partial(_named_parts, value, replace(plain, name=str(domain)))
-            for domain, value in given.items()
-        }
+        if given and all(
+            is_huggingface(part) and str(split).lower() in PART_ROLES for split, part in given.items()
+        ):
+            name = name_of(next(iter(given.values())))
+            return name, _by_column(given, name, how, plain)
+        return "domains", _by_key(given, plain)
     path = Path(given) if isinstance(given, str | Path) else None
     if path is not None and str(given) and path.is_dir():
         return path.resolve().name, {
-            domain: partial(read_folder, path / domain, classes=None, skip_bad=how.skip_bad)
-            for domain in subfolders(path)
+            domain: partial(_domain_folder, path, domain, how.skip_bad) for domain in subfolders(path)
         }
-    if path is not None and not path.exists() and given not in SOURCES and not str(given).startswith("hf:"):
+    if path is not None and not path.exists() and given not in NAMED:
         _of_path(given, plain)  # says what is missing
     name, frame, base = how.name or "table", given, how.root or Path()
     if path is not None and path.suffix.lower() in TABLE_SUFFIXES and path.exists():
         name, frame, base = path.stem, read_table_file(path), how.root or path.parent
     if not hasattr(frame, "iloc"):
         raise ValueError(
-            f"train_domains={list(how.train_domains or ())} is for a folder DIR/DOMAIN/CLASS/IMAGE, a table with a "
-            f"column of domains, or a mapping of a data set for each domain; got {given!r:.100}"
+            f"train_domains={list(how.train_domains or ())} is for {', '.join(IN_DOMAINS)}, a folder "
+            "DIR/DOMAIN/CLASS/IMAGE, a table or a data set of Hugging Face with a column of domains, or a mapping of a data "
+            f"set for each domain; got {given!r:.100}"
         )
     cells = domain_cells(frame, str(given) if path else name, how.columns)
     rows: dict[str, list[int]] = {}
@@ -107,6 +118,30 @@ def _domains(given: Any, how: Reading) -> tuple[str, dict[str, Callable[[], dict
         domain: partial(read_table, frame.iloc[of_domain], f"{name}, {domain}", **options)
         for domain, of_domain in rows.items()
     }
+
+
+def _by_column(splits: Mapping[str, Any], name: str, how: Reading, plain: Reading) -> _Domains:
+    return {
+        domain: partial(_named_parts, parts, replace(plain, name=f"{name}, {domain}"))
+        for domain, parts in column_domains(splits, name, how.columns).items()
+    }
+
+
+def _by_key(given: Mapping[Any, Any], plain: Reading) -> _Domains:
+    if named := [str(domain) for domain, value in given.items() if isinstance(value, str) and value in NAMED]:
+        raise ValueError(
+            f"the domain {named[0]!r} is {given[named[0]]!r}, which is read by its name alone; give its data set of "
+            "torchvision, or a folder or a table"
+        )
+    return {
+        str(domain): partial(_named_parts, value, replace(plain, name=str(domain)))
+        for domain, value in given.items()
+    }
+
+
+def _domain_folder(path: Path, domain: str, skip_bad: bool) -> dict[str, Part]:
+    listed = listed_domain(path, domain, skip_bad=skip_bad)
+    return read_folder(path / domain, classes=None, skip_bad=skip_bad) if listed is None else listed
 
 
 def _named_parts(given: Any, how: Reading) -> dict[str, Part]:
@@ -143,11 +178,11 @@ def _of_path(given: str | Path, how: Reading) -> tuple[str, dict[str, Part]]:
     table = path.suffix.lower() in TABLE_SUFFIXES
     if isinstance(given, Path) or len(path.parts) > 1 or table:
         raise FileNotFoundError(f"name_or_path={str(given)!r} is not a {'file' if table else 'folder'}")
-    near = difflib.get_close_matches(str(given).lower().replace("_", "-"), SOURCES, n=1)
+    near = difflib.get_close_matches(str(given).lower().replace("_", "-"), NAMED, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"name_or_path={given!r} is no known data set and no folder; {hint}"
-        f"Choices: {', '.join(SOURCES)}, hf:NAME, a folder of class folders, or a CSV file of paths and labels"
+        f"Choices: {', '.join(NAMED)}, hf:NAME, a folder of class folders, or a CSV file of paths and labels"
     )
 
 

@@ -94,14 +94,15 @@ def split_rows(
     return {role: part[np.argsort(position[part])] for role, part in rows.items()}
 
 
-def sample_rows(labels: Rows, most: int | None) -> Rows:
-    """At most ``most`` rows in a random order that is always the same: of each class its share, and at least one.
+def sample_rows(labels: Rows, most: int | None, seed: int = 0) -> Rows:
+    """At most ``most`` rows in a random order that is the same for one seed: of each class its share, and at least one.
 
     Args:
         labels: Class of each example, shape (examples,).
         most: Rows to keep; None for all.
+        seed: Of the order.
     """
-    order = _permutation(len(labels), 0)
+    order = _permutation(len(labels), seed)
     if most is None or most >= len(labels):
         return order
     present, counts = np.unique(labels, return_counts=True)

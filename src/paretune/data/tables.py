@@ -25,6 +25,7 @@ COLUMNS = {
     "split": ("split",),
     "group": ("group",),
     "domain": ("domain",),
+    "subset": ("subset",),
 }
 
 
@@ -116,7 +117,9 @@ def read_table(
     for role in dict.fromkeys(roles):
         rows = [row for row in kept if roles[row] == role]
         shown = [str(files[row]) for row in rows]
-        groups = tuple(cells["group"][row] for row in rows) if "group" in cells else None
+        groups, subsets = (
+            tuple(cells[what][row] for row in rows) if what in cells else None for what in ("group", "subset")
+        )
         listing = [
             repr((Path(paths[row]).as_posix(), files[row].stat().st_size, cells["label"][row]))
             for row in rows
@@ -128,6 +131,7 @@ def read_table(
             content="\n".join([*listing, repr(groups)]),
             groups=groups,
             skipped=roles.count(role) - len(rows),
+            subsets=subsets,
         )
     return parts
 

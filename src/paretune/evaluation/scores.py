@@ -78,7 +78,7 @@ class Scores:
 
     @property
     def shifted_accuracy(self) -> dict[str, float]:
-        """Clean accuracy on what each shift made, by its name; see :mod:`paretune.shifts.measures` for what is made of it."""
+        """Clean accuracy on what each shift made, by its name; :mod:`paretune.shifts.measures` makes more of it."""
         return {name: scores.clean_accuracy for name, scores in self.elsewhere.items()}
 
     def balanced_accuracy(self, attack: Attack | None = None) -> float:

@@ -190,7 +190,9 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
     """
     grouped: dict[tuple[str, float, str], list[Condition]] = {}
     for condition in comparison.conditions:
-        grouped.setdefault((condition.threat, condition.epsilon, condition.attack), []).append(condition)
+        grouped.setdefault((condition.threat, condition.epsilon, condition.attack), []).append(
+            condition.judged
+        )
     several = [conditions for conditions in grouped.values() if len(conditions) > 1]
     if not several:
         raise ValueError(

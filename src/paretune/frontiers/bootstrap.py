@@ -46,7 +46,7 @@ class Units:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def right(self, bits: Bits) -> NDArray[np.float32]:
+    def right(self, bits: Bits | NDArray[np.float32]) -> NDArray[np.float32]:
         """How many examples of each unit are right: ``(points, units)`` from ``(points, examples)``."""
         if self.order is None:
             return bits.astype(np.float32)
@@ -60,10 +60,19 @@ class Units:
         return means
 
 
-def resample_counts(units: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Multinomial counts, in blocks of shape ``(block, units)``; each row sums to ``units``."""
+def resample_counts(
+    units: int, resamples: int, seed: int | tuple[int, ...], beside: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Multinomial counts, in blocks of shape ``(block, units)``; each row sums to ``units``.
+
+    Args:
+        units: that are drawn.
+        resamples: rows of all blocks.
+        seed: of the draws.
+        beside: other units that are drawn with these, which share the memory of a block.
+    """
     rng = np.random.default_rng(seed)
-    rows = max(1, min(resamples, _BLOCK // units))
+    rows = max(1, min(resamples, _BLOCK // (units + beside)))
     for start in range(0, resamples, rows):
         block = min(rows, resamples - start)
         counts = np.empty((block, units), dtype=np.float32)

@@ -11,11 +11,13 @@ rows "no choice" show what happens without this part: equal strategies are told 
 cases at a level of 5 %.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,19 @@ _NAMES = ("clean", "robust")
 _KEYS = [(split, name) for split in ("select", "report") for name in _NAMES]
 HALVINGS = 4  # of the report examples; more make the variance of the choice less noisy, at their own cost
 
+Counts = tuple[
+    NDArray[np.float32], ...
+]  # (block, units): of the report examples, then of those that are apart
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Examples that are drawn by themselves: those of another domain."""
+
+    name: str
+    units: Units
+    halves: NDArray[np.float32]  # as in Samples
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -41,18 +56,41 @@ class Samples:
     select: Units
     choosing: NDArray[np.float32]  # (SELECTIONS, select units), counts
     halves: NDArray[np.float32]  # (2 * HALVINGS, report units), 0 or 1; each row and its next make a whole
+    apart: tuple[Apart, ...] = ()
 
     @classmethod
     def of(cls, report: Units, select: Units, seed: int) -> "Samples":
         """The same seed gives the same samples, whatever is compared."""
         choosing = np.concatenate([*resample_counts(len(select), SELECTIONS, seed + 1)])
-        rng = np.random.default_rng((seed, 2))
-        halves = []
-        for _ in range(HALVINGS):
-            half = np.zeros(len(report), dtype=np.float32)
-            half[rng.permutation(len(report))[: len(report) // 2]] = 1
-            halves += [half, 1 - half]
-        return cls(report, select, choosing, np.stack(halves))
+        return cls(report, select, choosing, _halves(len(report), np.random.default_rng((seed, 2))))
+
+    def with_apart(self, sizes: Mapping[str, int], seed: int) -> "Samples":
+        """These, and examples elsewhere: their number by name."""
+        apart = (
+            Apart(name, Units.of(size), _halves(size, np.random.default_rng((seed, 2, _number(name)))))
+            for name, size in sizes.items()
+        )
+        return dataclasses.replace(self, apart=tuple(apart))
+
+    @property
+    def parts(self) -> Counts:
+        """Weights that measure on all examples, and on each half of them: ``(1 + 2 * HALVINGS, units)``."""
+        halves = [self.halves, *(sample.halves for sample in self.apart)]
+        return tuple(np.vstack([np.ones((1, half.shape[1]), dtype=np.float32), half]) for half in halves)
+
+    @property
+    def fewest(self) -> int:
+        """Units of what has the fewest: the report split, or one that is apart."""
+        return min([len(self.report), *(len(sample.units) for sample in self.apart)])
+
+    def drawn(self, resamples: int, seed: int) -> Iterator[Counts]:
+        """Counts of resamples, block by block; those of the report examples do not depend on what is apart."""
+        total = len(self.report) + sum(len(sample.units) for sample in self.apart)
+        blocks = [resample_counts(len(self.report), resamples, seed, total - len(self.report))]
+        for sample in self.apart:
+            beside = total - len(sample.units)
+            blocks.append(resample_counts(len(sample.units), resamples, (seed, _number(sample.name)), beside))
+        yield from zip(*blocks, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +120,16 @@ class Cell:
             samples: those of the condition.
         """
         choosing = [samples.select.means(samples.choosing, bits[f"select/{name}"]) for name in _NAMES]
-        everything = np.ones((1, len(samples.report)), dtype=np.float32)
-        parts = np.vstack([everything, samples.halves])
-        measuring = [samples.report.means(parts, bits[f"report/{name}"]) for name in _NAMES]
+        (whole_and_halves, *_) = samples.parts
+        measuring = [samples.report.means(whole_and_halves, bits[f"report/{name}"]) for name in _NAMES]
         chosen = []
         for subset in subsets:
             on_select, on_report = ([means[:, subset] for means in pair] for pair in (choosing, measuring))
             choice = choose_and_measure((on_select[0], on_select[1]), (on_report[0], on_report[1]), reference)
             chosen.append(choice)
-        select = np.column_stack([bits[f"select/{name}"].mean(axis=1) for name in _NAMES])
-        fronts = [subset[chosen_front(select[subset], reference)] for subset in subsets]
-        kept, positions = np.unique(np.concatenate(fronts), return_inverse=True)
+        fronts, kept = fronts_among(bits, subsets, reference)
         return cls(
-            fronts=np.split(positions, np.cumsum([len(front) for front in fronts])[:-1]),
+            fronts=fronts,
             clean=bits["report/clean"][kept],
             robust=bits["report/robust"][kept],
             chosen=np.mean(chosen, axis=0),
@@ -109,16 +144,17 @@ class Cell:
         """The area on the report examples."""
         return float(self.area(self.clean.mean(axis=1), self.robust.mean(axis=1), reference))
 
-    def resampled(self, counts: NDArray[np.float32], units: Units, reference: Reference) -> Floats:
+    def resampled(self, counts: Counts, samples: Samples, reference: Reference) -> Floats:
         """The area on resampled report examples, shape ``(block,)``."""
-        clean, robust = (units.means(counts, bits) for bits in (self.clean, self.robust))
+        clean, robust = (samples.report.means(counts[0], bits) for bits in (self.clean, self.robust))
         return self.area(clean, robust, reference)
 
-    def influence(self, units: Units, reference: Reference) -> Floats:
+    def influence(self, samples: Samples, reference: Reference) -> Floats:
         """How much each unit moves the area, to first order, in units of its share: shape ``(units,)``.
 
         The derivative of the staircase with respect to the accuracies, times what the unit adds to them.
         """
+        units = samples.report
         clean, robust = self.clean.mean(axis=1), self.robust.mean(axis=1)
         total = np.zeros(len(units))
         scale = (1 - reference[0]) * (1 - reference[1]) * len(self.fronts)
@@ -132,11 +168,14 @@ class Cell:
         return total * len(units) / float(units.sizes.sum())
 
 
+C = TypeVar("C", covariant=True)
+
+
 @dataclass(frozen=True, eq=False)
-class TrainedCell:
+class Trained(Generic[C]):
     """A cell, and what else is told about its runs."""
 
-    cell: Cell
+    cell: C
     seed: int
     optimistic: float
     best_clean: float
@@ -151,7 +190,7 @@ def load_cell(
     reference: Reference,
     samples: Samples,
     seed: int,
-) -> TrainedCell:
+) -> Trained[Cell]:
     """The cell of the points of one strategy and seed; ``budget`` is (points, runs) used."""
     rows = rows.sort_values(["run_index", "step"])
     select = rows[["clean_select", "robust_select"]].to_numpy(dtype=float)
@@ -160,7 +199,7 @@ def load_cell(
     used = np.unique(np.concatenate(subsets))
     loaded = [runs[rows["run_index"].iloc[i]].bits(rows.iloc[i]) for i in used]
     bits = {f"{split}/{name}": np.stack([run[f"{split}/{name}"] for run in loaded]) for split, name in _KEYS}
-    return TrainedCell(
+    return Trained(
         Cell.of(bits, [np.searchsorted(used, subset) for subset in subsets], reference, samples),
         seed=int(rows["seed"].iloc[0]),
         optimistic=float(np.mean([area(report[s, 0], report[s, 1], reference) for s in subsets])),
@@ -179,6 +218,16 @@ def spaced_subsets(run_index: NDArray[Any], points: int, runs: int, seed: int) -
     rng = np.random.default_rng((seed, len(spaced), runs))
     choices = [np.sort(rng.choice(len(spaced), size=runs, replace=False)) for _ in range(CHOICES)]
     return [np.concatenate([spaced[i] for i in choice]) for choice in choices]
+
+
+def fronts_among(
+    bits: Mapping[str, Bits], subsets: list[NDArray[np.intp]], reference: Reference
+) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
+    """The front that the select bits choose from each subset, as positions among the kept points, and which are kept."""
+    select = np.column_stack([bits[f"select/{name}"].mean(axis=1) for name in _NAMES])
+    fronts = [subset[chosen_front(select[subset], reference)] for subset in subsets]
+    kept, positions = np.unique(np.concatenate(fronts), return_inverse=True)
+    return np.split(positions, np.cumsum([len(front) for front in fronts])[:-1]), kept
 
 
 def chosen_front(select: Floats, reference: Reference) -> NDArray[np.intp]:
@@ -201,14 +250,9 @@ def choose_and_measure(
     Returns:
         Shape ``(measurements, choices)``.
     """
-    (a0, r0), (select_clean, select_robust), (clean, robust) = reference, choosing, measuring
-    beyond = (select_clean > a0) & (select_robust > r0)
-    height = np.where(beyond, select_robust, -1.0)  # -1 is never on a front
-    order = np.lexsort((-height, -select_clean), axis=-1)
-    height = np.take_along_axis(height, order, axis=1)
+    (a0, r0), (clean, robust) = reference, measuring
+    order, on_front = many_fronts(choosing, reference)
     none = np.full((len(order), 1), -1.0)
-    before = np.maximum.accumulate(np.hstack([none, height]), axis=1)[:, :-1]
-    on_front = height > before
     place = np.where(on_front, np.arange(order.shape[1]), -1)
     last = np.maximum.accumulate(np.hstack([none.astype(int), place]), axis=1)[:, :-1]  # on the front, before
     previous = np.where(last >= 0, np.take_along_axis(order, np.maximum(last, 0), axis=1), -1)
@@ -218,6 +262,23 @@ def choose_and_measure(
         areas[row] = np.where(on_front, (clean[row][order] - a0) * rises, 0.0).sum(axis=1)
     normalised: Floats = areas / ((1 - a0) * (1 - r0))
     return normalised
+
+
+def many_fronts(
+    choosing: tuple[Floats, Floats], reference: Reference
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For many choices, all points by falling clean accuracy, and which of them, so ordered, are on the front.
+
+    Args:
+        choosing: clean and robust accuracies that choose, each of shape ``(choices, points)``.
+        reference: which points on a front are beyond.
+    """
+    (a0, r0), (clean, robust) = reference, choosing
+    height = np.where((clean > a0) & (robust > r0), robust, -1.0)  # -1 is never on a front
+    order = np.lexsort((-height, -clean), axis=-1)
+    height = np.take_along_axis(height, order, axis=1)
+    before = np.maximum.accumulate(np.hstack([np.full((len(order), 1), -1.0), height]), axis=1)[:, :-1]
+    return order, height > before
 
 
 def choice_errors(chosen: Floats) -> Floats:
@@ -230,3 +291,16 @@ def choice_errors(chosen: Floats) -> Floats:
     agreed = float((halves[0::2] * halves[1::2]).mean())
     scaled: Floats = whole * np.sqrt(max(0.0, agreed) / spread)
     return scaled
+
+
+def _halves(units: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    halves = []
+    for _ in range(HALVINGS):
+        half = np.zeros(units, dtype=np.float32)
+        half[rng.permutation(units)[: units // 2]] = 1
+        halves += [half, 1 - half]
+    return np.stack(halves)
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())

@@ -13,7 +13,9 @@ For each (task, attack, epsilon):
    that differences are paired, and over the select examples, which might have chosen another front. From five
    seeds on they cover the luck of training too. p-values are adjusted over all pairs, by the step-down method of
    :func:`paretune.frontiers.inference.tell_apart`.
-5. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+5. Where runs measured shifted images, the volume that these add as a third axis stands beside the area:
+   :mod:`paretune.frontiers.third_axis`. It decides only where ``by="volume"`` asks for it.
+6. From these p-values and the margin follow who may be best, what is tied, and every sentence:
    :mod:`paretune.frontiers.deciding`.
 
 What an interval is about is the area that this budget and this way of choosing give on average.
@@ -26,9 +28,7 @@ notes of a :class:`Condition` say so.
 
 import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,24 +36,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from paretune.frontiers.bootstrap import Units, acceleration, basic_interval, bca_interval
-from paretune.frontiers.cells import Samples, TrainedCell, load_cell
-from paretune.frontiers.deciding import Floats
+from paretune.frontiers.bootstrap import Units
+from paretune.frontiers.cells import Cell, Samples, Trained, load_cell
 from paretune.frontiers.elsewhere import measured_elsewhere
-from paretune.frontiers.inference import shares_around, tell_apart
+from paretune.frontiers.estimates import condition_of, estimated
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask
-from paretune.frontiers.repeats import combined
-from paretune.frontiers.resampling import SEEDS_TO_RESAMPLE, Resampled, resample_strategies
 from paretune.frontiers.settings import Settings
-from paretune.frontiers.verdict import (
-    AreaEstimate,
-    Comparison,
-    Condition,
-    Difference,
-    Recommendation,
-    with_p_best,
-)
+from paretune.frontiers.third_axis import with_third_axis
+from paretune.frontiers.verdict import Comparison, Condition, Recommendation
 from paretune.runs.store import Run, as_runs
 
 Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
@@ -70,6 +61,7 @@ def compare(
     min_clean: float = 0.0,
     min_robust: float = 0.0,
     interval: Literal["basic", "bca"] = "basic",
+    by: Literal["area", "volume"] = "area",
     groups: Mapping[str, Groups] | None = None,
 ) -> Comparison:
     """Compare the frontiers of all strategies among ``runs``, for each task, attack and epsilon on its own.
@@ -90,14 +82,16 @@ def compare(
         min_robust: the least robust accuracy that you would deploy, in [0, 1).
         interval: of areas: "basic", or "bca" (bias-corrected and accelerated). Those of differences are symmetric, as
             their tests are.
+        by: what decides, of areas under clean and robust accuracy: "area"; or "volume", which takes accuracy on shifted
+            images as a third axis (:mod:`paretune.frontiers.third_axis`) and needs runs that measured it.
         groups: for tasks whose examples are not independent (several images of one patient, frames of one
             video, one image in several corruptions): task -> (a label for each report example, a label for
             each select example). Groups are then resampled instead of examples.
 
     Raises:
         FileNotFoundError: there are no runs.
-        ValueError: no run has points, runs of one task were measured on different examples, or an argument is out
-            of range.
+        ValueError: no run has points, runs of one task were measured on different examples, an argument is out of
+            range, or a strategy lacks the shifted accuracies that ``by="volume"`` needs.
     """
     settings = Settings(
         reference=reference,
@@ -108,6 +102,7 @@ def compare(
         interval=interval,
         resamples=resamples,
         seed=seed,
+        by=by,
     )
     return compare_runs(as_runs(runs), settings, groups)
 
@@ -137,7 +132,7 @@ def recommend(
     """The strategy to use for each task, attack and epsilon, with its evidence and what would change it.
 
     It is the cheapest, by trainable parameters and then training time, of those that cannot be told apart
-    from the largest area or come within ``margin`` of it. What the data do not decide is said:
+    from the largest area (with ``by="volume"``, the largest volume) or come within ``margin`` of it. What the data do not decide is said:
     :attr:`Recommendation.certainty`.
 
     Args:
@@ -154,7 +149,7 @@ def recommend(
     loaded = of_task(as_runs(runs), task)
     conditions = compare(loaded, **options).conditions
     return tuple(
-        condition.within(max_trainable=max_trainable, max_seconds=max_seconds).recommendation
+        condition.within(max_trainable=max_trainable, max_seconds=max_seconds).judged.recommendation
         for condition in conditions
     )
 
@@ -211,106 +206,28 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         min(int(group["run_index"].nunique()) for group in by_cell),
     )
     samples = _samples(rows, groups, seed)
-    cells: dict[str, list[TrainedCell]] = {}
+    cells: dict[str, list[Trained[Cell]]] = {}
     for group in by_cell:
         cell = load_cell(group, runs, budget, reference, samples, seed)
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
-    of_label = {label: [trained.cell for trained in cells[label]] for label in cells}
-    resampled, seeds_resampled = resample_strategies(
-        of_label, samples, reference, settings.resamples, seed, settings.level
-    )
-
-    ranked = sorted(cells, key=lambda label: (-resampled[label].area, label))
-    shared: dict[str, Any] = {name: str(rows[name].iloc[0]) for name in ("task", "attack", "threat")}
-    shared["epsilon"] = float(rows["epsilon"].iloc[0])
-    areas = []
-    for label in ranked:
-        estimate, trained = resampled[label], cells[label]
-        low, high = _interval(estimate.area, estimate.all, estimate.influence, settings)
-        areas.append(
-            AreaEstimate(
-                **shared,
-                strategy=label,
-                area=estimate.area,
-                low=min(estimate.area, max(0.0, low)),
-                high=max(estimate.area, min(1.0, high)),
-                optimistic=float(np.mean([run.optimistic for run in trained])),
-                k=budget[0],
-                seeds=tuple(run.seed for run in trained),
-                per_seed=estimate.per_seed,
-                trainable_parameters=int(rows.loc[rows["label"] == label, "trainable_parameters"].max()),
-                train_seconds=float(np.mean([run.train_seconds for run in trained])),
-                best_clean=float(np.mean([run.best_clean for run in trained])),
-                best_robust=float(np.mean([run.best_robust for run in trained])),
-                p_best=1.0,
-            )
-        )
-    differences = _differences(ranked, resampled, shared, settings)
+    judged = estimated(cells, samples, reference, rows, budget[0], settings)
+    ranked = [area.strategy for area in judged.areas]
     units = (len(samples.report), len(samples.select))
-    return Condition(
-        **shared,
-        areas=with_p_best(areas, differences),
-        differences=tuple(differences),
+    condition = Condition(
+        **condition_of(rows),
+        areas=judged.areas,
+        differences=judged.differences,
         k=budget[0],
         runs_per_seed=budget[1],
         examples=int(rows["examples"].iloc[0]),
         examples_select=int(rows["examples_select"].iloc[0]),
         groups=len(samples.report) if groups is not None else None,
-        seeds_resampled=seeds_resampled,
-        notes=tuple(notes(rows, runs, budget, len(differences), settings, units, groups is not None)),
+        seeds_resampled=judged.seeds_resampled,
+        notes=tuple(notes(rows, runs, budget, len(judged.differences), settings, units, groups is not None)),
         settings=settings,
         elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
     )
-
-
-def _differences(
-    ranked: list[str], resampled: dict[str, Resampled], shared: dict[str, Any], settings: Settings
-) -> list[Difference]:
-    tested = tell_apart(
-        np.array([resampled[label].area for label in ranked]),
-        np.stack([resampled[label].all for label in ranked]),
-        settings.level,
-    )
-    differences = []
-    seeds = min(len(estimate.per_seed) for estimate in resampled.values())
-    for (a_name, b_name), adjusted, alone, half in zip(combinations(ranked, 2), *tested, strict=True):
-        a, b = resampled[a_name], resampled[b_name]
-        gap = a.area - b.area
-        behind, equivalent, ahead = shares_around(gap, a.all - b.all, settings.margin)
-        errors = (a.seed_error, b.seed_error)
-        of_examples = float(np.sqrt(np.var(a.report - b.report) + np.var(a.choice - b.choice)))
-        of_seeds = None if None in errors else math.hypot(*(e for e in errors if e is not None))
-        sources = [(of_examples, len(a.influence) - 1)]
-        if seeds >= SEEDS_TO_RESAMPLE and of_seeds is not None:
-            sources.append((of_seeds, seeds - 1))
-        differences.append(
-            Difference(
-                **shared,
-                strategy_a=a_name,
-                strategy_b=b_name,
-                difference=gap,
-                low=gap - float(half),
-                high=gap + float(half),
-                p_value=float(adjusted),
-                p_unadjusted=float(alone),
-                margin=settings.margin,
-                ahead=ahead,
-                equivalent=equivalent,
-                behind=behind,
-                spread=combined(gap, sources),
-                error_examples=of_examples,
-                error_seeds=of_seeds,
-            )
-        )
-    return differences
-
-
-def _interval(
-    estimate: float, resampled: Floats, influence: Floats, settings: Settings
-) -> tuple[float, float]:
-    if settings.interval == "basic":
-        return basic_interval(estimate, resampled, settings.level)
-    return bca_interval(estimate, resampled, settings.level, acceleration(influence))
+    return with_third_axis(condition, rows, runs, cells, samples)
 
 
 def _samples(rows: pd.DataFrame, groups: Groups | None, seed: int) -> Samples:

@@ -58,7 +58,9 @@ class Decision:
             return "equivalent"
         return "tie" if self.told.any() else "cannot tell"
 
-    def clauses(self, names: Sequence[str], margin: float, where: str = "") -> list[str]:
+    def clauses(
+        self, names: Sequence[str], margin: float, where: str = "", quantity: str = "area"
+    ) -> list[str]:
         """How the others stand to the first, which the clauses call "it"; those told apart from it go without saying."""
         same = self.tied & (self.gaps[0] < SAME)
         same[0] = False
@@ -68,7 +70,7 @@ class Decision:
         near[0] = False
         sentences = []
         for those, text in (
-            (same, "{} {has} the same area"),
+            (same, f"{{}} {{has}} the same {quantity}"),
             (like, f"{{}} cannot be told apart from it{where}"),
             (near, f"{{}} {{is}} less than {margin:g} behind"),
         ):

@@ -66,6 +66,11 @@ class Ranking(Generic[A, G]):
     settings: Settings
 
     @property
+    def quantity(self) -> str:
+        """What the numbers in ``areas`` are."""
+        return "area"
+
+    @property
     def level(self) -> float:
         """Of intervals and tests."""
         return self.settings.level
@@ -143,7 +148,12 @@ class Ranking(Generic[A, G]):
         """
         best, certainty = self.best, self.certainty
         names = [area.strategy for area in self.areas]
-        what = f"an area{floors} of" if certainty == "alone" else f"the largest area{floors},"
+        article = "an" if self.quantity == "area" else "a"
+        what = (
+            f"{article} {self.quantity}{floors} of"
+            if certainty == "alone"
+            else f"the largest {self.quantity}{floors},"
+        )
         interval = (
             ""
             if best.low is None or best.high is None
@@ -155,7 +165,7 @@ class Ranking(Generic[A, G]):
             parts.append(
                 f"these data cannot say how certain {'this' if every else f'its lead over {listed(self.untested)}'} is"
             )
-        parts += [*self.decision.clauses(names, self.margin), *remarks]
+        parts += [*self.decision.clauses(names, self.margin, quantity=self.quantity), *remarks]
         parts += conclusion(certainty, self.margin, noun)
         parts += [*advice, *self.decision.behind_others(names)]
         return f"{'; '.join(parts)}."

@@ -11,6 +11,8 @@ from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text
 from paretune.frontiers.elsewhere import Elsewhere, numbers
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
 from paretune.frontiers.ranking import Area, Gap, Ranking
+from paretune.frontiers.tracking import Slope, slope_numbers
+from paretune.frontiers.volumes import Corner
 from paretune.runs.naming import attack_text, condition_names, threat_text
 
 
@@ -116,6 +118,20 @@ class Condition(Ranking[AreaEstimate, Difference]):
     elsewhere: tuple[
         Elsewhere, ...
     ] = ()  # clean, then robust, of strategies measured on other domains or the like
+    volumes: "Condition | None" = None  # of those measured on the same images elsewhere at every point
+    slopes: tuple[Slope, ...] = ()  # of shifted accuracy along training, likewise
+    corner: Corner | None = None  # where volumes start, if ``areas`` and ``differences`` are of these
+    shifted: int | None = None  # examples that volumes are measured on besides
+
+    @property
+    def quantity(self) -> str:
+        """What the numbers in ``areas`` are: areas, or volumes."""
+        return "area" if self.corner is None else "volume"
+
+    @property
+    def judged(self) -> "Condition":
+        """What decides: the areas, or the volumes if :func:`paretune.compare` was asked to go ``by`` these."""
+        return self.volumes if self.settings.by == "volume" and self.volumes is not None else self
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
@@ -155,8 +171,19 @@ class Condition(Ranking[AreaEstimate, Difference]):
         names = {area.strategy for area in allowed}
         pairs = tuple(d for d in self.differences if d.strategy_a in names and d.strategy_b in names)
         others = tuple(result for result in self.elsewhere if result.strategy in names)
+        volumes = self.volumes
+        if volumes is not None:
+            measured = names & {volume.strategy for volume in volumes.areas}
+            volumes = (
+                volumes.within(max_trainable=max_trainable, max_seconds=max_seconds) if measured else None
+            )
         return dataclasses.replace(
-            self, areas=with_p_best(allowed, pairs), differences=pairs, elsewhere=others
+            self,
+            areas=with_p_best(allowed, pairs),
+            differences=pairs,
+            elsewhere=others,
+            volumes=volumes,
+            slopes=tuple(slope for slope in self.slopes if slope.strategy in names),
         )
 
     def elsewhere_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -171,6 +198,23 @@ class Condition(Ranking[AreaEstimate, Difference]):
                 tables.append((title, *numbers(results)))
         return tables
 
+    def third_axis_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """A title, a heading and rows for volumes, and for what shifted accuracy tracks along training."""
+        if self.volumes is None:
+            return []
+        interval = f"{100 * self.level:g}% interval"
+        start = ", ".join(f"{value:g}" for value in self.volumes.corner or ())
+        rows = [
+            [one.strategy, f"{one.area:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.p_best:.3f}"]
+            for one in self.volumes.areas
+        ]
+        title = f"volumes below (clean, robust, shifted), from ({start})"
+        tables = [(title, ["strategy", "volume", interval, "may be best, p"], rows)]
+        if self.slopes:
+            title = f"slope of shifted accuracy along training, {interval}s"
+            tables.append((title, *slope_numbers(self.slopes)))
+        return tables
+
     @property
     def sentence(self) -> str:
         """The verdict without what intervals are about."""
@@ -181,8 +225,10 @@ class Condition(Ranking[AreaEstimate, Difference]):
         )
         remarks, advice = [], []
         if self.best.area <= 0:
-            start = self.settings.start
-            remarks.append(f"no chosen checkpoint is above ({start[0]:g}, {start[1]:g}) in both accuracies")
+            start = self.corner or self.settings.start
+            below = ", ".join(f"{value:g}" for value in start)
+            all_of = "all three" if self.corner else "both"
+            remarks.append(f"no chosen checkpoint is above ({below}) in {all_of} accuracies")
         if self.certainty not in ("alone", "clear"):
             parameters = _count(self.recommended.trainable_parameters, "trainable parameter")
             advice.append(f"the cheapest of these is {self.recommended.strategy}, with {parameters}")
@@ -193,6 +239,8 @@ class Condition(Ranking[AreaEstimate, Difference]):
     def verdict(self) -> str:
         """What the numbers allow to say."""
         examples = "test examples" if self.groups is None else f"test examples in {self.groups:,} groups"
+        if self.shifted is not None:
+            examples += f" and of {self.shifted:,} shifted ones"
         covered = f"{self.sentence} Intervals cover the sampling of {examples}"
         if self.seeds_resampled:
             return f"{covered}, the choice of checkpoints and the luck of training."
@@ -297,13 +345,25 @@ class Comparison:
     def verdict(self) -> str:
         """What the numbers allow to say, one line for each condition, named if there are several."""
         if len(self.conditions) == 1:
-            return self.conditions[0].verdict
+            return self.conditions[0].judged.verdict
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in self.conditions])
-        return "\n".join(f"{name}: {c.verdict}" for name, c in zip(names, self.conditions, strict=True))
+        return "\n".join(
+            f"{name}: {c.judged.verdict}" for name, c in zip(names, self.conditions, strict=True)
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """The areas as a table, one row for each estimate."""
         frame = pd.DataFrame([dataclasses.asdict(estimate) for estimate in self.areas])
+        if any(condition.volumes for condition in self.conditions):
+            volumes = [
+                None
+                if condition.volumes is None
+                else next((v for v in condition.volumes.areas if v.strategy == area.strategy), None)
+                for condition in self.conditions
+                for area in condition.areas
+            ]
+            for column, name in (("volume", "area"), ("volume_low", "low"), ("volume_high", "high")):
+                frame[column] = [None if volume is None else getattr(volume, name) for volume in volumes]
         return frame.set_index(["task", "attack", "threat", "epsilon"]).reset_index()
 
 
@@ -322,8 +382,8 @@ def _table(condition: Condition) -> str:
     ]
     table = pd.DataFrame(rows, columns=columns, index=[area.strategy for area in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
-    text = f"{heading}\n{table.to_string()}\n{condition.verdict}"
-    for title, head, others in condition.elsewhere_tables():
+    text = f"{heading}\n{table.to_string()}\n{condition.judged.verdict}"
+    for title, head, others in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
         text += f"\n\n{title}\n{pd.DataFrame(others, columns=head).set_index(head[0]).rename_axis(None).to_string()}"
     return text
 

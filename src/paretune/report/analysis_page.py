@@ -194,7 +194,7 @@ def _section(
         open="" if folded else "open",
         heading=escape(task.task) or "All rows",
         brief=f'<p class="brief">{_brief(task, looks)}</p>' if folded else "",
-        verdict=escape(task.sentence),
+        verdict=escape(task.sentence + (f" {task.volumes.sentence}" if task.volumes else "")),
         covers=escape(task.covers),
         origin=origin_text(drawing.origin, drawing.clean, drawing.robust),
         mean=", mean over seeds" if any(len(area.seeds) > 1 for area in task.areas) else "",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from paretune.frontiers.comparing import labelled_points
 from paretune.frontiers.pareto import frontier, frontier_mask
@@ -150,10 +151,12 @@ def draw(
         origin: clean and robust accuracy where areas start.
     """
     chosen = points[points["chosen"]]
-    clean, robust = _range(chosen["clean"]), _range(chosen["robust"])
+    clean, robust = range_around(chosen["clean"]), range_around(chosen["robust"])
     stairs = pd.concat(
         [
-            _stairs(rows).assign(strategy=label, seed=seed, line=f"{label}/{seed}")
+            pd.DataFrame(
+                staircase(rows[["clean", "robust"]].to_numpy(dtype=float)), columns=["clean", "robust"]
+            ).assign(strategy=label, seed=seed, line=f"{label}/{seed}")
             for label, of_label in chosen.groupby("label", sort=True)
             for seed, rows in of_label.groupby("seed", sort=True)
         ],
@@ -189,14 +192,14 @@ def _thin(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows.iloc[np.arange(count) * len(rows) // max(count, 1)]
 
 
-def _range(values: "pd.Series[Any]") -> Range:
+def range_around(values: "pd.Series[Any]") -> Range:
+    """The range of an axis, with room on both sides."""
     low, high = float(values.min()), float(values.max())
     pad = max(0.07 * (high - low), 0.01, 0.02 - (high - low) / 2)  # at least 4 points from end to end
     return max(0.0, low - pad), min(1.0, high + pad)
 
 
-def _stairs(chosen: pd.DataFrame) -> pd.DataFrame:
-    """The staircase of one seed, from the left edge over its checkpoints down to the axis at the right."""
-    front = frontier(chosen[["clean", "robust"]].to_numpy())[::-1]
-    corners = np.concatenate([[[0.0, front[0, 1]]], front, [[front[-1, 0], 0.0]]])
-    return pd.DataFrame(corners, columns=["clean", "robust"])
+def staircase(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The corners below points of shape ``(points, 2)``, from the left edge over the front down to the axis at the right."""
+    front = frontier(points)[::-1]
+    return np.concatenate([[[0.0, front[0, 1]]], front, [[front[-1, 0], 0.0]]])

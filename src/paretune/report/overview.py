@@ -13,7 +13,7 @@ from paretune.report.marks import legend, symbol
 from paretune.report.sections import Part, use_text
 from paretune.report.specs.frontier import ON_PAGE
 from paretune.report.specs.overview import overview_spec
-from paretune.report.tables import p_text, signed, standing, table
+from paretune.report.tables import rank_numbers, rank_pair_numbers, table
 from paretune.runs.naming import condition_names, threat_text
 
 
@@ -37,7 +37,7 @@ def overview_section(
             use_text(condition, looks, partial[number]),
             f"{escape(condition.best.strategy)} {condition.best.area:.3f}",
             f"{condition.best.low:.3f} – {condition.best.high:.3f}",
-            escape(", ".join(condition.tied)),
+            escape(", ".join(condition.judged.tied)),
         )
         for number, (name, condition) in enumerate(zip(names, conditions, strict=True))
     ]
@@ -48,7 +48,7 @@ def overview_section(
         described = f"Frontiers of {', '.join(shown)} on {name}; largest area {best}"
         pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, shown, described))
     many = small_multiples(pictures)
-    across = _across(comparison)
+    across = over_tasks(comparison)
     told = "".join(across_html(ranking, looks, several=len(across) > 1) for ranking in across)
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
@@ -113,7 +113,7 @@ def small_multiples(pictures: Sequence[Small]) -> Part:
     return Part(html, plots)
 
 
-def _across(comparison: Comparison) -> Sequence[AcrossTasks]:
+def over_tasks(comparison: Comparison) -> Sequence[AcrossTasks]:
     """What holds over all tasks; nothing where no two share an attack and a strategy."""
     try:
         return across_tasks(comparison)
@@ -133,66 +133,27 @@ def across_html(
         most: strategies that are shown; of more, only the pairs with the first.
     """
     threat = f" <span>{escape(threat_text(across.threat, across.epsilon))}</span>" if several else ""
-    won = {
-        name: [winner.task for winner in across.winners if name in winner.sharing] for name in across.ranked
-    }
-    tied = {*across.tied}
-    ranks = [
+    ranks = rank_numbers(across, most)
+    pairs = rank_pair_numbers(across, most)
+    rank_rows = [
         (
             f"{symbol(looks[name])}<span>{escape(name)}</span>",
-            f"<strong>{area:.3f}</strong>",
-            f"{rank:.2f}",
-            "yes" if name in tied else "no",
-            str(len(won[name])),
-            escape(", ".join(won[name])),
+            f"<strong>{area}</strong>",
+            *map(escape, others),
         )
-        for name, area, rank in zip(
-            across.ranked[:most], across.mean_areas[:most], across.mean_ranks[:most], strict=True
-        )
+        for name, area, *others in ranks.rows
     ]
-    few = most is None or len(across.ranked) <= most
-    places = {name: place for place, name in enumerate(across.ranked)}
-    pairs = [
-        (
-            f"<span>{escape(pair.strategy_a)} − {escape(pair.strategy_b)}</span>",
-            f"{pair.wins} : {pair.losses}",
-            signed(pair.mean_difference),
-            "–" if pair.low is None or pair.high is None else f"{signed(pair.low)} to {signed(pair.high)}",
-            "–" if pair.here is None else f"{signed(pair.here[0])} to {signed(pair.here[1])}",
-            "–" if pair.p_value is None else p_text(pair.p_value),
-            standing(across.decision, places[pair.strategy_a], places[pair.strategy_b], across.margin),
-        )
-        for pair in across.pairs
-        if few or pair.strategy_a == across.ranked[0]
-    ]
+    pair_rows = [(f"<span>{escape(pair)}</span>", *map(escape, others)) for pair, *others in pairs.rows]
     left_out = (
         f" Not in every task, and left out: {escape(', '.join(across.left_out))}." if across.left_out else ""
-    )
-    head = (
-        "Strategy",
-        "Mean area",
-        "Mean rank",
-        "May be best in general",
-        "Tasks with the largest area",
-        "Which",
-    )
-    level = f"{100 * across.level:g}% interval"
-    pair_head = (
-        "Pair",
-        "Tasks ahead : behind",
-        "Mean difference",
-        f"{level}, tasks like these",
-        f"{level}, these tasks",
-        "p, adjusted",
-        "",
     )
     return (
         f"<h3>Across {len(across.tasks)} tasks{threat}</h3>"
         f'<div class="verdict"><p>{escape(across.verdict)} <span class="small">{left_out}</span></p></div>'
-        f"{table('Mean areas and ranks', head, ranks)}"
+        f"{table(ranks.name, ranks.head, rank_rows)}"
         + (
-            f"<details><summary>Pairs over the tasks</summary>{table('Pairs over the tasks', pair_head, pairs)}</details>"
-            if pairs
+            f"<details><summary>{pairs.name}</summary>{table(pairs.name, pairs.head, pair_rows)}</details>"
+            if pair_rows
             else ""
         )
     )

@@ -34,6 +34,12 @@ _POINTS = 3000  # drawn in one report; with the plotting library it then stays b
 _NAMED = 3  # tasks; of more, the heading has the number
 _FOLD = 3  # conditions; of more, sections start folded to their headings
 
+_VOLUME = (
+    "<p><strong>Volume</strong> takes accuracy on shifted images as a third axis: the three-dimensional hypervolume of the "
+    "same checkpoints, which are chosen by clean and robust accuracy alone. Shifted images that are made of report images "
+    "are drawn with them, others by themselves.</p>"
+)
+
 Runs = str | Path | Run | Iterable[Run | str | Path]
 
 
@@ -43,8 +49,9 @@ def write_report(
     """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
-    frontiers, areas and pairs, in light and dark; then accuracy elsewhere, such as on other domains, if it was measured, a
-    few images before and after the attack, and the accuracy of each class. Runs may be unfinished; the page then says so.
+    frontiers, areas and pairs, in light and dark; then accuracy out of distribution, such as on other domains or corrupted
+    images, if it was measured, with volumes, a few images before and after the attack, and the accuracy of each class. Runs
+    may be unfinished; the page then says so.
 
     Args:
         runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
@@ -122,7 +129,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
     for number, of_attack in enumerate(over_epsilon):
         parts.append(epsilon_section(number, of_attack, looks, folded=folded))
     if any(condition.elsewhere for condition in conditions):
-        parts.append(elsewhere_section(conditions, looks, folded=folded))
+        parts.append(elsewhere_section(conditions, rows, looks, folded=folded))
     parts.append(pictures_section(conditions, points, runs, looks, folded=folded))
     parts.append(classes_section(conditions, rows, runs, looks, groups, folded=folded))
     unfinished = sum(not run.done for run in runs)
@@ -132,6 +139,7 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
         resamples=f"{first.settings.resamples:,}",
         margin=f"{first.margin:g}",
         versions=escape(_versions(points)),
+        volume=_VOLUME if any(condition.volumes for condition in conditions) else "",
         runs=run_table(runs, points),
         save=csv_link("areas.csv", _csv(comparison), "Save the areas as CSV"),
     )

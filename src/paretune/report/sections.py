@@ -73,7 +73,7 @@ def condition_section(
     if several:
         plots[f"matrix-{number}"] = matrix_spec(condition, looks, ON_PAGE)
         figures.append(
-            _figure(
+            figure(
                 f"matrix-{number}",
                 "Pairs.",
                 f"The chance that the row’s area is ahead of the column’s by more than {condition.margin:g}, and the "
@@ -82,13 +82,13 @@ def condition_section(
             )
         )
         plots[f"cost-{number}"] = cost_spec(condition, looks, ON_PAGE)
-        figures.append(_figure(f"cost-{number}", "What they cost.", "Up and to the left is better."))
+        figures.append(figure(f"cost-{number}", "What they cost.", "Up and to the left is better."))
         plots[f"time-{number}"] = cost_spec(condition, looks, ON_PAGE, "train_seconds")
-        figures.append(_figure(f"time-{number}", "What they take.", "Up and to the left is better."))
+        figures.append(figure(f"time-{number}", "What they take.", "Up and to the left is better."))
     if max(curve.points[-1] for curve in curves) > 2:
         plots[f"budget-{number}"] = budget_spec(curves, looks, ON_PAGE)
         figures.append(
-            _figure(
+            figure(
                 f"budget-{number}",
                 "Would more search change the order?",
                 "The area to expect from fewer evaluated checkpoints, on average over the choices of them.",
@@ -96,8 +96,9 @@ def condition_section(
         )
     outside, hidden = drawing.outside, len(rows) - len(drawing.points)
     beyond = f" <small>({outside} {plural('point', outside)} outside this view)</small>" if outside else ""
-    sentence, _, covers = condition.verdict.partition(". ")
-    changes = "".join(f"<li>{escape(change)}</li>" for change in condition.recommendation.would_change)
+    judged = condition.judged
+    sentence, _, covers = judged.verdict.partition(". ")
+    changes = "".join(f"<li>{escape(change)}</li>" for change in judged.recommendation.would_change)
     notes = "".join(f"<li>{escape(note)}</li>" for note in condition.notes)
     floors = [
         f" · {name} at least {floor:.0%}"
@@ -120,7 +121,7 @@ def condition_section(
         use=use_text(condition, looks, partial) if several else "",
         verdict=escape(sentence + "."),
         covers=escape(covers),
-        evidence=_evidence(condition) if several else "",
+        evidence=_evidence(judged) if several else "",
         origin=origin_text(condition.settings.start, drawing.clean, drawing.robust),
         level=f"{100 * condition.level:g}%",
         mean=", mean over seeds" if seeds else "",
@@ -165,12 +166,12 @@ def epsilon_section(
         "Of each seed the checkpoint with the best mean accuracy over epsilon on the select split, measured on the "
         "report split; the shade holds all seeds. Beside each name: its expected robustness, the mean height of its line."
     )
-    figure = _figure(f"epsilon-{number}", "Accuracy against epsilon.", text)
+    picture = figure(f"epsilon-{number}", "Accuracy against epsilon.", text)
     html = (
         f'<section class="card" aria-labelledby="epsilons-{number}"><details class="fold" {"" if folded else "open"}>'
         f'<summary><h2 id="epsilons-{number}">{escape(first.task)} <span>over epsilon</span></h2></summary>'
         f'<p class="small">Attack <code>{escape(first.attack)}</code></p>'
-        f"{legend(shown, looks, {curve.strategy: f'{curve.expected:.3f}' for curve in ranked})}{figure}"
+        f"{legend(shown, looks, {curve.strategy: f'{curve.expected:.3f}' for curve in ranked})}{picture}"
         f"<h3>Numbers</h3>{numbers}</details></section>"
     )
     return Part(html, {f"epsilon-{number}": epsilon_spec(ranked, shown, ON_PAGE)})
@@ -178,12 +179,13 @@ def epsilon_section(
 
 def use_text(condition: Condition, looks: dict[str, Style], partial: bool) -> str:
     """The strategy to use and how sure that is, as HTML; it recommends only what finished runs decide."""
-    name = condition.recommended.strategy
-    kind = condition.certainty.replace(" ", "-")
-    advice = "Cannot tell; cheapest:" if condition.certainty == "cannot tell" else "Use"
+    judged = condition.judged
+    name, certainty = judged.recommended.strategy, judged.certainty
+    kind = certainty.replace(" ", "-")
+    advice = "Cannot tell; cheapest:" if certainty == "cannot tell" else "Use"
     return (
         f"<span>{'So far:' if partial else advice}</span> {symbol(looks[name])} <strong>{escape(name)}</strong> "
-        f'<span class="badge {kind}" title="{_CERTAINTY[condition.certainty]}">{condition.certainty}</span>'
+        f'<span class="badge {kind}" title="{_CERTAINTY[certainty]}">{certainty}</span>'
     )
 
 
@@ -200,11 +202,12 @@ def _evidence(condition: Condition) -> str:
     names = ", ".join(among[:-1]) + (" or " if len(among) > 1 else "") + among[-1]
     return (
         f"<p>{_CERTAINTY[condition.certainty].capitalize()}. With {100 * condition.level:g}% confidence, the largest true "
-        f"area is that of {escape(names)}.</p>"
+        f"{condition.quantity} is that of {escape(names)}.</p>"
     )
 
 
-def _figure(place: str, title: str, text: str) -> str:
+def figure(place: str, title: str, text: str) -> str:
+    """A plot by the id of its element, with its caption."""
     return (
         f'<figure><figcaption>{escape(title)} <span class="small">{escape(text)}</span></figcaption>'
         f'<div class="chart" id="{place}"></div></figure>'

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from paretune.frontiers.across import AcrossTasks
 from paretune.frontiers.deciding import Decision
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
@@ -26,7 +27,7 @@ def area_numbers(condition: Condition) -> Numbers:
     """One row per strategy, best first."""
     head = (
         "Strategy",
-        "Area",
+        condition.quantity.capitalize(),
         f"{100 * condition.level:g}% interval",
         "May be best, p",
         "Per seed",
@@ -41,7 +42,7 @@ def area_numbers(condition: Condition) -> Numbers:
             estimate.strategy,
             f"{estimate.area:.3f}",
             f"{estimate.low:.3f} – {estimate.high:.3f}",
-            _p_plain(estimate.p_best),
+            p_text(estimate.p_best),
             " ".join(f"{area:.3f}" for area in estimate.per_seed),
             f"{estimate.best_clean:.1%}",
             f"{estimate.best_robust:.1%}",
@@ -51,14 +52,15 @@ def area_numbers(condition: Condition) -> Numbers:
         )
         for estimate in condition.areas
     ]
-    return Numbers("Areas under the frontiers", head, rows)
+    name = "Areas under the frontiers" if condition.quantity == "area" else "Volumes"
+    return Numbers(name, head, rows)
 
 
 def pair_numbers(condition: Condition) -> Numbers:
     """One row per pair of the largest area and another strategy."""
     head = (
         "Pair",
-        "Difference of areas",
+        f"Difference of {condition.quantity}s",
         f"{100 * condition.level:g}% interval",
         "p, adjusted",
         "",
@@ -75,14 +77,73 @@ def pair_numbers(condition: Condition) -> Numbers:
             f"{d.strategy_a} − {d.strategy_b}",
             signed(d.difference),
             f"{signed(d.low)} to {signed(d.high)}",
-            _p_plain(d.p_value),
+            p_text(d.p_value),
             words[d.strategy_b],
             *(f"{share:.0%}" for share in (d.ahead, d.equivalent, d.behind)),
         )
         for d in condition.differences
         if d.strategy_a == condition.best.strategy
     ]
-    return Numbers("Paired differences to the largest area", head, rows)
+    return Numbers(f"Paired differences to the largest {condition.quantity}", head, rows)
+
+
+def rank_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
+    """One row per strategy that every task has, the largest mean area first; at most ``most``."""
+    head = (
+        "Strategy",
+        "Mean area",
+        "Mean rank",
+        "May be best in general",
+        "Tasks with the largest area",
+        "Which",
+    )
+    won = {
+        name: [winner.task for winner in across.winners if name in winner.sharing] for name in across.ranked
+    }
+    rows = [
+        (
+            name,
+            f"{area:.3f}",
+            f"{rank:.2f}",
+            "yes" if name in across.tied else "no",
+            str(len(won[name])),
+            ", ".join(won[name]),
+        )
+        for name, area, rank in [*zip(across.ranked, across.mean_areas, across.mean_ranks, strict=True)][
+            :most
+        ]
+    ]
+    return Numbers("Mean areas and ranks", head, rows)
+
+
+def rank_pair_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
+    """One row per pair of strategies; of more than ``most`` strategies, only the pairs with the first."""
+    level = f"{100 * across.level:g}% interval"
+    head = (
+        "Pair",
+        "Tasks ahead : behind",
+        "Mean difference",
+        f"{level}, tasks like these",
+        f"{level}, these tasks",
+        "p, adjusted",
+        "",
+    )
+    few = most is None or len(across.ranked) <= most
+    places = {name: place for place, name in enumerate(across.ranked)}
+    rows = [
+        (
+            f"{pair.strategy_a} − {pair.strategy_b}",
+            f"{pair.wins} : {pair.losses}",
+            signed(pair.mean_difference),
+            "–" if pair.low is None or pair.high is None else f"{signed(pair.low)} to {signed(pair.high)}",
+            "–" if pair.here is None else f"{signed(pair.here[0])} to {signed(pair.here[1])}",
+            "–" if pair.p_value is None else p_text(pair.p_value),
+            standing(across.decision, places[pair.strategy_a], places[pair.strategy_b], across.margin),
+        )
+        for pair in across.pairs
+        if few or pair.strategy_a == across.ranked[0]
+    ]
+    return Numbers("Pairs over the tasks", head, rows)
 
 
 def area_table(condition: Condition, looks: dict[str, Style]) -> str:
@@ -90,7 +151,7 @@ def area_table(condition: Condition, looks: dict[str, Style]) -> str:
     numbers = area_numbers(condition)
     rows = []
     for name, area, *others in numbers.rows:
-        star = "&nbsp;★" if name == condition.recommended.strategy else ""
+        star = "&nbsp;★" if name == condition.judged.recommended.strategy else ""
         first = f"{symbol(looks[name])}<span>{escape(name)}{star}</span>"
         rows.append((first, f"<strong>{area}</strong>", *map(escape, others)))
     return table(numbers.name, numbers.head, rows)
@@ -147,11 +208,7 @@ def duration(seconds: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """Three digits, as HTML."""
-    return escape(_p_plain(p_value))
-
-
-def _p_plain(p_value: float) -> str:
+    """Three digits."""
     return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 

@@ -6,6 +6,7 @@ A shift is one file and one line here: a frozen dataclass that makes shifted spl
 from collections.abc import Iterable, Mapping
 
 from paretune._values import from_dict, parse_many
+from paretune.shifts.arrays import Arrays as Arrays
 from paretune.shifts.base import Shift, shifted, shifted_splits
 from paretune.shifts.colour import ChannelSwap as ChannelSwap
 from paretune.shifts.colour import Grey as Grey
@@ -13,10 +14,12 @@ from paretune.shifts.colour import Hue as Hue
 from paretune.shifts.colour import Invert as Invert
 from paretune.shifts.corruption import Corruption as Corruption
 from paretune.shifts.corruption import Corruptions as Corruptions
+from paretune.shifts.folder import Folder as Folder
 from paretune.shifts.geometry import Rotation as Rotation
 from paretune.shifts.geometry import Shear as Shear
 from paretune.shifts.geometry import Translation as Translation
 from paretune.shifts.geometry import Zoom as Zoom
+from paretune.shifts.subsets import Subsets as Subsets
 
 #: The shifts by the names that the command line reads: all that are imported here.
 SHIFTS: dict[str, type[Shift]] = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.backbones.sites import Site, blank_image, candidates, laid_out
+from paretune.backbones.passing import blank_image
+from paretune.backbones.sites import Site, candidates, laid_out
 from paretune.data.sizes import pair
 from paretune.strategies.mechanics.base import Anatomy, Strategy, parameter_names
 from paretune.strategies.mechanics.stream import Reader

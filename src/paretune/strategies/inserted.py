@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from paretune.backbones.backbone import logits_of
-from paretune.backbones.modes import modes_kept
+from paretune.backbones.passing import one_pass, ramp_image
 from paretune.backbones.random import borrowed_randomness
-from paretune.backbones.sites import blank_image
 from paretune.strategies.mechanics.base import Anatomy, Inserted
 
 
@@ -22,8 +21,7 @@ def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:
     added = {name: part for name, part in module.named_modules() if isinstance(part, Inserted)}
     if not added or anatomy.image_size is None or next(module.parameters()).is_meta:
         return
-    image = blank_image(module, anatomy.channels, anatomy.image_size)
-    image = torch.linspace(0, 1, image.numel(), device=image.device).to(image.dtype).view_as(image)
+    image = ramp_image(module, anatomy.channels, anatomy.image_size)
     ran: list[str] = []
     with contextlib.ExitStack() as hooks:
         for name, part in added.items():
@@ -47,11 +45,9 @@ def check_undisturbed(module: nn.Module, anatomy: Anatomy) -> None:
 def _logits(module: nn.Module, image: Tensor, put_back: Callable[[], None]) -> Tensor | None:
     """What ``module`` answers; None if it fails. ``put_back`` is called in any case."""
     try:
-        with borrowed_randomness(), modes_kept(module), torch.no_grad():
+        with borrowed_randomness():
             torch.manual_seed(0)
-            logits = logits_of(module.eval()(image))
-            module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
-            return logits
+            return logits_of(one_pass(module, image))
     except Exception:  # whatever a model raises
         return None
     finally:

@@ -1,5 +1,6 @@
 """LNLoRA: a low-rank branch that reads a norm of the layer's input (Yuan et al. 2024, https://arxiv.org/abs/2401.01752)."""
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -7,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.backbones.modes import modes_kept
-from paretune.backbones.random import borrowed_randomness
-from paretune.backbones.sites import Site, blank_image, candidates
+from paretune.backbones.sites import Site, candidates
 from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy, parameter_names
 from paretune.strategies.mechanics.roles import Matrix, matrices
+from paretune.strategies.mechanics.trial import show_an_image
 from paretune.strategies.ssf import POSITIONS, scaled_and_shifted
 
 
@@ -94,31 +94,14 @@ def _is_meant(matrix: Matrix) -> bool:
     )
 
 
-def _that_run(module: nn.Module, anatomy: Anatomy, layers: dict[nn.Module, str]) -> set[nn.Module]:
-    """Those of ``layers`` that ``module`` calls with a tensor, as a blank image shows.
-
-    Raises:
-        ValueError: the model does not run on one.
-    """
+def _that_run(module: nn.Module, anatomy: Anatomy, layers: Iterable[nn.Module]) -> set[nn.Module]:
+    """Those of ``layers`` that ``module`` calls with a tensor, as an image shows."""
     run: set[nn.Module] = set()
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args: run.update([layer] if args else []))
         for layer in layers
     ]
-    try:
-        if anatomy.image_size is None:
-            raise ValueError("the size of its images is unknown")
-        with borrowed_randomness(), modes_kept(module), torch.no_grad():
-            module.eval()(blank_image(module, anatomy.channels, anatomy.image_size))
-            module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
-    except Exception as error:  # whatever a model raises
-        raise ValueError(
-            f"LNLoRA: {type(module).__name__} must run on a blank image, which shows the layers that it calls "
-            f"({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    show_an_image(module, anatomy, hooks, "LNLoRA", "which shows the layers that it calls")
     return run
 
 

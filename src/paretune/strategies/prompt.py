@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paretune.backbones.modes import modes_kept
-from paretune.backbones.sites import Site, blank_image, candidates
+from paretune.backbones.passing import blank_image, one_pass
+from paretune.backbones.sites import Site, candidates
 from paretune.data.sizes import ImageSize, pair
 from paretune.strategies.mechanics.base import Anatomy, Inserted, Strategy, parameter_names
 from paretune.strategies.mechanics.selection import blocks
@@ -115,8 +115,8 @@ def _try(module: nn.Module, anatomy: Anatomy, first: str) -> None:
     block = module.get_submodule(first)
     hook = block.register_forward_pre_hook(lambda _module, args: shapes.append(args[0].shape))
     try:
-        with hook, modes_kept(module), torch.no_grad():
-            module.eval()(blank_image(module, anatomy.channels, anatomy.image_size))
+        with hook:
+            one_pass(module, blank_image(module, anatomy.channels, anatomy.image_size))
         if shapes[0][0] != 1:
             raise ValueError(f"one image enters {first!r} as {tuple(shapes[0])}")
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:

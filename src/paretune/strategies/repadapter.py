@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune.backbones.backbone import inside
-from paretune.backbones.modes import modes_kept
-from paretune.backbones.sites import blank_image, candidates, first_of
+from paretune.backbones.sites import candidates, first_of
 from paretune.strategies.mechanics.base import (
     Anatomy,
     Delta,
@@ -27,6 +26,7 @@ from paretune.strategies.mechanics.base import (
 from paretune.strategies.mechanics.frozen import frozen_linear
 from paretune.strategies.mechanics.keeping import KeptDelta
 from paretune.strategies.mechanics.roles import FUSED, ROLES, Matrix, matrices, own_name
+from paretune.strategies.mechanics.trial import show_an_image
 
 # Last names of the layers that read the input of an attention or of an MLP; a gated MLP has two.
 _READERS = {
@@ -197,8 +197,6 @@ def _outputs(
     outputs: dict[str, list[Tensor]] = {}
     if anatomy.image_size is None or next(module.parameters()).is_meta:
         return outputs
-    image = blank_image(module, anatomy.channels, anatomy.image_size)
-    image = torch.linspace(0, 1, image.numel(), device=image.device).to(image.dtype).view_as(image)
     hooks = []
     for body, rep in maps.items():
         part = module.get_submodule(body)
@@ -211,18 +209,7 @@ def _outputs(
         )
         if before:
             hooks.append(part.register_forward_pre_hook(rep.in_front, with_kwargs=True))
-    try:
-        with modes_kept(module), torch.no_grad():
-            module.eval()(image)
-            module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
-    except Exception as error:  # whatever a model raises
-        raise ValueError(
-            f"RepAdapter: {type(module).__name__} must run on an image, by which the merged weights are tried "
-            f"({' '.join(str(error).split())[:200]}); say the size: Backbone(module, image_size=...)"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    show_an_image(module, anatomy, hooks, "RepAdapter", "by which the merged weights are tried")
     return outputs
 
 

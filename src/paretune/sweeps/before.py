@@ -10,11 +10,11 @@ from paretune.backbones.backbone import Backbone, fingerprint, inside, tensor_di
 from paretune.backbones.heads import note_pretrained_head, pretrained_head
 from paretune.data.images import ImageData
 from paretune.interchange.loading import load_adapter
+from paretune.shifts.imagenet import wordnet_ids
 from paretune.strategies import FullFineTune, adaptation_of, merge_adapter
 from paretune.sweeps.config import RunConfig, TaskConfig
 from paretune.sweeps.entry import GivenRun
 from paretune.sweeps.grid import run_all
-from paretune.sweeps.label_space import imagenet_classes
 from paretune.training.freezing import NoFreezing
 
 
@@ -108,7 +108,7 @@ def _known_classes(model: Backbone) -> tuple[str, ...] | None:
     if isinstance(recorded, dict) and len(recorded) == model.num_classes:
         names = tuple(str(recorded[number]) for number in sorted(recorded))
         return None if names[0] == "LABEL_0" or len({*names}) < len(names) else names
-    wordnet = imagenet_classes() if model.num_classes == 1000 else None
+    wordnet = wordnet_ids() if model.num_classes == 1000 else None
     return wordnet if wordnet and _of_imagenet(model) else None
 
 

@@ -117,12 +117,14 @@ class TaskConfig:
         weights_key: which state dict of that file, such as state_dict; null takes the averaged one (EMA) if there is one.
         img_size: side of the square images in pixels, or height and width as in 32,48. null takes the model's own, 224 for
             dinov2-small; of digits, the demo, 24 for efficientnet-lite0 and 28 for dinov2-small, which suit a CPU.
-        data: digits, fashion-mnist, cifar10, cifar100, a folder of class folders, a .csv, .tsv or .parquet file of paths and
-            labels, or hf:NAME.
-        data_root: where torchvision keeps its data sets, for cifar10 and the like, or where the paths of a table start.
-        columns: names of columns of a table by what they hold, as in image=file,label=species; also split and group.
+        data: digits, fashion-mnist, cifar10, cifar100, emoji, a folder of class folders, a .csv, .tsv or .parquet file of
+            paths and labels, or hf:NAME.
+        data_root: where torchvision keeps its data sets, for cifar10 and the like, where npm has installed the pictures of
+            emoji, or where the paths of a table start.
+        columns: names of columns of a table by what they hold, as in image=file,label=species; also split, group, domain and
+            subset.
         train_domains: domains of data to train on, separated by commas as in photo,art; the others are only measured. data
-            is then a folder of domains of class folders, or a table with a column domain.
+            is then emoji, a folder of domains of class folders, or a table or hf:NAME with a column domain.
         shifts: what else to measure at each point: changed or other images of the same classes, by calls separated by commas
             as in "Corruptions('common'), Grey()".
         shift_limit: images of each shift at most; null is all of the report split.
@@ -450,6 +452,22 @@ class CompareConfig(SearchConfig):
         default_factory=lambda: Strategies((FullFineTune(), LoRA(), BitFit(), Compacter()))
     )
     seeds: Seeds = field(default_factory=lambda: Seeds((0, 1)))
+
+    def check_judged(self, by: str, *, elsewhere: bool = False) -> None:
+        """Refuse to train for a judgement by what will not be measured.
+
+        Args:
+            by: as in :func:`paretune.compare`.
+            elsewhere: whether the data has images elsewhere, whatever the options say.
+
+        Raises:
+            ValueError: volumes are to decide, and nothing shifted is measured.
+        """
+        if by == "volume" and not (elsewhere or self.shifts or self.train_domains):
+            raise ValueError(
+                "by='volume' needs accuracies on shifted images; name some in shifts (--shifts), or train_domains "
+                "(--train-domains) of data that has several"
+            )
 
     def runs(self) -> list[RunConfig]:
         """One configuration a run, the strategies of a seed next to each other.

@@ -16,9 +16,10 @@ from paretune.runs.progress import peak_memory_bytes
 from paretune.shifts import shifted
 from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
+from paretune.training.gradients import gradients
 from paretune.training.measuring import at_work
-from paretune.training.perturbing import worst_weights
 from paretune.training.plan import Plan, evaluations_of_image, measuring_steps
+from paretune.training.precision import MixedPrecision
 from paretune.training.schedules import Moment
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
@@ -135,6 +136,7 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
         model.to(device).to(memory_format=torch.channels_last)
         plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
         (task,) = at_work(plan, model, model)
+        precision = MixedPrecision(device, plan.mixed_precision)
         trained = list(trainable_parameters(model).values())
         optimizer = plan.optimizer.build(model, plan.lr)
         for group in optimizer.param_groups:
@@ -144,15 +146,12 @@ def measured(config: RunConfig, data: ImageData, pixels: float = math.inf) -> Co
             places = torch.arange(min(config.batch_size, most, len(data.train)))
             images, labels = task.plan.train[0, places.tolist()]
             batch = task.batch(device, (images, labels, data.train.ids[places], places), 1, strength)
-            attacked = task.attacked(batch)
-
-            def descend() -> None:
-                loss, _ = task.term.loss(model.train(), batch, attacked)
-                torch.autograd.backward(loss)
-
-            with worst_weights(model, plan.awp, descend):
-                descend()
-            optimizer.step()
+            # Of a smaller batch, parts of the size that those of a whole one have.
+            parts = [*batch.parts(max(1, round(plan.accumulate * len(images) / config.batch_size)))]
+            model.train()
+            gradients(parts, [task], model, precision, awp=plan.awp)
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
             optimizer.zero_grad()
             task.copy.outdated = True
             float(trained[0].detach().flatten()[0])  # waits

@@ -81,6 +81,7 @@ def sweep(
         seeds=Seeds.read(seeds),
         **options,
     )
+    config.check_judged(judging.get("by", "area"), elsewhere=bool(getattr(data, "elsewhere", ())))
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
         runs = _given(runs, data, backbone)

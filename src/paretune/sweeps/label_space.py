@@ -8,6 +8,7 @@ from paretune.data.image_split import ImageSplit
 from paretune.data.images import ImageData
 from paretune.data.splits import ROLES
 from paretune.shifts import Shift, shifted_splits
+from paretune.shifts.imagenet import wordnet_ids
 
 _IMAGENET = 1000  # classes that WordNet ids in their sorted order number
 
@@ -27,7 +28,7 @@ def common_classes(
         ValueError: the tasks have other classes than the model, or than one another.
     """
     if known is None:
-        wordnet = imagenet_classes() if logits == _IMAGENET else ()
+        wordnet = wordnet_ids() if logits == _IMAGENET else ()
         if wordnet and all({*data.classes} <= {*wordnet} for data in tasks.values()):
             return wordnet
         first, *others = tasks
@@ -137,13 +138,6 @@ def check_apart(tasks: Mapping[str, ImageData], pretraining: ImageData, *, held_
                     else "Load both with the same seed, limit and splits (split_seed, limit)"
                 )
             )
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """WordNet ids of ImageNet-1k in the order of the logits of models that were trained on it."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def _by_role(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from paretune.frontiers.inheritance import Study
 from paretune.frontiers.settings import Settings
 from paretune.runs.sinks.base import Openable
 from paretune.shifts import Shifts
+from paretune.shifts.imagenet import wordnet_ids
 from paretune.strategies import FullFineTune, LinearProbe, LoRA
 from paretune.sweeps.before import plain, pretrained_on, pretraining_run, with_own_head
 from paretune.sweeps.config import Domains, Seeds, TaskConfig
 from paretune.sweeps.entry import as_written, check_known
 from paretune.sweeps.inheriting import PRETRAINING, Related, inherit
-from paretune.sweeps.label_space import check_apart, common_classes, imagenet_classes, in_common, versions
+from paretune.sweeps.label_space import check_apart, common_classes, in_common, versions
 from paretune.sweeps.methods import Method, Methods, Soup, WiSE
 from paretune.training.freezing import LPFT
 from paretune.training.objectives import EWC, L2SP, LwF
@@ -344,7 +345,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     classes = next(iter(tasks.values())).classes
-    if model.classes is None and len(classes) == 1000 and classes == imagenet_classes():
+    if model.classes is None and len(classes) == 1000 and classes == wordnet_ids():
         notes.append(
             "The 1,000 logits are taken for the classes of ImageNet-1k in the order of their WordNet ids."
         )

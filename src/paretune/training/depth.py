@@ -3,15 +3,12 @@
 import contextlib
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from paretune.backbones.backbone import Backbone, inside
-from paretune.backbones.modes import modes_kept
-from paretune.backbones.random import borrowed_randomness
-from paretune.backbones.sites import blank_image
+from paretune.backbones.passing import blank_image, one_pass
 from paretune.strategies.mechanics.adapting import anatomy_of
 
 
@@ -38,14 +35,13 @@ def depths(model: Backbone) -> dict[str, int]:
     begun: dict[str, None] = {}  # the blocks, in the order in which they begin
     uses = _FirstUses(begun)
     image = blank_image(module, anatomy.channels, model.image_size)
-    with contextlib.ExitStack() as hooks, borrowed_randomness(), modes_kept(module), torch.no_grad():
+    with contextlib.ExitStack() as hooks:
         for name, block in {**block_at, **{block: block for block in blocks}}.items():
             place = module.get_submodule(name)
             hook = place.register_forward_pre_hook(lambda *_, block=block: begun.setdefault(block))
             hooks.enter_context(hook)
         with uses:
-            module.eval()(image)
-        module.train()  # TinyViT and LeViT keep what they compute from parameters until training begins
+            one_pass(module, image)
     number = {block: index for index, block in enumerate(begun, start=1)}
     depth_of: dict[int, int] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):

@@ -37,12 +37,12 @@ from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
 from paretune.training.ema import Average
 from paretune.training.freezing import Freezing, Frozen
+from paretune.training.gradients import gradients
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
-from paretune.training.measuring import AtWork, Readings, at_work, look, measure
-from paretune.training.objectives import Objective, TrainingBatch
+from paretune.training.measuring import Readings, at_work, look, measure
+from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
-from paretune.training.perturbing import worst_weights
 from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
@@ -170,14 +170,14 @@ def _follow(
     progress: bool | Callable[[Status], None],
 ) -> None:
     """Take the steps of ``plan`` that ``record`` lacks."""
-    rank, device = processes.rank, processes.device
+    rank, device, precision = processes.rank, processes.device, processes.precision
     # Faster for convolutions on a CPU; the values are the same.
     model.to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
     wrapped, optim = processes.prepare(model), plan.optimizer.build(model, plan.lr)
     tasks, average = at_work(plan, model, wrapped), Average(model, plan.ema)
     kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
-    record.go_on(model, optim, {**kept, "average": average, "scale": processes})
+    record.go_on(model, optim, {**kept, "average": average, "scale": precision})
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
     frozen = Frozen(model, plan.freezing, plan.total)
@@ -203,21 +203,25 @@ def _follow(
             torch.manual_seed(seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batches[0]):
                 parts = [part for batch in batches for part in batch.parts(plan.accumulate)]
-                with readings.attacking():
-                    attacked = [tasks[part.task].attacked(part) for part in parts]
-                descend = partial(_descend, tasks, parts, attacked, processes)
-                with worst_weights(model, plan.awp, descend, frozen.drop_gradients):
-                    seen = descend()
+                seen = gradients(
+                    parts,
+                    tasks,
+                    model,
+                    precision,
+                    awp=plan.awp,
+                    attacking=readings.attacking(),
+                    drop=frozen.drop_gradients,
+                )
             if step == start + 1:
                 unused = check_gradients(model, batches[0].images, penalised=plan.objective.reaches_all)
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
-            processes.scaler.unscale_(optim)
+            precision.scaler.unscale_(optim)
             norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
             readings.add(step, seen, norm)
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
-            processes.scaler.step(optim)
-            processes.scaler.update()
+            precision.scaler.step(optim)
+            precision.scaler.update()
             optim.zero_grad(set_to_none=True)
             average.update(step)
             for task in tasks:
@@ -229,18 +233,3 @@ def _follow(
                 show(status)
     average.swap()
     model.eval().to(memory_format=torch.contiguous_format)
-
-
-def _descend(
-    tasks: Sequence[AtWork], parts: Sequence[TrainingBatch], attacked: Sequence[Any], processes: Processes
-) -> list[tuple[TrainingBatch, Tensor, Tensor]]:
-    """Add the gradient of the loss of a step, in its parts, to what there is; returns the loss and logits of each."""
-    seen = []
-    for part, attack_result in zip(parts, attacked, strict=True):
-        task = tasks[part.task]
-        with processes.autocast():
-            loss, logits = task.term.loss(task.called, part, attack_result)
-        assert logits is not None  # the objective learns
-        torch.autograd.backward(processes.scaler.scale(loss * part.share))
-        seen.append((part, loss.detach(), logits.detach()))
-    return seen

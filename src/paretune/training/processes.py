@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,12 +19,12 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
 from paretune.evaluation.correctness import Seen, evaluate
 from paretune.evaluation.scores import Bits, Scores
+from paretune.training.precision import MixedPrecision
 
 log = logging.getLogger(__name__)  # which the command line shows under a launcher
 
 T = TypeVar("T")
 
-_HALF = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOOKED_AT = 128  # images whose gradients an evaluation point looks at
 
 
@@ -43,9 +43,8 @@ class Processes:
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        # torch's own, because a process has one mixed precision of accelerate, for all that it ever trains.
-        self.device, self.half = self.accelerator.device, _HALF[mixed_precision]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision == "fp16")
+        self.device = self.accelerator.device
+        self.precision = MixedPrecision(self.device, mixed_precision)
         for batch_size in batch_sizes:
             if batch_size % self.world:
                 raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
@@ -73,19 +72,6 @@ class Processes:
         if self.world > 1:  # what each process sees counts, see equalise_buffers; no step is to overwrite it
             wrapped.broadcast_buffers = False  # type: ignore[assignment]
         return wrapped
-
-    def autocast(self) -> torch.autocast:
-        """Around losses: what is computed in mixed precision."""
-        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The state of the scale of float16 gradients, if there is one, for checkpoints."""
-        return {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
-
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what :meth:`tensors` has given."""
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict({name: value.item() for name, value in tensors.items()})
 
     def on_main(self, do: Callable[[], T]) -> T | None:
         """Let the main process ``do``, the others wait; what it raises, all raise."""

@@ -13,7 +13,7 @@ from paretune.commands import COMMANDS
 from paretune.commands.cli import main
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.grid import directory_name
-from tests.synthetic import write_runs
+from tests.synthetic import There, write_runs
 
 # A full path through the command line in seconds: random weights, tiny images, few steps.
 SMALL = [
@@ -163,6 +163,7 @@ def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
         "level": 0.9,
         "margin": 0.02,
         "interval": "bca",
+        "by": "area",
         "title": None,
     }
     assert drawn[0][0] == 8
@@ -171,6 +172,26 @@ def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
     assert "no strategy of task 'digits' has max_trainable=9" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--task", "flower"]) == 2
     assert "did you mean 'flowers'" in capsys.readouterr().err
+
+
+def test_volumes_are_printed_and_decide_where_they_are_asked_to(tmp_path, capsys) -> None:
+    there = {"fog 1": There(0.8, "Corruption('fog')"), "art": There(0.6, None, 20)}
+    write_runs(tmp_path, points=3, seeds=(0,), examples=80, examples_select=60, elsewhere=there)
+    for options, quantity in (([], "area"), (["--by", "volume"], "volume")):
+        assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html"), *options]) == 0
+        told = capsys.readouterr().out
+        assert "volumes below (clean, robust, shifted), from (0, 0, 0)" in told
+        assert "slope of shifted accuracy along training, 95% intervals" in told
+        assert f"has the largest {quantity}, 0." in told
+        assert f"with 95 % confidence the largest true {quantity} is among: " in told
+        assert "note: There are 20 images of art; intervals were not verified below 60." in told
+    assert [*pd.read_csv(tmp_path / "areas.csv")][-3:] == ["volume", "volume_low", "volume_high"]
+    write_runs(tmp_path / "plain", points=2, seeds=(0,), examples=80, examples_select=60, task="plain")
+    assert main(["report", str(tmp_path / "plain"), "--by", "volume"]) == 2
+    assert "by='volume' needs accuracies on shifted images, but of task 'plain'" in capsys.readouterr().err
+    assert main(["compare", "--by", "volume", "--out", str(tmp_path / "new")]) == 2
+    assert "by='volume' needs accuracies on shifted images; name some in shifts" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) -> None:
@@ -194,9 +215,23 @@ def test_analyze_prints_the_table_and_writes_areas_and_page(tmp_path, capsys) ->
     assert [*areas] == ["task", "group", "area", "low", "high", "k", "reference_clean", "reference_robust"]
     assert [*areas["group"]] == ["y", "x", "y", "x"]
     assert (out / "report.html").stat().st_size < 1_500_000
+    assert not (out / "tables.tex").exists()
     options = ["--percent", "--reference", "0.1,0", "--out", str(out), "--select", "acc2,adv2"]
     assert main(["analyze", str(tmp_path / "t.csv"), *columns, *options]) == 2
     assert "no column 'acc2'" in capsys.readouterr().err
+    shifted = ["--shifted", "adv2", "--percent", "--out", str(out)]
+    (tmp_path / "s.csv").write_text("\n".join([rows[0] + ",adv2", *(row + ",50" for row in rows[1:])]))
+    assert main(["analyze", str(tmp_path / "s.csv"), *columns, *shifted]) == 0
+    told = capsys.readouterr().out
+    assert "y has the largest area, 0.387" in told
+    assert (
+        "y has the largest volume, 0.194 (95% interval 0.182 to 0.205; 3 points a frontier, 3 seeds)" in told
+    )
+    areas = pd.read_csv(out / "areas.csv")
+    assert areas["volume"].to_numpy() == pytest.approx(areas["area"].to_numpy() / 2)
+    page = (out / "report.html").read_text("utf-8")
+    assert ">Volume<" in page
+    assert "y has the largest volume, 0.194" in page
 
 
 def test_train_writes_a_run_and_goes_on_with_it(tmp_path, weights, capsys) -> None:

@@ -12,12 +12,13 @@ import pytest
 import paretune as pt
 from paretune.commands import COMMANDS
 from paretune.interchange import save_peft
-from tests.synthetic import STRATEGIES, write_runs
+from tests.synthetic import STRATEGIES, There, write_runs
 
 # What a user types. DIR stands for an adapter of ours, PEFT for one of peft, RUNS for finished runs, RUN and OTHER for one
-# each, TABLE for a table.
+# each, SHIFTED for runs that measured shifted images, TABLE for a table.
 NEEDED = {
     "average": "average DIR --wise-ft 0,0.5,1",
+    "distance": "distance digits fashion-mnist --img-size 24 --limit 100 --resamples 10",
     "report": "report RUNS",
     "analyze": "analyze TABLE",
     "runs list": "runs list RUNS",
@@ -60,9 +61,19 @@ TRAINING = (
     f"train {SHORT} --objective MART()+0.5*FARE()+LwF() --schedule uniform --freezing gradual_unfreezing(0.5) --lr 0.001",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
+    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere",
 )
+MEASURING = (
+    "evaluate DIR --limit 60 --steps 1 --epsilons 1/255 --shifts Corruptions('common'),Grey() --baseline alexnet",
+    "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
+)
+TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
+VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
+    *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
+    *(pytest.param(text, id=text) for text in VOLUMES),
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
+    *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
     *(
@@ -84,12 +95,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save_peft(model, root / "peft")
     write_runs(root / "runs", points=2, seeds=(0,), examples=60, examples_select=40)
     write_runs(root / "few", STRATEGIES[:1], points=1, examples=60, examples_select=40)
-    rows = ["strategy,clean,robust", *(f"{name},{0.9 - i / 9},{i / 9}" for name in "ab" for i in range(3))]
+    there = {"fog 1": There(0.8, "Corruption('fog', severity=1)")}
+    write_runs(root / "shifted", points=2, seeds=(0,), examples=60, examples_select=40, elsewhere=there)
+    rows = [f"{name},{0.9 - i / 9},{i / 9},{0.6 - i / 9}" for name in "ab" for i in range(3)]
+    rows.insert(0, "strategy,clean,robust,art")
     (root / "table.csv").write_text("\n".join(rows))
     return {
         "DIR": str(root / "run"),
         "PEFT": str(root / "peft"),
         "RUNS": str(root / "runs"),
+        "SHIFTED": str(root / "shifted"),
         "RUN": str(root / "few/0-seed0"),
         "OTHER": str(root / "few/0-seed1"),
         "TABLE": str(root / "table.csv"),

@@ -15,8 +15,8 @@ from PIL import Image
 import paretune as pt
 from paretune.backbones.heads import pretrained_head
 from paretune.commands.cli import main
+from paretune.shifts.imagenet import wordnet_ids
 from paretune.sweeps.before import with_own_head
-from paretune.sweeps.label_space import imagenet_classes
 from paretune.sweeps.methods import Methods
 from paretune.sweeps.protocol import METHODS, InheritConfig
 
@@ -97,8 +97,8 @@ def test_what_is_typed_wrongly_is_told_in_a_line(
 
 def test_the_head_of_published_weights_answers_with_wordnet_ids() -> None:
     model = with_own_head(InheritConfig(img_size=24))
-    assert model.classes == imagenet_classes()
-    assert len({*imagenet_classes()}) == 1000
+    assert model.classes == wordnet_ids()
+    assert len({*wordnet_ids()}) == 1000
     head = pretrained_head(pt.load_backbone("efficientnet-lite0", num_classes=2, img_size=24))
     assert torch.equal(model.module.classifier.weight, head.weight)  # type: ignore[union-attr]
     assert head.bias is not None
@@ -133,7 +133,7 @@ def write(root: Path, domains: dict[str, tuple[str, ...]]) -> Path:
 
 @pytest.mark.slow
 def test_a_tree_of_imagenet_folders_with_the_head_that_the_weights_come_with(tmp_path: Path) -> None:
-    names = imagenet_classes()
+    names = wordnet_ids()
     chosen = {"imagenet-a": names[:3], "imagenet-r": names[1:4], "val": names[:4]}
     root = write(tmp_path / "rib", chosen)
     arguments = [

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import paretune as pt
 from paretune.commands.cli import main
 from paretune.runs.lock import alone
+from paretune.training import AdamW
 from tests import tiny
 from tests.synthetic import ATTACK, STRATEGIES, write_run
 
@@ -40,9 +42,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return complained
 
 
-def test_the_list_has_each_run_with_its_last_accuracies(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_list_has_each_run_with_its_accuracies(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for age, name in ((90, "lora"), (3 * 86400, "deep/bitfit"), (7200, "new")):
         for file in (root / name).rglob("*"):
             times = file.stat().st_mtime - age
@@ -51,20 +51,20 @@ def test_the_list_has_each_run_with_its_last_accuracies(
     found = json.loads(told(["list", str(root), "--json"], capsys))
     bitfit, lora, new = found["runs"]
     assert found["damaged"] == {}
-    first, second = (f"{each['clean']:.3f} {each['robust']:.3f}" for each in lora["last"])
+    first, second = (f"40 {row['clean']:.3f} {row['robust']:.3f}" for row in lora["scores"])
     size = f"{sum(file.stat().st_size for file in (root / 'lora').rglob('*') if file.is_file()) / 1e3:.0f} kB"
     assert f"lora LoRA(rank=8) digits 3 PGD(Linf(4/255), steps=20) {first} yes 2 min {size}" in lines
     assert f"lora LoRA(rank=8) digits 3 PGD(L2(0.5), steps=20) {second} yes 2 min {size}" in lines
     assert any(line.startswith("deep/bitfit BitFit flowers 0 ") and " no 3 d " in line for line in lines)
     assert any(line.startswith("new Compacter digits 0 no point yet no 2 h ") for line in lines)
-    assert (bitfit["finished"], lora["finished"], lora["step"], new["step"], new["last"]) == (
+    assert (bitfit["finished"], lora["finished"], lora["step"], new["step"], new["scores"]) == (
         False,
         True,
         40,
         0,
         [],
     )
-    assert {each["epsilon"] for each in lora["last"]} == {4 / 255, 0.5}
+    assert {row["epsilon"] for row in lora["scores"]} == {4 / 255, 0.5}
 
 
 def test_the_list_takes_conditions_and_several_directories(
@@ -110,11 +110,41 @@ def test_show_has_all_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "  lr: 0.005" in shown
     assert "strategy: FullFineTune(bn='adapt')" in shown
     assert "step 4: transfer failure: clean accuracy" in shown
-    assert f"adapter: {(run.path / 'adapter').resolve()}" in shown
+    assert f"adapter: {(run.path / 'adapter').resolve()}, of step" in shown
     found = json.loads(told(["show", str(run.path), "--json"], capsys))
     assert found["config"] == run.config
     assert [point["robust"] for point in found["points"]] == run.points["robust"].tolist()
     assert found["findings"][0]["step"] == 4
+
+
+def test_a_run_is_shown_with_the_point_that_it_has_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that kept the best of 24 steps, and the same run as if it had kept the last one."""
+    logging.getLogger("paretune").setLevel(logging.ERROR)
+    falls = {"optimizer": AdamW(2.0, warmup=0.99), "steps": 24, "eval_every": 2, "seed": 3}
+    run = tiny.run(tmp_path / "best", model=tiny.backbone(pt.FullFineTune(bn="adapt")), keep="clean", **falls)
+    logging.getLogger("paretune").setLevel(logging.NOTSET)
+    points = run.points.set_index("step")
+    best = int(points["clean_select"].idxmax())
+    assert best < 24
+    shutil.copytree(run.path, tmp_path / "last")
+    done = json.loads((run.path / "DONE").read_text())
+    (tmp_path / "last/DONE").write_text(json.dumps(done | {"kept_step": 24}))
+    rows = json.loads(told(["list", str(tmp_path), "--json"], capsys))["runs"]
+    assert [(row["step"], row["last_step"], row["keep"]) for row in rows] == [
+        (best, 24, "clean"),
+        (24, 24, "clean"),
+    ]
+    assert [row["scores"][0]["clean"] for row in rows] == [points["clean"][best], points["clean"][24]]
+    lines = [" ".join(line.split()) for line in told(["list", str(tmp_path)], capsys).splitlines()]
+    for name, step, at in (("best", f"{best} of 24, keep=clean", best), ("last", "24", 24)):
+        shown = f"{step} {points['clean'][at]:.3f} {points['robust'][at]:.3f} yes"
+        assert any(line.startswith(f"{name} ") and shown in line for line in lines)
+    assert f"adapter, of step {best} of 24, keep=clean\n" in told(["show", str(run.path)], capsys)
+    assert "adapter, of step 24\n" in told(["show", str(tmp_path / "last")], capsys)
+    scores = json.loads(told(["diff", str(run.path), str(tmp_path / "last"), "--json"], capsys))["scores"]
+    assert scores["clean"] == [points["clean"][best], points["clean"][24]]
 
 
 def test_show_of_a_run_that_is_not_finished(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,9 +163,9 @@ def test_diff_has_what_differs_and_no_more(root: Path, capsys: pytest.CaptureFix
     lines = [" ".join(line.split()) for line in told_apart.splitlines()]
     assert "optimizer.lr 0.1 0.2" in lines
     assert not any("AdamW" in line or "seed" in line for line in lines)
-    assert "last accuracies: no difference" in lines
+    assert "accuracies: no difference" in lines
     same = told(["diff", str(root / "lora"), str(root / "lora")], capsys)
-    assert same == "configuration: no difference\nlast accuracies: no difference\n"
+    assert same == "configuration: no difference\naccuracies: no difference\n"
 
 
 def test_remove_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_what_has_no_domains_is_refused(tmp_path: Path) -> None:
         load_data(table[["path", "label"]], train_domains=["photo"])
     with pytest.raises(ValueError, match="columns names the domain; say which ones to train on"):
         load_data(table, columns={"domain": "domain"})
-    with pytest.raises(ValueError, match="is for a folder DIR/DOMAIN/CLASS/IMAGE"):
+    with pytest.raises(ValueError, match="is for emoji, a folder DIR/DOMAIN/CLASS/IMAGE"):
         load_data("digits", train_domains=["photo"])
     with pytest.raises(ValueError, match="the domain 'art' is 'digits', which is read by its name alone"):
         load_data({"photo": tensors(1), "art": "digits"}, train_domains=["photo"])

@@ -82,7 +82,7 @@ def test_the_influence_is_the_derivative_of_the_area() -> None:
         bits[f"{split}/clean"] = rng.random((6, size)) < np.linspace(0.9, 0.6, 6)[:, None]
         bits[f"{split}/robust"] = rng.random((6, size)) < np.linspace(0.2, 0.6, 6)[:, None]
     cell = Cell.of(bits, [np.array([0, 2, 4]), np.array([1, 3, 5])], (0.1, 0.05), samples)
-    influence = cell.influence(samples.report, (0.1, 0.05))
+    influence = cell.influence(samples, (0.1, 0.05))
     assert influence.sum() == pytest.approx(0, abs=1e-6)
     step = 1e-5
     for unit in (0, 7, 19):

@@ -10,9 +10,12 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 import paretune as pt
+from paretune.frontiers.elsewhere import corruption_of
 from paretune.frontiers.verdict import Condition
 from paretune.runs.rows import ROW_FIELDS
 from paretune.runs.store import RunWriter
+from paretune.shifts import Corruption, Corruptions
+from tests.synthetic import STRATEGIES, There, corruptions, write_run
 
 Right = Mapping[str, Any]
 
@@ -156,3 +159,60 @@ def test_groups_widen_what_is_of_the_report_split(tmp_path: Path) -> None:
     assert grouped.report[2] - grouped.report[1] > alone.report[2] - alone.report[1]
     assert grouped.drop[2] - grouped.drop[1] > alone.drop[2] - alone.drop[1]
     assert grouped.pooled == alone.pooled
+
+
+def test_copies_of_an_image_count_once_in_an_interval(tmp_path: Path) -> None:
+    """75 changed copies of 400 images say as much of all images as 400 do, and each corruption has its own interval."""
+    kinds = ("fog", "snow", "frost")
+    write_run(tmp_path / "0", STRATEGIES[0], points=2, elsewhere=corruptions(kinds))
+    result = only(tmp_path).elsewhere[0]
+    assert result.corrupted is not None
+    assert result.corrupted == result.pooled
+    wilson = binomtest(round(400 * result.pooled[0]), 400).proportion_ci(0.95, method="wilson")
+    assert result.pooled[1:] == pytest.approx((wilson.low, wilson.high), abs=2e-3)
+    of_one = result.places["fog 3"]
+    wilson = binomtest(round(400 * of_one[0]), 400).proportion_ci(0.95, method="wilson")
+    assert of_one[1:] == pytest.approx((wilson.low, wilson.high))
+    assert result.corruptions == {f"{kind} {n}": (kind, n) for kind in kinds for n in range(1, 6)}
+    assert result.others == []
+    # The drop is of 400 images too, on both sides.
+    assert result.drop[2] - result.drop[1] > 0.06
+
+
+def test_a_table_has_one_column_for_all_corruptions(tmp_path: Path) -> None:
+    there = corruptions(("fog", "snow")) | {"art": There(0.6, None, 50)}
+    write_run(tmp_path / "0", STRATEGIES[0], points=2, elsewhere=there)
+    ((_, head, (row,)),) = only(tmp_path).elsewhere_tables()
+    assert head == ["strategy", "trained on", "elsewhere", "drop", "10 corruptions", "art (50)"]
+    assert len(row) == len(head)
+
+
+def test_groups_hold_for_what_is_made_of_them(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", STRATEGIES[0], points=2, elsewhere=corruptions(("fog",), (1, 2)))
+    groups = {"digits": (np.arange(400) // 4, np.arange(200))}
+    alone, grouped = only(tmp_path).elsewhere[0], only(tmp_path, groups=groups).elsewhere[0]
+    for before, after in ((alone.pooled, grouped.pooled), (alone.places["fog 1"], grouped.places["fog 1"])):
+        assert after[0] == before[0]
+        assert after[2] - after[1] > 1.8 * (before[2] - before[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "expected"),
+    [
+        ("fog 3", "Corruption('fog')", ("fog", 3)),
+        ("jpeg_compression 5", "Corruption('jpeg_compression', severity=5)", ("jpeg_compression", 5)),
+        ("fog 3", "Rotation(degrees=3)", None),
+        ("fog 3", "", None),
+        ("fog", "Corruption('fog')", None),
+        ("foggy night", "Corruption('fog')", None),
+    ],
+)
+def test_corruptions_are_read_from_names_and_calls(
+    name: str, call: str, expected: tuple[str, int] | None
+) -> None:
+    assert corruption_of(name, call) == expected
+
+
+@pytest.mark.parametrize("shift", [Corruption("fog"), *Corruptions("all").parts], ids=repr)
+def test_all_corruptions_that_there_are_are_read(shift: Corruption) -> None:
+    assert corruption_of(shift.label, repr(shift)) == (shift.kind, shift.severity)

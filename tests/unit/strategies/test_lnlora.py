@@ -130,7 +130,7 @@ def test_the_layers_that_a_model_runs_are_tried_on_a_blank_image() -> None:
     ]
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.Linear(8, 5)).eval()
     with pytest.raises(
-        ValueError, match=r"Sequential must run on a blank image, .* shapes .*; say the size: Backbone"
+        ValueError, match=r"Sequential must run on an image, .* shapes .*; say the size: Backbone"
     ):
         pt.adapt(pt.Backbone(fixed), LNLoRA())
     pt.adapt(pt.Backbone(fixed, image_size=16), LNLoRA())

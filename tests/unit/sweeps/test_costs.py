@@ -96,6 +96,33 @@ def test_costs_are_measured_for_the_strategy_that_is_named(monkeypatch: pytest.M
     assert passes[-1] == 4
 
 
+def test_a_step_has_the_parts_and_the_precision_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "_ENOUGH", 0.0)
+    data, kinds = tiny.data(), list[tuple[int, torch.dtype]]()
+    config = given(
+        pt.BitFit(),
+        schedule=pt.training.EpsilonSchedule.fixed(),
+        train_steps=1,
+        eval_steps=1,
+        accumulate=4,
+        mixed_precision="bf16",
+    )
+    config.objects[1].module[-1].register_forward_hook(
+        lambda layer, args, logits: kinds.append((len(logits), args[0].dtype)) if layer.training else None
+    )
+    passes.clear()
+    measured(config, data)
+    most = min(128, len(data.report))
+    # Attacks are searched in float32, part by part, and then the losses of the parts follow.
+    assert passes == [4] * 8 * 2 + [most] * 2
+    assert kinds == [(4, torch.bfloat16)] * 4 * 2
+    passes.clear()
+    measured(config, data, pixels=9 * 64)  # two parts of a batch of nine
+    assert passes[:4] == [5, 4, 5, 4]
+    measured(config, data, pixels=3 * 64)
+    assert passes[-3:] == [3, 3, 3]
+
+
 def test_seconds_are_those_of_steps_attacks_and_points() -> None:
     cost = Cost(
         trainable_parameters=1,

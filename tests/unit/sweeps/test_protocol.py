@@ -18,9 +18,10 @@ from paretune.frontiers.inheritance import Study
 from paretune.interchange.averaging import effective_state
 from paretune.runs.store import Run, load_runs
 from paretune.shifts import Invert, Rotation
+from paretune.shifts.imagenet import wordnet_ids
 from paretune.sweeps import inheritance
 from paretune.sweeps.before import plain
-from paretune.sweeps.label_space import imagenet_classes, versions
+from paretune.sweeps.label_space import versions
 from tests import tiny
 from tests.unit.sweeps.test_entry import own
 
@@ -220,7 +221,7 @@ def test_domains_are_tasks(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_imagenet_folders_are_measured_among_their_classes(tmp_path: Path) -> None:
     """A tree of WordNet ids, of which each task has some, and a model of 1,000 classes."""
-    names, rng = imagenet_classes(), np.random.default_rng(0)
+    names, rng = wordnet_ids(), np.random.default_rng(0)
     chosen = {"imagenet-a": (3, 10, 400), "imagenet-r": (3, 10, 700, 5)}
     for domain, classes in chosen.items():
         for label in classes:

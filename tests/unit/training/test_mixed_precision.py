@@ -9,7 +9,7 @@ import torch
 
 import paretune as pt
 from paretune.training.checkpoints import Kept
-from paretune.training.processes import Processes
+from paretune.training.precision import MixedPrecision
 from tests import tiny
 
 
@@ -73,9 +73,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 def test_the_scale_of_float16_gradients_goes_into_checkpoints_and_back() -> None:
     """As on a GPU: the scaler alone runs on a CPU too."""
-    first, second = (Processes([4]) for _ in range(2))
-    for each in (first, second):
-        each.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # type: ignore[attr-defined]
+    first, second = (MixedPrecision(torch.device("cpu")) for _ in range(2))
+    for precision in (first, second):
+        precision.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     loss = torch.zeros((), requires_grad=True) * 1.0
     first.scaler.scale(loss)
     first.scaler.update(4.0)

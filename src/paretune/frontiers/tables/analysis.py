@@ -8,8 +8,9 @@ times would have given; where they are in no order, K of them by chance. A file 
 A table of accuracies says less than runs do. Which test examples were right is not in it, so intervals come from
 repeats only (three seeds or more) and are about the luck of training, not of the test examples. Unless it has
 accuracies of a select split as well, frontiers are chosen by the accuracies that measure them, and areas are
-optimistic. A table from :func:`paretune.load_points` leads back to its runs: then the areas, intervals and tests are
-those of :func:`paretune.compare`.
+optimistic. With a column of shifted accuracies there are volumes beside areas, as :mod:`paretune.frontiers.third_axis`
+describes them. A table from :func:`paretune.load_points` leads back to its runs: then the areas, intervals and tests
+are those of :func:`paretune.compare`.
 """
 
 import dataclasses
@@ -34,7 +35,9 @@ from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables.columns import Names, Table, tidy
 from paretune.frontiers.tables.own_runs import compare_own
 from paretune.frontiers.tables.ranking import TaskRanking
+from paretune.frontiers.volumes import ordered_volume
 
+_AXES = ("clean", "robust")
 _NO_RUNS = (
     "The table is of runs, but they are not here as it has them, or its groups are not their strategies: areas come "
     "from its accuracies alone."
@@ -67,18 +70,22 @@ class Analysis:
 
     def to_frame(self) -> pd.DataFrame:
         """The areas as a table, one row for each group of each task; without an interval, its ends are missing."""
-        return pd.DataFrame(
-            {
-                "task": [area.task for area in self.areas],
-                "group": [area.strategy for area in self.areas],
-                "area": [area.area for area in self.areas],
-                "low": pd.array([area.low for area in self.areas], dtype="Float64"),
-                "high": pd.array([area.high for area in self.areas], dtype="Float64"),
-                "k": [area.k for area in self.areas],
-                "reference_clean": self.reference[0],
-                "reference_robust": self.reference[1],
-            }
-        )
+        columns = {
+            "task": [area.task for area in self.areas],
+            "group": [area.strategy for area in self.areas],
+            "area": [area.area for area in self.areas],
+            "low": pd.array([area.low for area in self.areas], dtype="Float64"),
+            "high": pd.array([area.high for area in self.areas], dtype="Float64"),
+            "k": [area.k for area in self.areas],
+            "reference_clean": self.reference[0],
+            "reference_robust": self.reference[1],
+        }
+        if any(task.volumes for task in self.tasks):
+            volumes = [task.volume_of[area.strategy] for task in self.tasks for area in task.areas]
+            columns["volume"] = [volume.area for volume in volumes]
+            columns["volume_low"] = pd.array([volume.low for volume in volumes], dtype="Float64")
+            columns["volume_high"] = pd.array([volume.high for volume in volumes], dtype="Float64")
+        return pd.DataFrame(columns)
 
 
 def analyze(
@@ -90,6 +97,7 @@ def analyze(
     task: Names | None = None,
     seed: str | None = None,
     select: tuple[str, str] | None = None,
+    shifted: str | None = None,
     reference: Reference = (0.0, 0.0),
     min_clean: float = 0.0,
     min_robust: float = 0.0,
@@ -109,6 +117,8 @@ def analyze(
         task: the column or columns whose values are analysed apart: data set, attack, epsilon.
         seed: the column that tells repeats of one training apart. From three on there are intervals.
         select: two columns, the clean and the robust accuracies on other examples, which then choose the frontiers.
+        shifted: the column of accuracies on shifted images, such as those of another domain. There are volumes then beside
+            areas, of the same points: what is shifted chooses nothing.
         reference: (clean, robust) where areas start; fix it before looking. (0, 0), or (chance, 0).
         min_clean: the least clean accuracy that you would deploy, in [0, 1): areas are partial.
         min_robust: the least robust accuracy that you would deploy, in [0, 1).
@@ -133,7 +143,15 @@ def analyze(
     )
     cells = Table.read(table)
     points = tidy(
-        cells, group=group, clean=clean, robust=robust, task=task, seed=seed, select=select, percent=percent
+        cells,
+        group=group,
+        clean=clean,
+        robust=robust,
+        task=task,
+        seed=seed,
+        select=select,
+        shifted=shifted,
+        percent=percent,
     )
     measured = compare_own(cells.frame, points, settings) if equal_budgets else None
     if measured is not None:
@@ -148,10 +166,12 @@ def analyze(
     return Analysis(tasks, _across(tasks), settings.start, points)
 
 
-def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings) -> TaskRanking:
-    report = rows[["clean", "robust"]].to_numpy(dtype=float)
-    select = (
-        rows[["clean_select", "robust_select"]].to_numpy(dtype=float) if "clean_select" in rows else report
+def _rank(
+    task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings, axes: tuple[str, ...] = _AXES
+) -> TaskRanking:
+    report = rows[[*axes]].to_numpy(dtype=float)
+    select = rows[["clean_select", "robust_select"] if "clean_select" in rows else [*_AXES]].to_numpy(
+        dtype=float
     )
     indices: dict[Any, Any] = {**rows.groupby(["group", "seed"]).indices}
     fronts = {(str(group), str(seed)): np.asarray(front) for (group, seed), front in indices.items()}
@@ -160,7 +180,7 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
     areas: dict[str, dict[str, float]] = {}
     for (group, seed), front in sorted(fronts.items()):
         used = k if equal_budgets else len(front)
-        areas.setdefault(group, {})[seed] = _area(select[front], report[front], used, settings.start)
+        areas.setdefault(group, {})[seed] = _measured(select[front], report[front], used, settings)
     ranked = []
     for group, of_seed in areas.items():
         values = np.array([*of_seed.values()])
@@ -181,11 +201,12 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
     ranked.sort(key=lambda area: (-area.area, area.strategy))
     differences = _differences([(area.strategy, area.area) for area in ranked], areas, settings.level)
     tested = any(d.p_value is not None for d in differences)
-    made_notes = [
+    all_notes = [
         *_notes(rows, sizes, ranked, equal_budgets, settings.start),
         *_constant(ranked, differences),
         *_settling(ranked, differences, settings),
     ]
+    by_volume = axes != _AXES
     of_frontiers = [[sizes[area.strategy, seed] for seed in areas[area.strategy]] for area in ranked]
     return TaskRanking(
         task=task,
@@ -195,16 +216,22 @@ def _rank(task: str, rows: pd.DataFrame, equal_budgets: bool, settings: Settings
         k=k,
         equal_budgets=equal_budgets or len({*sizes.values()}) == 1,
         covers=_covers(ranked, tested),
-        notes=tuple(made_notes),
+        notes=() if by_volume else tuple(all_notes),
         settings=settings,
+        volumes=None
+        if by_volume or "shifted" not in rows
+        else _rank(task, rows, equal_budgets, settings, (*_AXES, "shifted")),
+        corner=settings.corner if by_volume else None,
     )
 
 
-def _area(select: Floats, report: Floats, k: int, reference: Reference) -> float:
-    """The area of one frontier from ``k`` evenly spaced of its points; shapes ``(points, 2)``."""
+def _measured(select: Floats, report: Floats, k: int, settings: Settings) -> float:
+    """The area, or the volume, of one frontier from ``k`` evenly spaced of its points; shapes ``(points, 2 or 3)``."""
     (used,) = spaced_subsets(np.zeros(len(report)), k, 1, 0)
-    front = report[used][chosen_front(select[used], reference)]
-    return float(ordered_area(front[:, 0], front[:, 1], reference))
+    clean, robust, *shifted = report[used][chosen_front(select[used], settings.start)].T
+    if shifted:
+        return float(ordered_volume(clean, robust, shifted[0], settings.corner))
+    return float(ordered_area(clean, robust, settings.start))
 
 
 def _differences(

@@ -159,10 +159,11 @@ def tidy(
     task: Names | None,
     seed: str | None,
     select: tuple[str, str] | None,
+    shifted: str | None,
     percent: bool,
 ) -> pd.DataFrame:
-    """The columns ``task``, ``group``, ``seed`` (text), ``clean``, ``robust``, with ``select`` their select twins, and
-    where each row was: ``line`` of a CSV file, else ``row``.
+    """The columns ``task``, ``group``, ``seed`` (text), ``clean``, ``robust``, with ``select`` their select twins,
+    ``shifted`` if it is named, and where each row was: ``line`` of a CSV file, else ``row``.
 
     Raises:
         ValueError: a column is missing or named twice, a cell is empty, not a number or out of range, or one task
@@ -175,6 +176,8 @@ def tidy(
                 f"select must be two columns, the clean and the robust accuracies that choose; got {select!r}"
             )
         measures |= dict(zip(("clean_select", "robust_select"), select, strict=True))
+    if shifted is not None:
+        measures["shifted"] = shifted
     keys = {"group": table.names(group, "group")}
     for role, wanted in (("task", task), ("seed", seed)):
         if wanted is not None:

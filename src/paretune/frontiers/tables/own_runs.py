@@ -40,8 +40,15 @@ def compare_own(
     except (OSError, ValueError):
         return None
     named = points.iloc[np.concatenate([rows for _, rows in restricted])]
-    for name in ("clean", "robust"):
-        if not np.allclose(named[name].to_numpy(dtype=float), loaded[name].to_numpy(dtype=float), atol=1e-6):
+    there = {"clean": "clean", "robust": "robust"} | (
+        {"shifted": "clean_elsewhere"} if "shifted" in named else {}
+    )
+    if not {*there.values()} <= {*loaded.columns}:
+        return None
+    for name, column in there.items():
+        if not np.allclose(
+            named[name].to_numpy(dtype=float), loaded[column].to_numpy(dtype=float), atol=1e-6
+        ):
             return None
     condition = [*zip(*(loaded[name] for name in ("task", "threat", "epsilon", "attack")), strict=True)]
     groups = _one_to_one(
@@ -59,7 +66,13 @@ def compare_own(
         key = (outcome.task, outcome.threat, outcome.epsilon, outcome.attack)
         names = {label: group for (of, label), (_, group) in groups.items() if of == key}
         sizes = loaded[[setting == key for setting in condition]].groupby("run_index").size()
-        rankings.append(_ranking(outcome, tasks[key], names, (int(sizes.min()), int(sizes.max()))))
+        ranking = _ranking(outcome, tasks[key], names, (int(sizes.min()), int(sizes.max())))
+        if "shifted" in named:
+            if outcome.volumes is None or len(outcome.volumes.areas) < len(outcome.areas):
+                return None
+            volumes = _ranking(outcome.volumes, tasks[key], names, ranking.points[0])
+            ranking = dataclasses.replace(ranking, volumes=volumes)
+        rankings.append(ranking)
     return tuple(sorted(rankings, key=lambda ranking: ranking.task))
 
 
@@ -111,4 +124,5 @@ def _ranking(condition: Condition, task: str, names: dict[str, str], points: tup
             f"Intervals and tests are paired bootstraps over {condition.examples:,} test examples of the runs, which "
             f"{condition.examples_select:,} others chose{luck}"
         ),
+        corner=condition.corner,
     )

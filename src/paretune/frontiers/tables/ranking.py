@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from scipy.stats import rankdata
 
 from paretune.frontiers.ranking import Area, Gap, Ranking
+from paretune.frontiers.volumes import Corner
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,18 @@ class TaskRanking(Ranking[Area, Gap]):
     points: tuple[tuple[int, int], ...]  # of ``areas``, the fewest and most that its frontiers have
     equal_budgets: bool  # every frontier counts with k points
     covers: str  # a sentence: what intervals are about, or why there are none
+    volumes: "TaskRanking | None" = None  # the same by volume, if the table has shifted accuracies
+    corner: Corner | None = None  # where volumes start, if ``areas`` and ``differences`` are of these
+
+    @property
+    def quantity(self) -> str:
+        """What the numbers in ``areas`` are: areas, or volumes."""
+        return "area" if self.corner is None else "volume"
+
+    @property
+    def volume_of(self) -> dict[str, Area]:
+        """The volume of each group, if the table has shifted accuracies."""
+        return {} if self.volumes is None else {volume.strategy: volume for volume in self.volumes.areas}
 
     @property
     def ranks(self) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from paretune.backbones.backbone import inside
-from paretune.backbones.sites import blank_image
+from paretune.backbones.passing import blank_image
 from paretune.interchange.checks import check_plain_head
 from paretune.interchange.patterns import fold
 from paretune.interchange.peft.directory import PeftFiles

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from paretune.backbones.backbone import Backbone
-from paretune.strategies.mechanics.adapting import remove_adapter
+from paretune.strategies.mechanics.adapting import base_state, remove_adapter
 
 # One for all terms of a sum.
 _TWINS: "weakref.WeakKeyDictionary[Backbone, weakref.ref[Backbone]]" = weakref.WeakKeyDictionary()
@@ -18,21 +18,29 @@ def pretrained_twin(model: Backbone) -> Backbone:
 
     As long as somebody has it, all who ask for that of the same model, with the same values, get the same.
     """
+    kept = _TWINS.get(model)
+    other = None if kept is None else kept()
+    if other is not None and _same(_pretrained(model), _pretrained(other)):
+        return other
     twin = copy.deepcopy(model)
     remove_adapter(twin)
     twin.eval().requires_grad_(False)
-    kept = _TWINS.get(model)
-    other = None if kept is None else kept()
-    if other is not None and _same(_values(twin), _values(other)):
-        return other
     _TWINS[model] = weakref.ref(twin)
     return twin
 
 
-def _values(model: Backbone) -> dict[str, Tensor]:
-    return dict(model.named_parameters()) | dict(model.named_buffers())
+def _pretrained(model: Backbone) -> dict[str, Tensor]:
+    """All values of ``model`` as they were before it was adapted."""
+    return base_state(model.module) | {"mean": model.mean, "std": model.std}
 
 
 def _same(values: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
-    alike = values.keys() == others.keys() and all(v.device == others[n].device for n, v in values.items())
-    return alike and all(torch.equal(value, others[name]) for name, value in values.items())
+    """Whether names, values, and where these are and of what type, agree."""
+
+    def place(value: Tensor) -> tuple[torch.device, torch.dtype]:
+        return value.device, value.dtype
+
+    return values.keys() == others.keys() and all(
+        place(value) == place(others[name]) and torch.equal(value, others[name])
+        for name, value in values.items()
+    )

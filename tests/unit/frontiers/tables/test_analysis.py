@@ -12,8 +12,9 @@ from scipy import stats
 
 import paretune as pt
 from paretune.frontiers.power import needed_seeds
+from paretune.frontiers.volumes import volume
 from paretune.report import shell
-from tests.synthetic import STRATEGIES, write_run, write_runs
+from tests.synthetic import STRATEGIES, There, write_run, write_runs
 
 
 def table(
@@ -421,3 +422,80 @@ def test_repeats_that_would_settle_a_tie_are_counted() -> None:
     assert f"if the true difference is {effect:.3f}" in note
     (clear,) = pt.analyze(table({"A": 0.0, "B": 0.3}, seeds=4), seed="seed").tasks
     assert not any("would tell" in note for note in clear.notes)
+
+
+def shifted_table(seeds: int = 1) -> pd.DataFrame:
+    """Two groups, of which B keeps more of its clean accuracy where images are shifted."""
+    frame = table({"A": 0.02, "B": 0.0}, seeds=seeds)
+    keeps = frame["strategy"].map({"A": 0.5, "B": 0.9}) - 0.01 * frame["seed"]
+    return frame.assign(art=frame["clean"] * keeps)
+
+
+def test_shifted_accuracies_give_volumes_beside_areas() -> None:
+    frame = shifted_table()
+    result = pt.analyze(frame, shifted="art", reference=(0.1, 0.05))
+    plain = pt.analyze(frame, reference=(0.1, 0.05))
+    assert result.areas == plain.areas
+    ((ranking,), (without,)) = result.tasks, plain.tasks
+    assert without.volumes is None
+    assert "volume" not in plain.to_frame()
+    assert ranking.volumes is not None
+    for name, estimate in ranking.volume_of.items():
+        rows = frame[frame["strategy"] == name]
+        expected = volume(rows["clean"], rows["robust"], rows["art"], (0.1, 0.05, 0.1))
+        assert estimate.area == pytest.approx(expected)
+    assert ranking.best.strategy == "A"
+    assert ranking.volumes.best.strategy == "B"
+    assert ranking.volumes.sentence.startswith("B has the largest volume, 0.")
+    told = result.to_frame().set_index("group")
+    assert told["volume"].to_dict() == {name: each.area for name, each in ranking.volume_of.items()}
+    assert told["volume_low"].isna().all()
+
+
+def test_what_is_shifted_chooses_no_point() -> None:
+    """The point with the best shifted accuracy is behind another in clean and robust accuracy, and counts for nothing."""
+    frame = pd.DataFrame({"strategy": "A", "clean": [0.9, 0.8], "robust": [0.5, 0.4], "art": [0.3, 0.9]})
+    (ranking,) = pt.analyze(frame, shifted="art").tasks
+    assert ranking.volume_of["A"].area == pytest.approx(0.9 * 0.5 * 0.3)
+
+
+def test_seeds_give_volumes_intervals_and_tests() -> None:
+    (ranking,) = pt.analyze(shifted_table(seeds=4), shifted="art", seed="seed").tasks
+    assert ranking.volumes is not None
+    estimate = ranking.volumes.best
+    expected = stats.t.interval(0.95, 3, estimate.area, np.std(estimate.per_seed, ddof=1) / 2)
+    assert (estimate.low, estimate.high) == pytest.approx(expected)
+    (gap,) = ranking.volumes.differences
+    assert gap.p_value is not None
+    assert gap.p_value < 0.05
+    assert ranking.volumes.notes == ()  # said once, of the areas
+
+
+def test_shifted_accuracies_of_own_runs_have_the_volumes_of_compare(tmp_path: Path) -> None:
+    there = {"fog 1": There(0.8, "Corruption('fog', severity=1)"), "art": There(0.6, None, 70)}
+    write_runs(tmp_path, STRATEGIES[:2], points=4, elsewhere=there)
+    points = pt.load_points(tmp_path)
+    (ranking,) = pt.analyze(points, shifted="clean_elsewhere").tasks
+    volumes = pt.compare(tmp_path).conditions[0].volumes
+    assert volumes is not None
+    assert ranking.volumes is not None
+    assert [(e.strategy, e.area, e.low) for e in ranking.volumes.areas] == [
+        (e.strategy, e.area, e.low) for e in volumes.areas
+    ]
+    # Of another column, such as one domain alone, the runs say nothing together: the table itself is judged.
+    (alone,) = pt.analyze(points, shifted="clean_in_art", seed="seed").tasks
+    assert alone.volumes is not None
+    assert alone.volumes.best.low is None
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("sketch", "has no column 'sketch' \\(shifted\\)"),
+        ("clean", "clean and shifted are both column 'clean'"),
+        ("wrong", "column 'wrong' must hold accuracies from 0 to 1; got 71"),
+    ],
+)
+def test_shifted_accuracies_that_are_none_are_refused(column: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pt.analyze(shifted_table().assign(wrong=71.0), shifted=column)
