@@ -42,8 +42,9 @@ class Inherit(InheritConfig):
         super().__post_init__()
         if not self.out:
             raise ValueError("out is empty; name a directory")
-        if self.start is not None and self.pretrain is not None:
-            raise ValueError("start is pretrained already: give start or pretrain, not both")
+        for name in ("pretrain", "pretrain_domain"):
+            if self.start is not None and getattr(self, name) is not None:
+                raise ValueError(f"start is pretrained already: give start or {name}, not both")
 
     def __call__(self) -> None:
         """Runs, tables, report."""

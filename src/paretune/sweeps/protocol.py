@@ -66,7 +66,9 @@ class InheritConfig(TaskConfig):
             ImageNet-A need it.
         pretrain: data to train the backbone on first, all weights on clean images, with a fresh head. The report split of it
             measures what is lost of it. null takes the head that the weights come with.
-        pretrain_epochs: passes over pretrain.
+        pretrain_domain: a domain of data to train the backbone on first, in place of pretrain; it is no task then, and split
+            as they are.
+        pretrain_epochs: passes over what the backbone is trained on first.
         pretraining: data of the task that the model was pretrained on, whose report split measures what is lost of it. null
             is pretrain.
         train_steps: PGD steps a training batch is attacked with; 0 trains on clean images, as ImageNet-RIB does.
@@ -80,6 +82,7 @@ class InheritConfig(TaskConfig):
     held_out: bool = True
     among: bool = False
     pretrain: str | None = None
+    pretrain_domain: str | None = None
     pretrain_epochs: float = 5.0
     pretraining: str | None = None
     train_steps: int = 0
@@ -103,8 +106,13 @@ class InheritConfig(TaskConfig):
             )
         if self.tasks is not None and self.domains is not None:
             raise ValueError("tasks are changes of data or its domains: give tasks or domains, not both")
-        if self.pretrain is not None and self.pretraining is not None:
-            raise ValueError("pretrain says what the model is pretrained on; leave pretraining out")
+        several = ("pretrain", "pretrain_domain", "pretraining")
+        if len(given := [name for name in several if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"{' and '.join(given)} say what the model is pretrained on: give one of them")
+        if self.pretrain_domain is not None and self.tasks is not None:
+            raise ValueError(
+                "pretrain_domain is one of the domains of data, and tasks are changes of it: give pretrain"
+            )
         if not 0 < self.pretrain_epochs <= MOST:
             raise ValueError(
                 f"pretrain_epochs must be above 0 and at most {MOST}, got {self.pretrain_epochs}"
@@ -127,9 +135,12 @@ class InheritConfig(TaskConfig):
             raise ValueError(
                 f"data={given!r} is one task; give tasks, changes of its images such as {_EXAMPLE!r}, or data in domains"
             )
+        domains = self.domains
+        if domains is not None and self.pretrain_domain is not None:
+            domains = Domains(dict.fromkeys((*domains, self.pretrain_domain)))
         return load_related(
             given,
-            domains=self.domains,
+            domains=domains,
             img_size=size,
             seed=self.split_seed,
             limit=self.most,
@@ -234,24 +245,33 @@ def study(
 ) -> Study:
     """:func:`inheritance` with its options in ``config``; ``tell`` is called with lines on what is about to be done."""
     Settings(**judging)
-    if pretrain is not None and pretraining is not None:
-        raise ValueError("pretrain says what the model is pretrained on; leave pretraining out")
+    fresh = pretrain is not None or config.pretrain_domain is not None  # a model that is trained first
+    if sum((pretrain is not None, pretraining is not None, config.pretrain_domain is not None)) > 1:
+        raise ValueError(
+            "pretrain, pretrain_domain and pretraining say what the model is pretrained on: give one of them"
+        )
     given = backbone if isinstance(backbone, Backbone) else None
-    model = None if pretrain is not None else plain(given) if given is not None else with_own_head(config)
+    model = None if fresh else plain(given) if given is not None else with_own_head(config)
     size = _size(config, model or given)
     tasks = config.related(data, size)
+    learnt: ImageData | None = None
+    if config.pretrain_domain is not None:
+        if config.pretrain_domain not in tasks:
+            raise ValueError(f"pretrain_domain={config.pretrain_domain!r} is none of {', '.join(tasks)}")
+        learnt = config.checked(tasks.pop(config.pretrain_domain))
     if len(tasks) < 2:
         raise ValueError(f"inheritance needs two related tasks or more; got {', '.join(tasks) or 'none'}")
     if PRETRAINING in tasks:
         raise ValueError(
             f"{PRETRAINING!r} is what the task of pretraining is called; give the task another name"
         )
-    learnt: ImageData | None = None
     if pretrain is not None:
         with told("pretrain", pretrain if isinstance(pretrain, str) else None):
             learnt = config.checked(
                 pretrain if isinstance(pretrain, ImageData) else config.read(pretrain, size)
             )
+    if learnt is not None:
+        learnt = in_common(learnt.name, learnt, learnt.classes, among=False)
         classes = common_classes(tasks, learnt.classes, len(learnt.classes))
     else:
         assert model is not None

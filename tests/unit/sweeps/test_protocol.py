@@ -14,6 +14,7 @@ from PIL import Image
 import paretune as pt
 from paretune.backbones.heads import pretrained_head
 from paretune.data.images import ImageData
+from paretune.data.related import load_related
 from paretune.frontiers.inheritance import Study
 from paretune.interchange.averaging import effective_state
 from paretune.runs.store import Run, load_runs
@@ -215,7 +216,19 @@ def test_domains_are_tasks(tmp_path: Path) -> None:
     assert study.clean.tasks == ("photo", "sketch")
     with pytest.raises(ValueError, match="'art' is what the model is pretrained on"):
         studied(tmp_path / "all", methods="LinearProbe", **options)
+    both = pt.load_data(place, train_domains=["sketch", "art"])
+    with pytest.raises(ValueError, match="'art' is what the model is pretrained on"):
+        studied(tmp_path / "all", methods="LinearProbe", **options | {"pretrain": both})
+    with pytest.raises(ValueError, match="pretrain_domain='at' is none of art, photo, sketch"):
+        studied(tmp_path / "all", **options | {"pretrain": None, "pretrain_domain": "at"})
     assert not (tmp_path / "all").exists()
+    options |= {"pretrain": None, "pretrain_domain": "art", "among": True}
+    study = studied(tmp_path / "one", methods="LinearProbe", **options)
+    assert study.clean.tasks == ("photo", "sketch")
+    related = load_related(place)
+    assert study.clean.examples["pretraining"] == len(related["art"].report)
+    run = run_of(tmp_path / "one", "pretraining")
+    assert run.points["report_id"].iloc[0] == related["art"].report.fingerprint
 
 
 @pytest.mark.slow
@@ -267,7 +280,8 @@ def test_imagenet_folders_are_measured_among_their_classes(tmp_path: Path) -> No
         ({"backbone": own(4), "pretrain": None}, "the model has 4 logits, the tasks 10 classes"),
         ({"methods": "LoRA + Linf(1)"}, "no part of a method"),
         ({"batch_size": 5000}, "batch_size=5000"),
-        ({"pretraining": tiny.data()}, "leave pretraining out"),
+        ({"pretraining": tiny.data()}, "give one of them"),
+        ({"pretrain_domain": "photo"}, "tasks are changes of it: give pretrain"),
         ({"shifts": "Invert()"}, "give tasks="),
         ({"train_domains": "photo"}, "with domains, not with train_domains"),
         ({"domains": "photo"}, "tasks or domains, not both"),
