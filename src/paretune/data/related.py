@@ -12,7 +12,7 @@ import torch
 from paretune.data.images import ImageData, check_labels, checked_options, one_split
 from paretune.data.reading import Reading, _domains, read_source
 from paretune.data.sizes import ImageSize, checked_size
-from paretune.data.sources import Source
+from paretune.data.sources import SOURCES, Source
 from paretune.data.splits import ROLES, SPLITS, Rows, split_rows
 
 
@@ -48,6 +48,10 @@ def load_related(
         ValueError: There is no such domain, or fewer than two, a class of a domain has too few images for its splits, or as
             in :func:`paretune.load_data`.
     """
+    if isinstance(given, str) and given in SOURCES:
+        raise ValueError(
+            f"{given!r} is in no domains; give a folder DIR/DOMAIN/CLASS/IMAGE, or a table with a column of them"
+        )
     how = Reading(
         train_domains=domains or ("",),
         columns=columns or {},

@@ -180,8 +180,6 @@ def _trained(method: Method) -> Method:
 
 
 def _read(text: str) -> list[Method | Soup]:
-    if not text.strip(" ,"):
-        raise ValueError(f"{text!r} names nothing; name at least one method, such as FullFineTune + EWC()")
     return [
         terms[0] if len(terms) == 1 and isinstance(terms[0], Soup) else _method(terms, text)
         for terms in parse_sums(text, _PARTS)
