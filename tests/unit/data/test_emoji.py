@@ -69,11 +69,11 @@ def write(root: Path, entries: list[dict[str, Any]] | None = None) -> Path:
         pictures.mkdir(parents=True)
         if style < 2:
             (folder / "emoji.json").write_text(json.dumps(entries))
-        for place, each in enumerate(entries):
+        for place, emoji in enumerate(entries):
             side = 256 if style == 2 else 64
             picture = Image.new("RGBA", (side, side), (style, place, 9, 255))
             picture.paste((77, 77, 77, 0), (0, 0, side // 2, side))  # see through
-            file = pictures / each["image"]
+            file = pictures / emoji["image"]
             picture.save(file.with_suffix(".webp") if style == 2 else file, lossless=True)
     return root
 
@@ -97,7 +97,7 @@ def test_the_other_styles_are_elsewhere_with_emoji_that_nothing_was_learnt_or_ch
     inside = {role: seen(split) for role, split in splits_of(data).items()}
     assert {style for examples in inside.values() for style, _ in examples} == {0}
     assert sorted(name for examples in inside.values() for _, name in examples) == sorted(
-        each["name"] + each["unified"] for each in ENTRIES
+        emoji["name"] + emoji["unified"] for emoji in ENTRIES
     )
     reported = {name for _, name in inside["report"]}
     assert [*data.elsewhere] == ["twitter", "fluent"]
@@ -130,12 +130,12 @@ def test_variants_of_an_emoji_are_in_one_split_in_whatever_style(tmp_path: Path,
 def test_groups_tell_variants_from_other_emoji(tmp_path: Path) -> None:
     (part,) = emoji_styles(write(tmp_path))["google"]().values()
     names = [
-        each["name"] for each in sorted(ENTRIES, key=lambda each: str(each["image"]).removesuffix(".png"))
+        emoji["name"] for emoji in sorted(ENTRIES, key=lambda emoji: str(emoji["image"]).removesuffix(".png"))
     ]
     groups: dict[str, set[str]] = {}
     for name, group in zip(names, part.groups or (), strict=True):
         groups.setdefault(group, set()).add(name)
-    together = {frozenset(each) for each in groups.values() if len(each) > 1}
+    together = {frozenset(names) for names in groups.values() if len(names) > 1}
     assert together == {frozenset({"FAMILY: MAN, BOY", "FAMILY", "HOLDING HANDS"})}
     assert len(groups) == 96 + 6  # farmer, runner, family, two signs, man
     assert sum(group == "person 1f33e" for group in part.groups or ()) == 3
@@ -221,8 +221,8 @@ def test_the_command_line_trains_on_one_style_and_measures_another(
         f"--train-steps 0 --eval-steps 1 --out {tmp_path}/run"
     )
     assert main(line.split()) == 0, capsys.readouterr().err
-    rows = [json.loads(each) for each in (tmp_path / "run/points.jsonl").read_text().splitlines()]
-    sizes = {name: each["examples"] for name, each in rows[-1]["elsewhere"].items()}
+    rows = [json.loads(text) for text in (tmp_path / "run/points.jsonl").read_text().splitlines()]
+    sizes = {name: part["examples"] for name, part in rows[-1]["elsewhere"].items()}
     assert [*sizes] == ["twitter", "fluent"]
     line = f"evaluate {tmp_path}/run --weights {tmp_path}/w.pth --domain fluent --epsilons 1/255 --steps 1"
     assert main(line.split()) == 0, capsys.readouterr().err

@@ -81,7 +81,7 @@ TASKS = {
 @pytest.mark.parametrize("layout", ["v2", "sketch"])
 def test_folders_of_imagenet_have_the_numbers_of_the_task(tmp_path: Path, layout: str, task: str) -> None:
     numbers = [0, 1, 9, 10, 517, 999]
-    root = write(tmp_path / layout, [str(each) if layout == "v2" else IDS[each] for each in numbers])
+    root = write(tmp_path / layout, [str(number) if layout == "v2" else IDS[number] for number in numbers])
     (root / "README.txt").write_text("no folder")
     name, images = one(Folder(root), split(TASKS[task]))
     assert name == layout
@@ -130,14 +130,14 @@ def test_the_published_masks_have_200_classes_also_where_the_folder_has_fewer(
     bare, masked, few = (one(Folder(root, mask=mask), split())[1] for mask in (None, kind, "folders"))
     name, _ = one(Folder(root, mask=kind), split())
     assert name == f"{kind} (among 200)"
-    assert masked.among == tuple(sorted(IDS.index(each) for each in ids))
-    assert few.among == tuple(sorted(IDS.index(each) for each in ids[:7]))
+    assert masked.among == tuple(sorted(IDS.index(wordnet) for wordnet in ids))
+    assert few.among == tuple(sorted(IDS.index(wordnet) for wordnet in ids[:7]))
     assert bare.among is None
     assert (
         seen(bare)
         == seen(masked)
         == seen(few)
-        == {place: IDS.index(each) for place, each in enumerate(ids[:7])}
+        == {place: IDS.index(wordnet) for place, wordnet in enumerate(ids[:7])}
     )
     assert len({bare.fingerprint, masked.fingerprint, few.fingerprint}) == 3
     assert len(one(Folder(root, mask=kind), split(ids))[1].among or ()) == 200
@@ -173,14 +173,14 @@ def test_corruptions_on_disk_are_called_as_those_that_are_computed(tmp_path: Pat
                 IDS[2:4],
                 start=10 * place + severity,
             )
-    made = Folder(root).of(split())
-    assert [*made] == ["defocus_blur 1", "defocus_blur 5", "gaussian_noise 1", "gaussian_noise 5"]
-    assert seen(made["gaussian_noise 5"]) == {15: 2, 16: 3}
+    parts = Folder(root).of(split())
+    assert [*parts] == ["defocus_blur 1", "defocus_blur 5", "gaussian_noise 1", "gaussian_noise 5"]
+    assert seen(parts["gaussian_noise 5"]) == {15: 2, 16: 3}
     alone = Folder(root / ("noise/gaussian_noise" if grouped else "gaussian_noise"), called="published").of(
         split()
     )
     assert [*alone] == ["published gaussian_noise 1", "published gaussian_noise 5"]
-    assert alone["published gaussian_noise 5"].fingerprint == made["gaussian_noise 5"].fingerprint
+    assert alone["published gaussian_noise 5"].fingerprint == parts["gaussian_noise 5"].fingerprint
     write(root, IDS[:1])
     with pytest.raises(ValueError, match="has corruptions by severity, and 'n01440764', which has none"):
         Folder(root).of(split())
@@ -329,7 +329,7 @@ def test_the_command_line_measures_a_folder(tmp_path: Path, capsys: pytest.Captu
     assert main([*line.split(), *shifts]) == 0, capsys.readouterr().err
     rows = [json.loads(text) for text in (tmp_path / "run/points.jsonl").read_text().splitlines()]
     elsewhere = rows[-1]["elsewhere"]
-    assert {name: each["examples"] for name, each in elsewhere.items()} == {
+    assert {name: part["examples"] for name, part in elsewhere.items()} == {
         "night": 10,
         "night (among 2)": 10,
     }
