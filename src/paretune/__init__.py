@@ -35,7 +35,7 @@ _NAMES = {
     "runs": ("load_points",),
     "frontiers": ("analyze", "area", "compare", "recommend"),
     "report": ("write_report",),
-    "sweeps": ("sweep",),
+    "sweeps": ("inheritance", "sweep"),
     "interchange": ("export_model", "import_adapter", "load_adapter", "save_adapter"),
 }
 _HOME = {name: folder for folder, names in _NAMES.items() for name in names}
@@ -91,6 +91,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time these load on fi
     from paretune.strategies import adapt as adapt
     from paretune.strategies import merge_adapter as merge_adapter
     from paretune.strategies import remove_adapter as remove_adapter
+    from paretune.sweeps import inheritance as inheritance
     from paretune.sweeps import sweep as sweep
     from paretune.training import AdversarialTraining as AdversarialTraining
     from paretune.training import EpsilonSchedule as EpsilonSchedule

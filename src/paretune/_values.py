@@ -155,13 +155,15 @@ def parse(text: str, choices: Mapping[str, type]) -> Any:
 
 def parse_many(text: str, choices: Mapping[str, type]) -> tuple[Any, ...]:
     """Read ``"lora, BitFit()"``: several values, separated by commas; see :func:`parse`."""
-    if not text.strip(" ,"):
-        raise ValueError(f"{text!r} names nothing; name at least one of: {', '.join(choices)}")
-    items = _tree(f"({text},)", text, "calls separated by commas, such as 'lora,BitFit()'")
+    return tuple(map(_Reader(text, choices).value, _items(text, choices, "'lora,BitFit()'")))
+
+
+def parse_sums(text: str, choices: Mapping[str, type]) -> tuple[tuple[Any, ...], ...]:
+    """Read ``"lora + EWC(), BitFit"``: the terms of several sums, separated by commas; see :func:`parse`."""
     reader = _Reader(text, choices)
-    if not isinstance(items, ast.Tuple):
-        raise ValueError(f"cannot read {shown(text)} as calls separated by commas, such as 'lora,BitFit()'")
-    return tuple(map(reader.value, items.elts))
+    return tuple(
+        tuple(map(reader.value, _terms(item))) for item in _items(text, choices, "'lora + EWC(), BitFit()'")
+    )
 
 
 def parse_number(name: str, text: str) -> float:
@@ -226,6 +228,25 @@ def _tree(source: str, text: str, wanted: str) -> ast.expr:
         raise ValueError(f"cannot read {shown(text)} as {wanted}: {error.msg}") from None
     except (RecursionError, MemoryError, ValueError):
         raise ValueError(f"cannot read {shown(text)} as {wanted}: it is nested too deeply") from None
+
+
+def _items(text: str, choices: Mapping[str, type], example: str) -> list[ast.expr]:
+    """What stands between the commas."""
+    if not text.strip(" ,"):
+        raise ValueError(f"{text!r} names nothing; name at least one of: {', '.join(choices)}")
+    what = f"calls separated by commas, such as {example}"
+    items = _tree(f"({text},)", text, what)
+    if not isinstance(items, ast.Tuple):
+        raise ValueError(f"cannot read {shown(text)} as {what}")
+    return items.elts
+
+
+def _terms(node: ast.expr) -> list[ast.expr]:
+    """What stands between the plus signs."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return [*_terms(left), *_terms(right)]
+    return [node]
 
 
 @dataclasses.dataclass(frozen=True)

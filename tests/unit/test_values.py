@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from paretune._values import from_dict, number_text, parse, parse_many, parse_number
+from paretune._values import from_dict, number_text, parse, parse_many, parse_number, parse_sums
 from paretune.attacks import L2, PGD, Linf
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, VisualPrompt
 
@@ -29,6 +29,16 @@ def test_a_value_reads_back_from_its_repr_and_from_its_dict(value) -> None:
 def test_repr_shows_only_what_differs_from_the_defaults() -> None:
     assert repr(LoRA()) == "LoRA()"
     assert repr(LoRA(rank=4)) == "LoRA(rank=4)"
+
+
+def test_sums_are_read_term_by_term() -> None:
+    assert parse_sums("bit-fit + lora + PGD(Linf(1/2 + 1/4)), BitFit", CHOICES) == (
+        (BitFit(), LoRA(), PGD(Linf(0.75))),
+        (BitFit(),),
+    )
+    for text in ("", " ,", "lora + 3", "lora - 3", "lora +", "lora + nothing"):
+        with pytest.raises(ValueError, match=r"names nothing|not one of|unknown name|cannot (read|compute)"):
+            parse_sums(text, CHOICES)
 
 
 def test_names_may_be_bare_and_spelt_loosely() -> None:

@@ -60,6 +60,11 @@ COMMANDS = Commands(
             "Average",
             "measure averages of finished runs: WiSE-FT and model soups",
         ),
+        "inherit": Listed(
+            "inherit",
+            "Inherit",
+            "fine-tune on each of several related tasks and measure the others, as ImageNet-RIB does",
+        ),
         "distance": Listed("distance", "Distance", "measure how far two data sets are apart"),
         "report": Listed("report", "Report", "judge finished runs: HTML report, SVG, PNG, PDF and CSV"),
         "watch": Listed("watch", "Watch", "show a sweep in the browser while it runs"),

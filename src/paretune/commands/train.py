@@ -49,13 +49,13 @@ class Train(RunConfig, SearchConfig):
             named = [name for name in map(str, run.points) if name.startswith(("clean_in_", "robust_in_"))]
             pooled = [name for name in ("clean_elsewhere", "robust_elsewhere") if name in run.points]
             columns += named if len(named) <= 6 else pooled
-            if config.tasks:
+            if config.sources:
                 print(f"\n{run.config['task']}")
             rows = run.points[columns].itertuples(index=False)
             print_table(columns, [[cell(value) for value in row] for row in rows])
         print_findings(runs)
         for run in runs:
-            of_task = f" of {run.config['task']}" if config.tasks else ""
+            of_task = f" of {run.config['task']}" if config.sources else ""
             print(f"\nadapter{of_task}: {(run.path / 'adapter').resolve()}")
-        if config.tasks:
+        if config.sources:
             print(f"\nadapter of all: {(Path(self.out) / 'adapter').resolve()}")

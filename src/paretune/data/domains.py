@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paretune.data.parts import Part, check_apart, in_order, joined, merged
 from paretune.data.sources import Source, digest
-from paretune.data.splits import Rows, sample_rows
+from paretune.data.splits import ROLES, Rows, sample_rows
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,10 @@ def of_domains(
     source = joined(name, trained, elsewhere)
     learnt = (digest(repr([*known]), aligned[domain]["train"].content) for domain in train)
     return replace(
-        source, learnt=" ".join(learnt)
-    )  # of each, so that none is taken for new when it is given alone
+        source,
+        learnt=" ".join(learnt),  # of each, so that none is taken for new when it is given alone
+        domains=_places({role: {domain: aligned[domain][role] for domain in train} for role in trained}),
+    )
 
 
 def elsewhere_rows(
@@ -109,6 +111,16 @@ def elsewhere_rows(
                 "is left to measure there"
             )
         yield name, rows[torch.from_numpy(sample_rows(source.labels[rows].numpy(), most))]
+
+
+def _places(parts: Mapping[str, Mapping[str, Part]]) -> dict[str, tuple[range, ...]]:
+    """The rows of each domain, of parts by role and domain, as :func:`~paretune.data.parts.joined` puts them."""
+    ranges: dict[str, list[range]] = {}
+    start = 0
+    for role in ROLES:
+        for domain, part in parts.get(role, {}).items():
+            ranges.setdefault(domain, []).append(range(start, start := start + len(part.labels)))
+    return {domain: tuple(rows) for domain, rows in ranges.items()}
 
 
 def _check_names(name: str, known: Mapping[str, object], train: Sequence[str]) -> None:

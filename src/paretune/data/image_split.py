@@ -1,5 +1,6 @@
 """Some labelled images of a data set, in a fixed order: what is trained on, chosen by, or measured."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -198,6 +199,40 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
             subsets=(name,) * len(rows),
         )
 
+    def labelled(self, classes: Sequence[str], *, among: tuple[int, ...] | None = None) -> "ImageSplit":
+        """The same images with labels that number ``classes``, which hold those of the images by their names.
+
+        Args:
+            classes: Names of the classes, such as those that a model answers with.
+            among: Numbers of those that a model may answer with; None for all.
+
+        Raises:
+            ValueError: An image is of another class, or nobody named those of the images.
+        """
+        names = self.classes
+        if names is None:
+            raise ValueError("the classes of the images have no names by which they could be found")
+        places = {name: place for place, name in enumerate(classes)}
+        if strange := [
+            names[label] for label in sorted({*self.labels.tolist()}) if names[label] not in places
+        ]:
+            raise ValueError(
+                f"there are images of the class {strange[0]!r}, which is none of the {len(places)} classes"
+            )
+        codes = torch.tensor([places.get(name, -1) for name in names])
+        return ImageSplit(
+            codes[self.labels],
+            self.ids,
+            self._read,
+            digest(self.fingerprint, repr(tuple(classes)), repr(among)),
+            tuple(classes),
+            self.groups,
+            shift=self.shift,
+            paired=self.paired,
+            among=among,
+            subsets=self.subsets,
+        )
+
     def _rows(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
         if isinstance(index, slice):
             return torch.tensor(range(len(self))[index], dtype=torch.int64)
@@ -212,3 +247,42 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
 
 def _read_rows(read: Reader, chosen: Tensor, rows: Tensor) -> Tensor:
     return read(chosen[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _OfParts:
+    """Reads images of several splits, whose rows are counted through."""
+
+    readers: tuple[Reader, ...]
+    starts: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Images (batch, 3, height, width) at ``rows``."""
+        if not len(rows):
+            return self.readers[0](rows)
+        part = torch.searchsorted(self.starts, rows, right=True) - 1
+        images: dict[int, Tensor] = {}
+        for number in sorted({*part.tolist()}):
+            places = (part == number).nonzero().flatten()
+            read = self.readers[number](rows[places] - self.starts[number])
+            images |= zip(places.tolist(), read, strict=True)
+        return torch.stack([images[place] for place in range(len(rows))])
+
+
+def joined(splits: Sequence[ImageSplit]) -> ImageSplit:
+    """All examples of ``splits``, one split after the other; they have their classes and the kind of pixels in common."""
+    first = splits[0]
+    sizes = torch.tensor([len(split) for split in splits])
+    groups = [split.groups for split in splits if split.groups is not None]
+    subsets = [split.subsets for split in splits if split.subsets is not None]
+    return ImageSplit(
+        torch.cat([split.labels for split in splits]),
+        torch.cat([split.ids for split in splits]),
+        _OfParts(tuple(split._read for split in splits), sizes.cumsum(0) - sizes),
+        digest("joined", *(split.fingerprint for split in splits)),
+        first.classes,
+        torch.cat(groups) if len(groups) == len(splits) else None,
+        shift=first.shift,
+        among=first.among,
+        subsets=tuple(itertools.chain(*subsets)) if len(subsets) == len(splits) else None,
+    )

@@ -283,7 +283,7 @@ def as_split(
         )
     _check_label_range(source)
     img_size = None if img_size is None else checked_size("img_size", img_size)
-    return _one(source, torch.arange(len(source.labels)), img_size)
+    return one_split(source, torch.arange(len(source.labels)), img_size)
 
 
 def check_same_classes(logits: int, known: Sequence[str] | None, named: Sequence[str] | None) -> None:
@@ -338,6 +338,24 @@ def _check_images(images: Tensor) -> None:
         )
 
 
+def checked_options(
+    seed: int, img_size: ImageSize | None, limit: int | None, splits: tuple[float, float, float]
+) -> ImageSize | None:
+    """The size, if all of these options of :func:`load_data` are in range.
+
+    Raises:
+        ValueError: One is not.
+    """
+    _check_number("seed", seed, least=0)
+    if img_size is not None:
+        img_size = checked_size("img_size", img_size)
+    if limit is not None:
+        _check_number("limit", limit, least=1)
+    if len(splits) != 3 or not all(share > 0 for share in splits) or not math.isclose(sum(splits), 1):
+        raise ValueError(f"splits must be three positive shares that sum to 1; got {splits}")
+    return img_size
+
+
 def _split(
     source: Source,
     *,
@@ -346,14 +364,8 @@ def _split(
     limit: int | None,
     splits: tuple[float, float, float],
 ) -> ImageData:
-    _check_number("seed", seed, least=0)
-    if img_size is not None:
-        img_size = checked_size("img_size", img_size)
-    if limit is not None:
-        _check_number("limit", limit, least=1)
-    if len(splits) != 3 or not all(share > 0 for share in splits) or not math.isclose(sum(splits), 1):
-        raise ValueError(f"splits must be three positive shares that sum to 1; got {splits}")
-    _check_labels(source)
+    img_size = checked_options(seed, img_size, limit, splits)
+    check_labels(source)
     end = source.pools[-1][0].stop
     rows_of = partial(
         split_rows,
@@ -366,9 +378,11 @@ def _split(
     )
     rows = rows_of(limit=limit)
     size = img_size or checked_size("images", source.pixels.shape_of(int(rows["train"][0])))
-    train, select, report = (_one(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES)
+    train, select, report = (
+        one_split(source, torch.from_numpy(rows[role]), img_size, size) for role in ROLES
+    )
     elsewhere = {
-        name: _one(source, ids, img_size, size)
+        name: one_split(source, ids, img_size, size)
         for name, ids in elsewhere_rows(source, rows_of, None if limit is None else round(limit * splits[2]))
     }
     learnt = source.learnt or source.content
@@ -386,7 +400,7 @@ def _split(
     )
 
 
-def _one(
+def one_split(
     source: Source, ids: Tensor, img_size: ImageSize | None, size: ImageSize | None = None
 ) -> ImageSplit:
     """One split: the rows ``ids`` at ``img_size``, or all at ``size``, the one that they have."""
@@ -420,7 +434,8 @@ def _check_label_range(source: Source) -> None:
         )
 
 
-def _check_labels(source: Source) -> None:
+def check_labels(source: Source) -> None:
+    """Raise ValueError if labels are out of range, or a class has too few examples for the splits of a pool."""
     _check_label_range(source)
     labels, classes = source.labels, source.classes
     if len(classes) < 2:

@@ -48,6 +48,7 @@ class Source:
         augmentation: What its training images get where nobody says.
         elsewhere: Consecutive ranges of rows beyond those of the pools, by name, which are only measured.
         subsets: What each example is of, such as the camera that took it; None where the data does not say.
+        domains: Rows of each domain in the pools, by name; nothing where there are no domains.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Source:
     augmentation: str = "none"
     elsewhere: Mapping[str, range] = field(default_factory=dict)
     subsets: tuple[str, ...] | None = None
+    domains: Mapping[str, tuple[range, ...]] = field(default_factory=dict)
 
 
 def digest(*parts: str | Tensor) -> str:

@@ -60,6 +60,14 @@ class Scores:
         return text
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class is called that labels may number, also where a model answers among some of them."""
+        if self.names is not None:
+            return self.names
+        known = 0 if self.labels is None else int(self.labels.max()) + 1
+        return tuple(name_of(label, None) for label in range(max(self.classes, known)))
+
+    @property
     def clean_accuracy(self) -> float:
         """Fraction right on clean images."""
         return float(self.clean.mean())

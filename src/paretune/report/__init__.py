@@ -2,6 +2,7 @@
 
 from paretune.report.analysis_page import write_analysis
 from paretune.report.figures import frontier_pdf, frontier_png, frontier_svg, plot_frontiers
+from paretune.report.inheritance_page import write_inheritance
 from paretune.report.page import report_html, write_report
 from paretune.report.papers import write_tables
 
@@ -12,6 +13,7 @@ __all__ = [
     "plot_frontiers",
     "report_html",
     "write_analysis",
+    "write_inheritance",
     "write_report",
     "write_tables",
 ]

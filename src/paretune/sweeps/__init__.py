@@ -1,5 +1,6 @@
 """A grid of runs on one machine, and the configuration that names each."""
 
 from paretune.sweeps.entry import sweep
+from paretune.sweeps.protocol import inheritance
 
-__all__ = ["sweep"]
+__all__ = ["inheritance", "sweep"]

@@ -4,10 +4,11 @@ A run is a pure function of its :class:`RunConfig`, so it can be retried, resume
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
 from paretune.attacks import PGD, THREATS, Engine, Threat
@@ -33,6 +34,7 @@ from paretune.training.record import places
 from paretune.training.schedules import EpsilonSchedule, TwoHinge
 from paretune.training.tasks import Tasks, batches
 
+T = TypeVar("T", bound=ImageData | Tasks)
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
@@ -238,7 +240,7 @@ class TaskConfig(SourceConfig):
     def load_data(self) -> ImageData | Tasks:
         """The data at the backbone's size."""
         size = self.load_backbone(2, 0).image_size if self.size is None else self.size
-        loaded = {name: source.load(size) for name, source in self.tasks.items()}
+        loaded = {name: source.load(size) for name, source in self.sources.items()}
         return self.checked(self.together(loaded) if loaded else self.load(size))
 
     def together(self, data: Mapping[str, ImageData]) -> Tasks:
@@ -247,7 +249,7 @@ class TaskConfig(SourceConfig):
         batch_sizes = None if sizes is None else {name: int(size) for name, size in sizes}
         return Tasks(data, dict(weights) if isinstance(weights, PerTask) else weights, batch_sizes)
 
-    def checked(self, data: ImageData | Tasks) -> ImageData | Tasks:
+    def checked(self, data: T) -> T:
         """``data``, of which a batch must fit into the train split."""
         for name, (dataset, size) in batches(data, self.batch_size).items():
             if size > len(dataset.train):
@@ -287,16 +289,16 @@ class TaskConfig(SourceConfig):
             given = getattr(self, name)
             if given is None:
                 continue
-            if not self.tasks:
+            if not self.sources:
                 raise ValueError(
                     f"{name} is for several tasks, and data={shown(self.data)} is one; give it several times"
                 )
             if given == "size" and name == "task_weights":
                 continue
             numbers = PerTask.read(given)
-            if {task for task, _ in numbers} != {*self.tasks}:
+            if {task for task, _ in numbers} != {*self.sources}:
                 raise ValueError(
-                    f"{name} must name each task once: {', '.join(self.tasks)}; got {numbers.plain()}"
+                    f"{name} must name each task once: {', '.join(self.sources)}; got {numbers.plain()}"
                 )
             for task, number in numbers:
                 if name == "task_batch_sizes":
@@ -306,7 +308,7 @@ class TaskConfig(SourceConfig):
                         f"{name}: {task} must be finite and above 0, got {number}; leave out a task instead"
                     )
             kind = int if name == "task_batch_sizes" else float
-            ordered = PerTask((task, kind(dict(numbers)[task])) for task in self.tasks)
+            ordered = PerTask((task, kind(dict(numbers)[task])) for task in self.sources)
             object.__setattr__(self, name, ordered)
 
 
@@ -364,6 +366,11 @@ class RunConfig(TaskConfig):
         if not isinstance(self.strategy, Strategy):
             raise TypeError(f"strategy must be a strategy such as LoRA(rank=4), got {shown(self.strategy)}")
 
+    @property
+    def slug(self) -> str:
+        """What the directory of the run is called, before its seed."""
+        return re.sub(r"[^a-z0-9]+", "-", repr(self.strategy).lower()).strip("-")[:40]
+
     def adapted(self, data: ImageData | Tasks) -> Backbone:
         """The backbone with the strategy on it, which chooses by the train split where it chooses by images.
 
@@ -412,7 +419,7 @@ class RunConfig(TaskConfig):
 
     def places(self, out: str | Path) -> list[Path]:
         """The run directories in ``out``, one for each task; see ``paretune.training.record.places``."""
-        return places(Path(out), self.tasks)
+        return places(Path(out), self.sources)
 
     def runs_in(self, out: str | Path) -> list[Run]:
         """The runs in :meth:`places`, read."""

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,10 @@ def sweep(
             for what cannot be sent to them.
         RuntimeError: a worker ended abruptly.
     """
-    for name in options:
-        if name not in {*_JUDGING, *_TASK}:
-            near = difflib.get_close_matches(name, [*_TASK, *_JUDGING], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise TypeError(f"sweep has no option {name!r}{hint} Options: {', '.join([*_TASK, *_JUDGING])}")
+    check_known("sweep", options, [*_TASK, *_JUDGING])
     judging = {name: options.pop(name) for name in _JUDGING if name in options}
     Settings(**judging)
-    if isinstance(options.get("epsilon"), float):
-        options["epsilon"] = number_text(options["epsilon"])
-    if options.get("objective") is not None:
-        options["objective"] = read_objective(options["objective"])
+    options = as_written(options)
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
     tasks = objects_by_task(data, options.get("train_domains"))
@@ -109,11 +102,41 @@ def sweep(
     )
 
 
+def check_known(function: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise TypeError if ``function`` takes one of the ``options`` not at all."""
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{function} has no option {name!r}{hint} Options: {', '.join(known)}")
+
+
+def as_written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a task as configurations have them: a text for epsilon, a value for the objective."""
+    options = dict(options)
+    if isinstance(options.get("epsilon"), float):
+        options["epsilon"] = number_text(options["epsilon"])
+    if options.get("objective") is not None:
+        options["objective"] = read_objective(options["objective"])
+    return options
+
+
 @dataclass(frozen=True, kw_only=True)
 class GivenRun(RunConfig):
-    """A run on data, and maybe on a backbone, that are objects; the texts in their place tell them apart."""
+    """A run on data, and maybe on a backbone, that are objects; the texts in their place tell them apart.
+
+    Args:
+        objects: the data, and the backbone if it is one.
+        called: begins the name of the directory instead of the strategy.
+    """
 
     objects: tuple[ImageData | Tasks, Backbone | None] = field(compare=False, repr=False)
+    called: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def slug(self) -> str:
+        """As it is called."""
+        return super().slug if self.called is None else self.called
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """A copy of what was given."""
@@ -145,7 +168,7 @@ def _given(runs: Sequence[RunConfig], data: Any, backbone: str | Backbone) -> li
         return source.load(size) if is_named(given) else source.read(given, size)
 
     datasets: ImageData | Tasks
-    if sources := task.tasks:
+    if sources := task.sources:
         datasets = task.together({name: read(source, data[name]) for name, source in sources.items()})
     else:
         datasets = read(task, data)

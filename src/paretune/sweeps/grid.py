@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import os
 import queue
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -214,8 +213,8 @@ def directory_name(config: RunConfig) -> str:
         del values["augmentation"]
     else:
         values["augmentation"] = read_augmentation(config.augmentation).to_dict()
-    if config.tasks:
-        sources = {name: vars(source) | {"limit": source.most} for name, source in config.tasks.items()}
+    if config.sources:
+        sources = {name: vars(source) | {"limit": source.most} for name, source in config.sources.items()}
         values = {
             name: value for name, value in values.items() if name not in SourceConfig.__dataclass_fields__
         }
@@ -232,8 +231,7 @@ def directory_name(config: RunConfig) -> str:
         del values["engine"]
     text = json.dumps(values, sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    slug = re.sub(r"[^a-z0-9]+", "-", repr(config.strategy).lower()).strip("-")[:40]
-    return f"{slug}-seed{config.seed}-{digest}"
+    return f"{config.slug}-seed{config.seed}-{digest}"
 
 
 def announce(out: Path, configs: Sequence[RunConfig]) -> None:

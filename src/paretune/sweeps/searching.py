@@ -80,7 +80,7 @@ def with_rates(
     runs = run_all(left, file.parent, workers=workers, resume=resume, progress=progress, diverging=True)
     left_runs = iter(runs)
     results = {
-        directory_name(trial): _outcome(trial, [*islice(left_runs, max(1, len(trial.tasks)))])
+        directory_name(trial): _outcome(trial, [*islice(left_runs, max(1, len(trial.sources)))])
         for trial in left
     }
     known |= results

@@ -132,7 +132,7 @@ class SourceConfig:
         if not isinstance(self.skip_bad, bool):
             raise ValueError(f"skip_bad must be true or false, got {shown(self.skip_bad)}")
         check_whole("split_seed", self.split_seed, 0, LAST_SEED)
-        if tasks := self.tasks:
+        if tasks := self.sources:
             check_names(tasks)
             if all(name.lower() in PART_ROLES for name in tasks):
                 raise ValueError(
@@ -141,7 +141,7 @@ class SourceConfig:
                 )
 
     @property
-    def tasks(self) -> dict[str, "SourceConfig"]:
+    def sources(self) -> dict[str, "SourceConfig"]:
         """Of several data sets, the images of each task by its name; empty for one data set.
 
         Raises:

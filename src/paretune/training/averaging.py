@@ -7,35 +7,26 @@ themselves cost nothing but their measurement.
 """
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from paretune._values import from_dict
-from paretune.attacks import ATTACKS, THREATS, attack_copy
 from paretune.backbones.backbone import Backbone, fingerprint, tensor_digests
-from paretune.data.image_split import ImageSplit
 from paretune.data.images import ImageData, as_data
-from paretune.evaluation.correctness import evaluate
-from paretune.evaluation.points import point
-from paretune.evaluation.scores import Scores
-from paretune.frontiers.classes import name_of
 from paretune.interchange.averaging import average, interpolate
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.loading import load_adapter
-from paretune.runs.examples import Examples
-from paretune.runs.lock import alone
-from paretune.runs.progress import peak_memory_bytes
 from paretune.runs.store import Run, RunWriter, as_runs, load_runs
 from paretune.shifts import Shifts, shifted
 from paretune.strategies.mechanics.adapting import remove_adapter, require_adaptation, require_bare
 from paretune.training.keeping import Keep
+from paretune.training.untrained import Measuring, measured_run
 
 log = logging.getLogger(__name__)
 
@@ -107,13 +98,13 @@ def wise_ft(
     }
     config["wise_ft"] = {"run": source.key, "adapter": source.digest, "alphas": alphas}
 
-    def write(written: _Written) -> None:
+    def write(measuring: Measuring) -> None:
         for step, alpha in steps.items():
-            if step not in written.steps or len(alphas) == 1:  # a killed process may have left no adapter
+            if step not in measuring.steps or len(alphas) == 1:  # a killed process may have left no adapter
                 model = interpolate(start, trained, alpha)
-                written.add(model, source.cost | {"step": step, "alpha": alpha})
+                measuring.add(model, source.cost | {"step": step, "alpha": alpha})
                 if len(alphas) == 1:
-                    written.keep(model, config["wise_ft"])
+                    _keep(measuring.writer, model, config["wise_ft"])
 
     return _measured(out, config, source, data, write, resume=resume, progress=progress)
 
@@ -126,6 +117,7 @@ def soup(
     out: str | Path,
     recipe: Recipe = "greedy",
     by: By = "clean",
+    pretrained: bool = False,
     resume: bool = True,
     progress: bool = False,
 ) -> Run:
@@ -144,16 +136,21 @@ def soup(
         recipe: which runs are in the mean.
         by: what is best on the select split: clean accuracy, as in the paper; robust accuracy, the least of all attacks; or
             the harmonic mean of the two.
+        pretrained: ``backbone`` itself, with the head that it has, is one more model of a uniform mean. The runs started
+            from it, and not from a fresh head.
         resume: False starts over.
         progress: show bars on the terminal.
 
     Raises:
-        ValueError: a run is not finished, or the runs differ in base weights, classes, data, attacks or inserted modules.
+        ValueError: a run is not finished, or the runs differ in base weights, classes, data, attacks or inserted modules; or
+            ``pretrained`` with a greedy soup.
         BlockingIOError: another process is at work in ``out``.
     """
     for name, value, choices in (("recipe", recipe, get_args(Recipe)), ("by", by, get_args(By))):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if pretrained and recipe != "uniform":
+        raise ValueError("pretrained adds backbone to a uniform mean; give recipe='uniform'")
     require_bare(backbone)
     sources = [_Finished.of(run) for run in as_runs(runs)]
     for source in sources:
@@ -163,7 +160,11 @@ def soup(
                 f"{source.path} was trained on other base weights than those of backbone; load those"
             )
     data = _same_data(sources, data, backbone.image_size)
-    what = f"{recipe} soup of " + " and ".join(sorted({source.config["strategy"] for source in sources}))
+    of = [
+        *(["the pretrained model"] if pretrained else []),
+        *sorted({source.config["strategy"] for source in sources}),
+    ]
+    what = f"{recipe} soup of {' and '.join(of)}"
     choosing = f" by {by} accuracy" if recipe == "greedy" else ""
     configs = [source.config_of_mean for source in sources]
     config = {
@@ -177,7 +178,8 @@ def soup(
         "strategy_config": f"{what}: {len(sources)} runs{choosing}",
         "soup": {"recipe": recipe, "runs": [source.key for source in sources]}
         | {"adapters": [source.digest for source in sources]}
-        | ({"by": by} if recipe == "greedy" else {}),
+        | ({"by": by} if recipe == "greedy" else {})
+        | ({"pretrained": True} if pretrained else {}),
     }
     costs = [source.cost for source in sources]
     cost = costs[0] | {
@@ -187,18 +189,21 @@ def soup(
 
     def mean(numbers: Sequence[int]) -> nn.Module:
         paths = (sources[number].path / "adapter" for number in numbers)
-        return average(load_adapter(copy.deepcopy(backbone), path) for path in paths)
+        trained = (load_adapter(copy.deepcopy(backbone), path) for path in paths)
+        before = copy.deepcopy(backbone)
+        before.classes = before.classes or sources[0].adapter.get("classes")
+        return average(itertools.chain([before] if pretrained else [], trained))
 
     mean(range(len(sources)))  # what has no mean is refused before anything is written
 
-    def write(written: _Written) -> None:
+    def write(measuring: Measuring) -> None:
         chosen: Sequence[int] = range(len(sources))
         if recipe == "greedy":
             rule = Keep(by)
             accuracies = [rule.score(source.clean_select, source.robust_select) for source in sources]
 
             def score(numbers: Sequence[int]) -> float:
-                scores = written.scores(mean(numbers), data.select)
+                scores = measuring.scores(mean(numbers), data.select)
                 return rule.score(scores.clean_accuracy, min(map(scores.robust_accuracy, scores.robust)))
 
             chosen = greedy(accuracies, score)
@@ -208,11 +213,11 @@ def soup(
         if apart and require_adaptation(model).strategy.why_not_mergeable:
             finding = "the inserted modules of these runs started from different values; their mean may be of little use"
             log.warning("%s: %s", out, finding)
-            written.summary["findings"] = [{"step": 1, "finding": finding}]
-        written.add(model, cost | {"step": 1})
+            measuring.summary["findings"] = [{"step": 1, "finding": finding}]
+        measuring.add(model, cost | {"step": 1})
         log.info("%s: %d of %d runs", out, len(members), len(sources))
-        written.summary["members"] = [source.key for source in members]
-        written.keep(model, config["soup"] | {"runs": [source.key for source in members]})
+        measuring.summary["members"] = [source.key for source in members]
+        _keep(measuring.writer, model, config["soup"] | {"runs": [source.key for source in members]})
 
     return _measured(out, config, sources[0], data, write, resume=resume, progress=progress)
 
@@ -316,69 +321,26 @@ def _same_data(sources: Sequence[_Finished], given: Any, image_size: Any) -> Ima
     return shifted(data, Shifts.read(like.get("shifts", ())), like.get("shift_limit"))
 
 
-@dataclass(eq=False)
-class _Written:
-    """A run directory that means of runs are written to; it measures them as ``like`` was."""
-
-    writer: RunWriter
-    like: _Finished
-    data: ImageData
-    steps: set[int]
-    progress: bool
-    summary: dict[str, Any] = field(default_factory=dict)
-
-    def scores(self, model: nn.Module, split: ImageSplit, *, attacked: bool = True) -> Scores:
-        config = self.like.config
-        attacks = (
-            [from_dict(attack, {**ATTACKS, **THREATS}) for attack in config["attacks"]] if attacked else []
-        )
-        precision = self.like.cost.get("attack_precision", config.get("attack_precision", "fp32"))
-        model.to(memory_format=torch.channels_last)  # as training measures
-        victim = attack_copy(model, precision=precision, engine=config.get("attack_engine", "auto"))
-        seed = self.writer.config["seed"]
-        return evaluate(model, split, attacks, seed=seed, victim=victim, progress=self.progress)
-
-    def add(self, model: nn.Module, common: Mapping[str, Any]) -> None:
-        """Measure a model and append its point."""
-        report, select = self.scores(model, self.data.report), self.scores(model, self.data.select)
-        attacked = bool(self.like.config.get("attack_elsewhere"))
-        elsewhere = {
-            name: self.scores(model, split, attacked=attacked) for name, split in self.data.elsewhere.items()
-        }
-        also = {
-            "peak_memory_bytes": peak_memory_bytes(),
-            "versions": {name: version(name) for name in ("paretune", "torch", "timm", "accelerate")},
-        }
-        assert report.labels is not None  # evaluate gives them
-        names = tuple(name_of(label, report.names) for label in range(report.classes))
-        self.writer.keep(Examples(report.split, names, report.labels, None))
-        self.writer.append(*point(report, select, elsewhere, {**common, **also}))
-
-    def keep(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
-        """Save a model as the adapter of the run."""
-        columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
-        results = load_runs(self.writer.path)[0].points[columns].to_dict("records")
-        model.to(memory_format=torch.contiguous_format)
-        save_adapter(model, self.writer.path / "adapter", notes={"average": dict(notes), "results": results})
-
-
 def _measured(
     out: str | Path,
     config: Mapping[str, Any],
     like: _Finished,
     data: ImageData,
-    write: Callable[[_Written], None],
+    write: Callable[[Measuring], None],
     *,
     resume: bool,
     progress: bool,
 ) -> Run:
-    """The run in ``out``, which ``write`` fills unless it is complete."""
-    path = Path(out)
-    with alone(path):
-        writer = RunWriter(path, config, resume=resume)
-        if not writer.done:
-            steps = {int(step) for step in load_runs(path)[0].points["step"]}
-            written = _Written(writer, like, data, steps, progress)
-            write(written)
-            writer.finish({"findings": [], **written.summary})
-        return load_runs(path)[0]
+    """The run in ``out``, which ``write`` fills as ``like`` was measured."""
+    precision = like.cost.get("attack_precision", like.config.get("attack_precision", "fp32"))
+    return measured_run(
+        out, config, data, write, like=like.config, precision=precision, resume=resume, progress=progress
+    )
+
+
+def _keep(run: RunWriter, model: nn.Module, notes: Mapping[str, Any]) -> None:
+    """Save a model as the adapter of the run."""
+    columns = ["attack", "threat", "epsilon", "clean", "robust", "examples"]
+    results = load_runs(run.path)[0].points[columns].to_dict("records")
+    model.to(memory_format=torch.contiguous_format)
+    save_adapter(model, run.path / "adapter", notes={"average": dict(notes), "results": results})

@@ -26,6 +26,7 @@ class Album:
 
     def __init__(self, split: ImageSplit, attack: Attack) -> None:
         self._attack = attack
+        self._among = None if split.among is None else torch.tensor(split.among)  # what the logits are of
         places = first_of_classes(split.labels, IMAGES)
         clean, labels = split[places]
         count = MOST_BYTES // (2 * clean[0].numel() * clean.element_size())
@@ -42,7 +43,8 @@ class Album:
         when = int(attack is not None)
         for number, place in enumerate(self._places):
             for row in (places == place).nonzero().flatten().tolist():
-                self._predicted[when, number] = predicted(logits[row : row + 1])
+                answer = predicted(logits[row : row + 1]).cpu()
+                self._predicted[when, number] = answer if self._among is None else self._among[answer]
                 self._confidence[when, number] = logits[row].float().softmax(0).max()
                 if when:
                     self._attacked[number] = images[row]

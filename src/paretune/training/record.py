@@ -15,7 +15,6 @@ from torch import Tensor
 from paretune.backbones.backbone import Backbone
 from paretune.evaluation.points import point
 from paretune.evaluation.scores import Scores
-from paretune.frontiers.classes import name_of
 from paretune.interchange.files import read_adapter, save_adapter
 from paretune.interchange.placing import restore_stored, stored_tensors_full_names
 from paretune.runs.disk import write_json
@@ -290,8 +289,7 @@ class Record:
         if best:
             for writer, (report, _, _, pictures) in zip(self.writers, measured, strict=True):
                 assert report.labels is not None  # evaluate gives them
-                names = tuple(name_of(label, report.names) for label in range(report.classes))
-                writer.keep(Examples(report.split, names, report.labels, pictures))
+                writer.keep(Examples(report.split, report.class_names, report.labels, pictures))
             if self.plan.keep.rule != "last":
                 # The points up to the next checkpoint are the same again if this one is never written.
                 kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()

@@ -46,6 +46,8 @@ SLOW = {
     "plan": "plan",
     "compare": f"compare {SHORT} --seeds 0 --shifts Grey() --by volume",
     "evaluate": "evaluate DIR",
+    "inherit": "inherit --tasks Invert(),Rotation(90) --pretrain digits --pretrain-epochs 0.5 --limit 120 --epochs 0.5 "
+    "--batch-size 16 --eval-steps 1 --methods FullFineTune,FullFineTune+WiSE(0.5),Soup()",
 }
 SERVING = {"watch": "watch RUNS"}
 # Every option of how to train, with what it does not do by default.

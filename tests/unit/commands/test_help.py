@@ -37,7 +37,7 @@ def loaded(arguments: list[str]) -> set[str]:
         *(
             [*words.split(), "--help"]
             for words in COMMANDS
-            if words.split()[0] not in ("train", "compare", "plan", "adapters")
+            if words.split()[0] not in ("train", "compare", "plan", "inherit", "adapters")
         ),
         ["report"],
     ],

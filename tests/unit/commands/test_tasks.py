@@ -120,7 +120,7 @@ def test_the_option_is_given_once_for_each_in_any_way(tmp_path: Path) -> None:
     file.write_text("data: [digits, more=pets]\ntask_batch_sizes: {more: 8, digits: 16}\n")
     config = parsed("compare", "--config", str(file))
     assert config.task_batch_sizes == (("digits", 16), ("more", 8))
-    assert list(config.tasks) == ["digits", "more"]
+    assert list(config.sources) == ["digits", "more"]
 
 
 def test_printed_configurations_are_read_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

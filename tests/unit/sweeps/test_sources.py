@@ -35,7 +35,7 @@ def test_names_are_those_of_the_data_or_given_before_it() -> None:
 def test_one_text_is_one_data_set_whatever_is_in_it(text: str) -> None:
     config = RunConfig(data=text)
     assert config.data == text
-    assert config.tasks == {}
+    assert config.sources == {}
     assert config.places("out") == [Path("out")]
 
 
@@ -44,10 +44,10 @@ def test_each_data_set_has_the_options_of_the_run_or_its_own() -> None:
     config = RunConfig(
         data={"digits": None, "pets": table, "kept": {"data": "more"}}, limit=500, skip_bad=True
     )  # type: ignore[arg-type]
-    assert [source.most for source in config.tasks.values()] == [500, None, 500]
-    assert all(source.skip_bad for source in config.tasks.values())
-    assert config.tasks["pets"].columns == "image=file,label=kind"
-    assert config.tasks["kept"].columns is None
+    assert [source.most for source in config.sources.values()] == [500, None, 500]
+    assert all(source.skip_bad for source in config.sources.values())
+    assert config.sources["pets"].columns == "image=file,label=kind"
+    assert config.sources["kept"].columns is None
     assert config.places("out") == [Path("out/digits"), Path("out/pets"), Path("out/kept")]
     assert not config.is_demo
     assert config.size == 224

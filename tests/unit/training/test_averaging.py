@@ -14,6 +14,7 @@ import torch
 import paretune as pt
 from paretune.commands.cli import main
 from paretune.interchange import read_adapter
+from paretune.interchange.averaging import effective_state
 from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies import Strategy
 from paretune.training.averaging import _Finished, greedy, soup, wise_ft
@@ -294,7 +295,7 @@ def test_a_run_that_ended_with_its_best_point_is_ranked_by_that(tmp_path: Path) 
 def test_the_report_split_chooses_nothing(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import paretune.training.averaging as module
+    import paretune.training.untrained as module
 
     measured: list[str] = []
     evaluate = module.evaluate
@@ -322,6 +323,26 @@ def test_a_uniform_soup_is_the_mean_of_all_and_costs_what_they_cost(runs: Path, 
     assert row["train_seconds"] == pytest.approx(sum(last(each)["train_seconds"] for each in members))
     assert row["trainable_parameters"] == max(last(each)["trainable_parameters"] for each in members)
     assert row["seed"] == 0
+
+
+def test_the_pretrained_model_is_one_of_a_uniform_soup(runs: Path, tmp_path: Path) -> None:
+    members = [load_runs(runs / number)[0] for number in "12"]
+    base = pt.remove_adapter(start(pt.BitFit(), head=0))
+    run = soup(base, members, tiny.data(), out=tmp_path / "soup", recipe="uniform", pretrained=True)
+    models = [pt.load_adapter(bare(), each.path / "adapter") for each in members]
+    states = [effective_state(model) for model in (base, *models)]
+    found = effective_state(pt.load_adapter(bare(), run.path / "adapter"))
+    for name, value in found.items():
+        if value.is_floating_point():
+            mean = torch.stack([state[name].double() for state in states]).mean(0)
+            torch.testing.assert_close(value, mean.float())
+    assert base.classes is None
+    assert (
+        last(run)["strategy"]
+        == "uniform soup of the pretrained model and BitFit(bn='adapt') and LoRA(rank=2)"
+    )
+    with pytest.raises(ValueError, match="recipe='uniform'"):
+        soup(base, members, tiny.data(), out=tmp_path / "greedy", pretrained=True)
 
 
 @pytest.mark.parametrize("number", range(len(STRATEGIES)))

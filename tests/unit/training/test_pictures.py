@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import paretune as pt
 from paretune.backbones.backbone import answer
+from paretune.evaluation.scores import Scores
 from paretune.runs.examples import EXAMPLES, Examples
 from paretune.runs.store import Run, load_runs
 from paretune.training import pictures as module
@@ -151,3 +153,28 @@ def test_several_processes_keep_what_they_saw_between_them(together: Path) -> No
     assert (right[0] & right[1]).tolist() == bits["report/robust"][shown.places].tolist()
     assert ((shown.attacked != shown.clean).any(axis=(1, 2, 3)) == right[0]).all()
     assert (shown.confidence > 0.05).all()
+
+
+def test_answers_among_some_classes_are_told_as_classes() -> None:
+    split = tiny.data().report
+    some = pt.data.ImageSplit(
+        split.labels.clamp(min=7), split.ids, lambda rows: split[rows][0], "x", split.classes, among=(7, 8, 9)
+    )
+    album = Album(some, ATTACKS[0])
+    places = torch.arange(len(some))
+    logits = torch.nn.functional.one_hot(some.labels - 7, 3).float()
+    album(None, places, some[:][0], logits)
+    pictures = album.pictures(1, "none", Processes([1], "no"))
+    assert pictures is not None
+    assert pictures.predicted[0].tolist() == some.labels[pictures.places].tolist()
+
+
+def test_every_class_that_labels_number_has_a_name() -> None:
+    def scores(**changes: Any) -> Scores:
+        bits = np.ones(2, dtype=bool)
+        return Scores(bits, {}, "x", **{"classes": 3, "labels": np.array([1, 2])} | changes)
+
+    assert scores().class_names == ("0", "1", "2")
+    assert scores(names=("a", "b", "c")).class_names == ("a", "b", "c")
+    # A model that answers among three of many has three logits.
+    assert scores(labels=np.array([4, 9])).class_names == tuple(map(str, range(10)))

@@ -1,6 +1,7 @@
-"""The specification of the plot of areas with their intervals."""
+"""The specification of the plot of areas, or of other numbers of strategies, with their intervals."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from paretune.report.drawing import Style
@@ -35,7 +36,34 @@ class Area(Protocol):
         """One area for each seed."""
 
 
-def forest_spec(areas: Sequence[Area], looks: dict[str, Style], theme: Theme) -> Spec:
+@dataclass(frozen=True)
+class Quantity:
+    """What the numbers of a plot are.
+
+    Args:
+        axis: title of the axis.
+        name: in tables and tooltips.
+        several: begins the description.
+        change: whether it may be below zero, where a line stands; else it is in [0, 1].
+    """
+
+    axis: str
+    name: str
+    several: str
+    change: bool = False
+
+    @property
+    def sign(self) -> str:
+        """Before the format of a number."""
+        return "+" if self.change else ""
+
+
+AREA = Quantity("Area under the frontier", "Area", "Areas under the frontiers")
+
+
+def forest_spec(
+    areas: Sequence[Area], looks: dict[str, Style], theme: Theme, quantity: Quantity = AREA
+) -> Spec:
     """Areas with their intervals, in the order given; small ticks are single seeds."""
     rows: list[Spec] = []
     seeds: list[Spec] = []
@@ -43,7 +71,7 @@ def forest_spec(areas: Sequence[Area], looks: dict[str, Style], theme: Theme) ->
         row = {
             "rank": rank,
             "strategy": estimate.strategy,
-            "text": f"{estimate.strategy}  {estimate.area:.3f}",
+            "text": f"{estimate.strategy}  {estimate.area:{quantity.sign}.3f}",
         }
         rows.append({**row, "area": estimate.area, "low": estimate.low, "high": estimate.high})
         if len(estimate.seeds) > 1:
@@ -57,20 +85,24 @@ def forest_spec(areas: Sequence[Area], looks: dict[str, Style], theme: Theme) ->
     x = {
         "field": "area",
         "type": "quantitative",
-        "title": "Area under the frontier",
+        "title": quantity.axis,
         "scale": {
-            "domain": padded([*values, *(seed["area"] for seed in seeds)]),
+            "domain": padded(
+                [*values, *(seed["area"] for seed in seeds), *([0.0] if quantity.change else [])],
+                -1.0 if quantity.change else 0.0,
+            ),
             "zero": False,
             "nice": False,
         },
-        "axis": {"format": ".2~f"},
+        "axis": {"format": f"{quantity.sign}.2~f"},
     }
+    number = f"{quantity.sign}.4f"
     tooltip = [
         {"field": "strategy", "title": "Strategy"},
-        {"field": "area", "title": "Area", "format": ".4f", "type": "quantitative"},
+        {"field": "area", "title": quantity.name, "format": number, "type": "quantitative"},
     ]
     ends = [
-        {"field": end, "title": end.capitalize(), "format": ".4f", "type": "quantitative"}
+        {"field": end, "title": end.capitalize(), "format": number, "type": "quantitative"}
         for end in ("low", "high")
     ]
     has_interval = [{"filter": "isValid(datum.low) && isValid(datum.high)"}]
@@ -85,6 +117,11 @@ def forest_spec(areas: Sequence[Area], looks: dict[str, Style], theme: Theme) ->
             "color": colour,
             "opacity": shown(theme, 0.55),
         },
+    }
+    zero: Spec = {
+        "data": {"values": [{"zero": 0}]},
+        "mark": {**mark, "type": "rule", "strokeDash": [4, 3], "color": theme.ink, "opacity": 0.5},
+        "encoding": {"y": None, "x": {**x, "field": "zero"}},
     }
     single: Spec = {
         "data": {"name": "seeds"},
@@ -133,19 +170,19 @@ def forest_spec(areas: Sequence[Area], looks: dict[str, Style], theme: Theme) ->
     }
     return {
         "$schema": SCHEMA,
-        "description": "Areas under the frontiers: " + "; ".join(map(_sentence, rows)),
+        "description": f"{quantity.several}: " + "; ".join(map(_sentence, rows)),
         "datasets": {"areas": tidy(rows), "seeds": tidy(seeds)},
         "usermeta": behind(
             "areas",
             ("strategy", "Strategy", ""),
-            ("area", "Area", ".4f"),
-            ("low", "Low", ".4f"),
-            ("high", "High", ".4f"),
+            ("area", quantity.name, number),
+            ("low", "Low", number),
+            ("high", "High", number),
         ),
         "params": isolated(theme),
         "height": 46 * len(rows),
         "encoding": {"y": {"field": "rank", "type": "ordinal", "axis": None}, "x": x},
-        "layer": [interval, *([single] if seeds else []), point, name],
+        "layer": [*([zero] if quantity.change else []), interval, *([single] if seeds else []), point, name],
     }
 
 

@@ -286,12 +286,12 @@ def isolated(theme: Theme) -> list[Spec]:
     return [{"name": "isolated", "value": ""}] if theme is ON_PAGE else []
 
 
-def padded(values: Iterable[float]) -> list[float]:
-    """A range with room on both sides, within [0, 1]."""
+def padded(values: Iterable[float], least: float = 0.0) -> list[float]:
+    """A range with room on both sides, within [least, 1]."""
     known = [*values]
     low, high = min(known), max(known)
     pad = max(0.08 * (high - low), 0.01)
-    return [max(0.0, low - pad), min(1.0, high + pad)]
+    return [max(least, low - pad), min(1.0, high + pad)]
 
 
 def behind(data: str, *columns: tuple[str, str, str]) -> Spec:

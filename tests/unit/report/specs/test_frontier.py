@@ -9,7 +9,7 @@ from paretune.frontiers.budget import budget_curves
 from paretune.frontiers.comparing import compare
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import as_points, draw, styles
-from paretune.report.specs.areas import forest_spec
+from paretune.report.specs.areas import Quantity, forest_spec
 from paretune.report.specs.costs import cost_spec
 from paretune.report.specs.curves import budget_spec
 from paretune.report.specs.frontier import ON_PAGE, ON_WHITE
@@ -34,6 +34,20 @@ def test_areas_and_seeds(condition: Condition) -> None:
     assert [row["area"] for row in data["seeds"]] == [
         round(area, 4) for each in condition.areas for area in each.per_seed
     ]
+
+
+def test_changes_may_be_below_zero_and_have_a_line_there(condition: Condition) -> None:
+    areas = [
+        dataclasses.replace(area, area=area.area - 1, low=area.low - 1, high=area.high - 1)
+        for area in condition.areas
+    ]
+    spec = forest_spec(areas, LOOKS, ON_PAGE, Quantity("Change", "change", "Changes", change=True))
+    low, high = spec["encoding"]["x"]["scale"]["domain"]
+    assert low < min(area.low for area in areas) < 0 < high
+    assert spec["datasets"]["areas"][0]["text"].endswith(f"{areas[0].area:+.3f}")
+    assert spec["description"].startswith("Changes: ")
+    assert "zero" in str(spec["layer"][0])
+    assert "zero" not in str(forest_spec(condition.areas, LOOKS, ON_PAGE)["layer"][0]["data"])
 
 
 def test_each_pair_stands_in_the_matrix_twice_and_turned_round(condition: Condition) -> None:
