@@ -113,7 +113,7 @@ compare("peft, on a plain timm model", logits(in_peft, normalised), expected)
 # %%
 compare("timm, adapter loaded", logits(pt.load_adapter(base(), scratch / "adapter"), normalised), expected)
 
-pt.export_model(model, scratch / "plain", "timm", classes=digits)
+pt.interchange.export_model(model, scratch / "plain", "timm", classes=digits)
 in_timm = timm.create_model(f"local-dir:{scratch / 'plain'}", pretrained=True)
 compare("timm, merged", logits(in_timm, normalised), expected)
 

@@ -36,7 +36,7 @@ _NAMES = {
     "frontiers": ("analyze", "area", "compare", "recommend"),
     "report": ("write_report",),
     "sweeps": ("inheritance", "sweep"),
-    "interchange": ("export_model", "import_adapter", "load_adapter", "save_adapter"),
+    "interchange": ("import_adapter", "load_adapter", "save_adapter"),
 }
 _HOME = {name: folder for folder, names in _NAMES.items() for name in names}
 _FOLDERS = (*_NAMES, "kernels", "watch", "selftest", "commands")
@@ -74,7 +74,6 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time these load on fi
     from paretune.frontiers import area as area
     from paretune.frontiers import compare as compare
     from paretune.frontiers import recommend as recommend
-    from paretune.interchange import export_model as export_model
     from paretune.interchange import import_adapter as import_adapter
     from paretune.interchange import load_adapter as load_adapter
     from paretune.interchange import save_adapter as save_adapter

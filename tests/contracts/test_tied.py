@@ -225,7 +225,7 @@ def test_an_exported_model_of_timm_has_the_tensors_under_each_name(shared: str, 
             blocks[number].mlp.fc1.weight = blocks[0].mlp.fc1.weight
     model = pt.adapt(base, pt.LoRA(rank=2))
     perturb(model)
-    pt.export_model(model, tmp_path / "timm", "timm")
+    pt.interchange.export_model(model, tmp_path / "timm", "timm")
     plain = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     x = images(model.image_size)
     torch.testing.assert_close(logits(pt.Backbone(plain), x), logits(model, x))
@@ -237,7 +237,7 @@ def test_an_exported_model_of_transformers_has_the_tensors_under_each_name(tmp_p
     layers[1].mlp.fc1.weight = layers[0].mlp.fc1.weight
     model = pt.adapt(base, pt.LoRA(rank=2))
     perturb(model)
-    pt.export_model(model, tmp_path / "hf", "hf")
+    pt.interchange.export_model(model, tmp_path / "hf", "hf")
     plain = type(base.module).from_pretrained(tmp_path / "hf").eval()
     x = images(model.image_size)
     torch.testing.assert_close(logits(pt.Backbone(plain), x), logits(model, x))

@@ -409,7 +409,7 @@ def test_transformers_models_are_loaded_in_float32_and_quantised_or_damaged_ones
 
 def test_an_export_of_timm_is_loaded_through_transformers(tmp_path) -> None:
     model = pt.load_backbone("timm:test_resnet", num_classes=3, pretrained=False, img_size=32)
-    pt.export_model(model, tmp_path / "t", "timm")
+    pt.interchange.export_model(model, tmp_path / "t", "timm")
     again = pt.load_backbone(f"hf:{tmp_path / 't'}", num_classes=3)
     images = torch.rand(2, 3, 32, 32)
     assert again.image_size == 32

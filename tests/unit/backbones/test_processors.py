@@ -255,7 +255,7 @@ def test_formats_that_cannot_say_the_order_of_channels_are_refused(tmp_path) -> 
     model = pt.load_backbone(name, num_classes=3)
     for format in ("hf", "timm"):
         with pytest.raises(ValueError, match="cannot say that the network takes the channels in the order"):
-            pt.export_model(model, tmp_path / format, format)
+            pt.interchange.export_model(model, tmp_path / format, format)
     with pytest.raises(ValueError, match="channel_order must hold each of the 3 channels once"):
         pt.Backbone(model.module, channel_order=(0, 1))
 

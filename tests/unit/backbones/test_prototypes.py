@@ -120,7 +120,7 @@ def test_files_of_other_libraries_which_have_no_such_head_are_refused(tmp_path: 
     model = pt.adapt(prototype_head(pt.Backbone(network), embeddings(features=64)), pt.LoRA(rank=2))
     refused = (
         lambda: pt.interchange.save_merged(model, tmp_path / "merged.safetensors"),
-        lambda: pt.export_model(model, tmp_path / "timm", format="timm"),
+        lambda: pt.interchange.export_model(model, tmp_path / "timm", format="timm"),
         lambda: pt.interchange.save_peft(model, tmp_path / "peft"),
     )
     for save in refused:

@@ -343,7 +343,7 @@ def test_graphs_take_images_of_the_same_sides(model: str, names: dict[str, str],
     import onnxruntime
 
     backbone, x, logits = trained(names[model])
-    pt.export_model(backbone, tmp_path / "model.onnx", "onnx")
+    pt.interchange.export_model(backbone, tmp_path / "model.onnx", "onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
     assert np.allclose(session.run(None, {"images": x.numpy()})[0], logits, atol=1e-4)
@@ -355,12 +355,12 @@ def test_graphs_take_images_of_the_same_sides(model: str, names: dict[str, str],
 def test_exports_take_images_of_the_same_sides(model: str, names: dict[str, str], tmp_path: Path) -> None:
     backbone, x, logits = trained(names[model])
     if model == "hf":
-        pt.export_model(backbone, tmp_path / "hf", "hf")
+        pt.interchange.export_model(backbone, tmp_path / "hf", "hf")
         again = pt.load_backbone(f"hf:{tmp_path / 'hf'}", num_classes=10)
         processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
         assert processor["size"] == {"height": 32, "width": 48}
     else:
-        pt.export_model(backbone, tmp_path / "timm", "timm")
+        pt.interchange.export_model(backbone, tmp_path / "timm", "timm")
         plain = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
         assert plain.pretrained_cfg["input_size"] == (3, 32, 48)
         assert torch.allclose(plain(backbone.enter(x)), logits, atol=1e-5)

@@ -154,6 +154,8 @@ def test_prompts_of_transformers_are_written_as_onnx(tmp_path: Path) -> None:
 
     backbone = adapted("hf_vit", pt.VisualPrompt(kind="deep", size=2))
     x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    session = onnxruntime.InferenceSession(pt.export_model(backbone, tmp_path / "model.onnx", "onnx"))
+    session = onnxruntime.InferenceSession(
+        pt.interchange.export_model(backbone, tmp_path / "model.onnx", "onnx")
+    )
     (found,) = session.run(None, {"images": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), logits(backbone, x), rtol=1e-4, atol=1e-5)

@@ -102,13 +102,13 @@ def parsed(*arguments: str) -> Any:
 def test_the_option_is_given_once_for_each_in_any_way(tmp_path: Path) -> None:
     one = parsed("train", "--data", "a,b")
     assert one.data == "a,b"
-    assert not one.tasks
+    assert not one.sources
     for words in (
         ["--data", "digits", "--seed", "3", "--data=more=a,b"],
         ["--seed", "3", "--data", '{digits: null, more: "a,b"}'],
     ):
         both = parsed("train", *words)
-        assert {name: source.data for name, source in both.tasks.items()} == {
+        assert {name: source.data for name, source in both.sources.items()} == {
             "digits": "digits",
             "more": "a,b",
         }
@@ -116,7 +116,7 @@ def test_the_option_is_given_once_for_each_in_any_way(tmp_path: Path) -> None:
     content = {"data": {"digits": None, "more": {"data": "a,b", "limit": 50}}, "task_weights": "size"}
     file = tmp_path / "both.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    assert parsed("plan", "--config", str(file)).tasks["more"].limit == 50
+    assert parsed("plan", "--config", str(file)).sources["more"].limit == 50
     file.write_text("data: [digits, more=pets]\ntask_batch_sizes: {more: 8, digits: 16}\n")
     config = parsed("compare", "--config", str(file))
     assert config.task_batch_sizes == (("digits", 16), ("more", 8))

@@ -211,8 +211,8 @@ def of_transformers() -> pt.Backbone:
         ("lora.pt", lambda path: pt.interchange.save_loralib(small(pt.LoRA(rank=2)), path)),
         ("lora.safetensors", lambda path: pt.interchange.save_loralib(small(pt.LoRA(rank=2)), path)),
         ("peft", lambda path: pt.interchange.save_peft(small(pt.LoRA(rank=2)), path)),
-        ("timm", lambda path: pt.export_model(small(pt.LoRA(rank=2)), path, format="timm")),
-        ("hf", lambda path: pt.export_model(of_transformers(), path, format="hf")),
+        ("timm", lambda path: pt.interchange.export_model(small(pt.LoRA(rank=2)), path, format="timm")),
+        ("hf", lambda path: pt.interchange.export_model(of_transformers(), path, format="hf")),
     ],
     ids=["lora.pt", "lora.safetensors", "peft", "timm", "hf"],
 )
@@ -241,7 +241,7 @@ def test_an_onnx_file_that_a_full_disk_stopped_leaves_the_old_one(
     (tmp_path / "m.onnx").write_bytes(b"old")
     limited(3000)
     with pytest.raises(OSError, match=rf"\[Errno {errno.EFBIG}\] .*'{tmp_path / 'm.onnx'}'"):
-        pt.export_model(tiny.backbone(pt.BitFit()), tmp_path / "m.onnx", format="onnx")
+        pt.interchange.export_model(tiny.backbone(pt.BitFit()), tmp_path / "m.onnx", format="onnx")
     assert (tmp_path / "m.onnx").read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 

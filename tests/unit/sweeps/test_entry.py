@@ -37,7 +37,9 @@ class Pixels(Dataset[tuple[torch.Tensor, int]]):
 
 def own(classes: int) -> pt.Backbone:
     backbone = pt.Backbone(tiny.network().eval(), image_size=8, sites=["1.norm"])
-    backbone.module[-1] = torch.nn.Linear(32, classes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone.module[-1] = torch.nn.Linear(32, classes)
     return backbone
 
 

@@ -22,6 +22,7 @@ from paretune.shifts import Invert, Rotation
 from paretune.shifts.imagenet import wordnet_ids
 from paretune.sweeps import inheritance
 from paretune.sweeps.before import plain
+from paretune.sweeps.inheriting import Related
 from paretune.sweeps.label_space import versions
 from tests import tiny
 from tests.unit.sweeps.test_entry import own
@@ -180,12 +181,18 @@ def test_a_model_with_an_adapter_begins_as_what_it_is(tmp_path: Path) -> None:
     assert without.clean.best.mri == study.clean.best.mri
 
 
-def test_versions_of_one_picture_are_one_unit(done: tuple[Study, Path]) -> None:
-    """So that intervals are those of as many pictures as there are, and not of three times as many."""
-    study, _ = done
-    full = study.clean.best
-    widths = [interval.high - interval.low for interval in full.ri.values()]
-    assert full.mri.high - full.mri.low > 0.4 * np.mean(widths)
+def test_versions_of_one_picture_are_one_unit() -> None:
+    """So that intervals are those of as many pictures as there are, and not of twice as many."""
+    data = tiny.data()
+    tasks = versions(data, (Invert(), Rotation(90)))
+    for held_out, ids in ((True, data.report.ids), (False, None)):
+        related = Related(tasks, own(10), data.report, held_out, "tiny")
+        one, other, pretraining = (np.asarray(labels) for labels in related.units.values())
+        np.testing.assert_array_equal(one, other)
+        assert len({*one.tolist()}) == len(one)
+        assert {*pretraining.tolist()} <= {*one.tolist()}
+        if ids is not None:
+            np.testing.assert_array_equal(one, ids)
 
 
 def of_domains(root: Path, **without: str) -> Path:

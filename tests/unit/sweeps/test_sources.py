@@ -15,7 +15,7 @@ from tests.together import noise
 
 def sources(data: Any, **options: Any) -> dict[str, str]:
     """The data set of each task."""
-    return {name: str(source.data) for name, source in SourceConfig(data=data, **options).tasks.items()}
+    return {name: str(source.data) for name, source in SourceConfig(data=data, **options).sources.items()}
 
 
 def test_names_are_those_of_the_data_or_given_before_it() -> None:
@@ -52,7 +52,7 @@ def test_each_data_set_has_the_options_of_the_run_or_its_own() -> None:
     assert not config.is_demo
     assert config.size == 224
     demo = RunConfig(data=["digits", "more"])  # type: ignore[arg-type]
-    assert [source.most for source in demo.tasks.values()] == [1000, None]
+    assert [source.most for source in demo.sources.values()] == [1000, None]
 
 
 def test_whatever_makes_the_run_another_makes_its_directory_another() -> None:
