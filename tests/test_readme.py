@@ -30,7 +30,7 @@ def test_every_command_shown_is_understood(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shell = "\n".join(re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL))
     commands = re.findall(r"^paretune (.+?)\s*(?:#.*|> .*)?$", shell, flags=re.MULTILINE)
-    assert len(commands) == 25
+    assert len(commands) == 26
     for command in commands:
         if "--print-config" not in command:
             assert read(shlex.split(command)) is not None
