@@ -45,7 +45,8 @@ def main() -> None:
             config = RunConfig(objective=objective, epochs=chosen.epochs, seed=seed, eval_steps=20, points=1)
             with tempfile.TemporaryDirectory() as directory:
                 began = time.process_time()
-                last = config.run(Path(directory) / "run", progress=False).points.iloc[-1]
+                (run,) = config.run(Path(directory) / "run", progress=False)
+                last = run.points.iloc[-1]
                 seconds = time.process_time() - began
             row = {
                 "objective": name,

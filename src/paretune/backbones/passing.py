@@ -27,7 +27,7 @@ def one_pass(module: nn.Module, images: Tensor) -> Any:
 
     Afterwards its parts are in the modes they were in, and the random state is as it was.
     """
-    devices = [images.device] if images.is_cuda else []
+    devices = [images.device] if images.device.type == "cuda" else []
     with borrowed_randomness(devices), modes_kept(module), torch.no_grad():
         try:
             return module.eval()(images)

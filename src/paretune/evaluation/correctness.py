@@ -164,7 +164,8 @@ def evaluate(
                 victim=victim if attack_elsewhere else None,
                 state=None if state is None else Path(state) / "elsewhere" / str(number),
             )
-        shown.update(task, completed=len(elsewhere), note="")
+        if elsewhere:
+            shown.update(task, completed=len(elsewhere), note="")
     return Scores(
         bits[0],
         dict(zip(attacks, bits[1:], strict=True)),

@@ -43,10 +43,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def options(place: Path) -> list[str]:
+def options(place: Path, data: Path | None = None) -> list[str]:
     said = (
-        f"--backbone timm:test_resnet --weights {place}/w.pth --data {place}/pets --img-size 32 --train-domains photo "
-        "--batch-size 8 --epochs 1 --points 2 --train-steps 1 --eval-steps 1"
+        f"--backbone timm:test_resnet --weights {place}/w.pth --data {data or place / 'pets'} --img-size 32 "
+        "--train-domains photo --batch-size 8 --epochs 1 --points 2 --train-steps 1 --eval-steps 1"
     )
     return said.split()
 
@@ -156,8 +156,8 @@ def test_a_table_of_domains_is_found_again(
         }
     )
     table.to_csv(tmp_path / "pets.csv", index=False)
-    arguments = ["train", *options(place), "--strategy", "bitfit", "--out", str(tmp_path / "run")]
-    assert main([*arguments, "--data", str(tmp_path / "pets.csv"), "--train-domains", "art,photo"]) == 0
+    arguments = ["train", *options(place, tmp_path / "pets.csv"), "--strategy", "bitfit"]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--train-domains", "art,photo"]) == 0
     recorded = json.loads((tmp_path / "run/adapter/paretune.json").read_text())["notes"]["data"][
         "loaded_with"
     ]

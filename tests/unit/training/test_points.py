@@ -91,7 +91,8 @@ def small(weights: str, **changes: Any) -> RunConfig:  # noqa: F811
 
 
 def test_a_configuration_asks_for_points_too(tmp_path: Path, weights: str) -> None:  # noqa: F811
-    assert len(small(weights, points=4).run(tmp_path / "run", progress=False).points) == 4
+    (run,) = small(weights, points=4).run(tmp_path / "run", progress=False)
+    assert len(run.points) == 4
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
