@@ -260,7 +260,7 @@ def bomb(levels: int) -> str:
 
 
 CONFIGS = {
-    "seeds: 1,2\nstrategies: lora\n": "--seeds, --strategies belong to compare and plan; train takes --seed and --strategy",
+    "seeds: 1,2\nstrategies: lora\n": "--strategies belongs to compare and plan; train takes --seed and --strategy",
     "epochz: 3\n": "there is no option --epochz; train takes --epochs",
     "nonsense: 3\n": "there is no option --nonsense; paretune train --help lists what it takes",
     "optimizer:\n  nonsense: 1\n": "--optimizer has no field 'nonsense'; its fields: lr, weight_decay",
