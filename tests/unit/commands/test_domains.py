@@ -82,7 +82,7 @@ def test_one_call_trains_on_one_domain_and_reports_all(place: Path, tmp_path: Pa
         assert isinstance(each, Elsewhere)
         assert f"{each.pooled[0]:.3f}" in told
     page = (tmp_path / "runs/report.html").read_text()
-    assert '<h2 id="elsewhere">Elsewhere</h2>' in page
+    assert '<h2 id="elsewhere">Out of distribution</h2>' in page
     assert "Elsewhere (42)" in page
     assert ">sketch (24)<" in page
 
