@@ -118,17 +118,21 @@ def evaluate(
             "precision='fp32' or 'bf16', or leave out state"
         )
     bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
-    if data.among is not None:
-        model = Among(model, data.among)
-        victim = victim and attack_copy(model, **vars(victim.options))
     if victim is None and attacks:
         victim = attack_copy(model, engine=engine)
+    asked, searched = (
+        model,
+        victim,
+    )  # what shifts make has classes of its own, and the model itself is asked there
+    if data.among is not None:
+        asked = Among(model, data.among)
+        searched = victim and attack_copy(asked, **vars(victim.options))
     rank, world = shard
     batches = torch.split(torch.arange(len(data)), batch_size)[rank::world]
     together = max((attack.portion for attack in attacks), default=1)
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
-    run = _Run(model, victim, attacks, data, batch_size, seed, seen)
-    with evaluation_mode(model), contextlib.ExitStack() as held:
+    run = _Run(asked, searched, attacks, data, batch_size, seed, seen)
+    with evaluation_mode(asked), contextlib.ExitStack() as held:
         kept = None
         if state is not None:
             held.enter_context(claimed(state, run.plan(shard), run.probe()))

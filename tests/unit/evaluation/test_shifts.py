@@ -185,3 +185,14 @@ def test_scores_print_their_shifts(model: Linear, data: ImageData) -> None:
     inverted, noisy = (scores.elsewhere[name].clean_accuracy for name in ("inverted", "noisy 1"))
     assert f"clean on 2 shifts, {(inverted + noisy) / 2:.3f} on average" in repr(scores)
     assert f"noisy 1     {noisy:.3f}" in repr(scores)
+
+
+def test_shifts_of_images_of_some_classes_are_measured_among_these(model: Linear, data: ImageData) -> None:
+    split = _some_classes(data, (2, 5, 9))
+    scores = pt.evaluate(model, split, [ATTACK], shifts=[Both()], attack_elsewhere=True)
+    images, _ = Both().of(split)["inverted"][:]
+    with torch.no_grad():
+        answers = torch.tensor([2, 5, 9])[model(images)[:, [2, 5, 9]].argmax(1)]
+    np.testing.assert_array_equal(scores.elsewhere["inverted"].clean, (answers == split.labels).numpy())
+    alone = pt.evaluate(model, Both().of(split)["noisy 1"], [ATTACK])
+    np.testing.assert_array_equal(scores.elsewhere["noisy 1"].robust[ATTACK], alone.robust[ATTACK])
