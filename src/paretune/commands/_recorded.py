@@ -17,13 +17,13 @@ def load_recorded(
     config: Mapping[str, Any],
     model: "Backbone",
     *,
-    data: str | None,
-    root: str | None,
-    columns: str | None,
-    skip_bad: bool,
-    limit: int | Literal["all"] | None,
-    seed: int | None,
-    domain: str | None,
+    data: str | None = None,
+    root: str | None = None,
+    columns: str | None = None,
+    skip_bad: bool = False,
+    limit: int | Literal["all"] | None = None,
+    seed: int | None = None,
+    domain: str | None = None,
 ) -> "ImageData":
     """The data to measure an adapter on: what it was trained on, unless something else is wanted.
 

@@ -76,18 +76,7 @@ class Average:
         seed = int(first.config["seed"])
         path = str(first.path / "adapter")
         model, config = load_base(path, self.backbone, self.weights, self.weights_key, seed=seed)
-        data = load_recorded(
-            str(first.path),
-            config,
-            model,
-            data=None,
-            root=self.data_root,
-            columns=None,
-            skip_bad=False,
-            limit=None,
-            seed=None,
-            domain=None,
-        )
+        data = load_recorded(str(first.path), config, model, root=self.data_root)
         options: Any = {"out": self.out, "resume": self.resume, "progress": True}
         if self.soup is not None:
             run = soup(model, runs, data, recipe=self.soup, by=self.by, **options)

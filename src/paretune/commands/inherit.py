@@ -60,18 +60,7 @@ class Inherit(InheritConfig):
             name = None if self.backbone == default else self.backbone
             backbone, config = load_adapted(self.start, name, self.weights, self.weights_key)
             if pretraining is None:
-                pretraining = load_recorded(
-                    self.start,
-                    config,
-                    backbone,
-                    data=None,
-                    root=self.data_root,
-                    columns=None,
-                    skip_bad=False,
-                    limit=None,
-                    seed=None,
-                    domain=None,
-                )
+                pretraining = load_recorded(self.start, config, backbone, root=self.data_root)
         answer = study(
             self,
             self.data,

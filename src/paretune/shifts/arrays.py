@@ -14,8 +14,7 @@ from torch import Tensor
 from paretune.data.image_split import ImageSplit
 from paretune.data.pixels import fit
 from paretune.shifts.base import Shift
-
-SEVERITIES = (1, 2, 3, 4, 5)
+from paretune.shifts.corruptions import SEVERITIES
 
 
 @dataclass(frozen=True)

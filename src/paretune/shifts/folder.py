@@ -19,11 +19,10 @@ from paretune.data.sizes import checked_size
 from paretune.data.sources import digest
 from paretune.data.splits import sample_rows
 from paretune.shifts.base import Shift
+from paretune.shifts.corruptions import SEVERITIES
 from paretune.shifts.imagenet import MASKS, class_number, published
 
 logger = logging.getLogger(__name__)
-
-_SEVERITIES = ("1", "2", "3", "4", "5")
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _inside(corruption: Path) -> list[Path]:
     return [
         corruption / name
         for name in subfolders(corruption)
-        if name in _SEVERITIES and subfolders(corruption / name)
+        if name in map(str, SEVERITIES) and subfolders(corruption / name)
     ]
 
 

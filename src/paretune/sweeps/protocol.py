@@ -12,7 +12,6 @@ from paretune.data.images import ImageData, as_data, check_same_classes, load_da
 from paretune.data.related import load_related
 from paretune.data.sizes import ImageSize
 from paretune.data.sources import SOURCES
-from paretune.data.tables import read_columns
 from paretune.frontiers.inheritance import Study
 from paretune.frontiers.settings import Settings
 from paretune.runs.sinks.base import Openable
@@ -141,16 +140,7 @@ class InheritConfig(TaskConfig):
         domains = self.domains
         if domains is not None and self.pretrain_domain is not None:
             domains = Domains(dict.fromkeys((*domains, self.pretrain_domain)))
-        return load_related(
-            given,
-            domains=domains,
-            img_size=size,
-            seed=self.split_seed,
-            limit=self.most,
-            root=self.data_root,
-            columns=None if self.columns is None else read_columns(self.columns),
-            skip_bad=self.skip_bad,
-        )
+        return load_related(given, domains=domains, img_size=size, **self.reading)
 
 
 def inheritance(

@@ -197,16 +197,18 @@ class SourceConfig:
 
     def read(self, data: Any, size: ImageSize) -> ImageData:
         """What :func:`paretune.load_data` makes of ``data`` at this size, with these options."""
-        return load_data(
-            data,
-            img_size=size,
-            seed=self.split_seed,
-            limit=self.most,
-            root=self.data_root,
-            columns=None if self.columns is None else read_columns(self.columns),
-            skip_bad=self.skip_bad,
-            train_domains=self.train_domains,
-        )
+        return load_data(data, img_size=size, train_domains=self.train_domains, **self.reading)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of what reads data sets, whether as one or as their domains."""
+        return {
+            "seed": self.split_seed,
+            "limit": self.most,
+            "root": self.data_root,
+            "columns": None if self.columns is None else read_columns(self.columns),
+            "skip_bad": self.skip_bad,
+        }
 
 
 def objects_by_task(data: Any, train_domains: object) -> dict[str, Any] | None:
