@@ -27,8 +27,8 @@ def difference(
     """
     draw = torch.Generator().manual_seed(0)
     trial = copy.deepcopy(module).to("cpu", torch.float64)
-    # In channels_last a depthwise convolution of float64 lets its threads meet so often that on a busy machine, where one of
-    # them is always waited for, a pass that takes 0.05 s takes minutes.
+    # In channels_last a depthwise convolution of float64 lets its threads meet so often that it crawls on a busy machine,
+    # where one of them is always waited for.
     trial.to(memory_format=torch.contiguous_format)
     for part in trial.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):

@@ -299,6 +299,15 @@ def behind(data: str, *columns: tuple[str, str, str]) -> Spec:
     return {"table": {"data": data, "columns": [list(column) for column in columns]}}
 
 
+def matrix(columns: Iterable[str], rows: Iterable[str], axis: Spec) -> Spec:
+    """Places of cells in a matrix: the fields ``column``, named above it, and ``row``, in these orders."""
+    above = {**axis, "orient": "top", "labelAngle": 0}
+    return {
+        "x": {"field": "column", "type": "ordinal", "sort": [*columns], "axis": above},
+        "y": {"field": "row", "type": "ordinal", "sort": [*rows], "axis": axis},
+    }
+
+
 def tidy(rows: list[Any]) -> list[Spec]:
     """Floats to four digits: enough for pixels, and half the size of the page."""
     return [

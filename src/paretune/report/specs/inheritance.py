@@ -2,7 +2,7 @@
 
 from paretune.frontiers.inheritance import Inheritance, Inherited
 from paretune.report.labels import shorten
-from paretune.report.specs.frontier import ON_PAGE, SCHEMA, Spec, Theme, behind, tidy
+from paretune.report.specs.frontier import ON_PAGE, SCHEMA, Spec, Theme, behind, matrix, tidy
 
 _CELL = 34  # pixels, height of a row
 _ROOM = 20  # pixels of width from which a cell has room for a number
@@ -57,15 +57,7 @@ def change_spec(inheritance: Inheritance, method: Inherited, strongest: float, t
             ("change", "Change", "+.1%"),
         ),
         "height": _CELL * len(tasks),
-        "encoding": {
-            "x": {
-                "field": "column",
-                "type": "ordinal",
-                "sort": [*columns.values()],
-                "axis": {**axis, "orient": "top", "labelAngle": 0},
-            },
-            "y": {"field": "row", "type": "ordinal", "sort": [*rows.values()], "axis": axis},
-        },
+        "encoding": matrix(columns.values(), rows.values(), axis),
         "layer": [
             {
                 "mark": {

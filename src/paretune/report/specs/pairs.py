@@ -3,7 +3,7 @@
 from paretune.frontiers.verdict import Condition
 from paretune.report.drawing import Style
 from paretune.report.labels import shorten
-from paretune.report.specs.frontier import ON_PAGE, SCHEMA, Spec, Theme, isolated, look, tidy
+from paretune.report.specs.frontier import ON_PAGE, SCHEMA, Spec, Theme, isolated, look, matrix, tidy
 from paretune.report.specs.frontier import behind as behind_it
 
 _CELL = 44  # pixels, height of a row
@@ -92,15 +92,7 @@ def matrix_spec(condition: Condition, looks: dict[str, Style], theme: Theme) -> 
         "params": isolated(theme),
         "height": _CELL * len(ranked),
         "resolve": {"scale": {"color": "independent"}},
-        "encoding": {
-            "x": {
-                "field": "column",
-                "type": "ordinal",
-                "sort": [*columns.values()],
-                "axis": {**axis, "orient": "top", "labelAngle": 0},
-            },
-            "y": {"field": "row", "type": "ordinal", "sort": [*rows.values()], "axis": axis},
-        },
+        "encoding": matrix(columns.values(), rows.values(), axis),
         "layer": [
             {
                 "name": "cells",
