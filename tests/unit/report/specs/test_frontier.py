@@ -12,7 +12,7 @@ from paretune.report.drawing import as_points, draw, styles
 from paretune.report.specs.areas import Quantity, forest_spec
 from paretune.report.specs.costs import cost_spec
 from paretune.report.specs.curves import budget_spec
-from paretune.report.specs.frontier import ON_PAGE, ON_WHITE
+from paretune.report.specs.frontier import ON_PAGE, ON_WHITE, matrix
 from paretune.report.specs.overview import overview_spec
 from paretune.report.specs.pairs import matrix_spec
 
@@ -115,3 +115,11 @@ def test_costs_of_nothing_have_a_place(condition: Condition) -> None:
     for cost in ("trainable_parameters", "train_seconds"):
         spec = cost_spec(dataclasses.replace(condition, areas=tuple(free)), LOOKS, ON_PAGE, cost)  # type: ignore[arg-type]
         assert spec["encoding"]["x"]["scale"]["type"] == "symlog"
+
+
+def test_a_matrix_has_its_columns_and_rows_in_the_order_that_is_given() -> None:
+    """Vega-Lite would sort them by name."""
+    places = matrix(["b", "a"], ["2", "1"], {"title": None})
+    assert (places["x"]["field"], places["x"]["sort"]) == ("column", ["b", "a"])
+    assert (places["y"]["field"], places["y"]["sort"]) == ("row", ["2", "1"])
+    assert places["x"]["axis"]["orient"] == "top"
