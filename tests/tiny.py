@@ -76,6 +76,7 @@ def everything() -> dict[str, Any]:
         "awp": 0.01,
         "accumulate": 2,
         "keep": "clean",
+        "reuse": True,
         "balance": "sampling",
         "optimizer": pt.training.AdamW(0.5, schedule="one-cycle"),
     }

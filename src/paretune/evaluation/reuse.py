@@ -144,10 +144,9 @@ class Candidates:
             places: of this process.
             total: the sum of a tensor over all processes.
         """
-        here = torch.zeros_like(next(iter(self._largest.values()), torch.zeros(0)), dtype=torch.bool)
-        here[places] = True
-        for name in self._largest:
-            self._largest[name] = total(self._largest[name].where(here, 0.0))
+        for name, largest in self._largest.items():
+            here = torch.zeros_like(largest, dtype=torch.bool).index_fill(0, places, True)
+            self._largest[name] = total(largest.where(here, 0.0))
             known = (self._largest[name] > 0).nonzero().flatten()
             self._changes[name][~here] = 0
             self._changes[name][known] = total(self._changes[name][known])

@@ -35,6 +35,8 @@ from paretune.runs.store import Run
 from paretune.shifts import Shift
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
+from paretune.training.checkpoints import Kept
+from paretune.training.confirming import confirm_points
 from paretune.training.ema import Average
 from paretune.training.freezing import Freezing, Frozen
 from paretune.training.gradients import gradients
@@ -82,6 +84,8 @@ def train(
     seed: int = 0,
     augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
     stop_on_failure: bool = False,
+    reuse: bool = False,
+    confirm: Attack | None = None,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -131,6 +135,10 @@ def train(
         stop_on_failure: end the run where transfer failure, catastrophic overfitting, masked gradients or an adapter that
             does not move is noticed. It is measured there and finished as it is; a finding, the last rows and the adapter
             say why. A comparison takes no more points of any run than the shortest run has.
+        reuse: try the adversarial examples of the evaluation point before first, and attack what withstands them: fewer
+            passes, and of no example a kinder answer, see :mod:`paretune.evaluation.reuse`.
+        confirm: a stricter attack, such as ``AutoAttack(Linf(4/255))``, that measures the frontier and the last point on the
+            report split at the end, see :mod:`paretune.training.confirming`; they are beside the rows.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
@@ -176,7 +184,8 @@ def _follow(
     parameters = list(trainable_parameters(model).values())
     tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
     average = Average(model, plan.ema)
-    kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
+    kept: dict[str, Kept] = {f"objective{task.plan.number or ''}": task.term for task in tasks}
+    kept |= {f"replays{task.plan.number or ''}": task.replays for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
@@ -232,4 +241,5 @@ def _follow(
             for status in settled:
                 show(status)
     average.swap()
+    confirm_points(record, model, tasks)
     model.eval().to(memory_format=torch.contiguous_format)

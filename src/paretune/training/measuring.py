@@ -35,6 +35,7 @@ from paretune.training.objectives import Term, TrainingBatch
 from paretune.training.pictures import Album
 from paretune.training.plan import Plan
 from paretune.training.record import Measured, Record
+from paretune.training.replaying import Replays
 from paretune.training.tasks import Through, Views, shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
@@ -83,6 +84,7 @@ class AtWork:
         called: the same as it is called in training.
         term: the objective.
         copy: what attacks search on.
+        replays: what evaluation points try first.
     """
 
     plan: Learning
@@ -90,6 +92,7 @@ class AtWork:
     called: nn.Module
     term: Term
     copy: FreshCopy
+    replays: Replays
 
     def batch(
         self, device: torch.device, loaded: Sequence[Tensor], step: int, epsilon: float
@@ -120,7 +123,8 @@ def at_work(plan: Plan, model: Backbone, prepare: Callable[[nn.Module], nn.Modul
     for task, view in zip(plan.tasks, views, strict=True):
         called = Through(prepared, task.number) if plan.together else prepared
         term = plan.objective.begin(view, task.data, plan.seed)
-        tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options)))
+        replays = Replays(reuse=plan.reuse)
+        tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options), replays))
     return tasks
 
 
@@ -368,12 +372,19 @@ def _scored(task: AtWork, record: Record) -> tuple[Measured, Album]:
     plan, data = record.plan, task.plan.data
     album, measure = Album(data.report, plan.attacks[0]), partial(record.processes.evaluate, task.model)
     report, select = (
-        measure(split, plan.attacks, plan.seed, task.copy(), seen)
-        for split, seen in ((data.report, album), (data.select, None))
+        measure(split, plan.attacks, plan.seed, task.copy(), seen, task.replays.of(name))
+        for name, split, seen in (("report", data.report, album), ("select", data.select, None))
     )
     under = plan.attacks if plan.attack_elsewhere else ()
     elsewhere = {
-        name: measure(split, under, plan.seed, task.copy()) for name, split in data.elsewhere.items()
+        name: measure(
+            split,
+            under,
+            plan.seed,
+            task.copy(),
+            candidates=task.replays.of(f"elsewhere-{number}") if under else None,
+        )
+        for number, (name, split) in enumerate(data.elsewhere.items())
     }
     return Measured(report, select, elsewhere, None), album
 

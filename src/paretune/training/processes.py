@@ -17,7 +17,8 @@ from paretune.attacks import Attack, AttackCopy
 from paretune.attacks.masking import vanishing_gradients
 from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
-from paretune.evaluation.correctness import Seen, evaluate
+from paretune.evaluation.correctness import Seen, batches_of, evaluate
+from paretune.evaluation.reuse import Candidates
 from paretune.evaluation.scores import Bits, Scores
 from paretune.training.precision import MixedPrecision
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)  # which the command line shows under a launch
 
 T = TypeVar("T")
 
+_TOGETHER = 128  # images that are measured at once
 _LOOKED_AT = 128  # images whose gradients an evaluation point looks at
 
 
@@ -102,10 +104,30 @@ class Processes:
         seed: int,
         victim: AttackCopy | None = None,
         seen: Seen | None = None,
+        candidates: Candidates | None = None,
+        state: Path | None = None,
     ) -> Scores:
-        """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""
+        """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone.
+
+        All processes end with the same ``candidates``; each has a ``state`` of its own.
+        """
         shard = (self.rank, self.world)
-        scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen)
+        scores = evaluate(
+            model,
+            split,
+            attacks,
+            batch_size=_TOGETHER,
+            seed=seed,
+            shard=shard,
+            victim=victim,
+            candidates=candidates,
+            state=state,
+            seen=seen,
+        )
+        if candidates is not None and self.world > 1:
+            candidates.share(
+                torch.cat(batches_of(len(split), _TOGETHER, shard) or (torch.arange(0),)), self.total
+            )
 
         def add_up(bits: Bits) -> Bits:
             return self.total(torch.from_numpy(bits.astype(np.int32))).numpy().astype(bool)
