@@ -64,7 +64,7 @@ class Bill:
         try:
             yield self
         finally:
-            Oracle.gradient, Processes.evaluate = gradient, evaluate  # type: ignore[method-assign, assignment]
+            Oracle.gradient, Processes.evaluate = gradient, evaluate  # type: ignore[method-assign]
 
 
 def trained(config: RunConfig, out: Path) -> tuple[Run, Bill]:
