@@ -27,13 +27,13 @@ def confirmed_section(
         "same points under one of the two; the areas, intervals and verdicts of the other sections are of the attack that "
         "measured every point.</p>"
     )
-    tables = [
-        table(
-            title,
-            head,
-            [[f"{symbol(looks[row[0]])} {escape(row[0])}", *map(escape, row[1:])] for row in rows],
-        )
-        for confirmation in confirmations
-        for title, head, rows in confirmation.tables()
-    ]
+    tables = []
+    for confirmation in confirmations:
+        tables.append(f"<h3>{escape(confirmation.title)}</h3>")
+        for title, head, rows in confirmation.tables():
+            cells = [
+                [f"{symbol(looks[strategy])} {escape(strategy)}", *map(escape, rest)]
+                for strategy, *rest in rows
+            ]
+            tables.append(table(title, head, cells))
     return card("confirmed", "Confirmed by a stricter attack", intro + "".join(tables), folded=folded)

@@ -9,6 +9,7 @@ from torch import Tensor
 from paretune._values import parse, told
 from paretune.attacks import ATTACKS, THREATS, Attack, AutoAttack
 from paretune.frontiers.pareto import frontier_mask
+from paretune.runs import disk
 from paretune.runs.confirmed import CONFIRMED
 from paretune.runs.store import load_runs
 from paretune.training.checkpoints import save_tensors
@@ -83,6 +84,7 @@ def drop_weights(path: Path, kept: set[int]) -> None:
 def forget_later(path: Path, places: Sequence[Path], step: int) -> None:
     """Forget what was kept and confirmed of points after ``step``, which a resumed run makes again."""
     for folder in (path / WEIGHTS, *(place / CONFIRMED for place in places)):
+        disk.remove_leftovers(folder)
         for file in folder.glob("step-*.safetensors"):
             if int(file.stem.partition("-")[2]) > step:
                 file.unlink()
