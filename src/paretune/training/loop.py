@@ -174,7 +174,8 @@ def _follow(
     # Faster for convolutions on a CPU; the values are the same.
     model.to(device).to(memory_format=torch.channels_last)
     parameters = list(trainable_parameters(model).values())
-    tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
+    processes.begin_alike(model)
+    tasks, optim = at_work(plan, model), plan.optimizer.build(model, plan.lr)
     average = Average(model, plan.ema)
     kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
@@ -210,6 +211,7 @@ def _follow(
                     precision,
                     awp=plan.awp,
                     attacking=readings.attacking(),
+                    share=partial(processes.average_gradients, parameters),
                     drop=frozen.drop_gradients,
                 )
             if step == start + 1:

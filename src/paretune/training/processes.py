@@ -1,17 +1,19 @@
 """The processes that train one model together, of which there is one unless a launcher starts more."""
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
 
 from paretune.attacks import Attack, AttackCopy
 from paretune.attacks.masking import vanishing_gradients
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)  # which the command line shows under a launch
 
 T = TypeVar("T")
 
+_MESSAGE = 2**24  # numbers that processes send each other at once, at least
 _LOOKED_AT = 128  # images whose gradients an evaluation point looks at
 
 
@@ -59,15 +62,32 @@ class Processes:
                 path,
             )
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model as it is called in training, on its device."""
-        wrapped: nn.Module = self.accelerator.prepare(model)
-        # What accelerate does for the mixed precision that a launcher names: here only losses are computed so.
-        for name in ("forward", "_original_forward"):
-            model.__dict__.pop(name, None)
-        if self.world > 1:  # what each process sees counts, see equalise_buffers; no step is to overwrite it
-            wrapped.broadcast_buffers = False  # type: ignore[assignment]
-        return wrapped
+    def begin_alike(self, model: nn.Module) -> None:
+        """Give the model of every process the tensors of the main one's."""
+        if self.world == 1:
+            return
+        with torch.no_grad():
+            for tensor in itertools.chain(model.parameters(), model.buffers()):
+                sent = tensor.detach().contiguous()
+                dist.broadcast(sent, 0)
+                tensor.copy_(sent)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give the parameters of every process the mean of their gradients; one without is zero where another has one.
+
+        So a layer that one process has skipped by chance learns from the others, and what nobody uses keeps no gradient.
+        What is sent are the gradients, and a number for each parameter, in as few messages as fit: of adapters mostly one.
+        """
+        if self.world == 1:
+            return
+        for some in _messages(parameters):
+            there = [parameter.grad is not None for parameter in some]
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in some]
+            sent = torch.cat([*(grad.flatten() for grad in grads), grads[0].new_tensor(there)])
+            dist.all_reduce(sent)
+            *means, there_sum = (sent / self.world).split([*(grad.numel() for grad in grads), len(some)])
+            for parameter, grad, mean, anywhere in zip(some, grads, means, there_sum.tolist(), strict=True):
+                parameter.grad = grad.copy_(mean.view_as(grad)) if anywhere else None
 
     def on_main(self, do: Callable[[], T]) -> T | None:
         """Let the main process ``do``, the others wait; what it raises, all raise."""
@@ -131,3 +151,15 @@ class Processes:
             return here
         summed: torch.Tensor = self.accelerator.reduce(here.to(self.accelerator.device), "sum")
         return summed.cpu()
+
+
+def _messages(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The parameters in their order, as many at once as make a message."""
+    some: list[Tensor] = []
+    for parameter in parameters:
+        some.append(parameter)
+        if sum(map(torch.numel, some)) >= _MESSAGE:
+            yield some
+            some = []
+    if some:
+        yield some

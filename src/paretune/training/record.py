@@ -199,6 +199,13 @@ class Record:
         if self.checkpoint.exists():
             self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+            world = self.processes.world
+            if (before := self.so_far.get("processes", world)) != world:
+                self.note(
+                    f"goes on with {world} processes, after {before}: the same batches, but dropout draws otherwise, "
+                    "and batch norms that adapt see other shares",
+                    self.step,
+                )
         else:
             self.so_far["begun"] = beginning(model)
         self.processes.on_main(self._forget_later)
@@ -268,7 +275,7 @@ class Record:
         best: bool,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
-        self.so_far["step"] = step
+        self.so_far["step"], self.so_far["processes"] = step, self.processes.world
         if not self.writers:
             return
         spent = {
@@ -278,6 +285,7 @@ class Record:
         mixed = self.plan.mixed_precision
         common = spent | {
             "step": step,
+            "processes": self.processes.world,
             "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
             "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
             "peak_memory_bytes": peak_memory_bytes(),
