@@ -5,14 +5,15 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from paretune.attacks import Attack, AttackCopy
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)  # which the command line shows under a launch
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(
+    weeks=1
+)  # one share of a long attack may take hours longer than another; who fails ends the others
 _MESSAGE = 2**24  # numbers that processes send each other at once, at least
 _LOOKED_AT = 128  # images whose gradients an evaluation point looks at
 
@@ -42,9 +46,10 @@ class Processes:
         ValueError: the processes cannot share a batch evenly.
     """
 
-    def __init__(self, batch_sizes: Sequence[int], mixed_precision: str = "no") -> None:
+    def __init__(self, batch_sizes: Sequence[int] = (), mixed_precision: str = "no") -> None:
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        patient = InitProcessGroupKwargs(timeout=_PATIENCE)
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
         self.precision = MixedPrecision(self.device, mixed_precision)
@@ -122,16 +127,30 @@ class Processes:
         seed: int,
         victim: AttackCopy | None = None,
         seen: Seen | None = None,
+        **options: Any,
     ) -> Scores:
-        """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""
-        shard = (self.rank, self.world)
-        scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen)
+        """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone.
 
+        The seconds are those of this process. Of several, each keeps its share in a directory of its own in ``state``.
+        """
+        if self.world > 1 and options.get("state") is not None:
+            options["state"] = Path(options["state"]) / f"{self.rank + 1}-of-{self.world}"
+        shard = (self.rank, self.world)
+        scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen, **options)
+        return self._whole(scores)
+
+    def _whole(self, scores: Scores) -> Scores:
         def add_up(bits: Bits) -> Bits:
             return self.total(torch.from_numpy(bits.astype(np.int32))).numpy().astype(bool)
 
-        robust = {attack: add_up(bits) for attack, bits in scores.robust.items()}
-        return replace(scores, clean=add_up(scores.clean), robust=robust)
+        classes = self.accelerator.gather(torch.tensor([scores.classes], device=self.device))
+        return replace(
+            scores,
+            clean=add_up(scores.clean),
+            robust={attack: add_up(bits) for attack, bits in scores.robust.items()},
+            classes=int(classes.max()),
+            elsewhere={name: self._whole(there) for name, there in scores.elsewhere.items()},
+        )
 
     def vanishing_gradients(self, victim: AttackCopy, split: ImageSplit, seed: int) -> tuple[int, int]:
         """:func:`~paretune.attacks.masking.vanishing_gradients` of the first images of ``split``, each process its share."""
