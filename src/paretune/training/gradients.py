@@ -62,7 +62,7 @@ def _descend(
     for part, attack_result in zip(parts, attacked, strict=True):
         task = tasks[part.task]
         with precision.autocast():
-            loss, logits = task.term.loss(task.model, part, attack_result)
+            loss, logits = task.term.loss(task.called, part, attack_result)
         assert logits is not None  # the objective learns
         torch.autograd.backward(precision.scaler.scale(loss * part.share))
         seen.append((part, loss.detach(), logits.detach()))

@@ -47,6 +47,7 @@ from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
+from paretune.training.sharding import give, take, whole
 from paretune.training.tasks import Tasks
 
 # Of train's arguments; the others make the run what it is.
@@ -173,22 +174,23 @@ def _follow(
     rank, device, precision = processes.rank, processes.device, processes.precision
     # Faster for convolutions on a CPU; the values are the same.
     model.to(device).to(memory_format=torch.channels_last)
-    parameters = list(trainable_parameters(model).values())
-    processes.begin_alike(model)
-    tasks, optim = at_work(plan, model), plan.optimizer.build(model, plan.lr)
+    learner = processes.learner(model, plan)
+    parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
+    tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
     average = Average(model, plan.ema)
     kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
+    give(model, learner)
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
-    frozen = Frozen(model, plan.freezing, plan.total)
+    frozen = Frozen(learner, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
     loaders = [order(number=task.plan.number).loader(workers, device) for task in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
         for task in tasks:
-            task.model.train()
+            task.called.train()
         for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
@@ -207,24 +209,27 @@ def _follow(
                 seen = gradients(
                     parts,
                     tasks,
-                    model,
+                    learner,
                     precision,
                     awp=plan.awp,
                     attacking=readings.attacking(),
-                    share=partial(processes.average_gradients, parameters),
+                    share=partial(processes.average_gradients, learnt),
                     drop=frozen.drop_gradients,
                 )
             if step == start + 1:
-                unused = check_gradients(model, batches[0].images, penalised=plan.objective.reaches_all)
+                unused = check_gradients(
+                    model, batches[0].images, learner=learner, penalised=plan.objective.reaches_all
+                )
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             precision.scaler.unscale_(optim)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-            readings.add(step, seen, norm)
+            norm = torch.nn.utils.clip_grad_norm_(learnt, plan.optimizer.clip or float("inf"))
+            readings.add(step, seen, whole(norm))
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
             precision.scaler.step(optim)
             precision.scaler.update()
             optim.zero_grad(set_to_none=True)
+            take(model, learner)
             average.update(step)
             for task in tasks:
                 task.copy.outdated = True

@@ -80,12 +80,14 @@ class AtWork:
     Args:
         plan: what is learnt.
         model: of the task, which in a run of several is a view of what they share.
+        called: the same as it trains: the model, or its shards.
         term: the objective.
         copy: what attacks search on.
     """
 
     plan: Learning
     model: Backbone
+    called: Backbone
     term: Term
     copy: FreshCopy
 
@@ -110,13 +112,14 @@ class AtWork:
         return self.term.attacked(self.copy, batch)
 
 
-def at_work(plan: Plan, model: Backbone) -> list[AtWork]:
-    """The tasks of ``plan``, before the first step of ``model``."""
+def at_work(plan: Plan, model: Backbone, learner: Backbone) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``; ``learner`` is what trains: the model or its shards."""
     tasks = []
     for task in plan.tasks:
         view = shared_view(model, task.name, plan.noted) if plan.together else model
         term = plan.objective.begin(view, task.data, plan.seed)
-        tasks.append(AtWork(task, view, term, FreshCopy(view, plan.options)))
+        called = view if plan.together else learner
+        tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options)))
     return tasks
 
 

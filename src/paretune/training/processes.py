@@ -22,7 +22,9 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
 from paretune.evaluation.correctness import Seen, evaluate
 from paretune.evaluation.scores import Bits, Scores
+from paretune.training.plan import Plan
 from paretune.training.precision import MixedPrecision
+from paretune.training.sharding import sharded
 
 log = logging.getLogger(__name__)  # which the command line shows under a launcher
 
@@ -47,12 +49,23 @@ class Processes:
     """
 
     def __init__(self, batch_sizes: Sequence[int] = (), mixed_precision: str = "no") -> None:
+        for other in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+            if _asked(other):
+                raise ValueError(
+                    f"ACCELERATE_USE_{other} is set, and a model is trained whole in each process or in shards of FSDP2; "
+                    "launch without it, or with accelerate launch --use_fsdp --fsdp_version 2"
+                )
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         patient = InitProcessGroupKwargs(timeout=_PATIENCE)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
         self.precision = MixedPrecision(self.device, mixed_precision)
+        self.sharded = self.world > 1 and _asked("FSDP")
+        if self.sharded and os.environ.get("FSDP_VERSION", "1") != "2":
+            raise ValueError("models are sharded by FSDP2 only; launch with --use_fsdp --fsdp_version 2")
+        if self.sharded and mixed_precision == "fp16":
+            raise ValueError("mixed_precision='fp16' scales gradients that FSDP2 shards; use 'bf16'")
         for batch_size in batch_sizes:
             if batch_size % self.world:
                 raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
@@ -60,6 +73,10 @@ class Processes:
     def announce(self, path: Path) -> None:
         """Log which processes there are."""
         log.info("%s: process %d of %d", path, self.rank + 1, self.world)
+        if self.sharded:
+            log.info(
+                "%s: shards of trained weights by FSDP2, of whose options none but the version counts", path
+            )
         if self.world == 1 and "MASTER_ADDR" in os.environ:
             log.warning(
                 "%s: one process alone, although a launcher is about; to train on a CPU with N processes, use "
@@ -67,8 +84,25 @@ class Processes:
                 path,
             )
 
-    def begin_alike(self, model: nn.Module) -> None:
-        """Give the model of every process the tensors of the main one's."""
+    def learner(self, model: Backbone, plan: Plan) -> Backbone:
+        """What trains: ``model``, which in all processes has the tensors of the main one's then, or shards of it.
+
+        Raises:
+            ValueError: what ``plan`` trains cannot be sharded.
+        """
+        self._begin_alike(model)
+        if not self.sharded:
+            return model
+        if plan.together:
+            raise ValueError("several tasks at once cannot be sharded; launch without --use_fsdp")
+        if not plan.objective.shardable:
+            raise ValueError(
+                f"{plan.objective!r} looks at weights or features of the model, which are in shards; launch without "
+                "--use_fsdp"
+            )
+        return sharded(model, self.world)
+
+    def _begin_alike(self, model: nn.Module) -> None:
         if self.world == 1:
             return
         with torch.no_grad():
@@ -83,7 +117,7 @@ class Processes:
         So a layer that one process has skipped by chance learns from the others, and what nobody uses keeps no gradient.
         What is sent are the gradients, and a number for each parameter, in as few messages as fit: of adapters mostly one.
         """
-        if self.world == 1:
+        if self.world == 1 or self.sharded:  # FSDP2 has averaged them
             return
         for some in _messages(parameters):
             there = [parameter.grad is not None for parameter in some]
@@ -170,6 +204,11 @@ class Processes:
             return here
         summed: torch.Tensor = self.accelerator.reduce(here.to(self.accelerator.device), "sum")
         return summed.cpu()
+
+
+def _asked(what: str) -> bool:
+    """Whether a launcher wants it."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() in ("true", "1", "yes")
 
 
 def _messages(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:

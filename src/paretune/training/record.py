@@ -38,6 +38,7 @@ from paretune.training.freezing import NoFreezing
 from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
+from paretune.training.sharding import whole_state
 from paretune.training.tasks import view
 
 log = logging.getLogger(__name__)
@@ -276,6 +277,7 @@ class Record:
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
         self.so_far["step"], self.so_far["processes"] = step, self.processes.world
+        state = whole_state(optimizer)  # of all processes
         if not self.writers:
             return
         spent = {
@@ -306,7 +308,7 @@ class Record:
             epoch = {"epoch": step / task.per_epoch}
             writer.append(*point(scores.report, scores.select, scores.elsewhere, common | epoch))
             self.so_far["points"] = writer.points  # the same for all tasks
-        save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
+        save_checkpoint(self.checkpoint, model.module, state, self.so_far, self.kept)
         for forward in self._forward:
             forward()
 
