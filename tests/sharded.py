@@ -98,11 +98,13 @@ def refused(directory: Path) -> None:
     trials: dict[str, Any] = {
         "anchored": lambda out: tiny.run(out, objective=Natural() + 0.1 * EWC(examples=4)),
         "tasks": lambda out: together.run(out),
+        "auto": lambda out: tiny.run(out, precision="auto"),
     }
     for name, train in trials.items():
         try:
             train(directory / name)
         except ValueError as error:
+            assert not (directory / name).exists()
             (directory / f"{name}-{RANK}").write_text(str(error))
     os.environ["FSDP_VERSION"] = "1"
     try:

@@ -1,10 +1,11 @@
 """The one training loop: every strategy, objective and schedule is an argument to it.
 
 Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
-and of every evaluation (``accelerate launch --cpu`` alone starts one process, whatever ``--num_processes`` says; the
-log tells how many there are). Where batch norms adapt, each normalises its own share, and what they have seen becomes
-their mean before each evaluation: the running means are those of whole batches then, the running variances lack the
-spread between the shares.
+and of every evaluation, and they send each other the gradients of what trains, once a step. (``accelerate launch --cpu``
+alone starts one process, whatever ``--num_processes`` says; the log tells how many there are.) With
+``accelerate launch --use_fsdp --fsdp_version 2`` they divide what trains too, see :mod:`paretune.training.sharding`. Where
+batch norms adapt, each normalises its own share, and what they have seen becomes their mean before each evaluation: the
+running means are those of whole batches then, the running variances lack the spread between the shares.
 
 Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
 (:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
@@ -94,7 +95,8 @@ def train(
 
     At each evaluation point the model is measured on the select and the report split, one row per attack is appended, and a
     checkpoint replaces the last one. Killed and called again with the same arguments, the run goes on from there and ends
-    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes).
+    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes; with more
+    or fewer processes up to rounding, but for dropout and batch norms that adapt).
 
     Args:
         model: from :func:`~paretune.adapt`.
@@ -152,7 +154,8 @@ def train(
     data = data if isinstance(data, Tasks) else as_data(data, model.image_size)
     arguments = locals()
     plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
-    processes = Processes([task.batch_size for task in plan.tasks], plan.mixed_precision)
+    processes = Processes(plan.mixed_precision)
+    processes.check(plan)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.noted)
         if record.done:
@@ -174,7 +177,7 @@ def _follow(
     rank, device, precision = processes.rank, processes.device, processes.precision
     # Faster for convolutions on a CPU; the values are the same.
     model.to(device).to(memory_format=torch.channels_last)
-    learner = processes.learner(model, plan)
+    learner = processes.learner(model)
     parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
     tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
     average = Average(model, plan.ema)

@@ -41,14 +41,13 @@ class Processes:
     """What the loop does with all of its processes, through accelerate's ``accelerator``.
 
     Args:
-        batch_sizes: images a step of each task, over all processes.
         mixed_precision: of training; of float16, gradients are scaled.
 
     Raises:
-        ValueError: the processes cannot share a batch evenly.
+        ValueError: the launcher wants to divide a model otherwise than :mod:`paretune.training.sharding` does.
     """
 
-    def __init__(self, batch_sizes: Sequence[int] = (), mixed_precision: str = "no") -> None:
+    def __init__(self, mixed_precision: str = "no") -> None:
         for other in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
             if _asked(other):
                 raise ValueError(
@@ -64,11 +63,27 @@ class Processes:
         self.sharded = self.world > 1 and _asked("FSDP")
         if self.sharded and os.environ.get("FSDP_VERSION", "1") != "2":
             raise ValueError("models are sharded by FSDP2 only; launch with --use_fsdp --fsdp_version 2")
-        if self.sharded and mixed_precision == "fp16":
+
+    def check(self, plan: Plan) -> None:
+        """Raise ValueError if the processes cannot follow ``plan`` together."""
+        for task in plan.tasks:
+            if task.batch_size % self.world:
+                raise ValueError(
+                    f"batch_size={task.batch_size} must be a multiple of the {self.world} processes"
+                )
+        if self.world > 1 and plan.options.precision == "auto":
+            raise ValueError(
+                "precision='auto' may end otherwise in each process; name one for all: precision='fp32' or 'bf16'"
+            )
+        if self.sharded and plan.mixed_precision == "fp16":
             raise ValueError("mixed_precision='fp16' scales gradients that FSDP2 shards; use 'bf16'")
-        for batch_size in batch_sizes:
-            if batch_size % self.world:
-                raise ValueError(f"batch_size={batch_size} must be a multiple of the {self.world} processes")
+        if self.sharded and plan.together:
+            raise ValueError("several tasks at once cannot be sharded; launch without --use_fsdp")
+        if self.sharded and not plan.objective.shardable:
+            raise ValueError(
+                f"{plan.objective!r} looks at weights or features of the model, which are in shards; launch without "
+                "--use_fsdp"
+            )
 
     def announce(self, path: Path) -> None:
         """Log which processes there are."""
@@ -84,23 +99,10 @@ class Processes:
                 path,
             )
 
-    def learner(self, model: Backbone, plan: Plan) -> Backbone:
-        """What trains: ``model``, which in all processes has the tensors of the main one's then, or shards of it.
-
-        Raises:
-            ValueError: what ``plan`` trains cannot be sharded.
-        """
+    def learner(self, model: Backbone) -> Backbone:
+        """What trains: ``model``, which in all processes has the tensors of the main one's then, or shards of it."""
         self._begin_alike(model)
-        if not self.sharded:
-            return model
-        if plan.together:
-            raise ValueError("several tasks at once cannot be sharded; launch without --use_fsdp")
-        if not plan.objective.shardable:
-            raise ValueError(
-                f"{plan.objective!r} looks at weights or features of the model, which are in shards; launch without "
-                "--use_fsdp"
-            )
-        return sharded(model, self.world)
+        return sharded(model, self.world) if self.sharded else model
 
     def _begin_alike(self, model: nn.Module) -> None:
         if self.world == 1:

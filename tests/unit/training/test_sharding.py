@@ -75,6 +75,7 @@ def test_what_cannot_be_in_shards_is_refused(tmp_path: Path) -> None:
             r"EWC.* looks at weights or features of the model, which are in shards; launch without --use_fsdp",
         ),
         ("tasks", "several tasks at once cannot be sharded; launch without --use_fsdp"),
+        ("auto", r"may end otherwise in each process; name one for all: precision='fp32' or 'bf16'"),
         ("first", "by FSDP2 only; launch with --use_fsdp --fsdp_version 2"),
     ):
         for rank in (0, 1):
