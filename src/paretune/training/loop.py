@@ -1,10 +1,11 @@
 """The one training loop: every strategy, objective and schedule is an argument to it.
 
 Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
-and of every evaluation (``accelerate launch --cpu`` alone starts one process, whatever ``--num_processes`` says; the
-log tells how many there are). Where batch norms adapt, each normalises its own share, and what they have seen becomes
-their mean before each evaluation: the running means are those of whole batches then, the running variances lack the
-spread between the shares.
+and of every evaluation, and they send each other the gradients of what trains, once a step. (``accelerate launch --cpu``
+alone starts one process, whatever ``--num_processes`` says; the log tells how many there are.) With
+``accelerate launch --use_fsdp --fsdp_version 2`` they divide what trains too, see :mod:`paretune.training.sharding`. Where
+batch norms adapt, each normalises its own share, and what they have seen becomes their mean before each evaluation: the
+running means are those of whole batches then, the running variances lack the spread between the shares.
 
 Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
 (:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
@@ -47,6 +48,7 @@ from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
+from paretune.training.sharding import give, take, whole
 from paretune.training.tasks import Tasks
 
 # Of train's arguments; the others make the run what it is.
@@ -93,7 +95,8 @@ def train(
 
     At each evaluation point the model is measured on the select and the report split, one row per attack is appended, and a
     checkpoint replaces the last one. Killed and called again with the same arguments, the run goes on from there and ends
-    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes).
+    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes; with more
+    or fewer processes up to rounding, but for dropout and batch norms that adapt).
 
     Args:
         model: from :func:`~paretune.adapt`.
@@ -151,7 +154,8 @@ def train(
     data = data if isinstance(data, Tasks) else as_data(data, model.image_size)
     arguments = locals()
     plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
-    processes = Processes([task.batch_size for task in plan.tasks], plan.mixed_precision)
+    processes = Processes(plan.mixed_precision)
+    processes.check(plan)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.noted)
         if record.done:
@@ -173,21 +177,23 @@ def _follow(
     rank, device, precision = processes.rank, processes.device, processes.precision
     # Faster for convolutions on a CPU; the values are the same.
     model.to(device).to(memory_format=torch.channels_last)
-    parameters = list(trainable_parameters(model).values())
-    tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
+    learner = processes.learner(model)
+    parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
+    tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
     average = Average(model, plan.ema)
     kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
+    give(model, learner)
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
-    frozen = Frozen(model, plan.freezing, plan.total)
+    frozen = Frozen(learner, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
     loaders = [order(number=task.plan.number).loader(workers, device) for task in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
         for task in tasks:
-            task.model.train()
+            task.called.train()
         for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
@@ -206,23 +212,27 @@ def _follow(
                 seen = gradients(
                     parts,
                     tasks,
-                    model,
+                    learner,
                     precision,
                     awp=plan.awp,
                     attacking=readings.attacking(),
+                    share=partial(processes.average_gradients, learnt),
                     drop=frozen.drop_gradients,
                 )
             if step == start + 1:
-                unused = check_gradients(model, batches[0].images, penalised=plan.objective.reaches_all)
+                unused = check_gradients(
+                    model, batches[0].images, learner=learner, penalised=plan.objective.reaches_all
+                )
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             precision.scaler.unscale_(optim)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-            readings.add(step, seen, norm)
+            norm = torch.nn.utils.clip_grad_norm_(learnt, plan.optimizer.clip or float("inf"))
+            readings.add(step, seen, whole(norm))
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
             precision.scaler.step(optim)
             precision.scaler.update()
             optim.zero_grad(set_to_none=True)
+            take(model, learner)
             average.update(step)
             for task in tasks:
                 task.copy.outdated = True

@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
@@ -35,7 +35,7 @@ from paretune.training.objectives import Term, TrainingBatch
 from paretune.training.pictures import Album
 from paretune.training.plan import Plan
 from paretune.training.record import Measured, Record
-from paretune.training.tasks import Through, Views, shared_view
+from paretune.training.tasks import shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
 
@@ -80,14 +80,14 @@ class AtWork:
     Args:
         plan: what is learnt.
         model: of the task, which in a run of several is a view of what they share.
-        called: the same as it is called in training.
+        called: the same as it trains: the model, or its shards.
         term: the objective.
         copy: what attacks search on.
     """
 
     plan: Learning
     model: Backbone
-    called: nn.Module
+    called: Backbone
     term: Term
     copy: FreshCopy
 
@@ -112,14 +112,13 @@ class AtWork:
         return self.term.attacked(self.copy, batch)
 
 
-def at_work(plan: Plan, model: Backbone, prepare: Callable[[nn.Module], nn.Module]) -> list[AtWork]:
-    """The tasks of ``plan``, before the first step of ``model``; what trains is called as ``prepare`` returns it."""
-    views = [shared_view(model, task.name, plan.noted) if plan.together else model for task in plan.tasks]
-    prepared = prepare(Views(views) if plan.together else model)
+def at_work(plan: Plan, model: Backbone, learner: Backbone) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``; ``learner`` is what trains: the model or its shards."""
     tasks = []
-    for task, view in zip(plan.tasks, views, strict=True):
-        called = Through(prepared, task.number) if plan.together else prepared
+    for task in plan.tasks:
+        view = shared_view(model, task.name, plan.noted) if plan.together else model
         term = plan.objective.begin(view, task.data, plan.seed)
+        called = view if plan.together else learner
         tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options)))
     return tasks
 
