@@ -88,6 +88,8 @@ def run_all(
     run_places = [place for path in paths for place in places[path]]
     with contextlib.ExitStack() as held:
         left = any(path not in finished for path in paths)
+        if left and executor.far:
+            held.enter_context(only_driver(out))
         crew = held.enter_context(executor.crew(workers, configs)) if left else None
         for task, runs in tasks.items():
             _check(task, runs, finished, places, crew=crew, resume=resume, tell=tell)
@@ -95,8 +97,6 @@ def run_all(
             for place in places[path]:
                 backfill(place, sinks)
         if crew is not None:
-            if executor.far:
-                held.enter_context(only_driver(out))
             with alone(out, patience=60):
                 announce(out, configs)
             jobs = [

@@ -19,6 +19,7 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
 from paretune.evaluation.correctness import Seen, evaluate
 from paretune.evaluation.scores import Bits, Scores
+from paretune.training.memory import EVALUATED
 from paretune.training.precision import MixedPrecision
 
 log = logging.getLogger(__name__)  # which the command line shows under a launcher
@@ -34,12 +35,16 @@ class Processes:
     Args:
         batch_sizes: images a step of each task, over all processes.
         mixed_precision: of training; of float16, gradients are scaled.
+        evaluated: images that are measured at once.
 
     Raises:
         ValueError: the processes cannot share a batch evenly.
     """
 
-    def __init__(self, batch_sizes: Sequence[int], mixed_precision: str = "no") -> None:
+    def __init__(
+        self, batch_sizes: Sequence[int], mixed_precision: str = "no", *, evaluated: int = EVALUATED
+    ) -> None:
+        self.evaluated = evaluated
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
@@ -105,7 +110,16 @@ class Processes:
     ) -> Scores:
         """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone."""
         shard = (self.rank, self.world)
-        scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen)
+        scores = evaluate(
+            model,
+            split,
+            attacks,
+            batch_size=self.evaluated,
+            seed=seed,
+            shard=shard,
+            victim=victim,
+            seen=seen,
+        )
 
         def add_up(bits: Bits) -> Bits:
             return self.total(torch.from_numpy(bits.astype(np.int32))).numpy().astype(bool)
