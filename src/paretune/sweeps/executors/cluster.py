@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import queue
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -26,7 +27,10 @@ _LOOK = 1.0  # seconds between two looks
 
 
 class Lost(Exception):
-    """What made a run has gone; the message says how."""
+    """What made a run has gone; the message says how, of which what comes after the first sentence is left out."""
+
+    def __str__(self) -> str:
+        return re.split(r"\.\s|\n", super().__str__().strip())[0].rstrip(".")
 
 
 @dataclass
@@ -64,8 +68,12 @@ class Distant(Crew):
         """How many runs there is place for at once, now."""
 
     @abstractmethod
-    def hand_out(self, job: Job) -> Any:
-        """Let ``job`` be made; returns a handle that can be hashed."""
+    def hand_out(self, jobs: Sequence[Job]) -> Sequence[Any]:
+        """Let ``jobs`` be made; returns a handle for each, which can be hashed."""
+
+    def withdraw(self, handles: Sequence[Any]) -> Sequence[Any]:
+        """Take back what has not begun, after an error; returns the handles of that."""
+        return ()
 
     @abstractmethod
     def ended(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
@@ -96,15 +104,21 @@ class Distant(Crew):
     def _make(self, waiting: list[_Hand], messages: "queue.Queue[Any]") -> Exception | None:
         """The first error, once all that was handed out has ended."""
         out: dict[Any, _Hand] = {}
+        elsewhere: list[_Hand] = []  # at work for a process that was here before, which was killed
         first: Exception | None = None
-        looked = 0.0
-        while out or (waiting and first is None):
-            while waiting and first is None and len(out) < (self.asked or max(1, self.places())):
-                hand = waiting.pop(0)
-                out[self.hand_out(hand.job)] = hand
-            for handle in self.ended([*out], _LOOK):
+        while out or ((waiting or elsewhere) and first is None):
+            began = time.monotonic()
+            if first is None and waiting:
+                count = max(0, (self.asked or max(1, self.places())) - len(out))
+                taking, waiting = waiting[:count], waiting[count:]
+                taken = [hand for hand in taking if _in_use(hand.job)]
+                elsewhere += taken
+                free = [hand for hand in taking if hand not in taken]
+                out |= (
+                    dict(zip(self.hand_out([hand.job for hand in free]), free, strict=True)) if free else {}
+                )
+            for handle in self.ended([*out], _LOOK) if out else ():
                 hand = out.pop(handle)
-                name = hand.job.path.name
                 try:
                     outcome = self.outcome(handle)
                 except Lost as lost:
@@ -117,13 +131,24 @@ class Distant(Crew):
                     outcome = Outcome([], error)
                 for record in outcome.records:
                     messages.put(record)
-                messages.put((name, None))
-                first = first or outcome.error
-            if time.monotonic() - looked > _LOOK:
-                for hand in out.values():
-                    if (status := _status(hand)) is not None:
-                        messages.put((hand.job.path.name, status))
-                looked = time.monotonic()
+                if isinstance(outcome.error, BlockingIOError):
+                    elsewhere.append(hand)
+                    continue
+                messages.put((hand.job.path.name, None))
+                if outcome.error is not None and first is None:
+                    first = outcome.error
+                    for withdrawn in self.withdraw([*out]):
+                        del out[withdrawn]
+            for hand in [hand for hand in elsewhere if not _in_use(hand.job)]:
+                elsewhere.remove(hand)
+                if hand.job.finished:
+                    messages.put((hand.job.path.name, None))
+                else:
+                    waiting.insert(0, hand)
+            for hand in (*out.values(), *elsewhere):
+                if (status := _status(hand)) is not None:
+                    messages.put((hand.job.path.name, status))
+            time.sleep(max(0.0, _LOOK - (time.monotonic() - began)))
         return first
 
     def _again(self, hand: _Hand, lost: Lost) -> "_Hand | Exception":
@@ -138,6 +163,17 @@ class Distant(Crew):
             )
         log.warning("%s has lost its worker (%s); it goes on from step %g on another one", name, lost, step)
         return replace(hand, step=step, lost=times)
+
+
+def _in_use(job: Job) -> bool:
+    """Whether a process is at work in the directory of ``job``."""
+    if not job.path.exists():
+        return False
+    try:
+        with alone(job.path):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _begun(job: Job) -> _Hand:

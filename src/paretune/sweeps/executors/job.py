@@ -23,9 +23,7 @@ from paretune.training.guards import TrainingDiverged
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a run waits for another one in its directory: a file server keeps the locks of a machine that is lost
-# for about a minute and a half.
-PATIENCE = 180.0
+PATIENCE = 10.0  # seconds for which a run waits for another process to leave its directory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,8 +109,6 @@ class Outcome:
 
 def remotely(job: Job, threads: int, levels: Mapping[str, int]) -> Outcome:
     """Make the run of ``job`` in this process, which serves for that alone.
-
-    A run that still goes on in its directory is waited for: a machine that was given up as lost may have worked on.
 
     Args:
         job: the run.

@@ -146,9 +146,9 @@ class _Cluster(Distant):
             places += int(min(rooms))
         return places
 
-    def hand_out(self, job: Job) -> Any:
-        """A task of the cluster."""
-        return self.task.remote(job, self.threads, levels())
+    def hand_out(self, jobs: Sequence[Job]) -> Sequence[Any]:
+        """A task of the cluster for each."""
+        return [self.task.remote(job, self.threads, levels()) for job in jobs]
 
     def ended(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Tasks that have."""
@@ -169,5 +169,5 @@ class _Cluster(Distant):
         except (errors.RaySystemError, errors.RuntimeEnvSetupError):
             raise
         except errors.RayError as error:
-            raise Lost(str(error).strip().partition("\n")[0]) from None
+            raise Lost(str(error)) from None
         return outcome

@@ -6,12 +6,13 @@ from paretune._values import parse, shown, told
 from paretune.sweeps.executors.base import Executor
 from paretune.sweeps.executors.local import Local
 from paretune.sweeps.executors.ray import Ray
+from paretune.sweeps.executors.slurm import Slurm
 
-EXECUTORS: dict[str, type[Executor]] = {"Local": Local, "Ray": Ray}
+EXECUTORS: dict[str, type[Executor]] = {"Local": Local, "Ray": Ray, "Slurm": Slurm}
 
 
 def read_executor(on: "str | Executor", *, gpus_per_run: float | None = None) -> Executor:
-    """``"local"``, ``"ray"``, ``"ray:10.0.0.1:6379"``, or a call such as ``"Ray(cpus_per_run=4)"``.
+    """``"local"``, ``"ray"``, ``"ray:10.0.0.1:6379"``, ``"slurm"``, or a call such as ``"Slurm(hours=8)"``.
 
     Args:
         on: where; after ``ray:`` comes the address of a cluster.
