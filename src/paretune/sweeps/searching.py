@@ -23,7 +23,7 @@ from paretune.strategies import Strategy
 from paretune.sweeps.config import RunConfig, SearchConfig
 from paretune.sweeps.costs import Work
 from paretune.sweeps.executors import Executor, Workers
-from paretune.sweeps.grid import directory_name, run_all
+from paretune.sweeps.grid import check_local, directory_name, run_all
 from paretune.training.guards import TrainingDiverged
 
 log = logging.getLogger(__name__)  # which the command line shows
@@ -68,6 +68,7 @@ def with_rates(
     """
     if search.lr != "auto":
         return configured(configs, dict.fromkeys((config.strategy for config in configs), search.lr))
+    check_local(Path(out))
     data = configs[0].check()  # what is wrong with the comparison is said before its trials
     tried, file = trials(configs, search), search_directory(out) / SEARCH
     work = Work.of(tried[0], data)

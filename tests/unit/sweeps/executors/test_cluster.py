@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from paretune.runs.lock import alone
+from paretune.sweeps.config import SearchConfig
 from paretune.sweeps.executors.cluster import Distant, Lost, only_driver
 from paretune.sweeps.executors.job import Job, Outcome, remotely, steps_done
 from paretune.sweeps.grid import directory_name, run_all
+from paretune.sweeps.searching import with_rates
 from paretune.training.guards import TrainingDiverged
 from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
 from tests.unit.training.test_points import small
@@ -169,3 +171,5 @@ def test_errors_and_lines_of_a_run_come_back_as_they_are(tmp_path: Path, weights
 def test_a_url_is_refused(out: str) -> None:
     with pytest.raises(ValueError, match="is a URL, and a run needs files that can be locked"):
         run_all([small("w.pth")], out)
+    with pytest.raises(ValueError, match="is a URL"):
+        with_rates([small("w.pth")], SearchConfig(lr="auto"), out)
