@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound=Hashable)
 _LOOK = 1.0  # seconds between two looks
+_LOOKED_AT = (
+    50  # runs that one look takes, of many those that follow the last ones: shared file systems are slow
+)
 
 
 class Lost(Exception):
@@ -106,6 +109,7 @@ class Distant(Crew):
         out: dict[Any, _Hand] = {}
         elsewhere: list[_Hand] = []  # at work for a process that was here before, which was killed
         first: Exception | None = None
+        turn = 0
         while out or ((waiting or elsewhere) and first is None):
             began = time.monotonic()
             if first is None and waiting:
@@ -145,9 +149,12 @@ class Distant(Crew):
                     messages.put((hand.job.path.name, None))
                 else:
                     waiting.insert(0, hand)
-            for hand in (*out.values(), *elsewhere):
+            seen = [*out.values(), *elsewhere]
+            turn = 0 if turn >= len(seen) else turn
+            for hand in seen[turn : turn + _LOOKED_AT]:
                 if (status := _status(hand)) is not None:
                     messages.put((hand.job.path.name, status))
+            turn += _LOOKED_AT
             time.sleep(max(0.0, _LOOK - (time.monotonic() - began)))
         return first
 

@@ -3,10 +3,10 @@
 import contextlib
 import importlib
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from paretune._values import check_choices, check_whole
@@ -20,6 +20,7 @@ from paretune.sweeps.executors.packing import cores
 from paretune.training.tasks import Tasks
 
 _NAME = "paretune"
+_FOLDER = ".slurm"
 _TIMES = 100  # that a run may use its hours up; each time it goes on from its last evaluation point
 _WARNING = 120  # seconds before the end of its hours at which a job is told
 
@@ -131,11 +132,16 @@ class _Queue(Distant):
         """No end: what does not fit waits in the queue."""
         return self.parallel or 1 << 30
 
+    def make(self, jobs: Sequence[Job], *, names: Sequence[str], progress: bool) -> None:
+        """Queue and take back; what submitit keeps of the jobs, with what they print, stays where one fails."""
+        super().make(jobs, names=names, progress=progress)
+        shutil.rmtree(jobs[0].path.parent / _FOLDER, ignore_errors=True)
+
     def hand_out(self, jobs: Sequence[Job]) -> Sequence[Any]:
         """An array of jobs, whose files are beside the runs."""
-        folder = jobs[0].path.parent / ".slurm"
+        folder = jobs[0].path.parent / _FOLDER / "%j"
         queue = self.submitit.AutoExecutor(
-            folder=Path(folder) / "%j", cluster=self.executor.cluster, slurm_max_num_timeout=_TIMES
+            folder=folder, cluster=self.executor.cluster, slurm_max_num_timeout=_TIMES
         )
         queue.update_parameters(**self.executor.parameters(self.parallel))
         tasks = [_Task(job, self.threads, levels()) for job in jobs]

@@ -53,11 +53,14 @@ def test_a_worker_a_machine_and_the_driver_are_killed_and_nothing_is_lost_or_dou
     out, log = tmp_path / "ray", tmp_path / "driver.log"
     with started(words, log) as driver:
         until(lambda: len(workers(cluster)) == 2 and points(out) >= 2, driver, log)
+        lost, other = workers(cluster)
+        for worker in (lost, other):  # which may be done before the second driver has begun
+            worker.suspend()
         second = subprocess.run(words, capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"{out / '.driver'} is in use by process {driver.pid}" in second.stderr
-        lost = workers(cluster)[0]
         lost.kill()
+        other.resume()
         until(lambda: "has lost its worker" in log.read_text(), driver, log)
         (node,) = cluster.worker_nodes
         cluster.remove_node(node, allow_graceful=False)

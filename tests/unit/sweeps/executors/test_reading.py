@@ -69,3 +69,11 @@ def test_the_command_line_refuses_it_too(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_so_does_inherit(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inherit", "--data", "a=digits,b=digits", "--on", "moon", "--out", f"{tmp_path}/runs"]) == 2
+    assert "unknown name 'moon'" in capsys.readouterr().err
+    words = ["--on", "ray", "--gpus-per-run", "2"]
+    assert main(["inherit", "--data", "a=digits,b=digits", *words, "--out", f"{tmp_path}/runs"]) == 2
+    assert "gpus_per_run is the share of one GPU" in capsys.readouterr().err

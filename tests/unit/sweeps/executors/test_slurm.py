@@ -43,6 +43,7 @@ def test_a_job_is_preempted_and_the_driver_killed_and_nothing_is_lost_or_doubled
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert all(run.done for run in load_runs(out))
+    assert not (out / ".slurm").exists()
     here = subprocess.run(
         command(tmp_path, "here", "--workers", "2"),
         capture_output=True,
