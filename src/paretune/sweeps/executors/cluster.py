@@ -109,18 +109,17 @@ class Distant(Crew):
         out: dict[Any, _Hand] = {}
         elsewhere: list[_Hand] = []  # at work for a process that was here before, which was killed
         first: Exception | None = None
-        turn = 0
+        turn, looked = 0, 0.0
         while out or ((waiting or elsewhere) and first is None):
-            began = time.monotonic()
             if first is None and waiting:
                 count = max(0, (self.asked or max(1, self.places())) - len(out))
                 taking, waiting = waiting[:count], waiting[count:]
                 taken = [hand for hand in taking if _in_use(hand.job)]
                 elsewhere += taken
-                free = [hand for hand in taking if hand not in taken]
-                out |= (
-                    dict(zip(self.hand_out([hand.job for hand in free]), free, strict=True)) if free else {}
-                )
+                if free := [hand for hand in taking if hand not in taken]:
+                    out |= zip(self.hand_out([hand.job for hand in free]), free, strict=True)
+            if not out:
+                time.sleep(_LOOK)
             for handle in self.ended([*out], _LOOK) if out else ():
                 hand = out.pop(handle)
                 try:
@@ -143,6 +142,8 @@ class Distant(Crew):
                     first = outcome.error
                     for withdrawn in self.withdraw([*out]):
                         del out[withdrawn]
+            if time.monotonic() - looked < _LOOK:
+                continue
             for hand in [hand for hand in elsewhere if not _in_use(hand.job)]:
                 elsewhere.remove(hand)
                 if hand.job.finished:
@@ -154,13 +155,16 @@ class Distant(Crew):
             for hand in seen[turn : turn + _LOOKED_AT]:
                 if (status := _status(hand)) is not None:
                     messages.put((hand.job.path.name, status))
-            turn += _LOOKED_AT
-            time.sleep(max(0.0, _LOOK - (time.monotonic() - began)))
+            turn, looked = turn + _LOOKED_AT, time.monotonic()
         return first
 
     def _again(self, hand: _Hand, lost: Lost) -> "_Hand | Exception":
         """The job once more, or why not."""
-        step, name = steps_done(hand.job.path, hand.job.places), hand.job.path.name
+        name = hand.job.path.name
+        try:
+            step = steps_done(hand.job.path, hand.job.places)
+        except (ValueError, OSError) as error:
+            return error
         times = 1 if step > hand.step else hand.lost + 1
         if times > self.retries:
             return RuntimeError(

@@ -152,7 +152,8 @@ class _Cluster(Distant):
 
     def ended(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Tasks that have."""
-        ready, _ = self.ray.wait(list(handles), num_returns=1, timeout=seconds)
+        self.ray.wait(list(handles), num_returns=1, timeout=seconds)
+        ready, _ = self.ray.wait(list(handles), num_returns=len(handles), timeout=0)
         ended: list[Any] = ready
         return ended
 

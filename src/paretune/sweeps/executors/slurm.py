@@ -21,6 +21,7 @@ from paretune.training.tasks import Tasks
 
 _NAME = "paretune"
 _FOLDER = ".slurm"
+_ARRAY = 1000
 _TIMES = 100  # that a run may use its hours up; each time it goes on from its last evaluation point
 _WARNING = 120  # seconds before the end of its hours at which a job is told
 
@@ -64,14 +65,14 @@ class Slurm(Executor):
 
     @contextlib.contextmanager
     def crew(self, workers: Workers, configs: Sequence[RunConfig]) -> Iterator[Crew]:
-        """All runs are queued at once; ``workers`` of them are at work at the same time, at most."""
+        """So many jobs are in the queue or at work at once: ``workers``, or as many as an array may have."""
         check_workers(workers)
         if workers == "auto":
             raise ValueError("workers='auto' measures this machine; give Slurm a number, or leave it out")
         submitit = needing("on='slurm'", "slurm", lambda: importlib.import_module("submitit"))
         yield _Queue(submitit, self, workers)
 
-    def parameters(self, workers: int | None) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """What submitit calls these."""
         stated = {
             "name": _NAME,
@@ -83,7 +84,6 @@ class Slurm(Executor):
             "gpus_per_node": self.gpus_per_run and int(self.gpus_per_run),
             "slurm_partition": self.partition,
             "slurm_account": self.account,
-            "slurm_array_parallelism": workers,
             "slurm_signal_delay_s": _WARNING,
         }
         return {name: value for name, value in stated.items() if value is not None}
@@ -112,25 +112,23 @@ class _Queue(Distant):
     Args:
         submitit: the package.
         executor: what jobs take.
-        workers: how many are at work at once; None for no limit.
+        workers: how many there are at once; None for as many as an array may have.
     """
 
     def __init__(self, submitit: Any, executor: Slurm, workers: int | None) -> None:
-        self.submitit, self.executor, self.parallel = submitit, executor, workers
-        local = executor.cluster == "local"  # which has no queue
-        super().__init__((workers or cores()) if local else None, executor.cpus_per_run, executor.retries)
+        self.submitit, self.executor = submitit, executor
+        super().__init__(workers, executor.cpus_per_run, executor.retries)
 
     def line(self, begun: Sequence[tuple[RunConfig, int]], data: ImageData | Tasks) -> str:
         """How many runs there are; how long that takes is not known."""
-        most = "" if self.parallel is None else f", at most {self.parallel} at once"
         return (
-            f"{len(begun)} run{'s' if len(begun) > 1 else ''} of {begun[0][0].steps(data):,} steps, "
-            f"each a job of Slurm{most}"
+            f"{len(begun)} run{'s' if len(begun) > 1 else ''} of {begun[0][0].steps(data):,} steps, each a job of Slurm, "
+            f"{min(self.workers, len(begun))} of them queued at once"
         )
 
     def places(self) -> int:
-        """No end: what does not fit waits in the queue."""
-        return self.parallel or 1 << 30
+        """As many as an array may have by the default of Slurm; without its queue, one a core."""
+        return cores() if self.executor.cluster == "local" else _ARRAY
 
     def make(self, jobs: Sequence[Job], *, names: Sequence[str], progress: bool) -> None:
         """Queue and take back; what submitit keeps of the jobs, with what they print, stays where one fails."""
@@ -143,7 +141,7 @@ class _Queue(Distant):
         queue = self.submitit.AutoExecutor(
             folder=folder, cluster=self.executor.cluster, slurm_max_num_timeout=_TIMES
         )
-        queue.update_parameters(**self.executor.parameters(self.parallel))
+        queue.update_parameters(**self.executor.parameters())
         tasks = [_Task(job, self.threads, levels()) for job in jobs]
         handles: list[Any] = queue.submit_array(tasks)
         return handles

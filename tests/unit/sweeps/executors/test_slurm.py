@@ -59,7 +59,7 @@ def test_options_are_those_of_a_job() -> None:
     queue = Slurm(partition="gpu", hours=1.5, cpus_per_run=8, memory_gb=32, gpus_per_run=1)
     assert repr(queue) == "Slurm(gpus_per_run=1, partition='gpu', hours=1.5, cpus_per_run=8, memory_gb=32)"
     assert read_executor(repr(queue)) == queue
-    assert queue.parameters(4) == {
+    assert queue.parameters() == {
         "name": "paretune",
         "timeout_min": 90,
         "nodes": 1,
@@ -68,7 +68,6 @@ def test_options_are_those_of_a_job() -> None:
         "mem_gb": 32,
         "gpus_per_node": 1,
         "slurm_partition": "gpu",
-        "slurm_array_parallelism": 4,
         "slurm_signal_delay_s": 120,
     }
 
