@@ -24,10 +24,10 @@ COMPARE = [
     "--limit",
     "100",
     "--points",
-    "20",
+    "10",
 ]
 COMPARE += ["--eval-steps", "1", "--train-steps", "1", "--batch-size", "16", "--strategies", "bitfit,lora"]
-COMPARE += ["--seeds", "0", "--epochs", "150"]
+COMPARE += ["--seeds", "0", "--epochs", "80"]
 COST = ("train_seconds", "cpu_seconds", "attack_seconds", "peak_memory_bytes")
 PATIENCE = 400  # seconds
 

@@ -60,10 +60,12 @@ def test_a_worker_a_machine_and_the_driver_are_killed_and_nothing_is_lost_or_dou
         assert second.returncode == 2
         assert f"{out / '.driver'} is in use by process {driver.pid}" in second.stderr
         lost.kill()
-        other.resume()
         until(lambda: "has lost its worker" in log.read_text(), driver, log)
         (node,) = cluster.worker_nodes
+        # With the other run, or with what goes on in the place of the lost one.
         cluster.remove_node(node, allow_graceful=False)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            other.resume()
         until(lambda: log.read_text().count("has lost its worker") >= 2, driver, log)
         before = points(out)
         until(lambda: points(out) > before, driver, log)  # on the machine that is left
@@ -85,7 +87,7 @@ def test_a_worker_a_machine_and_the_driver_are_killed_and_nothing_is_lost_or_dou
     )
     assert here.returncode == 0
     assert rows(out) == rows(tmp_path / "here")
-    assert all(len(lines) == 20 for _, lines, _, _ in rows(out).values())
+    assert all(len(lines) == 10 for _, lines, _, _ in rows(out).values())
 
 
 def test_an_address_that_does_not_answer_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

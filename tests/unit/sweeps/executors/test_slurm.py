@@ -52,7 +52,7 @@ def test_a_job_is_preempted_and_the_driver_killed_and_nothing_is_lost_or_doubled
     )
     assert here.returncode == 0
     assert rows(out) == rows(tmp_path / "here")
-    assert all(len(lines) == 20 for _, lines, _, _ in rows(out).values())
+    assert all(len(lines) == 10 for _, lines, _, _ in rows(out).values())
 
 
 def test_options_are_those_of_a_job() -> None:
