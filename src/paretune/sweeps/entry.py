@@ -58,7 +58,7 @@ def sweep(
             has, so that its logits are those of the classes of ``data``.
         out: directory of the runs.
         on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
-            :data:`paretune.sweeps.executors.EXECUTORS` with its options, as a value or as a text. Other machines must see
+            :mod:`paretune.sweeps.executors` with its options, as a value or as a text. Other machines must see
             ``out`` and the data under the same paths.
         workers: runs at once; None takes one a core here, or one in all if there is a GPU, and elsewhere what there is place
             for; ``"auto"`` as many as memory here has place for. Data sets and models that cannot be sent to another

@@ -52,7 +52,7 @@ def run_all(
         configs: what to run.
         out: made if it does not exist. Machines that take runs must see it under this path.
         on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
-            :data:`~paretune.sweeps.executors.EXECUTORS` with its options, as a value or as a text.
+            :mod:`paretune.sweeps.executors` with its options, as a value or as a text.
         workers: runs at once. None takes one a core here (one in all if there is a GPU), and elsewhere what there is place
             for, never more than runs; ``"auto"`` as many as memory here has place for, which is measured first.
         resume: go on with runs that were stopped; False starts them over.

@@ -77,7 +77,7 @@ def check_answers(address: str) -> None:
     """Connect to ``address`` from a process that can be ended, as a client of Ray waits for minutes, and then exits.
 
     Raises:
-        ConnectionError: nothing answers there in :data:`ANSWER` seconds, or not as Ray of this version does.
+        ConnectionError: nothing answers there in ``ANSWER`` seconds, or not as Ray of this version does.
     """
     connect = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False)"
     hint = (
