@@ -42,6 +42,7 @@ from paretune.training.gradients import gradients
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
 from paretune.training.measuring import Readings, at_work, look, measure
+from paretune.training.memory import evaluated, shortage
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.plan import Batches, Mixed, Plan
@@ -65,6 +66,7 @@ def train(
     steps: int | None = None,
     batch_size: int = 32,
     accumulate: int = 1,
+    divide: int = 1,
     checkpointing: bool = False,
     mixed_precision: Mixed | None = None,
     ema: float | None = None,
@@ -108,6 +110,8 @@ def train(
         batch_size: images a step, over all processes. A last batch that is not full is left out.
         accumulate: parts in which each process learns its share of a batch, for less memory. The gradient is that of the
             whole batch; batch norms that adapt see one part at a time.
+        divide: how many times more parts there are, of evaluation too, for lack of memory. It does not belong to what makes
+            the run what it is, so that a run that met the end of memory can go on; a finding says so.
         checkpointing: compute activations again in the backward pass instead of keeping them, for less memory.
         mixed_precision: of the passes that train: ``"bf16"``, ``"fp16"`` (with scaled gradients, on CUDA) or ``"no"``; None
             takes what ``accelerate launch`` was told. Weights, attacks and measurements stay in float32.
@@ -154,7 +158,7 @@ def train(
     data = data if isinstance(data, Tasks) else as_data(data, model.image_size)
     arguments = locals()
     plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
-    processes = Processes(plan.mixed_precision)
+    processes = Processes(plan.mixed_precision, evaluated=evaluated(plan.divide))
     processes.check(plan)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.noted)
@@ -186,6 +190,7 @@ def _follow(
     give(model, learner)
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
+    record.note(shortage(model, plan.accumulate, plan.parts, plan.divide, record.step), record.step)
     frozen = Frozen(learner, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
@@ -208,7 +213,7 @@ def _follow(
             frozen.begin(step)
             torch.manual_seed(seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batches[0]):
-                parts = [part for batch in batches for part in batch.parts(plan.accumulate)]
+                parts = [part for batch in batches for part in batch.parts(plan.parts)]
                 seen = gradients(
                     parts,
                     tasks,

@@ -22,6 +22,7 @@ from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
 from paretune.evaluation.correctness import Seen, evaluate
 from paretune.evaluation.scores import Bits, Scores
+from paretune.training.memory import EVALUATED
 from paretune.training.plan import Plan
 from paretune.training.precision import MixedPrecision
 from paretune.training.sharding import sharded
@@ -42,18 +43,20 @@ class Processes:
 
     Args:
         mixed_precision: of training; of float16, gradients are scaled.
+        evaluated: images that are measured at once.
 
     Raises:
         ValueError: the launcher wants to divide a model otherwise than :mod:`paretune.training.sharding` does.
     """
 
-    def __init__(self, mixed_precision: str = "no") -> None:
+    def __init__(self, mixed_precision: str = "no", *, evaluated: int = EVALUATED) -> None:
         for other in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
             if _asked(other):
                 raise ValueError(
                     f"ACCELERATE_USE_{other} is set, and a model is trained whole in each process or in shards of FSDP2; "
                     "launch without it, or with accelerate launch --use_fsdp --fsdp_version 2"
                 )
+        self.evaluated = evaluated
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         patient = InitProcessGroupKwargs(timeout=_PATIENCE)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
@@ -172,6 +175,7 @@ class Processes:
         if self.world > 1 and options.get("state") is not None:
             options["state"] = Path(options["state"]) / f"{self.rank + 1}-of-{self.world}"
         shard = (self.rank, self.world)
+        options.setdefault("batch_size", self.evaluated)
         scores = evaluate(model, split, attacks, seed=seed, shard=shard, victim=victim, seen=seen, **options)
         return self._whole(scores)
 
