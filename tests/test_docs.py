@@ -25,7 +25,9 @@ PAGES = [
     pytest.param(
         page,
         id=str(page.relative_to(DOCS)),
-        marks=[pytest.mark.slow] if page.parent == DOCS or page.stem in ("planning", "inheritance") else [],
+        marks=[pytest.mark.slow]
+        if page.parent == DOCS or page.stem in ("planning", "inheritance", "clusters")
+        else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
@@ -70,7 +72,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
             code = stopped.code
         assert code == 0, f"{line}: {capsys.readouterr().err}"
     else:
-        assert words[0] in ("python", "torchrun"), line  # installing, and what has a test of its own
+        assert words[0] in ("python", "torchrun", "ray"), line  # installing, and what has a test of its own
 
 
 @pytest.mark.parametrize("page", PAGES)

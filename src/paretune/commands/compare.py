@@ -9,6 +9,7 @@ from pathlib import Path
 from paretune.commands._judging import Judging, print_condition, print_confirmations
 from paretune.commands._printing import print_findings, print_table
 from paretune.sweeps.config import CompareConfig
+from paretune.sweeps.executors import Workers, read_executor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +18,15 @@ class Comparing(Judging, CompareConfig):
 
     Args:
         out: directory of the runs and the report.
-        workers: processes; null takes one a core, or one in all with a GPU.
+        workers: runs at once; null takes one a core, or one in all with a GPU, and elsewhere what there is place for. auto
+            takes as many as memory here has place for.
         resume: go on with stopped runs; false starts them over.
         sinks: dashboards that receive the rows too, separated by commas: tensorboard, mlflow, wandb, trackio, with options
             as in "MLflow(experiment='digits')".
     """
 
     out: str = "paretune-runs"
-    workers: int | None = None
+    workers: Workers = None
     resume: bool = True
     sinks: str | None = None
 
@@ -37,7 +39,19 @@ class Comparing(Judging, CompareConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Comparing):
-    """Train every strategy on one task and report which has the best frontier."""
+    """Train every strategy on one task and report which has the best frontier.
+
+    Args:
+        on: where the runs are made: local, ray, ray:HOST:PORT, slurm, or a call such as "Ray(cpus_per_run=4)".
+        gpus_per_run: share of one GPU that a run takes; 0.5 puts two runs on each.
+    """
+
+    on: str = "local"
+    gpus_per_run: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_executor(self.on, gpus_per_run=self.gpus_per_run)
 
     def __call__(self) -> None:
         """Sweep, table, report."""
@@ -51,8 +65,11 @@ class Compare(Comparing):
 
         sinks = read_sinks(self.sinks)
         tell = partial(print, flush=True)
-        configs = with_rates(self.runs(), self, self.out, workers=self.workers, resume=self.resume)
-        runs = run_all(configs, self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell)
+        on = read_executor(self.on, gpus_per_run=self.gpus_per_run)
+        configs = with_rates(self.runs(), self, self.out, on=on, workers=self.workers, resume=self.resume)
+        runs = run_all(
+            configs, self.out, on=on, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
+        )
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)

@@ -28,6 +28,8 @@ from paretune.evaluation.scores import Bits, Scores
 from paretune.runs.progress import bars
 from paretune.shifts import Shift, shifted_splits
 
+SHARED = 8  # portions that there are at least, if there are as many batches
+
 Seen = Callable[[Attack | None, Tensor, Tensor, Tensor], None]
 
 
@@ -71,8 +73,9 @@ def evaluate(
         batch_size: images at once.
         seed: seeds the attacks; the same seed gives the same bits. Attacks draw for each image as they do in one call on
             the whole of ``data``, whatever the batch size and the shard.
-        shard: (rank, world): only every world-th batch from rank on; the other bits are False, so that the bits of
-            all ranks add up.
+        shard: (rank, world): only every world-th portion from rank on; the other bits are False, so that the bits of
+            all ranks add up to those of one call. A portion is a batch, or for AutoAttack up to 8, but always so few that
+            there are 8 portions if there are 8 batches: with more shards than portions, some have nothing to do.
         victim: attack copy of ``model`` as it is now, to search on; made when None. Give one to choose its precision, as
             ``attack_copy(model, precision="auto")`` does, or to evaluate often.
         engine: what takes the steps and the looks of attacks on the copy that is made, see
@@ -141,16 +144,22 @@ def evaluate(
     if data.among is not None:
         asked = Among(model, data.among)
         searched = victim and attack_copy(asked, **vars(victim.options))
-    if candidates is not None:
-        candidates.begin(data, attacks)
-    batches = batches_of(len(data), batch_size, shard)
-    together = max((attack.portion for attack in attacks), default=1)
+    rank, world = shard
+    batches = torch.split(torch.arange(len(data)), batch_size)
+    most = max((attack.portion for attack in attacks), default=1)
+    # The same portions for any number of shards, so that each batch that the model sees is the same too.
+    together = min(most, max(1, len(batches) // SHARED))
     portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
+    portions = portions[rank::world]
+    if candidates is not None:
+        candidates.begin(data, attacks, torch.cat([torch.arange(0), *portions]))
     run = _Run(asked, searched, attacks, data, batch_size, seed, candidates, seen)
     with evaluation_mode(asked), contextlib.ExitStack() as held:
         kept = None
         if state is not None:
-            held.enter_context(claimed(state, run.plan(shard), run.probe()))
+            held.enter_context(
+                claimed(state, run.plan(shard, together if together < most else None), run.probe())
+            )
             kept = _Kept(Path(state))
         shown = held.enter_context(bars(enabled=progress))
         task = shown.add_task("evaluate", total=sum(map(len, portions)), note="")
@@ -197,12 +206,6 @@ def evaluate(
         data.paired,
         scores,
     )
-
-
-def batches_of(examples: int, batch_size: int, shard: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Places of the batches of one process; see ``shard`` of :func:`evaluate`."""
-    rank, world = shard
-    return torch.split(torch.arange(examples), batch_size)[rank::world]
 
 
 def _check_domains(data: Any, loaded_with: Any) -> None:
@@ -263,12 +266,14 @@ class _Run:
         bits: Bits = torch.stack([clean, *robust]).cpu().numpy()
         return bits
 
-    def plan(self, shard: tuple[int, int]) -> dict[str, Any]:
-        """What identifies the run beside its model."""
+    def plan(self, shard: tuple[int, int], together: int | None) -> dict[str, Any]:
+        """What identifies the run beside its model; the batches of a portion where they are not as many as attacks like."""
         # The engines but "compiled" give the same bits.
         compiled = self.victim is not None and self.victim.options.engine == "compiled"
+        named = {"portion": together} if together else {}
         return (
             ({"engine": "compiled"} if compiled else {})
+            | named
             | ({"radii": "rising"} if self.several else {})
             | {
                 "attacks": [attack.to_dict() for attack in self.attacks],

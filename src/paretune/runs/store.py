@@ -102,9 +102,7 @@ class RunWriter:
         else:
             disk.write_json(self.path / "config.json", self.config)
         if not resume:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-                disk.sync(self.path)
+            forget(self.path)
         self._cut_torn_line()
         self._rows = [row for _, row in read_rows(self.path, self.config)]
         stated = read_stated(self.path, self.key)
@@ -323,6 +321,13 @@ class Run:
         if kept.pictures is not None and kept.pictures.step not in {*self.points["step"]}:
             return replace(kept, pictures=None)  # a run that goes on will come to that point again
         return kept
+
+
+def forget(path: Path) -> None:
+    """Remove all but the configuration of the run in ``path``."""
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
+        disk.sync(path)
 
 
 def load_runs(path: str | Path) -> list[Run]:

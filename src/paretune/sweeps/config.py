@@ -29,6 +29,7 @@ from paretune.training.chosen import read_confirm
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep
 from paretune.training.loop import train
+from paretune.training.memory import fitting
 from paretune.training.objectives import AdversarialTraining, Natural, Objective
 from paretune.training.optimizers import AdamW
 from paretune.training.record import places
@@ -417,17 +418,26 @@ class RunConfig(TaskConfig):
         progress: bool | Callable[[Status], None] = True,
         sinks: Sequence[Openable] = (),
     ) -> list[Run]:
-        """Train and measure, see :func:`paretune.train`; returns the run of each task."""
+        """Train and measure, see :func:`paretune.train`; returns the run of each task.
+
+        Where memory ends, it goes on with batches that are divided further, see :func:`paretune.training.memory.fitting`.
+        """
         data = self.load_data()
-        train(
-            self.adapted(data),
-            data,
-            **self.planned(data),
-            out=out,
-            resume=resume,
-            progress=progress,
-            sinks=sinks,
-        )
+
+        def train_divided(divide: int) -> None:
+            train(
+                self.adapted(data),
+                data,
+                **self.planned(data),
+                divide=divide,
+                out=out,
+                resume=resume or divide > 1,
+                progress=progress,
+                sinks=sinks,
+            )
+
+        smallest = min(size for _, size in batches(data, self.batch_size).values())
+        fitting(train_divided, smallest // self.accumulate)
         return self.runs_in(out)
 
     def places(self, out: str | Path) -> list[Path]:

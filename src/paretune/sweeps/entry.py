@@ -17,6 +17,7 @@ from paretune.frontiers.verdict import Comparison
 from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweeps.executors import Executor, Workers
 from paretune.sweeps.grid import run_all
 from paretune.sweeps.searching import with_rates
 from paretune.sweeps.sources import DataSets, SourceConfig, is_named, objects_by_task
@@ -34,7 +35,8 @@ def sweep(
     *,
     backbone: str | Backbone = "efficientnet-lite0",
     out: str | Path = "paretune-runs",
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -55,8 +57,12 @@ def sweep(
         backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
             has, so that its logits are those of the classes of ``data``.
         out: directory of the runs.
-        workers: processes; None takes one a core, or one in all if there is a GPU. Data sets and models that cannot be
-            sent to another process, such as those of classes that a notebook defines, are used in this one, run by run.
+        on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
+            :mod:`paretune.sweeps.executors` with its options, as a value or as a text. Other machines must see
+            ``out`` and the data under the same paths.
+        workers: runs at once; None takes one a core here, or one in all if there is a GPU, and elsewhere what there is place
+            for; ``"auto"`` as many as memory here has place for. Data sets and models that cannot be sent to another
+            process, such as those of classes that a notebook defines, are used in this one, run by run.
         resume: False starts the runs over.
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
@@ -71,7 +77,9 @@ def sweep(
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
         ValueError: an option is out of range, the data is not what the backbone takes, or several ``workers`` are wanted
             for what cannot be sent to them.
-        RuntimeError: a worker ended abruptly.
+        RuntimeError: a worker ended abruptly; elsewhere, several of one run in a row.
+        ImportError, ConnectionError: ``on`` needs a package, or nothing answers there.
+        BlockingIOError: another process hands out runs in ``out``, or is at work in one of them.
     """
     check_known("sweep", options, [*_TASK, *_JUDGING])
     judging = {name: options.pop(name) for name in _JUDGING if name in options}
@@ -96,9 +104,9 @@ def sweep(
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
         runs = _given(runs, data if tasks is None else tasks, backbone)
-    runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
+    runs = with_rates(runs, config, out, on=on, workers=workers, resume=resume, progress=progress)
     return compare(
-        run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
+        run_all(runs, out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
     )
 
 

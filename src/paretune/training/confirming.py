@@ -43,7 +43,7 @@ def confirm_points(record: Record, model: Backbone, tasks: Sequence[AtWork]) -> 
         for number, (task, place) in enumerate(zip(tasks, record.paths, strict=True)):
             if step not in left[number]:
                 continue
-            state = place / _STATE / f"{step}-{processes.rank}-of-{processes.world}"
+            state = place / _STATE / str(step)
             report = task.plan.data.report
             scores = processes.evaluate(task.model, report, [attack], record.plan.seed, state=state)
             if record.writers:

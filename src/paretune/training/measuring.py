@@ -1,15 +1,21 @@
-"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points."""
+"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points.
+
+Between two readings of the numbers the loop itself never waits, nor does an attack of :mod:`paretune.attacks`: what its
+checks look at is read with those numbers, and an error names the step it is from. What is done once is the exception: the
+first step shows what the model is like, and graphs are compared before they are used. So are models, and attacks and
+objectives of one's own, that look at values themselves, and the scaler of float16 gradients.
+"""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
@@ -21,6 +27,7 @@ from paretune.backbones.features import without_head
 from paretune.evaluation import speed
 from paretune.evaluation.scores import Scores
 from paretune.runs.progress import Status
+from paretune.training.checkpoints import Kept
 from paretune.training.ema import Average
 from paretune.training.guards import (
     TrainingDiverged,
@@ -36,7 +43,7 @@ from paretune.training.pictures import Album
 from paretune.training.plan import Plan
 from paretune.training.record import Measured, Record
 from paretune.training.replaying import Replays
-from paretune.training.tasks import Through, Views, shared_view
+from paretune.training.tasks import shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
 
@@ -81,7 +88,7 @@ class AtWork:
     Args:
         plan: what is learnt.
         model: of the task, which in a run of several is a view of what they share.
-        called: the same as it is called in training.
+        called: the same as it trains: the model, or its shards.
         term: the objective.
         copy: what attacks search on.
         replays: what evaluation points try first.
@@ -89,7 +96,7 @@ class AtWork:
 
     plan: Learning
     model: Backbone
-    called: nn.Module
+    called: Backbone
     term: Term
     copy: FreshCopy
     replays: Replays
@@ -110,19 +117,24 @@ class AtWork:
             share=plan.share,
         )
 
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What checkpoints hold of it, by name."""
+        number = self.plan.number or ""
+        return {f"objective{number}": self.term, f"replays{number}": self.replays}
+
     def attacked(self, batch: TrainingBatch) -> Any:
         """What the loss takes beside the batch."""
         return self.term.attacked(self.copy, batch)
 
 
-def at_work(plan: Plan, model: Backbone, prepare: Callable[[nn.Module], nn.Module]) -> list[AtWork]:
-    """The tasks of ``plan``, before the first step of ``model``; what trains is called as ``prepare`` returns it."""
-    views = [shared_view(model, task.name, plan.noted) if plan.together else model for task in plan.tasks]
-    prepared = prepare(Views(views) if plan.together else model)
+def at_work(plan: Plan, model: Backbone, learner: Backbone) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``; ``learner`` is what trains: the model or its shards."""
     tasks = []
-    for task, view in zip(plan.tasks, views, strict=True):
-        called = Through(prepared, task.number) if plan.together else prepared
+    for task in plan.tasks:
+        view = shared_view(model, task.name, plan.noted) if plan.together else model
         term = plan.objective.begin(view, task.data, plan.seed)
+        called = view if plan.together else learner
         replays = Replays(reuse=plan.reuse)
         tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options), replays))
     return tasks

@@ -49,7 +49,8 @@ class Plan:
         seed: of batches and attacks.
         tasks: what is learnt.
         together: whether that is several tasks, each with a model and a run directory of its own.
-        accumulate: parts that the share of a process is learnt in.
+        accumulate: parts that the share of a process is to be learnt in.
+        divide: how many times more parts there are, for lack of memory; no part of what identifies a run.
         checkpointing: whether activations are computed again instead of kept.
         mixed_precision: of the forward and backward passes that train.
         ema: decay of the average of the weights that is measured and saved, if any.
@@ -77,6 +78,7 @@ class Plan:
     tasks: tuple[Learning, ...]
     together: bool
     accumulate: int
+    divide: int
     checkpointing: bool
     mixed_precision: str
     ema: float | None
@@ -101,6 +103,7 @@ class Plan:
         steps: int | None,
         batch_size: int,
         accumulate: int = 1,
+        divide: int = 1,
         checkpointing: bool = False,
         mixed_precision: Mixed | None = None,
         ema: float | None = None,
@@ -282,6 +285,7 @@ class Plan:
             tasks=tasks,
             together=isinstance(data, Tasks),
             accumulate=accumulate,
+            divide=divide,
             checkpointing=checkpointing,
             mixed_precision=mixed_precision,
             ema=ema,
@@ -317,6 +321,11 @@ class Plan:
     def names(self) -> list[str]:
         """Of the tasks, if they are several; none otherwise."""
         return [task.name for task in self.tasks] if self.together else []
+
+    @property
+    def parts(self) -> int:
+        """How many parts the share of a process is learnt in."""
+        return min(self.accumulate * self.divide, *(task.batch_size for task in self.tasks))
 
     @property
     def early(self) -> int:

@@ -39,6 +39,7 @@ from paretune.training.freezing import NoFreezing
 from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
+from paretune.training.sharding import whole_state
 from paretune.training.tasks import view
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,13 @@ class Record:
         if self.checkpoint.exists():
             self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+            world = self.processes.world
+            if (before := self.so_far.get("processes", world)) != world:
+                self.note(
+                    f"goes on with {world} processes, after {before}: the same batches, but dropout draws otherwise, "
+                    "and batch norms that adapt see other shares",
+                    self.step,
+                )
         else:
             self.so_far["begun"] = beginning(model)
         self.processes.on_main(self._forget_later)
@@ -270,7 +278,8 @@ class Record:
         best: bool,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
-        self.so_far["step"] = step
+        self.so_far["step"], self.so_far["processes"] = step, self.processes.world
+        state = whole_state(optimizer)  # of all processes
         if not self.writers:
             return
         spent = {
@@ -280,6 +289,7 @@ class Record:
         mixed = self.plan.mixed_precision
         common = spent | {
             "step": step,
+            "processes": self.processes.world,
             "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
             "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -302,7 +312,7 @@ class Record:
             self.so_far["points"] = writer.points  # the same for all tasks
         if (confirm := self.plan.confirm) is not None:
             keep_weights(self.path, step, kept)
-        save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
+        save_checkpoint(self.checkpoint, model.module, state, self.so_far, self.kept)
         if confirm is not None:
             drop_weights(self.path, set.union(*chosen_steps(self.paths, confirm)))
         for forward in self._forward:
