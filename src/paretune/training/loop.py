@@ -5,8 +5,7 @@ of every evaluation, and they send each other the gradients of what trains, once
 starts one process, whatever ``--num_processes`` says; the log tells how many there are.) With ``accelerate launch
 --use_fsdp --fsdp_version 2`` they divide what trains too, see :mod:`paretune.training.sharding`. Where batch norms adapt,
 each normalises its own share, and what they have seen becomes their mean before each evaluation: the running means are
-those of whole batches then, the running variances lack the spread between the shares. A comment says where an accelerator
-is waited for; why nowhere else, :mod:`paretune.training.measuring`.
+those of whole batches then, the running variances lack the spread between the shares. Comments say where the loop waits.
 """
 
 from collections.abc import Callable, Sequence
