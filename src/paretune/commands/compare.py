@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from paretune.commands._judging import Judging, print_condition
+from paretune.commands._judging import Judging, print_condition, print_confirmations
 from paretune.commands._printing import print_findings, print_table
 from paretune.sweeps.config import CompareConfig
 from paretune.sweeps.executors import Workers, read_executor
@@ -76,6 +76,7 @@ class Compare(Comparing):
             print_condition(
                 condition, f"{condition.task}, {threat}, PGD with {self.eval_steps} steps, {self.backbone}"
             )
+        print_confirmations(judged, self.start)
         print_findings(runs)
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)

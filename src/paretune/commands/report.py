@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretune.commands._judging import Judging, print_condition
+from paretune.commands._judging import Judging, print_condition, print_confirmations
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Report(Judging):
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
+        print_confirmations(judged, self.start)
         out = Path(self.out) if self.out is not None else Path(self.runs[0]) / "report.html"
         print(f"\nreport: {write_report(judged, out, title=self.title, **self.options).resolve()}")
         if self.tables:

@@ -12,9 +12,11 @@ import pandas as pd
 
 from paretune.frontiers.budget import BudgetCurve, budget_curves
 from paretune.frontiers.comparing import compare
+from paretune.frontiers.confirmed import confirmations
 from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.frontiers.verdict import Comparison
 from paretune.report.classes import Groups, classes_section
+from paretune.report.confirmed import confirmed_section
 from paretune.report.drawing import as_points, draw, styles
 from paretune.report.elsewhere import elsewhere_section
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
@@ -128,6 +130,8 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
         )
     for number, of_attack in enumerate(over_epsilon):
         parts.append(epsilon_section(number, of_attack, looks, folded=folded))
+    if confirmed := confirmations(runs, first.settings.start):
+        parts.append(confirmed_section(confirmed, looks, folded=folded))
     if any(condition.elsewhere for condition in conditions):
         parts.append(elsewhere_section(conditions, rows, looks, folded=folded))
     parts.append(pictures_section(conditions, points, runs, looks, folded=folded))

@@ -33,6 +33,7 @@ from paretune.training.checkpoints import (
     save_checkpoint,
     save_tensors,
 )
+from paretune.training.chosen import chosen_steps, drop_weights, forget_later, keep_weights
 from paretune.training.ema import Average
 from paretune.training.freezing import NoFreezing
 from paretune.training.guards import beginning
@@ -212,6 +213,7 @@ class Record:
         self.processes.on_main(self._forget_later)
 
     def _forget_later(self) -> None:
+        forget_later(self.path, self.paths, self.step)
         for writer in self.writers:
             writer.truncate_after(self.step)
             if writer.points < (expected := self.so_far.get("points", 0)):
@@ -296,19 +298,23 @@ class Record:
         }
         if self.stop is not None:
             common["stopped"] = self.stop
+        kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
         if best:
             for writer, (report, _, _, pictures) in zip(self.writers, measured, strict=True):
                 assert report.labels is not None  # evaluate gives them
                 writer.keep(Examples(report.split, report.class_names, report.labels, pictures))
             if self.plan.keep.rule != "last":
                 # The points up to the next checkpoint are the same again if this one is never written.
-                kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
                 save_tensors(self.path / BEST, kept)
         for writer, task, scores in zip(self.writers, self.plan.tasks, measured, strict=True):
             epoch = {"epoch": step / task.per_epoch}
             writer.append(*point(scores.report, scores.select, scores.elsewhere, common | epoch))
             self.so_far["points"] = writer.points  # the same for all tasks
+        if (confirm := self.plan.confirm) is not None:
+            keep_weights(self.path, step, kept)
         save_checkpoint(self.checkpoint, model.module, state, self.so_far, self.kept)
+        if confirm is not None:
+            drop_weights(self.path, set.union(*chosen_steps(self.paths, confirm)))
         for forward in self._forward:
             forward()
 
@@ -344,6 +350,9 @@ class Record:
                 }
                 alone = view(model, task.name) if plan.together else model
                 save_adapter(alone, writer.path / "adapter", notes=notes | task_notes)
+                if plan.confirm is not None:
+                    (chosen,) = chosen_steps([writer.path], plan.confirm)
+                    summary["confirmed"] = sorted(chosen)
                 writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)

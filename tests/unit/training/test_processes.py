@@ -62,6 +62,7 @@ def test_a_run_of_two_processes_is_written_once_and_resumes_exactly(together: Pa
     assert list(points.step) == [4, 8, 10]
     assert set(points.examples) == {len(tiny.data().report)}
     same_run(together / "learning", together / "stopped")
+    same_run(together / "reusing", together / "reusing-stopped")
 
 
 @pytest.mark.slow
