@@ -5,10 +5,16 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from paretune.commands._judging import Judging, print_condition
 from paretune.commands._printing import print_findings, print_table
+from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig
+
+if TYPE_CHECKING:
+    from paretune.runs.store import Run
+    from paretune.sweeps.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,33 @@ class Comparing(Judging, CompareConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Comparing):
-    """Train every strategy on one task and report which has the best frontier."""
+    """Train every strategy on one task and report which has the best frontier.
+
+    Args:
+        until: certain puts strategies that cannot be best any more out of the race, so that they get no more seeds; null
+            runs every seed of all.
+        budget: of a race, at most; as in 2h, or "3e6 gradients", which are passes of one image forward and back.
+    """
+
+    until: Literal["certain"] | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.until is None:
+            if self.budget is not None:
+                raise ValueError("budget is that of a race; give until certain too (--until certain)")
+            return
+        for name in ("max_trainable", "max_seconds"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is a limit on finished runs; in a race (until certain), name the strategies that are within it "
+                    "in strategies (--strategies)"
+                )
+        from paretune.frontiers.settings import Settings
+        from paretune.sweeps.racing import check
+
+        check(self.runs(), Settings(**self.options))
 
     def __call__(self) -> None:
         """Sweep, table, report."""
@@ -45,14 +77,10 @@ class Compare(Comparing):
         from paretune.report import write_report
         from paretune.runs.lock import alone
         from paretune.runs.naming import threat_text
-        from paretune.runs.sinks import read_sinks
-        from paretune.sweeps.grid import run_all
         from paretune.sweeps.searching import with_rates
 
-        sinks = read_sinks(self.sinks)
-        tell = partial(print, flush=True)
         configs = with_rates(self.runs(), self, self.out, workers=self.workers, resume=self.resume)
-        runs = run_all(configs, self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell)
+        runs = self.made(configs)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
@@ -63,6 +91,30 @@ class Compare(Comparing):
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")
+
+    def made(self, configs: "list[RunConfig]") -> "list[Run]":
+        """The runs of all configurations; of a race, of those that it needs."""
+        from paretune.frontiers.settings import Settings
+        from paretune.runs.sinks import read_sinks
+        from paretune.sweeps.grid import run_all
+        from paretune.sweeps.racing import race
+
+        sinks, tell = read_sinks(self.sinks), partial(print, flush=True)
+        if self.until is None:
+            return run_all(
+                configs, self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
+            )
+        runs, _ = race(
+            configs,
+            self.out,
+            Settings(**self.options),
+            budget=self.budget,
+            workers=self.workers,
+            resume=self.resume,
+            sinks=sinks,
+            tell=tell,
+        )
+        return runs
 
 
 @dataclass(frozen=True, kw_only=True)
