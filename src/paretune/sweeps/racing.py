@@ -1,14 +1,8 @@
 """A comparison that stops when it is certain: strategies that cannot be best any more get no more seeds.
 
-The unit is a run to its end, so that every area is that of a whole run, and strategies share the seeds that they have:
-
-1. every strategy with the first seed;
-2. the better half of them with the second seed, which says how far seeds spread;
-3. those of the others that may still be best with the second seed;
-4. those that are left with the third seed, and so on.
-
-After each round from the second on, :mod:`paretune.frontiers.elimination` says, on the select split alone, who is out. Runs
-are not cut short: how far a run is at a part of its training does not say where it ends, as learning curves cross.
+The unit is a run to its end, so that every area is that of a whole run; :mod:`paretune.frontiers.rounds` says which come
+next, and :mod:`paretune.frontiers.elimination`, on the select split alone, who is out after a round. Runs are not cut short:
+how far a run is at a part of its training does not say where it ends, as learning curves cross.
 
 What a race has done is in ``race.json`` beside the runs, which are those of a sweep. Called again, the race takes the same
 course, as that follows from the runs, and goes on where it was.
@@ -27,8 +21,9 @@ import numpy as np
 from paretune.data.images import ImageData
 from paretune.frontiers.cells import spaced_subsets
 from paretune.frontiers.deciding import listed
-from paretune.frontiers.elimination import Entrant, look_at, look_error
-from paretune.frontiers.race import RACE, Ended, Out, Race, Round, Standing, read_race
+from paretune.frontiers.elimination import Entrant
+from paretune.frontiers.race import RACE, Ended, Race, Round, read_race
+from paretune.frontiers.rounds import Key, after_round, next_round
 from paretune.frontiers.settings import Settings
 from paretune.runs import disk
 from paretune.runs.lock import alone
@@ -42,8 +37,6 @@ from paretune.sweeps.grid import directory_name, run_all, shares, steps_done
 from paretune.training.tasks import Tasks
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str, str, float]  # task, attack, threat and epsilon of a condition
 
 
 def race(
@@ -90,7 +83,6 @@ def race(
     state = replace(state, grid=sum(map(_evaluations, works.values())))
     known, state = state.rounds, replace(state, rounds=(), ended=None)
     runs: dict[tuple[str, int], list[Run]] = {}
-    looks = 0
     while state.ended is None:
         keys = next_round(state)
         if not keys:
@@ -122,8 +114,8 @@ def race(
             runs[key] = made[place * tasks : (place + 1) * tasks]
         spent = sum(_spent(works[key], entered[key], runs[key][0]) for key in keys)
         named = {directory_name(entered[key]): key[0] for key in keys}
-        looks += bool(state.rounds)
-        state, equivalent = _after(state, Round(named, looks or None, spent, seconds, (), ()), runs, settings)
+        made_round = Round(named, None, spent, seconds, (), ())
+        state, equivalent = after_round(state, made_round, entrants(runs, settings))
         if tell is not None:
             tell(_told(state))
         ended: Ended | None = (
@@ -149,87 +141,28 @@ def check(configs: Sequence[RunConfig], settings: Settings) -> None:
         raise ValueError("until='certain' goes by areas; by='volume' needs all runs: leave until out")
 
 
-def next_round(state: Race) -> list[tuple[str, int]]:
-    """The strategies and seeds of the next round; none if every seed was used."""
-    if not state.rounds:
-        return [(strategy, state.seeds[0]) for strategy in state.strategies]
-    stayed = state.stayed
-    if len(state.rounds) == 1:
-        better = {standing.strategy for standing in leading(state.rounds[0].standings)}
-        return [(strategy, state.seeds[1]) for strategy in state.strategies if strategy in better]
-    if len(state.rounds) == 2:
-        second = {*state.rounds[1].runs.values()}
-        others = [(strategy, state.seeds[1]) for strategy in stayed if strategy not in second]
-        # Where all others are out, what comes next is the third seed, which is the fourth round.
-        return others or _of_seed(state, 2)
-    used = max(standing.seeds for standing in state.rounds[-1].standings)
-    return _of_seed(state, used)
-
-
-def _of_seed(state: Race, number: int) -> list[tuple[str, int]]:
-    return [(strategy, state.seeds[number]) for strategy in state.stayed] if number < len(state.seeds) else []
-
-
-def leading(standings: Sequence[Standing]) -> list[Standing]:
-    """The better half, rounded up, of each condition."""
-    by_condition: dict[tuple[str, str, float], list[Standing]] = {}
-    for standing in standings:
-        by_condition.setdefault((standing.task, standing.attack, standing.epsilon), []).append(standing)
-    return [
-        standing
-        for of_condition in by_condition.values()
-        for standing in sorted(of_condition, key=lambda each: -each.area)[: (len(of_condition) + 1) // 2]
-    ]
-
-
 def entrants(
     runs: Mapping[tuple[str, int], Sequence[Run]], settings: Settings
 ) -> dict[Key, dict[str, Entrant]]:
     """What the select split says of runs, by condition and strategy; of every run as many points as the shortest has."""
     every = [run for of_key in runs.values() for run in of_key]
-    names = ["task", "attack", "threat", "epsilon"]
+    names = [*Key._fields]
     fewest = min(int(run.points.groupby(names).size().min()) for run in every)
     bits: dict[Key, dict[str, list[tuple[Any, Any]]]] = {}
     for (strategy, _), of_key in runs.items():
         for run in of_key:
             for condition, rows in run.points.groupby(names, sort=True):
-                task, attack, threat, epsilon = condition
                 (used,) = spaced_subsets(np.zeros(len(rows), dtype=int), fewest, 1, 0)
                 points = [run.bits(row) for _, row in rows.iloc[used].iterrows()]
                 clean, robust = (
                     np.stack([each[f"select/{name}"] for each in points]) for name in ("clean", "robust")
                 )
-                key = str(task), str(attack), str(threat), float(epsilon)
+                key = Key(*map(str, condition[:-1]), float(condition[-1]))
                 bits.setdefault(key, {}).setdefault(strategy, []).append((clean, robust))
     return {
         key: {strategy: Entrant.of(of_seeds, settings.start) for strategy, of_seeds in of_condition.items()}
         for key, of_condition in bits.items()
     }
-
-
-def _after(
-    state: Race, last: Round, runs: Mapping[tuple[str, int], Sequence[Run]], settings: Settings
-) -> tuple[Race, bool]:
-    """The race after a round, and whether those that stay are equivalent; who is out is so under every condition."""
-    by_condition, stayed, rivals = entrants(runs, settings), state.stayed, len(state.strategies) - 1
-    standings: list[Standing] = []
-    leads: list[Out] = []
-    equivalent = last.look is not None
-    for (task, attack, _, epsilon), entered in by_condition.items():
-        standings += [
-            Standing(task, attack, epsilon, name, entered[name].area, len(entered[name].areas))
-            for name in stayed
-        ]
-        if last.look is None:
-            continue
-        error = look_error(state.level, last.look)
-        look = look_at(entered, stayed, error=error, rivals=rivals, margin=state.margin)
-        leads += [Out(**vars(lead), task=task, attack=attack, epsilon=epsilon) for lead in look.out]
-        equivalent &= look.equivalent
-    out = {name for name in stayed if sum(lead.behind == name for lead in leads) == len(by_condition)}
-    told = tuple(lead for lead in leads if lead.behind in out)
-    rounds = (*state.rounds, replace(last, standings=tuple(standings), out=told))
-    return replace(state, rounds=rounds), equivalent
 
 
 def _begun(configs: Sequence[RunConfig], settings: Settings, out: Path, resume: bool) -> Race:
