@@ -3,9 +3,9 @@
     python benchmarks/racing.py            # simulated; writes benchmarks/racing.csv
     python benchmarks/racing.py --real     # real runs, a race and then the full grid; adds to benchmarks/racing.csv
 
-Simulated: strategies with learning curves as in ``benchmarks/coverage.py``, as known numbers; the first has a robust accuracy
-that is ``lead`` above that of the second at every checkpoint, and the others follow with half of this between each. Runs of
-one strategy differ by the luck of their seed, with a standard deviation of ``seed_spread`` in robust accuracy, of the first
+Simulated: strategies with learning curves as in ``benchmarks/coverage.py``, as known numbers. The first has ``lead`` more
+robust accuracy than the second at every checkpoint, and the others follow with half of this between each. Runs of one
+strategy differ by the luck of their seed, with a standard deviation of ``seed_spread`` in robust accuracy, of the first
 strategy ``ratio`` times that. All runs share their select examples, and each is judged by the correctness of these, through
 the code that ``paretune compare --until certain`` runs; a run costs the same for all. ``error`` is the share of races that
 put out the first, which is as good as any, with the upper end of its 95 % interval (Clopper & Pearson, Biometrika 1934);

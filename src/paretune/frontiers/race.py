@@ -5,6 +5,7 @@ select split to be behind another one, and so is not among those that may be bes
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,28 @@ class Race:
             for out in each.out
             if (out.task, out.attack, out.epsilon) == (task, attack, epsilon)
         ]
+
+    def numbers(self, task: str, attack: str, epsilon: float) -> tuple[list[str], list[list[str]]]:
+        """A heading and a row for each strategy: its area when it was last judged, and what put it out."""
+        key = (task, attack, epsilon)
+        leads = {out.behind: (number, out) for number, out in self.leads(*key)}
+        last = {
+            standing.strategy: standing
+            for each in self.rounds
+            for standing in each.standings
+            if (standing.task, standing.attack, standing.epsilon) == key
+        }
+        ranked = sorted(last.values(), key=lambda one: (-self.out.get(one.strategy, math.inf), -one.area))
+        rows = []
+        for one in ranked:
+            row = [one.strategy, f"{one.area:.3f}", f"{one.seeds}"]
+            if one.strategy in leads:
+                number, out = leads[one.strategy]
+                row += [f"{number}", out.ahead, f"{out.difference:.3f}", f"{out.low:.3f}"]
+            else:
+                row += ["may be best", "", "", ""]
+            rows.append(row)
+        return ["strategy", "area", "seeds", "out after round", "behind", "by", "at least"], rows
 
     def holds(self, settings: Settings) -> bool:
         """Whether a comparison with these settings asks what the race has answered."""

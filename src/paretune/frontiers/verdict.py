@@ -172,6 +172,17 @@ class Condition(Ranking[AreaEstimate, Difference]):
                 decision.told[ahead, behind] = decision.behind[ahead, behind] = True
         return decision
 
+    def race_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """A title, a heading and rows: what the race saw of each strategy, and when and why it put it out."""
+        if self.race is None or self.corner is not None:
+            return []
+        head, rows = self.race.numbers(self.task, self.attack, self.epsilon)
+        return [(f"race, by areas on the select split: {self.race.sentence}", head, rows)]
+
+    def further_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """What stands below the areas: of a race, of accuracies elsewhere and of volumes, what there is."""
+        return [*self.race_tables(), *self.elsewhere_tables(), *self.third_axis_tables()]
+
     @property
     def race_notes(self) -> tuple[str, ...]:
         """What the race put out, in words."""
@@ -436,7 +447,7 @@ def _table(condition: Condition) -> str:
     table = pd.DataFrame(rows, columns=columns, index=[area.strategy for area in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
     text = f"{heading}\n{table.to_string()}\n{condition.judged.verdict}"
-    for title, head, others in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
+    for title, head, others in condition.further_tables():
         text += f"\n\n{title}\n{pd.DataFrame(others, columns=head).set_index(head[0]).rename_axis(None).to_string()}"
     return text
 
