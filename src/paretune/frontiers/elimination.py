@@ -14,13 +14,19 @@ with a probability of ``error / (k (k + 1))``, which over any number of looks ad
 it among the rivals that a strategy has (Bonferroni). So a best strategy is put out with a probability of ``error`` at most
 if the spread between seeds is much the same in all strategies: ``benchmarks/racing.py`` measures how often, also where the
 best one's is three times that of the others.
+
+Seeds that would hardly tell any two apart are a waste, as they leave the luck of the examples as it is. For each pair, the
+difference that all seeds would show is about normal around that of now; where the chance that it would be told is below
+:data:`HARDLY` for all pairs, it is time to stop. That puts nobody out, and so it cannot err.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from paretune.frontiers.bootstrap import Bits, Units
 from paretune.frontiers.cells import chosen_front, front_influence
@@ -29,6 +35,7 @@ from paretune.frontiers.pareto import Reference, ordered_area
 from paretune.frontiers.repeats import Spread, combined
 
 UNSEEN = 3.0  # times the pooled spread between seeds, for a strategy that has shown none of its own
+HARDLY = 0.05  # chance that more seeds tell two strategies apart, below which they are not worth their cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,62 +85,86 @@ class Look:
 
     out: tuple[Lead, ...]  # of each strategy that cannot be best, the surest lead over it
     equivalent: bool  # those that stay differ by less than the margin
+    futile: bool  # more seeds would hardly put out another one, nor show that those that stay are equivalent
 
 
-def look_error(level: float, look: int) -> float:
-    """With which probability look 1, 2, … of a race may err; all together with ``(1 - level) / 2`` at most.
+@dataclass(frozen=True)
+class Rules:
+    """What is fixed before a race.
 
-    The other half is left to the tests on the report split, so that both together hold ``level``.
+    Args:
+        level: with which those that stay hold a best one, together with the tests on the report split.
+        margin: areas closer than this are equal for practical purposes.
+        rivals: that each strategy has.
+        seeds: that each may get.
     """
-    return (1 - level) / 2 / (look * (look + 1))
+
+    level: float
+    margin: float
+    rivals: int
+    seeds: int
+
+    def share(self, look: int) -> float:
+        """With which probability look 1, 2, … may put out a strategy for being behind one rival if it is not.
+
+        All together ``(1 - level) / 2`` at most; the other half is left to the tests on the report split.
+        """
+        return (1 - self.level) / 2 / (look * (look + 1)) / self.rivals
 
 
-def look_at(
-    entrants: Mapping[str, Entrant], alive: Sequence[str], *, error: float, rivals: int, margin: float
-) -> Look:
+def look_at(entrants: Mapping[str, Entrant], alive: Sequence[str], rules: Rules, look: int) -> Look:
     """Who of those ``alive`` is behind another of them by the margin or more, for sure.
 
     Args:
         entrants: all that have runs; also those that are out show how far seeds spread.
         alive: names of those that may be best so far.
-        error: probability with which a best one may be put out.
-        rivals: that each had at the start.
-        margin: areas closer than this are equal for practical purposes.
+        rules: of the race.
+        look: 1 for the first one.
     """
-    share = error / rivals
-    leads = [
-        Lead(a, b, gap.mean, gap.mean - _quantile(gap, share) * gap.error)
-        for a in alive
-        for b in alive
-        if a != b and (gap := gap_of(entrants, a, b)) is not None
-    ]
+    pooled, freedom = seed_variance(entrants.values())
+    least = max(rules.margin, SAME)
+    leads, chances, ends = {}, {}, {}
+    for a, b in permutations(alive, 2):
+        gap = gap_of(entrants[a], entrants[b], pooled, freedom)
+        if gap is not None:
+            low = gap.mean - float(stdtrit(gap.freedom, 1 - rules.share(look))) * gap.error
+            leads[a, b] = Lead(a, b, gap.mean, low)
+            chances[a, b], ends[a, b] = _at_the_end(entrants[a], entrants[b], pooled, freedom, rules)
     out = []
     for name in alive:
         told = [
             lead
-            for lead in leads
-            if lead.behind == name and lead.low > 0 and lead.difference >= max(margin, SAME)
+            for lead in leads.values()
+            if lead.behind == name and lead.low > 0 and lead.difference >= least
         ]
         if told:
             out.append(max(told, key=lambda lead: lead.low))
-    gone = {lead.behind for lead in out}
-    among = [lead for lead in leads if not {lead.ahead, lead.behind} & gone]
-    left = len(alive) - len(gone)
+    left = [name for name in alive if name not in {lead.behind for lead in out}]
+    pairs = [*permutations(left, 2)]
+    known = bool(pairs) and leads.keys() >= {*pairs}
     # How far at most a is behind b is how far at least b is ahead of a, the other way round.
-    equivalent = left > 1 and len(among) == left * (left - 1) and all(lead.low >= -margin for lead in among)
-    return Look(tuple(out), equivalent)
+    return Look(
+        out=tuple(out),
+        equivalent=known and all(leads[pair].low >= -rules.margin for pair in pairs),
+        futile=known
+        and all(chances[pair] < HARDLY for pair in pairs)
+        and max(ends[pair] for pair in pairs) > rules.margin,
+    )
 
 
-def gap_of(entrants: Mapping[str, Entrant], a: str, b: str) -> Spread | None:
-    """The difference of the areas of ``a`` and ``b``; None where nothing says how far seeds spread, or nothing errs."""
-    variance, freedom = seed_variance(entrants.values())
+def gap_of(a: Entrant, b: Entrant, pooled: float, freedom: int) -> Spread | None:
+    """The difference of the areas of ``a`` and ``b``; None where nothing says how far seeds spread, or nothing errs.
+
+    Args:
+        a: one strategy.
+        b: another.
+        pooled: variance between seeds, see :func:`seed_variance`.
+        freedom: of it.
+    """
     if not freedom:
         return None
-    first, second = entrants[a], entrants[b]
-    moved = first.influence - second.influence
-    of_examples = float(np.sqrt((moved**2).mean() / (len(moved) - 1)))
-    of_seeds = float(np.sqrt(_of_mean(first, variance) + _of_mean(second, variance)))
-    return combined(first.area - second.area, [(of_examples, len(moved) - 1), (of_seeds, freedom)])
+    of_seeds = math.sqrt(sum(_of_run(each, pooled) / len(each.areas) for each in (a, b)))
+    return combined(a.area - b.area, [(_of_examples(a, b), len(a.influence) - 1), (of_seeds, freedom)])
 
 
 def seed_variance(entrants: Iterable[Entrant]) -> tuple[float, int]:
@@ -145,12 +176,37 @@ def seed_variance(entrants: Iterable[Entrant]) -> tuple[float, int]:
     return (squares / freedom if freedom else 0.0), freedom
 
 
-def _of_mean(entrant: Entrant, pooled: float) -> float:
-    """The variance of the mean area of ``entrant`` through its seeds."""
-    seeds = len(entrant.areas)
-    variance = max(pooled, float(entrant.areas.var(ddof=1))) if seeds > 1 else UNSEEN**2 * pooled
-    return variance / seeds
+def _at_the_end(a: Entrant, b: Entrant, pooled: float, freedom: int, rules: Rules) -> tuple[float, float]:
+    """The chance that ``a`` would be told to be ahead of ``b`` with all seeds, and the half width of the difference then."""
+    # What has one run now will have shown its spread then, which is like that of the others for all that is known.
+    variances = [_of_run(each, pooled) if len(each.areas) > 1 else pooled for each in (a, b)]
+    at_end = combined(
+        a.area - b.area,
+        [
+            (_of_examples(a, b), len(a.influence) - 1),
+            (
+                math.sqrt(sum(variances) / rules.seeds),
+                freedom + 2 * rules.seeds - len(a.areas) - len(b.areas),
+            ),
+        ],
+    )
+    if at_end is None:
+        return 0.0, 0.0
+    half = float(stdtrit(at_end.freedom, 1 - rules.share(rules.seeds))) * at_end.error
+    moves = sum(
+        variance * (1 / len(each.areas) - 1 / rules.seeds)
+        for variance, each in zip(variances, (a, b), strict=True)
+    )
+    short = at_end.mean - max(half, rules.margin)
+    return (float(ndtr(short / math.sqrt(moves))) if moves > 0 else float(short > 0)), half
 
 
-def _quantile(gap: Spread, share: float) -> float:
-    return float(stdtrit(gap.freedom, 1 - share))
+def _of_examples(a: Entrant, b: Entrant) -> float:
+    """The standard error of the difference through the examples."""
+    moved = a.influence - b.influence
+    return float(np.sqrt((moved**2).mean() / (len(moved) - 1)))
+
+
+def _of_run(entrant: Entrant, pooled: float) -> float:
+    """The variance of the area of a run of ``entrant`` through its seed."""
+    return max(pooled, float(entrant.areas.var(ddof=1))) if len(entrant.areas) > 1 else UNSEEN**2 * pooled

@@ -18,10 +18,11 @@ from paretune.runs.rows import read_json, training_of
 from paretune.runs.store import Run
 
 RACE = "race.json"
-Ended = Literal["one is left", "equivalent", "seeds", "budget"]
+Ended = Literal["one is left", "equivalent", "futile", "seeds", "budget"]
 _ENDED = {
     "one is left": "one strategy is left",
     "equivalent": "those that are left differ by less than the margin",
+    "futile": "more seeds would hardly tell more of them apart",
     "seeds": "every seed was used",
     "budget": "the budget has nothing left for another round",
 }

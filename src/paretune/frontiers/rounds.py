@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from paretune.frontiers.elimination import Entrant, look_at, look_error
-from paretune.frontiers.race import Out, Race, Round, Standing
+from paretune.frontiers.elimination import Entrant, Look, Rules, look_at
+from paretune.frontiers.race import Ended, Out, Race, Round, Standing
 
 
 class Key(NamedTuple):
@@ -38,39 +38,38 @@ def next_round(state: Race) -> list[tuple[str, int]]:
     return _of_seed(state, max(standing.seeds for standing in state.rounds[-1].standings))
 
 
-def after_round(state: Race, last: Round, entrants: Mapping[Key, Mapping[str, Entrant]]) -> tuple[Race, bool]:
+def after_round(state: Race, last: Round, entrants: Mapping[Key, Mapping[str, Entrant]]) -> Race:
     """The race after a round. Who is out is so under every condition.
 
     Args:
         state: before it.
         last: the round, without what is told after it.
         entrants: all runs so far, by condition and strategy.
-
-    Returns:
-        The race, and whether those that stay differ by less than the margin.
     """
-    look = len(state.rounds) or None  # after the first round nothing says how far seeds spread
+    number = len(state.rounds) or None  # after the first round nothing says how far seeds spread
+    rules = Rules(state.level, state.margin, len(state.strategies) - 1, len(state.seeds))
     standings: list[Standing] = []
     leads: list[Out] = []
-    equivalent = look is not None
+    looks: list[Look] = []
     for key, entered in entrants.items():
         standings += [
             Standing(*key, name, entered[name].area, len(entered[name].areas)) for name in state.stayed
         ]
-        if look is not None:
-            told = look_at(
-                entered,
-                state.stayed,
-                error=look_error(state.level, look),
-                rivals=len(state.strategies) - 1,
-                margin=state.margin,
-            )
-            leads += [Out(**vars(lead), **key._asdict()) for lead in told.out]
-            equivalent &= told.equivalent
+        if number is not None:
+            looks.append(look_at(entered, state.stayed, rules, number))
+            leads += [Out(**vars(lead), **key._asdict()) for lead in looks[-1].out]
     behind = [lead.behind for lead in leads]
     out = tuple(lead for lead in leads if behind.count(lead.behind) == len(entrants))
-    last = replace(last, look=look, standings=tuple(standings), out=out)
-    return replace(state, rounds=(*state.rounds, last)), equivalent
+    last = replace(last, look=number, standings=tuple(standings), out=out)
+    state = replace(state, rounds=(*state.rounds, last))
+    ended: Ended | None = None
+    if len(state.stayed) == 1:
+        ended = "one is left"
+    elif looks and all(look.equivalent for look in looks):
+        ended = "equivalent"
+    elif looks and all(look.equivalent or look.futile for look in looks):
+        ended = "futile"
+    return replace(state, ended=ended)
 
 
 def _of_seed(state: Race, number: int) -> list[tuple[str, int]]:

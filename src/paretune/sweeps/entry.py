@@ -101,8 +101,9 @@ def compare_until(
 
     Strategies and seeds are run in rounds. After each, those that are behind another one for sure are out: decided on the
     select split alone, and with a probability of ``(1 - level) / 2`` over all rounds is a best one put out. It ends when one
-    strategy is left, when those that are left differ by less than ``margin``, when ``seeds`` are used, or before ``budget``
-    is exceeded. Called again, it goes on; see :mod:`paretune.sweeps.racing`.
+    strategy is left, when those that are left differ by less than ``margin``, when more seeds would hardly tell more of them
+    apart, when all ``seeds`` are used, or before ``budget`` is exceeded. Called again, it goes on; see
+    :mod:`paretune.sweeps.racing`.
 
     Args:
         data: as for :func:`sweep`, like all that is not said here.

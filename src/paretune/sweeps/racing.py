@@ -114,14 +114,10 @@ def race(
             runs[key] = made[place * tasks : (place + 1) * tasks]
         spent = sum(_spent(works[key], entered[key], runs[key][0]) for key in keys)
         named = {directory_name(entered[key]): key[0] for key in keys}
-        made_round = Round(named, None, spent, seconds, (), ())
-        state, equivalent = after_round(state, made_round, entrants(runs, settings))
+        state = after_round(state, Round(named, None, spent, seconds, (), ()), entrants(runs, settings))
         if tell is not None:
             tell(_told(state))
-        ended: Ended | None = (
-            "one is left" if len(state.stayed) == 1 else "equivalent" if equivalent else None
-        )
-        state = _ended(out, state, ended, tell) if ended else _written(out, state)
+        state = _ended(out, state, state.ended, tell) if state.ended else _written(out, state)
     return [run for key in entered if key in runs for run in runs[key]], state
 
 
@@ -242,8 +238,12 @@ def _evaluations(work: Work) -> int:
 
 def _spent(work: Work, config: RunConfig, run: Run) -> int:
     """Gradient evaluations of a run: those of training as recorded, those of evaluation at most."""
-    measured_points = int(run.points["step"].nunique())
-    return int(run.points["gradient_evaluations"].max()) + work.evaluation * measured_points // config.points
+    training = (
+        float(run.points["gradient_evaluations"].max()) if "gradient_evaluations" in run.points else math.nan
+    )
+    evaluated = work.evaluation * int(run.points["step"].nunique()) // config.points
+    # Runs of older versions lack the number.
+    return evaluated + (work.training if math.isnan(training) else int(training))
 
 
 def _done(out: Path, config: RunConfig) -> float:
