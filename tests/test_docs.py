@@ -25,7 +25,9 @@ PAGES = [
     pytest.param(
         page,
         id=str(page.relative_to(DOCS)),
-        marks=[pytest.mark.slow] if page.parent == DOCS or page.stem in ("planning", "inheritance") else [],
+        marks=[pytest.mark.slow]
+        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance")
+        else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
