@@ -12,14 +12,17 @@ put out the first, which is as good as any, with the upper end of its 95 % inter
 ``alone`` is the share that ended with one strategy, ``stayed`` how many did on average, and ``share`` is that of the
 gradient evaluations of the full grid which was spent.
 
-Real: the same of one task. ``same`` says whether what the race leaves holds the strategies that the full grid recommends.
+Real: of one task, ``left`` are the strategies that may be best after the race, ``whole`` those after the full grid, and
+``same`` says whether what the full grid recommends is among the former.
 """
 
 import argparse
+import csv
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import betaincinv
@@ -51,13 +54,13 @@ class Setting:
 def grid() -> Iterator[Setting]:
     """What is simulated: where all are the same or nearly, and over the lead and the spread."""
     for strategies, ratio in itertools.product((4, 7), (1.0, 2.0, 3.0)):
-        yield Setting(strategies, 5, 250, 0.0, 0.01, ratio, repetitions=500)
-    yield Setting(7, 5, 250, 0.01, 0.01, 3.0, repetitions=500)
-    yield Setting(7, 5, 250, 0.01, 0.04, 1.0, repetitions=500)
-    yield Setting(7, 5, 60, 0.0, 0.01, 1.0, repetitions=500)
-    yield Setting(7, 2, 250, 0.0, 0.01, 3.0, repetitions=500)
+        yield Setting(strategies, 5, 250, 0.0, 0.01, ratio, repetitions=1000)
+    yield Setting(7, 5, 250, 0.01, 0.01, 3.0, repetitions=1000)
+    yield Setting(7, 5, 250, 0.01, 0.04, 1.0, repetitions=1000)
+    yield Setting(7, 5, 60, 0.0, 0.01, 1.0, repetitions=1000)
+    yield Setting(7, 2, 250, 0.0, 0.01, 3.0, repetitions=1000)
     for ratio in (1.0, 2.0, 3.0):  # where the luck of seeds is nearly all there is
-        yield Setting(7, 5, 4000, 0.0, 0.01, ratio, repetitions=300)
+        yield Setting(7, 5, 4000, 0.0, 0.01, ratio, repetitions=1000)
     for spread, lead in itertools.product((0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)):
         yield Setting(7, 5, 250, lead, spread)
     for lead in (0.05, 0.1, 0.2):
@@ -107,7 +110,18 @@ def row(setting: Setting) -> dict[str, object]:
 
 COLUMNS = (
     *("kind", "strategies", "seeds", "examples", "lead", "seed_spread", "ratio", "repetitions"),
-    *("error", "error_high", "alone", "stayed", "share", "same", "gradient_evaluations", "grid", "left"),
+    *(
+        "error",
+        "error_high",
+        "alone",
+        "stayed",
+        "share",
+        "same",
+        "gradient_evaluations",
+        "grid",
+        "left",
+        "whole",
+    ),
 )
 
 
@@ -118,27 +132,38 @@ def write(kind: str, shared: dict[str, str | int], **values: object) -> None:
     print("  ".join(f"{name}={value}" for name, value in cells.items() if value != ""), flush=True)
 
 
-REAL = {
-    "digits 4x5": {"strategies": "FullFineTune,LoRA,BitFit,Compacter", "limit": 600, "epochs": 3},
-    "digits 7x5": {
-        "strategies": "FullFineTune,LoRA,BitFit,Compacter,LinearProbe,SSF,NormTune",
-        "limit": 600,
-        "epochs": 3,
-    },
+FOUR = "FullFineTune,LoRA,BitFit,Compacter"
+SEVEN = f"{FOUR},LinearProbe,SSF,NormTune"
+QUICKSTART = {"limit": 600, "epochs": 3, "points": 2, "train_steps": 2, "eval_steps": 5}
+# An untrained network of 0.4 million parameters, for a machine with little time.
+UNTRAINED = {"backbone": "timm:test_resnet", "img_size": 32, "limit": 600, "epochs": 4, "points": 2}
+UNTRAINED |= {"train_steps": 1, "eval_steps": 3}
+REAL: dict[str, dict[str, Any]] = {
+    "quickstart 4x5": QUICKSTART | {"strategies": FOUR},
+    "quickstart 7x5": QUICKSTART | {"strategies": SEVEN},
+    "untrained 4x5": UNTRAINED | {"strategies": FOUR},
+    "untrained 7x5": UNTRAINED | {"strategies": SEVEN},
 }
 
 
-def real(name: str, out: Path, workers: int, shared: dict[str, str | int]) -> None:
+def real(name: str, directory: Path, workers: int, shared: dict[str, str | int]) -> None:
     """A race, then the full grid in the same directory, which repeats none of its runs; what is finished is kept."""
+    import timm
+    import torch
+
     import paretune as pt
 
-    options = {"points": 2, "seeds": "0,1,2,3,4", "out": out / name.replace(" ", "-"), "workers": workers}
-    options |= {"train_steps": 2, "eval_steps": 5} | REAL[name]
-    raced = pt.compare_until(**options)
-    race = read_race(options["out"])
+    out = directory / name.replace(" ", "-")
+    options = REAL[name] | {"seeds": "0,1,2,3,4", "out": out, "workers": workers}
+    if "backbone" in options:
+        directory.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), directory / "untrained.pth")
+        options["weights"] = str(directory / "untrained.pth")
+    (before,) = pt.compare_until(**options).conditions
+    race = read_race(out)
     assert race is not None
-    whole = pt.sweep(**options)
-    (before,), (after,) = raced.conditions, whole.conditions
+    (after,) = pt.sweep(**options).conditions
     write(
         name,
         shared,
@@ -147,11 +172,38 @@ def real(name: str, out: Path, workers: int, shared: dict[str, str | int]) -> No
         examples=before.examples_select,
         stayed=len(race.stayed),
         left=" ".join(before.tied),
+        whole=" ".join(after.tied),
         share=round(race.gradient_evaluations / race.grid, 4),
         gradient_evaluations=race.gradient_evaluations,
         grid=race.grid,
         same=after.recommended.strategy in before.tied,
     )
+
+
+def summary(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """The table of the page on races: what is spent, by the lead and the spread of seeds."""
+    spreads = ("0.005", "0.01", "0.02")
+    yield (
+        "| lead of the best, robust accuracy | "
+        + " | ".join(f"seeds spread by {spread}" for spread in spreads)
+        + " |"
+    )
+    yield "|---" * (len(spreads) + 1) + "|"
+    shown = [
+        row for row in rows if (row["kind"], row["strategies"], row["examples"]) == ("simulated", "7", "250")
+    ]
+    for lead in ("0.02", "0.05", "0.1", "0.2"):
+        cells = []
+        for spread in spreads:
+            (row,) = (row for row in shown if (row["lead"], row["seed_spread"]) == (lead, spread))
+            cells.append(f"{float(row['share']):.0%} of the gradients, {float(row['stayed']):.1f} left")
+        yield f"| {lead} | " + " | ".join(cells) + " |"
+
+
+def read() -> list[dict[str, str]]:
+    """The rows that there are."""
+    with ROWS.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def main() -> None:

@@ -221,7 +221,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
     judged = estimated(cells, samples, reference, rows, budget[0], settings)
     ranked = [area.strategy for area in judged.areas]
-    race = race_of(runs, {label: sorted({*of["run_index"]}) for label, of in rows.groupby("label")})
+    race = race_of(runs, {str(label): [*of.unique()] for label, of in rows.groupby("label")["run_index"]})
     units = (len(samples.report), len(samples.select))
     condition = Condition(
         **condition_of(rows),

@@ -147,13 +147,14 @@ def entrants(
     bits: dict[Key, dict[str, list[tuple[Any, Any]]]] = {}
     for (strategy, _), of_key in runs.items():
         for run in of_key:
-            for condition, rows in run.points.groupby(names, sort=True):
+            for _, rows in run.points.groupby(names, sort=True):
                 (used,) = spaced_subsets(np.zeros(len(rows), dtype=int), fewest, 1, 0)
                 points = [run.bits(row) for _, row in rows.iloc[used].iterrows()]
                 clean, robust = (
                     np.stack([each[f"select/{name}"] for each in points]) for name in ("clean", "robust")
                 )
-                key = Key(*map(str, condition[:-1]), float(condition[-1]))
+                first = rows.iloc[0]
+                key = Key(str(first["task"]), str(first["attack"]), float(first["epsilon"]))
                 bits.setdefault(key, {}).setdefault(strategy, []).append((clean, robust))
     return {
         key: {strategy: Entrant.of(of_seeds, settings.start) for strategy, of_seeds in of_condition.items()}
