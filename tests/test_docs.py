@@ -26,7 +26,7 @@ PAGES = [
         page,
         id=str(page.relative_to(DOCS)),
         marks=[pytest.mark.slow]
-        if page.parent == DOCS or page.stem in ("planning", "inheritance", "clusters")
+        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance", "clusters")
         else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
@@ -148,6 +148,21 @@ def test_the_correlations_told_are_those_of_the_rows(monkeypatch) -> None:
     }
     assert all(low < 0 for kind, each in lows.items() if "pixels" in kind for low in each)
     assert min(lows["OTDD()"]) > 0.5
+
+
+def test_the_savings_of_races_told_are_those_of_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, "coverage", raising=False)  # that of ours, not that which measures tests
+    benchmark = importlib.import_module("racing")
+    rows, told = benchmark.read(), (DOCS / "how-to/racing.md").read_text("utf-8")
+    assert "\n".join(benchmark.summary(rows)) in told
+    simulated = [row for row in rows if row["kind"] == "simulated"]
+    assert len(simulated) == len([*benchmark.grid()])
+    worst = max(float(row["error"]) for row in simulated)
+    assert f"In {1000 * worst:.0f} of 1000" in told
+    assert all(float(row["error_high"]) < 0.05 for row in simulated)
+    same = [float(row["share"]) for row in simulated if (row["lead"], row["ratio"]) == ("0.0", "1.0")]
+    assert min(same) < 0.34
 
 
 def test_readme_and_pages_link_to_files_that_exist() -> None:

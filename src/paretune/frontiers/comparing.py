@@ -15,7 +15,9 @@ For each (task, attack, epsilon):
    :func:`paretune.frontiers.inference.tell_apart`.
 5. Where runs measured shifted images, the volume that these add as a third axis stands beside the area:
    :mod:`paretune.frontiers.third_axis`. It decides only where ``by="volume"`` asks for it.
-6. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+6. Where the runs are those of a race, what it put out on the select split is not among the best:
+   :mod:`paretune.frontiers.elimination`.
+7. From these p-values and the margin follow who may be best, what is tied, and every sentence:
    :mod:`paretune.frontiers.deciding`.
 
 What an interval is about is the area that this budget and this way of choosing give on average.
@@ -26,6 +28,7 @@ one. With fewer than five seeds that is true of the trained models at hand, not 
 notes of a :class:`Condition` say so.
 """
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -42,6 +45,7 @@ from paretune.frontiers.elsewhere import measured_elsewhere
 from paretune.frontiers.estimates import condition_of, estimated
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask
+from paretune.frontiers.race import race_of
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.third_axis import with_third_axis
 from paretune.frontiers.verdict import Comparison, Condition, Recommendation
@@ -217,6 +221,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
     judged = estimated(cells, samples, reference, rows, budget[0], settings)
     ranked = [area.strategy for area in judged.areas]
+    race = race_of(runs, {str(label): [*of.unique()] for label, of in rows.groupby("label")["run_index"]})
     units = (len(samples.report), len(samples.select))
     condition = Condition(
         **condition_of(rows),
@@ -231,7 +236,9 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         notes=tuple(notes(rows, runs, budget, len(judged.differences), settings, units, groups is not None)),
         settings=settings,
         elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
+        race=race if race is not None and race.holds(settings) else None,
     )
+    condition = dataclasses.replace(condition, notes=(*condition.notes, *condition.race_notes))
     return with_third_axis(condition, rows, runs, cells, samples)
 
 

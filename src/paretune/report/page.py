@@ -22,6 +22,7 @@ from paretune.report.elsewhere import elsewhere_section
 from paretune.report.figures import converter, frontier_pdf, frontier_png, frontier_svg, split
 from paretune.report.overview import overview_section
 from paretune.report.pictures import pictures_section
+from paretune.report.races import race_section
 from paretune.report.robustness import RobustnessCurve, robustness_curves
 from paretune.report.sections import Part, condition_section, epsilon_section, plural
 from paretune.report.shell import assemble, csv_link, text_of
@@ -51,9 +52,9 @@ def write_report(
     """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
-    frontiers, areas and pairs, in light and dark; then accuracy out of distribution, such as on other domains or corrupted
-    images, if it was measured, with volumes, a few images before and after the attack, and the accuracy of each class. Runs
-    may be unfinished; the page then says so.
+    frontiers, areas and pairs, in light and dark; then what a race put out, accuracy out of distribution, such as on other
+    domains or corrupted images, if it was measured, with volumes, a few images before and after the attack, and the accuracy
+    of each class. Runs may be unfinished; the page then says so.
 
     Args:
         runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
@@ -128,6 +129,8 @@ def _page(runs: list[Run], comparison: Comparison, title: str | None, groups: Gr
                 number, condition, drawing, frame, of_budget, shown, partial=partial[number], folded=folded
             )
         )
+    if any(condition.race_tables() for condition in conditions):
+        parts.append(race_section(conditions, looks, folded=folded))
     for number, of_attack in enumerate(over_epsilon):
         parts.append(epsilon_section(number, of_attack, looks, folded=folded))
     if confirmed := confirmations(runs, first.settings.start):
