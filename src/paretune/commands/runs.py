@@ -1,4 +1,4 @@
-"""``paretune runs``: what there is in a directory of runs, what differs, and away with it."""
+"""``paretune runs``: what there is in a directory of runs, what differs, all of it as a table, and away with it."""
 
 import json
 import sys
@@ -139,6 +139,45 @@ class Diff:
                 print_table([title, self.first, self.second], rows)
             else:
                 print(f"{title}: no difference")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write all points of runs as one table, with the configuration of each run beside them.
+
+    A row is a point: a checkpoint under one attack. Fields of the configuration are columns such as config.optimizer.lr.
+
+    Args:
+        runs: run directories, or directories of them.
+        out: the file, .csv or .parquet; one that is there is replaced.
+        where: only runs whose configuration meets all of these, such as "strategy=LoRA,BitFit; seed!=0"; a strategy without
+            brackets stands for it with any options.
+    """
+
+    runs: list[str]
+    out: str = "points.csv"
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix not in (".csv", ".parquet") or Path(self.out).is_dir():
+            raise ValueError(f"out={self.out!r} must be a file whose name ends with .csv or .parquet")
+
+    def __call__(self) -> None:
+        """Read, choose, write, say where."""
+        from paretune.frontiers.tables.spreadsheet import csv_text
+        from paretune.runs.columns import point_table
+        from paretune.runs.disk import write_text
+        from paretune.runs.fields import select
+        from paretune.runs.parquet import write_parquet
+        from paretune.runs.store import as_runs
+
+        runs = select(as_runs(self.runs), self.where)
+        table, out = point_table(runs), Path(self.out)
+        if out.suffix == ".csv":
+            write_text(out, csv_text(table))
+        else:
+            write_parquet(table, out)
+        print(f"{len(table):,} points of {len(runs):,} runs: {out.resolve()}")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from paretune.frontiers.bootstrap import Units
-from paretune.frontiers.cells import Cell, Samples, Trained, load_cell
+from paretune.frontiers.cells import Cell, Samples, Trained, load_cell, narrow
 from paretune.frontiers.elsewhere import measured_elsewhere
 from paretune.frontiers.estimates import condition_of, estimated
 from paretune.frontiers.notes import check_same_examples, notes
@@ -180,32 +180,30 @@ def labelled_points(runs: list[Run]) -> pd.DataFrame:
     Raises:
         ValueError: no run has points.
     """
-    tables = [
-        run.points.assign(
-            run_index=index, backbone=_text(run.config.get("backbone")), company=_company(run.config)
-        )
-        for index, run in enumerate(runs)
-        if len(run.points)
-    ]
-    if not tables:
+    of_row = [index for index, run in enumerate(runs) for _ in range(len(run.points))]
+    if not of_row:
         raise ValueError(f"none of the {len(runs)} runs has a point yet; wait for the first evaluation")
-    points = pd.concat(tables, ignore_index=True)
+    backbones, companies = ([tell(run.config) for run in runs] for tell in (_backbone, _company))
+    points = pd.concat([run.points for run in runs if len(run.points)], ignore_index=True).assign(
+        run_index=of_row,
+        backbone=[backbones[index] for index in of_row],
+        company=[companies[index] for index in of_row],
+    )
     configs = points.groupby(["task", "strategy"])["config"].transform("nunique")
-    backbones = points.groupby("task")["backbone"].transform("nunique")
+    several = points.groupby("task")[["backbone", "company"]].transform("nunique")
     label = points["strategy"].where(configs == 1, points["config"])
-    label = label.where(backbones == 1, label + " on " + points["backbone"])
-    companies = points.groupby("task")["company"].transform("nunique")
-    points["label"] = label.where(companies == 1, label + points["company"])
+    label = label.where(several["backbone"] == 1, label + " on " + points["backbone"])
+    points["label"] = label.where(several["company"] == 1, label + points["company"])
     chosen = np.zeros(len(points), dtype=bool)
+    clean, robust = (points[f"{name}_select"].to_numpy(dtype=float) for name in ("clean", "robust"))
     for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
-        group = points.iloc[rows]
-        chosen[rows] = frontier_mask(group["clean_select"], group["robust_select"])
+        chosen[rows] = frontier_mask(clean[rows], robust[rows])
     return points.assign(chosen=chosen)
 
 
 def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups: Groups | None) -> Condition:
     reference, seed = settings.start, settings.seed
-    by_cell = [group for _, group in rows.groupby(["label", "seed"], sort=True)]
+    by_cell = [group for _, group in narrow(rows).groupby(["label", "seed"], sort=True)]
     budget = (
         int(rows.groupby("run_index").size().min()),
         min(int(group["run_index"].nunique()) for group in by_cell),
@@ -269,5 +267,6 @@ def _company(config: Mapping[str, Any]) -> str:
     return f" with {' and '.join(others)}" if others else " alone"
 
 
-def _text(value: Any) -> str:
+def _backbone(config: Mapping[str, Any]) -> str:
+    value = config.get("backbone")
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
