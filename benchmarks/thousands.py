@@ -168,22 +168,19 @@ def _report(root: Path) -> Callable[[], Answer]:
     return lambda: {"answer": write_report(root, root / "report.html").stat().st_size}
 
 
-def _watched(root: Path, before: bool, changed: bool) -> Callable[[], Answer]:
-    """The answer of the server: its first look at the directory, or a later one."""
-    from paretune.watch.server import WatchServer
+def _watched(root: Path, *, before: bool) -> Callable[[], Answer]:
+    """What the server sends of its first look at the directory; or of a later one, after a file of one run was written."""
+    from paretune.watch.progress import Watcher
 
-    server = WatchServer(root, 0, 5.0)
+    watcher = Watcher(root)
 
-    def ask() -> Answer:
-        server.forget_looks()
-        return {"answer": len(server.status())}
+    def look() -> Answer:
+        return {"answer": len(json.dumps(watcher.look().to_dict()))}
 
     if before:
-        ask()
-    if changed:
-        with next(root.glob("*/*/log.jsonl")).open("a") as file:
-            file.write("")
-    return ask
+        look()
+        (next(root.glob("*/*/log.jsonl"))).touch()
+    return look
 
 
 WORKS: dict[str, Callable[[Path], Callable[[], Answer]]] = {
@@ -193,6 +190,8 @@ WORKS: dict[str, Callable[[Path], Callable[[], Answer]]] = {
     "runs export": _export,
     "recommend": _recommend,
     "write_report": _report,
+    "watch, first": lambda root: _watched(root, before=False),
+    "watch, again": lambda root: _watched(root, before=True),
 }
 
 

@@ -47,6 +47,8 @@ from paretune.frontiers.third_axis import with_third_axis
 from paretune.frontiers.verdict import Comparison, Condition, Recommendation
 from paretune.runs.store import Run, as_runs
 
+# By task, threat, epsilon and attack: how it was compared, its runs with their labels, and what came of it.
+KnownConditions = dict[tuple[str, ...], tuple[Settings, tuple[tuple[Run, str], ...], Condition]]
 Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
 
 
@@ -108,16 +110,40 @@ def compare(
 
 
 def compare_runs(
-    runs: list[Run], settings: Settings, groups: Mapping[str, Groups] | None = None
+    runs: list[Run],
+    settings: Settings,
+    groups: Mapping[str, Groups] | None = None,
+    known: KnownConditions | None = None,
 ) -> Comparison:
-    """:func:`compare`, of runs that are read."""
+    """:func:`compare`, of runs that are read.
+
+    Args:
+        runs: to compare.
+        settings: options of the comparison.
+        groups: as in :func:`compare`; the same whenever ``known`` is.
+        known: conditions of earlier comparisons: one of the same runs (the same objects) is not made again. Those of this
+            comparison take its place.
+    """
     points = labelled_points(runs)
+    before = dict(known or {})
+    after: KnownConditions = {}
     if strange := sorted({*(groups or {})} - {*points["task"]}):
         raise ValueError(f"groups names the tasks {strange}, but the runs have {sorted({*points['task']})}")
     conditions = []
-    for (task, *_), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
-        check_same_examples(rows, runs)
-        conditions.append(_compare_one(rows, runs, settings, (groups or {}).get(str(task))))
+    for (task, *others), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
+        names = rows.drop_duplicates("run_index")
+        of_runs = tuple((runs[i], label) for i, label in zip(names["run_index"], names["label"], strict=True))
+        place = (str(task), *map(str, others))
+        of_place = before.get(place)
+        if of_place is None or of_place[:2] != (settings, of_runs):
+            check_same_examples(rows, runs)
+            condition = _compare_one(rows, runs, settings, (groups or {}).get(str(task)))
+            of_place = (settings, of_runs, condition)
+        after[place] = of_place
+        conditions.append(of_place[2])
+    if known is not None:
+        known.clear()
+        known.update(after)
     return Comparison(tuple(conditions))
 
 

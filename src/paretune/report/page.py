@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from paretune.frontiers.budget import BudgetCurve, curves_of
-from paretune.frontiers.comparing import compare
+from paretune.frontiers.comparing import KnownConditions, compare, compare_runs
+from paretune.frontiers.settings import Settings
 from paretune.frontiers.tables.spreadsheet import csv_text
 from paretune.frontiers.verdict import Comparison
 from paretune.report.classes import Groups, classes_section
@@ -21,7 +22,7 @@ from paretune.report.figures import converter, frontier_pdf, frontier_png, front
 from paretune.report.overview import overview_section
 from paretune.report.pictures import pictures_section
 from paretune.report.robustness import RobustnessCurve, robustness_curves
-from paretune.report.sections import Part, condition_section, epsilon_section, plural
+from paretune.report.sections import Part, condition_section, epsilon_section, plural, use_text
 from paretune.report.shell import assemble, csv_link, text_of
 from paretune.report.specs.frontier import ON_PAGE_WIDTHS
 from paretune.report.summary import FILES, Shown, left_out_card, shown
@@ -111,12 +112,16 @@ def write_report(
     return path
 
 
-def report_html(runs: Runs, *, title: str | None = None, **options: Any) -> str:
+def report_html(
+    runs: Runs, *, title: str | None = None, known: KnownConditions | None = None, **options: Any
+) -> str:
     """The page of :func:`write_report` alone, as text, for those who serve it themselves.
 
     Args:
         runs: as in :func:`write_report`.
         title: as in :func:`write_report`.
+        known: conditions of an earlier page, which are compared again only if their runs are others; filled with those of
+            this one.
         **options: as in :func:`write_report`.
 
     Raises:
@@ -126,9 +131,10 @@ def report_html(runs: Runs, *, title: str | None = None, **options: Any) -> str:
     loaded = as_runs(runs)
     points = as_points(loaded)
     rows = [of_condition for _, of_condition in split(points)]
-    comparison = compare(loaded, **options)
+    groups = options.pop("groups", None)
+    comparison = compare_runs(loaded, Settings(**options), groups, known)
     chosen = shown(comparison.conditions, rows)
-    return _page(loaded, points, rows, comparison, chosen, title, options.get("groups"))
+    return _page(loaded, points, rows, comparison, chosen, title, groups)
 
 
 def _page(
@@ -181,7 +187,7 @@ def _page(
                 frame,
                 of_budget,
                 of_strategy,
-                partial=partial[number],
+                use=use_text(comparison.conditions[number], looks, partial[number]),
                 folded=folded,
             )
         )

@@ -50,7 +50,7 @@ def condition_section(
     curves: Sequence[BudgetCurve],
     looks: dict[str, Style],
     *,
-    partial: bool,
+    use: str,
     folded: bool,
 ) -> Part:
     """One condition: what to use and why, then every picture and table of it.
@@ -63,7 +63,7 @@ def condition_section(
         rows: its points.
         curves: expected areas against the budget.
         looks: of its strategies, by rank.
-        partial: whether some of its runs are not finished.
+        use: the strategy to use, as HTML.
         folded: whether the section starts folded to its heading.
     """
     ranked = [estimate.strategy for estimate in condition.areas]
@@ -121,13 +121,13 @@ def condition_section(
         number=number,
         open="" if folded else "open",
         heading=f"{escape(condition.task)} <span>{escape(threat_text(condition.threat, condition.epsilon))}</span>",
-        brief=f'<p class="brief">{use_text(whole, looks, partial)}</p>' if folded else "",
+        brief=f'<p class="brief">{use}</p>' if folded else "",
         attack=escape(attack_text(condition.attack)),
         examples=f"{condition.examples:,}",
         examples_select=f"{condition.examples_select:,}",
         groups="" if condition.groups is None else f" · resampled by {condition.groups:,} groups",
         floors="".join(floors),
-        use=use_text(whole, looks, partial) if several else "",
+        use=use if several else "",
         verdict=escape(sentence + "."),
         covers=escape(covers),
         evidence=_evidence(judged) if several else "",
