@@ -32,7 +32,7 @@ class Reporter:
         self.problem: str | None = None
         self._build = build or self._report
         self._known: dict[Any, Any] = {}  # conditions of the last report
-        self._read: dict[Path, tuple[_Signature, Run]] = {}  # finished runs
+        self._read: dict[Path, tuple[_Signature, Run]] = {}
         self._seen: _Signature | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="report", daemon=True)
@@ -65,7 +65,7 @@ class Reporter:
             return False
 
     def _readable(self) -> tuple[list[Run], list[str]]:
-        """Runs with points, and why others are left out; a finished run whose files are as they were is not read again."""
+        """Runs with points, and why others are left out; a run whose files are as they were is not read again."""
         runs, left_out = [], []
         read: dict[Path, tuple[_Signature, Run]] = {}
         for path in find_runs(self.directory):
@@ -76,8 +76,7 @@ class Reporter:
             except Exception as error:  # whatever is in its files, the others are shown
                 left_out.append(f"{path.name} is left out: {error}")
                 continue
-            if run.done:
-                read[path] = (seen, run)
+            read[path] = (seen, run)
             if len(run.points):
                 runs.append(run)
         self._read = read
