@@ -1,6 +1,6 @@
 """What thousands of runs take: seconds and memory to read, list, compare, report, export and watch them.
 
-python benchmarks/thousands.py                                  # appends to benchmarks/thousands.csv; about an hour
+python benchmarks/thousands.py                                  # appends to benchmarks/thousands.csv; an hour or more
 python benchmarks/thousands.py --runs 500 --shapes seeds        # a quick look
 python benchmarks/thousands.py --works load_runs recommend
 
@@ -11,6 +11,7 @@ writing the runs takes longer than the rest.
 """
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,26 @@ def inside(work: str, root: Path) -> None:
     seconds = time.process_time() - began
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"cpu_seconds": round(seconds, 3), "peak_memory_bytes": peak, **answer}))
+
+
+def read() -> list[dict[str, str]]:
+    """The rows that were measured."""
+    with FILE.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def summary(rows: list[dict[str, str]]) -> Iterator[str]:
+    """A table for a page: CPU seconds of each work at each number of runs, and its memory at the largest."""
+    sizes = sorted({int(row["runs"]) for row in rows})
+    yield f"| work | {' | '.join(f'{runs:,} runs' for runs in sizes)} | memory |"
+    yield "|---|" + "---|" * (len(sizes) + 1)
+    for work in dict.fromkeys(row["work"] for row in rows):
+        of_work = {int(row["runs"]): row for row in rows if row["work"] == work}
+        seconds = [
+            f"{float(of_work[runs]['cpu_seconds']):.2g} s" if runs in of_work else "–" for runs in sizes
+        ]
+        memory = int(of_work[max(of_work)]["peak_memory_bytes"]) / 1e6
+        yield f"| {work} | {' | '.join(seconds)} | {memory:.0f} MB |"
 
 
 def main() -> None:
