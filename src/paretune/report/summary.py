@@ -15,7 +15,7 @@ from paretune.report.sections import Part
 
 CELLS = 120  # strategies of all sections together; 12 conditions of 10 strategies make about a megabyte
 STRATEGIES = 40  # of a condition
-SEEDS = 12  # of a strategy, whose points and staircases are drawn
+SEEDS = 12  # of a strategy, whose points and staircases are drawn; of few strategies more
 LISTED = 200  # conditions in the overview
 FILES = "<code>areas.csv</code>, <code>pairs.csv</code> and <code>points.csv</code>"
 _IN_DOUBT = ("cannot tell", "tie", "equivalent", "clear", "alone", "unknown")  # the first is looked at first
@@ -62,7 +62,10 @@ def shown(conditions: Sequence[Condition], rows: Sequence[pd.DataFrame]) -> Show
         chosen.append(number)
     numbers = tuple(sorted(chosen))
     kept = tuple(first_strategies(conditions[number]) for number in numbers)
-    drawn = tuple(_drawn(rows[number], condition) for number, condition in zip(numbers, kept, strict=True))
+    first = max(SEEDS, SEEDS * CELLS // sum(len(condition.areas) for condition in kept))
+    drawn = tuple(
+        _drawn(rows[number], condition, first) for number, condition in zip(numbers, kept, strict=True)
+    )
     left_out = []
     if len(numbers) < len(conditions):
         left_out.append(
@@ -80,9 +83,9 @@ def shown(conditions: Sequence[Condition], rows: Sequence[pd.DataFrame]) -> Show
             f"Sections show the {STRATEGIES} strategies with the largest areas, of up to {most}; sentences are about all."
         )
     seeds = max(len(area.seeds) for condition in conditions for area in condition.areas)
-    if seeds > SEEDS:
+    if seeds > first:
         left_out.append(
-            f"Points and staircases are drawn of the first {SEEDS} seeds of a strategy, of up to {seeds}."
+            f"Points and staircases are drawn of the first {first} seeds of a strategy, of up to {seeds}."
         )
     return Shown(kept, drawn, numbers, tuple(left_out))
 
@@ -102,9 +105,9 @@ def first_strategies(condition: Condition, most: int = STRATEGIES) -> Condition:
     )
 
 
-def _drawn(rows: pd.DataFrame, condition: Condition) -> pd.DataFrame:
-    """The points of the first seeds of the strategies of ``condition``."""
-    kept = {(area.strategy, seed) for area in condition.areas for seed in sorted(area.seeds)[:SEEDS]}
+def _drawn(rows: pd.DataFrame, condition: Condition, seeds: int) -> pd.DataFrame:
+    """The points of the first ``seeds`` of the strategies of ``condition``."""
+    kept = {(area.strategy, seed) for area in condition.areas for seed in sorted(area.seeds)[:seeds]}
     named = zip(rows["label"], rows["seed"], strict=True)
     mask = [(str(label), int(seed)) in kept for label, seed in named]
     return rows if all(mask) else rows[mask]

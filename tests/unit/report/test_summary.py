@@ -8,10 +8,10 @@ import pytest
 
 from paretune.frontiers.comparing import compare
 from paretune.report import page as page_module
-from paretune.report import report_html, write_report
+from paretune.report import report_html, summary, write_report
 from paretune.report.drawing import as_points
 from paretune.report.figures import split
-from paretune.report.summary import CELLS, SEEDS, STRATEGIES, first_strategies, shown
+from paretune.report.summary import CELLS, STRATEGIES, first_strategies, shown
 from paretune.runs.store import load_runs
 from tests.synthetic import Strategy, write_run
 from tests.unit.report.reading import Page
@@ -31,12 +31,11 @@ def written(root: Path, strategies: int, tasks: int, seeds: int) -> Path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of about 100 runs: many tasks, many strategies, many seeds."""
+    """Directories of about 100 runs: many tasks, or many strategies."""
     root = tmp_path_factory.mktemp("many")
     return {
         "tasks": written(root / "tasks", 7, 20, 1),
         "strategies": written(root / "strategies", 50, 2, 1),
-        "seeds": written(root / "seeds", 2, 1, 30),
     }
 
 
@@ -49,7 +48,7 @@ def pages(many: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
         return {name: write_report(runs, root / name / "page.html") for name, runs in many.items()}
 
 
-@pytest.mark.parametrize("shape", ["tasks", "strategies", "seeds"])
+@pytest.mark.parametrize("shape", ["tasks", "strategies"])
 def test_a_page_of_many_runs_is_small_and_says_what_it_leaves_out(pages: dict[str, Path], shape: str) -> None:
     page = Page(pages[shape])
     text = " ".join(page.text.split())
@@ -57,7 +56,6 @@ def test_a_page_of_many_runs_is_small_and_says_what_it_leaves_out(pages: dict[st
     told = {
         "tasks": "3 of 20 conditions have no section",
         "strategies": f"Sections show the {STRATEGIES} strategies with the largest areas, of up to 50",
-        "seeds": f"Points and staircases are drawn of the first {SEEDS} seeds of a strategy, of up to 30",
     }[shape]
     assert "Not all is on this page" in text
     assert told in text
@@ -105,6 +103,27 @@ def test_what_the_first_strategies_are_told_is_what_they_are_told_among_all(many
             whole = getattr(condition.decision, name)[:10, :10]
             assert (getattr(few.decision, name) == whole).all()
         assert len(few.differences) == 45
+
+
+def test_of_many_seeds_the_first_are_drawn_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = load_runs(written(tmp_path, 2, 1, 26))
+    comparison, rows = compare(runs), [rows for _, rows in split(as_points(runs))]
+    assert shown(comparison.conditions, rows).whole
+    monkeypatch.setattr(summary, "SEEDS", 5)
+    monkeypatch.setattr(summary, "CELLS", 8)
+    chosen = shown(comparison.conditions, rows)
+    told = "Points and staircases are drawn of the first 20 seeds of a strategy, of up to 26."
+    assert chosen.left_out == (told,)
+    assert sorted({*chosen.rows[0]["seed"]}) == [*range(20)]
+    (condition,) = chosen.conditions
+    assert condition == comparison.conditions[0]
+    page = report_html(runs)
+    assert told in page
+    assert f"{2 * 6 * 3} of {2 * 26 * 3} points are left out of the picture" in page
+    least, most = (of(condition.best.per_seed) for of in (min, max))
+    assert f"{least:.3f} – {most:.3f} (26 seeds)" in page
 
 
 def test_small_reports_show_all(many: dict[str, Path]) -> None:
