@@ -7,8 +7,8 @@ normalise the share of their process; before each evaluation they get the mean o
 
 Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
 (:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
-those numbers, and an error names the step it is from. Models, attacks and objectives of one's own that look at values wait,
-the scaler of float16 gradients does, and so does what is done once: a look at the model, a comparison of graphs.
+those numbers. Models, attacks and objectives of one's own that look at values wait, the scaler of float16 gradients does,
+and so does what is done once: a look at the model, a comparison of graphs.
 """
 
 from collections.abc import Callable, Sequence
