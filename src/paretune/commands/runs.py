@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from paretune.runs.store import Run
 
 # What training, its dashboards and the search for its learning rate write into a run directory, beside the files of a run.
-_OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search"}
+_OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search", "confirmed", "confirming", "weights"}
 
 
 @dataclass(frozen=True)

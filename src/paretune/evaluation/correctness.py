@@ -144,14 +144,21 @@ def evaluate(
     if data.among is not None:
         asked = Among(model, data.among)
         searched = victim and attack_copy(asked, **vars(victim.options))
+    rank, world = shard
+    batches = torch.split(torch.arange(len(data)), batch_size)
+    most = max((attack.portion for attack in attacks), default=1)
+    # The same portions for any number of shards, so that each batch that the model sees is the same too.
+    together = min(most, max(1, len(batches) // SHARED))
+    portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
+    portions = portions[rank::world]
     if candidates is not None:
-        candidates.begin(data, attacks)
-    together, portions = portions_of(len(data), batch_size, attacks, shard)
+        candidates.begin(data, attacks, torch.cat([torch.arange(0), *portions]))
     run = _Run(asked, searched, attacks, data, batch_size, seed, candidates, seen)
     with evaluation_mode(asked), contextlib.ExitStack() as held:
         kept = None
         if state is not None:
-            held.enter_context(claimed(state, run.plan(shard, together), run.probe()))
+            portion = together if together < most else None
+            held.enter_context(claimed(state, run.plan(shard, portion), run.probe()))
             kept = _Kept(Path(state))
         shown = held.enter_context(bars(enabled=progress))
         task = shown.add_task("evaluate", total=sum(map(len, portions)), note="")
@@ -198,24 +205,6 @@ def evaluate(
         data.paired,
         scores,
     )
-
-
-def portions_of(
-    examples: int, batch_size: int, attacks: Sequence[Attack], shard: tuple[int, int]
-) -> tuple[int | None, list[Tensor]]:
-    """How one process goes through the examples; see ``shard`` of :func:`evaluate`.
-
-    Portions are the same for any number of shards, so that each batch that the model sees is the same too.
-
-    Returns:
-        The batches of a portion where they are not as many as the attacks like, and the places of each portion.
-    """
-    rank, world = shard
-    batches = torch.split(torch.arange(examples), batch_size)
-    most = max((attack.portion for attack in attacks), default=1)
-    together = min(most, max(1, len(batches) // SHARED))
-    portions = [torch.cat(batches[start : start + together]) for start in range(0, len(batches), together)]
-    return together if together < most else None, portions[rank::world]
 
 
 def _check_domains(data: Any, loaded_with: Any) -> None:

@@ -90,13 +90,14 @@ class Candidates:
 
     def __init__(self) -> None:
         self._split: str | None = None
+        self._here = torch.arange(0)  # places of the examples that were measured last
         # By the call of the attack: changes (examples, channels, height, width) int8, and the largest change (examples,)
         # of each image, 0 where there is no candidate.
         self._changes: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
 
-    def begin(self, data: ImageSplit, attacks: Sequence[Attack]) -> None:
-        """Make room for what breaks the examples of ``data``.
+    def begin(self, data: ImageSplit, attacks: Sequence[Attack], places: Tensor) -> None:
+        """Make room for what breaks the examples of ``data``, of which those at ``places`` will be attacked here.
 
         Raises:
             ValueError: the candidates are of another split.
@@ -109,7 +110,7 @@ class Candidates:
                 f"these candidates are of other examples ({self._split}) than data ({data.fingerprint}); every split has "
                 "its own: give new Candidates()"
             )
-        self._split = data.fingerprint
+        self._split, self._here = data.fingerprint, places
         for attack in map(repr, attacks):
             if attack not in self._changes:
                 self._changes[attack] = torch.zeros(shape, dtype=torch.int8)
@@ -137,15 +138,14 @@ class Candidates:
         self._changes[repr(attack)][places.cpu()] = levels.to(torch.int8)
         self._largest[repr(attack)][places.cpu()] = largest
 
-    def share(self, places: Tensor, total: Callable[[Tensor], Tensor]) -> None:
-        """Where several processes have tried and attacked the examples at ``places`` each, let all know what all know.
+    def share(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Where several processes have measured a shard each, let all know what all know.
 
         Args:
-            places: of this process.
             total: the sum of a tensor over all processes.
         """
         for name, largest in self._largest.items():
-            here = torch.zeros_like(largest, dtype=torch.bool).index_fill(0, places, True)
+            here = torch.zeros_like(largest, dtype=torch.bool).index_fill(0, self._here, True)
             self._largest[name] = total(largest.where(here, 0.0))
             known = (self._largest[name] > 0).nonzero().flatten()
             self._changes[name][~here] = 0

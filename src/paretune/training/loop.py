@@ -1,14 +1,12 @@
 """The one training loop: every strategy, objective and schedule is an argument to it.
 
-Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
-and of every evaluation, and they send each other the gradients of what trains, once a step; under ``accelerate launch
---use_fsdp --fsdp_version 2`` they divide what trains too (:mod:`paretune.training.sharding`). Batch norms that adapt
-normalise the share of their process; before each evaluation they get the mean of all, which lacks the spread between shares.
-
-Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
-(:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
-those numbers. Models, attacks and objectives of one's own that look at values wait, the scaler of float16 gradients does,
-and so does what is done once: a look at the model, a comparison of graphs.
+Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch and
+of every evaluation, and they send each other the gradients of what trains, once a step. (``accelerate launch --cpu`` alone
+starts one process, whatever ``--num_processes`` says; the log tells how many there are.) With ``accelerate launch
+--use_fsdp --fsdp_version 2`` they divide what trains too, see :mod:`paretune.training.sharding`. Where batch norms adapt,
+each normalises its own share, and what they have seen becomes their mean before each evaluation: the running means are
+those of whole batches then, the running variances lack the spread between the shares. A comment says where an accelerator
+is waited for; why nowhere else, :mod:`paretune.training.measuring`.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +37,7 @@ from paretune.training.freezing import Freezing, Frozen
 from paretune.training.gradients import gradients
 from paretune.training.guards import check_gradients, far_statistics
 from paretune.training.keeping import Rule
-from paretune.training.measuring import Readings, at_work, kept_of, look, measure
+from paretune.training.measuring import Readings, at_work, look, measure
 from paretune.training.memory import evaluated, shortage
 from paretune.training.objectives import Objective
 from paretune.training.optimizers import AdamW
@@ -138,10 +136,8 @@ def train(
         stop_on_failure: end the run where transfer failure, catastrophic overfitting, masked gradients or an adapter that
             does not move is noticed. It is measured there and finished as it is; a finding, the last rows and the adapter
             say why. A comparison takes no more points of any run than the shortest run has.
-        reuse: try the adversarial examples of the evaluation point before first, and attack what withstands them: fewer
-            passes, and of no example a kinder answer, see :mod:`paretune.evaluation.reuse`.
-        confirm: a stricter attack, such as ``AutoAttack(Linf(4/255))``, that measures the frontier and the last point on the
-            report split at the end, see :mod:`paretune.training.confirming`; they are beside the rows.
+        reuse: try first what broke the model at the evaluation point before, see :mod:`paretune.evaluation.reuse`.
+        confirm: a stricter attack on the points that are chosen, at the end, see :mod:`paretune.training.confirming`.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
@@ -188,7 +184,8 @@ def _follow(
     parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
     tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
     average = Average(model, plan.ema)
-    record.go_on(model, optim, {**kept_of(tasks), "average": average, "scale": precision})
+    kept = {name: part for task in tasks for name, part in task.kept.items()}
+    record.go_on(model, optim, {**kept, "average": average, "scale": precision})
     give(model, learner)
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])

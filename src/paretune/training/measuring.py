@@ -1,4 +1,10 @@
-"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points."""
+"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points.
+
+Between two readings of the numbers the loop itself never waits, nor does an attack of :mod:`paretune.attacks`: what its
+checks look at is read with those numbers, and an error names the step it is from. What is done once is the exception: the
+first step shows what the model is like, and graphs are compared before they are used. So are models, and attacks and
+objectives of one's own, that look at values themselves, and the scaler of float16 gradients.
+"""
 
 import contextlib
 import time
@@ -111,6 +117,12 @@ class AtWork:
             share=plan.share,
         )
 
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What checkpoints hold of it, by name."""
+        number = self.plan.number or ""
+        return {f"objective{number}": self.term, f"replays{number}": self.replays}
+
     def attacked(self, batch: TrainingBatch) -> Any:
         """What the loss takes beside the batch."""
         return self.term.attacked(self.copy, batch)
@@ -122,18 +134,10 @@ def at_work(plan: Plan, model: Backbone, learner: Backbone) -> list[AtWork]:
     for task in plan.tasks:
         view = shared_view(model, task.name, plan.noted) if plan.together else model
         term = plan.objective.begin(view, task.data, plan.seed)
-        called, replays = view if plan.together else learner, Replays(reuse=plan.reuse)
+        called = view if plan.together else learner
+        replays = Replays(reuse=plan.reuse)
         tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options), replays))
     return tasks
-
-
-def kept_of(tasks: Sequence[AtWork]) -> dict[str, Kept]:
-    """What checkpoints hold of ``tasks``, by name."""
-    return {
-        f"{name}{task.plan.number or ''}": part
-        for task in tasks
-        for name, part in (("objective", task.term), ("replays", task.replays))
-    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from paretune.attacks import Attack, AttackCopy
 from paretune.attacks.masking import vanishing_gradients
 from paretune.backbones.backbone import Backbone
 from paretune.data.image_split import ImageSplit
-from paretune.evaluation.correctness import Seen, evaluate, portions_of
+from paretune.evaluation.correctness import Seen, evaluate
 from paretune.evaluation.reuse import Candidates
 from paretune.evaluation.scores import Bits, Scores
 from paretune.training.memory import EVALUATED
@@ -172,19 +172,26 @@ class Processes:
     ) -> Scores:
         """:func:`~paretune.evaluate`, of which each process does its share; ``seen`` sees that alone.
 
-        All processes end with the same ``candidates``.
-
-        The seconds are those of this process. Of several, each keeps its share in a directory of its own in ``state``.
+        The seconds are those of this process. Of several, each keeps its share in a directory of its own in ``state``, and
+        all end with the same ``candidates``.
         """
         if self.world > 1 and options.get("state") is not None:
             options["state"] = Path(options["state"]) / f"{self.rank + 1}-of-{self.world}"
         shard = (self.rank, self.world)
-        batch_size = options.setdefault("batch_size", self.evaluated)
-        options |= {"seed": seed, "shard": shard, "victim": victim, "candidates": candidates, "seen": seen}
-        scores = evaluate(model, split, attacks, **options)
+        options.setdefault("batch_size", self.evaluated)
+        scores = evaluate(
+            model,
+            split,
+            attacks,
+            seed=seed,
+            shard=shard,
+            victim=victim,
+            seen=seen,
+            candidates=candidates,
+            **options,
+        )
         if candidates is not None and self.world > 1:
-            _, portions = portions_of(len(split), batch_size, attacks, shard)
-            candidates.share(torch.cat(portions or [torch.arange(0)]), self.total)
+            candidates.share(self.total)
         return self._whole(scores)
 
     def _whole(self, scores: Scores) -> Scores:

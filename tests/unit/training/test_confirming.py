@@ -1,5 +1,6 @@
 """A stricter attack measures the chosen points of a run at its end."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import paretune as pt
 from paretune.attacks import APGD, AutoAttack, Linf
 from paretune.attacks.autoattack_state import Journal
+from paretune.commands.cli import main
 from paretune.frontiers.confirmed import confirmations
 from paretune.frontiers.pareto import area, frontier_mask
 from paretune.report.page import report_html
@@ -188,6 +190,20 @@ def test_the_option_names_an_attack_and_the_run() -> None:
     for text in ("APGD(Linf(4/255))", "Nothing()", "Linf(2/255)"):
         with pytest.raises((ValueError, TypeError), match="confirm"):
             RunConfig(confirm=text)
+
+
+@pytest.mark.parametrize("last", [9, None])
+def test_a_run_with_confirmations_is_removed_like_any_other(last: int | None, tmp_path: Path) -> None:
+    def end(status: Any) -> None:
+        if status.step == last:
+            raise Stop
+
+    out = tmp_path / "run"
+    with contextlib.suppress(Stop):
+        tiny.run(out, **OPTIONS, confirm=STRICT, progress=end)
+    assert (out / ("weights" if last else "confirmed")).is_dir()
+    main(["runs", "remove", str(out), "--yes"])
+    assert not out.exists()
 
 
 def test_done_says_which_steps_were_confirmed(confirmed: Path) -> None:
