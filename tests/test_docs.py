@@ -26,7 +26,7 @@ PAGES = [
         page,
         id=str(page.relative_to(DOCS)),
         marks=[pytest.mark.slow]
-        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance")
+        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance", "clusters")
         else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
@@ -72,7 +72,7 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
             code = stopped.code
         assert code == 0, f"{line}: {capsys.readouterr().err}"
     else:
-        assert words[0] in ("python", "torchrun"), line  # installing, and what has a test of its own
+        assert words[0] in ("python", "torchrun", "ray"), line  # installing, and what has a test of its own
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -199,3 +199,18 @@ def test_broken_links_of_a_site_are_found(tmp_path) -> None:
     told = [re.search(r"(?:refers to|loads) ([^,\s]+)", line)[1] for line in checked.stderr.splitlines()]  # type: ignore[index]
     elsewhere = ["https://example.org/x.js", "//example.org/y.css"]
     assert told == ["b.html#nowhere", "c.html", "#nowhere", "d.png", *elsewhere]
+
+
+def test_what_many_runs_take_is_what_was_measured(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("thousands")
+    rows, told = benchmark.read(), (DOCS / "how-to/many-runs.md").read_text("utf-8")
+    assert "\n".join(benchmark.summary(rows)) in told
+    for work in ("load_runs", "recommend", "watch, first"):  # ten times the runs take about ten times as long
+        few, many = (
+            float(row["cpu_seconds"])
+            for runs in ("500", "5000")
+            for row in rows
+            if (row["runs"], row["work"]) == (runs, work)
+        )
+        assert many < 15 * few

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from paretune.commands.parser import Level, read
 
 # Which weights of a checkpoint were taken; precision and engine, and why; which images are left out; what makes it slow;
-# which learning rates a search tries and takes.
+# which learning rates a search tries and takes; which runs were lost, and how many fit into memory.
 TOLD = (
     "paretune.backbones.weights",
     "paretune.attacks.copy",
     "paretune.data.files",
     "paretune.evaluation.speed",
     "paretune.sweeps.searching",
+    "paretune.sweeps.executors.cluster",
+    "paretune.sweeps.executors.local",
 )
 LAUNCHED = ("paretune.training.processes",)
 

@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from paretune.commands._judging import Judging, print_condition
+from paretune.commands._judging import Judging, print_condition, print_confirmations
 from paretune.commands._printing import print_findings, print_table
 from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig
+from paretune.sweeps.executors import Executor, Workers, read_executor
 
 if TYPE_CHECKING:
     from paretune.runs.store import Run
@@ -23,14 +24,15 @@ class Comparing(Judging, CompareConfig):
 
     Args:
         out: directory of the runs and the report.
-        workers: processes; null takes one a core, or one in all with a GPU.
+        workers: runs at once; null takes one a core, or one in all with a GPU, and elsewhere what there is place for. auto
+            takes as many as memory here has place for.
         resume: go on with stopped runs; false starts them over.
         sinks: dashboards that receive the rows too, separated by commas: tensorboard, mlflow, wandb, trackio, with options
             as in "MLflow(experiment='digits')".
     """
 
     out: str = "paretune-runs"
-    workers: int | None = None
+    workers: Workers = None
     resume: bool = True
     sinks: str | None = None
 
@@ -46,16 +48,21 @@ class Compare(Comparing):
     """Train every strategy on one task and report which has the best frontier.
 
     Args:
+        on: where the runs are made: local, ray, ray:HOST:PORT, slurm, or a call such as "Ray(cpus_per_run=4)".
+        gpus_per_run: share of one GPU that a run takes; 0.5 puts two runs on each.
         until: certain puts strategies that cannot be best any more out of the race, so that they get no more seeds; null
             runs every seed of all.
         budget: of a race, at most; as in 2h, or "3e6 gradients", which are passes of one image forward and back.
     """
 
+    on: str = "local"
+    gpus_per_run: float | None = None
     until: Literal["certain"] | None = None
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_executor(self.on, gpus_per_run=self.gpus_per_run)
         if self.until is None:
             if self.budget is not None:
                 raise ValueError("budget is that of a race; give until certain too (--until certain)")
@@ -79,41 +86,38 @@ class Compare(Comparing):
         from paretune.runs.naming import threat_text
         from paretune.sweeps.searching import with_rates
 
-        configs = with_rates(self.runs(), self, self.out, workers=self.workers, resume=self.resume)
-        runs = self.made(configs)
+        on = read_executor(self.on, gpus_per_run=self.gpus_per_run)
+        configs = with_rates(self.runs(), self, self.out, on=on, workers=self.workers, resume=self.resume)
+        runs = self.made(configs, on)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
             print_condition(
                 condition, f"{condition.task}, {threat}, PGD with {self.eval_steps} steps, {self.backbone}"
             )
+        print_confirmations(judged, self.start)
         print_findings(runs)
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")
 
-    def made(self, configs: "list[RunConfig]") -> "list[Run]":
+    def made(self, configs: "list[RunConfig]", on: Executor) -> "list[Run]":
         """The runs of all configurations; of a race, of those that it needs."""
         from paretune.frontiers.settings import Settings
         from paretune.runs.sinks import read_sinks
         from paretune.sweeps.grid import run_all
         from paretune.sweeps.racing import race
 
-        sinks, tell = read_sinks(self.sinks), partial(print, flush=True)
+        making: dict[str, Any] = {
+            "on": on,
+            "workers": self.workers,
+            "resume": self.resume,
+            "sinks": read_sinks(self.sinks),
+            "tell": partial(print, flush=True),
+        }
         if self.until is None:
-            return run_all(
-                configs, self.out, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
-            )
-        runs, _ = race(
-            configs,
-            self.out,
-            Settings(**self.options),
-            budget=self.budget,
-            workers=self.workers,
-            resume=self.resume,
-            sinks=sinks,
-            tell=tell,
-        )
+            return run_all(configs, self.out, **making)
+        runs, _ = race(configs, self.out, Settings(**self.options), budget=self.budget, **making)
         return runs
 
 

@@ -35,7 +35,13 @@ class Info:
         for name, record in OFFLINE.items():
             installed = importlib.util.find_spec(record.package) is not None
             rows.append([f"weights {name}", "installed" if installed else record.install])
-        for name, extra in (("vl_convert", "report"), ("matplotlib", "plot"), ("datasets", "datasets")):
+        for name, extra in (
+            ("vl_convert", "report"),
+            ("matplotlib", "plot"),
+            ("datasets", "datasets"),
+            ("ray", "ray"),
+            ("submitit", "slurm"),
+        ):
             installed = importlib.util.find_spec(name) is not None
             rows.append([name, "installed" if installed else f'pip install "paretune[{extra}]"'])
         print_table(["what", "state"], rows)

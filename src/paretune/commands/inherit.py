@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paretune.commands._loading import load_adapted
 from paretune.commands._printing import print_table
 from paretune.commands._recorded import load_recorded
+from paretune.sweeps.executors import Workers, read_executor
 from paretune.sweeps.protocol import InheritConfig, study
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ class Inherit(InheritConfig):
         start: a finished run, or an adapter, to begin with instead of the backbone's own head; the report split of its data
             measures what is lost of it.
         out: directory of the runs and the report.
-        workers: processes; null takes one a core, or one in all with a GPU.
+        on: where the runs are made: local, ray, ray:HOST:PORT, slurm, or a call such as "Ray(cpus_per_run=4)".
+        gpus_per_run: share of one GPU that a run takes; 0.5 puts two runs on each.
+        workers: runs at once; null takes one a core, or one in all with a GPU, and elsewhere what there is place for. auto
+            takes as many as memory here has place for.
         resume: go on with stopped runs; false starts them over.
         sinks: dashboards that receive the rows too, separated by commas: tensorboard, mlflow, wandb, trackio, with options
             as in "MLflow(experiment='digits')".
@@ -32,7 +36,9 @@ class Inherit(InheritConfig):
 
     start: str | None = None
     out: str = "paretune-inherit"
-    workers: int | None = None
+    on: str = "local"
+    gpus_per_run: float | None = None
+    workers: Workers = None
     resume: bool = True
     sinks: str | None = None
     level: float = 0.95
@@ -42,6 +48,7 @@ class Inherit(InheritConfig):
         super().__post_init__()
         if not self.out:
             raise ValueError("out is empty; name a directory")
+        read_executor(self.on, gpus_per_run=self.gpus_per_run)
         for name in ("pretrain", "pretrain_domain"):
             if self.start is not None and getattr(self, name) is not None:
                 raise ValueError(f"start is pretrained already: give start or {name}, not both")
@@ -68,6 +75,7 @@ class Inherit(InheritConfig):
             pretrain=self.pretrain,
             pretraining=pretraining,
             out=self.out,
+            on=read_executor(self.on, gpus_per_run=self.gpus_per_run),
             workers=self.workers,
             resume=self.resume,
             sinks=sinks,

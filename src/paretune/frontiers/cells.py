@@ -31,6 +31,20 @@ from paretune.runs.store import Run
 CHOICES = 64  # of R runs, at most; averaging over more would change areas by less than the examples do
 SELECTIONS = 200  # resamples of the select examples: a standard deviation to within 5 %
 _NAMES = ("clean", "robust")
+_COLUMNS = (
+    *(
+        "label",
+        "seed",
+        "run_index",
+        "step",
+        "clean",
+        "robust",
+        "clean_select",
+        "robust_select",
+        "train_seconds",
+    ),
+    *("examples", "examples_select", "report_id", "select_id", "bits", "bits_key", "elsewhere"),
+)
 _KEYS = [(split, name) for split in ("select", "report") for name in _NAMES]
 HALVINGS = 4  # of the report examples; more make the variance of the choice less noisy, at their own cost
 
@@ -169,6 +183,11 @@ class Trained(Generic[C]):
     train_seconds: float
 
 
+def narrow(points: pd.DataFrame) -> pd.DataFrame:
+    """The columns that a cell is made of: taking a few rows of a table takes as long as it has columns."""
+    return points[[name for name in _COLUMNS if name in points]]
+
+
 def load_cell(
     rows: pd.DataFrame,
     runs: list[Run],
@@ -183,7 +202,8 @@ def load_cell(
     report = rows[["clean", "robust"]].to_numpy(dtype=float)
     subsets = spaced_subsets(rows["run_index"].to_numpy(), *budget, seed)
     used = np.unique(np.concatenate(subsets))
-    loaded = [runs[rows["run_index"].iloc[i]].bits(rows.iloc[i]) for i in used]
+    records = rows.to_dict("records")
+    loaded = [runs[records[i]["run_index"]].bits(records[i]) for i in used]
     bits = {f"{split}/{name}": np.stack([run[f"{split}/{name}"] for run in loaded]) for split, name in _KEYS}
     return Trained(
         Cell.of(bits, [np.searchsorted(used, subset) for subset in subsets], reference, samples),

@@ -1,4 +1,4 @@
-"""A grid of runs on one machine, and the configuration that names each."""
+"""A grid of runs, on one machine or many, and the configuration that names each."""
 
 from paretune.sweeps.entry import compare_until, sweep
 from paretune.sweeps.protocol import inheritance

@@ -18,6 +18,7 @@ from paretune.strategies import trainable_parameters
 from paretune.sweeps.config import RunConfig
 from paretune.training.gradients import gradients
 from paretune.training.measuring import at_work
+from paretune.training.memory import EVALUATED
 from paretune.training.objectives import TrainingBatch
 from paretune.training.plan import Plan, evaluations_of_image, measuring_steps
 from paretune.training.precision import MixedPrecision
@@ -26,7 +27,6 @@ from paretune.training.tasks import Tasks, batches
 
 PIXELS = 1 << 19  # of a batch that is timed in passing: 10 images of 224x224, or all of a batch of small ones
 _ENOUGH = 0.5  # seconds after which a timing is not repeated
-_EVALUATED = 128  # images of a batch of evaluation, see paretune.evaluate
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.in
         model = config.adapted(data)
         model.to(device).to(memory_format=torch.channels_last)
         plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
-        tasks = at_work(plan, model, lambda module: module)
-        largest = _EVALUATED + max(task.plan.batch_size for task in tasks)
+        tasks = at_work(plan, model, model)
+        largest = EVALUATED + max(task.plan.batch_size for task in tasks)
         most = int(max(2, min(pixels / math.prod(pair(model.image_size)), largest)))
         precision = MixedPrecision(device, plan.mixed_precision)
         trained = list(trainable_parameters(model).values())
@@ -168,7 +168,7 @@ def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.in
 
         def evaluate(steps: int) -> int:
             task = tasks[0]  # whose images and network are those of all
-            images, labels = (part.to(device) for part in task.plan.data.report[: min(_EVALUATED, most)])
+            images, labels = (part.to(device) for part in task.plan.data.report[: min(EVALUATED, most)])
             with torch.no_grad():
                 task.model.eval()(images)
             # All steps for all images: those of a model that has not learnt yet would leave at once.

@@ -18,6 +18,7 @@ from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweeps.executors import Executor, Workers
 from paretune.sweeps.grid import run_all
 from paretune.sweeps.racing import check, race
 from paretune.sweeps.searching import with_rates
@@ -36,7 +37,8 @@ def sweep(
     *,
     backbone: str | Backbone = "efficientnet-lite0",
     out: str | Path = "paretune-runs",
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -57,8 +59,12 @@ def sweep(
         backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
             has, so that its logits are those of the classes of ``data``.
         out: directory of the runs.
-        workers: processes; None takes one a core, or one in all if there is a GPU. Data sets and models that cannot be
-            sent to another process, such as those of classes that a notebook defines, are used in this one, run by run.
+        on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
+            :mod:`paretune.sweeps.executors` with its options, as a value or as a text. Other machines must see
+            ``out`` and the data under the same paths.
+        workers: runs at once; None takes one a core here, or one in all if there is a GPU, and elsewhere what there is place
+            for; ``"auto"`` as many as memory here has place for. Data sets and models that cannot be sent to another
+            process, such as those of classes that a notebook defines, are used in this one, run by run.
         resume: False starts the runs over.
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
@@ -73,12 +79,14 @@ def sweep(
         TypeError: there is no such option, or ``backbone`` carries an adapter already.
         ValueError: an option is out of range, the data is not what the backbone takes, or several ``workers`` are wanted
             for what cannot be sent to them.
-        RuntimeError: a worker ended abruptly.
+        RuntimeError: a worker ended abruptly; elsewhere, several of one run in a row.
+        ImportError, ConnectionError: ``on`` needs a package, or nothing answers there.
+        BlockingIOError: another process hands out runs in ``out``, or is at work in one of them.
     """
     runs, config, judging = _asked("sweep", data, strategies, seeds, backbone, options)
-    runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
+    runs = with_rates(runs, config, out, on=on, workers=workers, resume=resume, progress=progress)
     return compare(
-        run_all(runs, out, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
+        run_all(runs, out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
     )
 
 
@@ -91,7 +99,8 @@ def compare_until(
     budget: str | Budget | None = None,
     backbone: str | Backbone = "efficientnet-lite0",
     out: str | Path = "paretune-runs",
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -114,6 +123,7 @@ def compare_until(
             The search of ``lr="auto"`` comes before the race and does not count.
         backbone: as for :func:`sweep`.
         out: directory of the runs and of ``race.json``, which says what was put out, when and why.
+        on: as for :func:`sweep`.
         workers: as for :func:`sweep`.
         resume: False starts the race and its runs over.
         progress: show bars on the terminal.
@@ -134,10 +144,9 @@ def compare_until(
     runs, config, judging = _asked("compare_until", data, strategies, seeds, backbone, options)
     settings = Settings(**judging)
     check(runs, settings)
-    runs = with_rates(runs, config, out, workers=workers, resume=resume, progress=progress)
-    raced, _ = race(
-        runs, out, settings, budget=limit, workers=workers, resume=resume, progress=progress, sinks=sinks
-    )
+    making: dict[str, Any] = {"on": on, "workers": workers, "resume": resume, "progress": progress}
+    runs = with_rates(runs, config, out, **making)
+    raced, _ = race(runs, out, settings, budget=limit, sinks=sinks, **making)
     return compare(raced, **judging)
 
 

@@ -28,6 +28,7 @@ from paretune.runs.store import Run
 from paretune.sweeps.before import identity
 from paretune.sweeps.config import TaskConfig
 from paretune.sweeps.entry import GivenRun
+from paretune.sweeps.executors import Executor, Workers
 from paretune.sweeps.grid import directory_name, run_all
 from paretune.sweeps.methods import Method, Methods, Soup, labels, short_label
 from paretune.training.averaging import soup, wise_ft
@@ -100,7 +101,8 @@ def inherit(
     task: TaskConfig,
     *,
     out: str | Path,
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -115,7 +117,8 @@ def inherit(
         seeds: of training.
         task: how each run trains and measures.
         out: directory of the runs.
-        workers: as in :func:`~paretune.sweeps.grid.run_all`, and so are the arguments after it.
+        on: as in :func:`~paretune.sweeps.grid.run_all`, and so are the arguments after it.
+        workers: runs at once.
         resume: False starts all runs over.
         progress: show bars.
         sinks: who else receives the rows.
@@ -131,7 +134,7 @@ def inherit(
         )
     before = work.before(progress=progress)
     trained = run_all(
-        [*work.configs.values()], out, workers=workers, resume=resume, progress=progress, sinks=sinks
+        [*work.configs.values()], out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks
     )
     runs = work.with_means(dict(zip(work.configs, trained, strict=True)))
     called = labels(methods)

@@ -13,7 +13,11 @@ import torch
 from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import CompareConfig, RunConfig
 from paretune.sweeps.costs import Cost, Work, makespan, measured
-from paretune.sweeps.grid import check_unchanged, directory_name, shares, steps_done
+from paretune.sweeps.executors import Workers
+from paretune.sweeps.executors.job import steps_done
+from paretune.sweeps.executors.local import shares
+from paretune.sweeps.executors.packing import fitting
+from paretune.sweeps.grid import check_unchanged, directory_name
 from paretune.sweeps.searching import chosen, configured, outcomes, search_directory, trials
 
 
@@ -101,7 +105,7 @@ class SweepPlan:
 
 
 def plan(
-    config: CompareConfig, out: str | Path, *, workers: int | None = None, resume: bool = True
+    config: CompareConfig, out: str | Path, *, workers: Workers = None, resume: bool = True
 ) -> SweepPlan:
     """What a comparison in ``out`` would do, the search for learning rates included; nothing is written.
 
@@ -136,11 +140,14 @@ def plan(
         done[path] = math.inf if path in diverged else steps_done(path, places_of) if resume else 0.0
         if math.isinf(done[path]) and path not in diverged:
             check_unchanged(places_of, data)
-    workers, threads = shares(workers, len(configs))
+    auto = workers == "auto"
+    workers, threads = shares(None if workers == "auto" else workers, len(configs))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
         took = list(pool.map(_measured, configs[: len(strategies)], [threads] * len(strategies)))
     costs = {strategy: cost for strategy, (cost, _) in zip(strategies, took, strict=True)}
+    if auto:
+        workers, _ = fitting(max(cost.peak_memory_bytes for cost in costs.values()), len(configs))
     every, seconds = [], 0.0
     for place, runs in places.items():
         plans = []

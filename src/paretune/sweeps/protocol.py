@@ -21,6 +21,7 @@ from paretune.strategies import FullFineTune, LinearProbe, LoRA
 from paretune.sweeps.before import plain, pretrained_on, pretraining_run, with_own_head
 from paretune.sweeps.config import Seeds, TaskConfig
 from paretune.sweeps.entry import as_written, check_known
+from paretune.sweeps.executors import Executor, Workers
 from paretune.sweeps.inheriting import PRETRAINING, Related, inherit
 from paretune.sweeps.label_space import check_apart, common_classes, in_common, versions
 from paretune.sweeps.methods import Method, Methods, Soup, WiSE
@@ -152,7 +153,8 @@ def inheritance(
     pretrain: Any = None,
     pretraining: Any = None,
     out: str | Path = "paretune-inherit",
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -177,7 +179,8 @@ def inheritance(
         pretrain: data to train ``backbone`` on first, with a fresh head: what :func:`paretune.load_data` takes or returns.
         pretraining: data whose report split measures the task that ``backbone`` was pretrained on, likewise, or a split.
         out: directory of the runs.
-        workers: processes, see :func:`paretune.sweep`.
+        on: where the runs are made, see :func:`paretune.sweep`.
+        workers: runs at once, likewise.
         resume: False starts the runs over.
         progress: show bars on the terminal.
         sinks: who else receives the rows of each run, see :func:`paretune.train`.
@@ -213,6 +216,7 @@ def inheritance(
         pretrain=pretrain,
         pretraining=pretraining,
         out=out,
+        on=on,
         workers=workers,
         resume=resume,
         progress=progress,
@@ -229,7 +233,8 @@ def study(
     pretrain: Any = None,
     pretraining: Any = None,
     out: str | Path,
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -299,6 +304,7 @@ def study(
         config.seeds,
         config,
         out=out,
+        on=on,
         workers=workers,
         resume=resume,
         progress=progress,

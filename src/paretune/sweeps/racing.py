@@ -33,7 +33,10 @@ from paretune.sweeps.announcing import minutes_text
 from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.costs import PIXELS, Work, makespan, measured
-from paretune.sweeps.grid import directory_name, run_all, shares, steps_done
+from paretune.sweeps.executors import Executor, Workers
+from paretune.sweeps.executors.job import steps_done
+from paretune.sweeps.executors.local import shares
+from paretune.sweeps.grid import directory_name, run_all
 from paretune.training.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ def race(
     settings: Settings,
     *,
     budget: Budget | None = None,
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
     sinks: Sequence[Openable] = (),
@@ -60,7 +64,8 @@ def race(
         budget: no round begins that would exceed it, with those before it; None is no limit. Gradient evaluations of an
             evaluation are counted as if no image were solved before the last step of the attack. Of time, that of the
             rounds counts, without what a call that was killed had done of one.
-        workers: see :func:`~paretune.sweeps.grid.run_all`, as for the others.
+        on: see :func:`~paretune.sweeps.grid.run_all`, as for the others.
+        workers: runs at once.
         resume: False starts the race and its runs over.
         progress: show bars.
         sinks: who else receives the rows of each run.
@@ -102,6 +107,7 @@ def race(
         made = run_all(
             [entered[key] for key in keys],
             out,
+            on=on,
             workers=workers,
             resume=resume,
             progress=progress,
@@ -208,7 +214,7 @@ def _fits(
     before: Round | None,
     configs: Sequence[RunConfig],
     data: ImageData | Tasks,
-    workers: int | None,
+    workers: Workers,
 ) -> bool:
     """Whether a round of these runs is within the budget; one that was made before takes what it took."""
     if before is not None:
@@ -219,7 +225,7 @@ def _fits(
     elif state.rounds:
         seconds = state.seconds / max(1, state.gradient_evaluations) * needed
     else:
-        used, _ = shares(workers, len(configs))
+        used, _ = shares(workers if isinstance(workers, int) else None, len(configs))
         cost = measured(configs[0], data, PIXELS)
         seconds = makespan([cost.seconds(Work.of(config, data)) for config in configs], used)
         log.info("%d runs: about %s", len(configs), minutes_text(seconds))

@@ -22,7 +22,8 @@ from paretune.runs.store import SEARCH, Run
 from paretune.strategies import Strategy
 from paretune.sweeps.config import RunConfig, SearchConfig
 from paretune.sweeps.costs import Work
-from paretune.sweeps.grid import directory_name, run_all
+from paretune.sweeps.executors import Executor, Workers
+from paretune.sweeps.grid import check_local, directory_name, run_all
 from paretune.training.guards import TrainingDiverged
 
 log = logging.getLogger(__name__)  # which the command line shows
@@ -42,7 +43,8 @@ def with_rates(
     search: SearchConfig,
     out: str | Path,
     *,
-    workers: int | None = None,
+    on: str | Executor = "local",
+    workers: Workers = None,
     resume: bool = True,
     progress: bool = True,
 ) -> list[RunConfig]:
@@ -55,7 +57,8 @@ def with_rates(
         configs: runs of one task.
         search: how.
         out: directory of the runs.
-        workers: see :func:`~paretune.sweeps.grid.run_all`, as for the others.
+        on: see :func:`~paretune.sweeps.grid.run_all`, as for the others.
+        workers: likewise.
         resume: False repeats the trials.
         progress: show bars.
 
@@ -65,6 +68,7 @@ def with_rates(
     """
     if search.lr != "auto":
         return configured(configs, dict.fromkeys((config.strategy for config in configs), search.lr))
+    check_local(Path(out))
     data = configs[0].check()  # what is wrong with the comparison is said before its trials
     tried, file = trials(configs, search), search_directory(out) / SEARCH
     work = Work.of(tried[0], data)
@@ -77,7 +81,9 @@ def with_rates(
         known = outcomes(out) if resume else {}
         disk.write_json(file, {"trials": known})  # before there are runs, which it keeps apart
     left = [trial for trial in tried if "diverged" not in known.get(directory_name(trial), {})]
-    runs = run_all(left, file.parent, workers=workers, resume=resume, progress=progress, diverging=True)
+    runs = run_all(
+        left, file.parent, on=on, workers=workers, resume=resume, progress=progress, diverging=True
+    )
     left_runs = iter(runs)
     results = {
         directory_name(trial): _outcome(trial, [*islice(left_runs, max(1, len(trial.sources)))])

@@ -20,6 +20,7 @@ from paretune.data.images import ImageData, check_same_classes
 from paretune.shifts import Shift, Shifts, shifted
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.balance import Balance, check_balance, example_weights
+from paretune.training.chosen import check_confirm
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep, Rule
 from paretune.training.learning import Learning, learnings, seed_of
@@ -42,11 +43,14 @@ class Plan:
         freezing: what trains when.
         attacks: what to measure with.
         attack_elsewhere: whether to measure with them what is elsewhere too.
+        confirm: what measures the points that are chosen once more.
+        reuse: whether evaluation points try what broke the model at the one before first.
         options: of the attacked copy.
         seed: of batches and attacks.
         tasks: what is learnt.
         together: whether that is several tasks, each with a model and a run directory of its own.
-        accumulate: parts that the share of a process is learnt in.
+        accumulate: parts that the share of a process is to be learnt in.
+        divide: how many times more parts there are, for lack of memory; no part of what identifies a run.
         checkpointing: whether activations are computed again instead of kept.
         mixed_precision: of the forward and backward passes that train.
         ema: decay of the average of the weights that is measured and saved, if any.
@@ -67,11 +71,14 @@ class Plan:
     freezing: Freezing
     attacks: tuple[Attack, ...]
     attack_elsewhere: bool
+    confirm: Attack | None
+    reuse: bool
     options: CopyOptions
     seed: int
     tasks: tuple[Learning, ...]
     together: bool
     accumulate: int
+    divide: int
     checkpointing: bool
     mixed_precision: str
     ema: float | None
@@ -96,6 +103,7 @@ class Plan:
         steps: int | None,
         batch_size: int,
         accumulate: int = 1,
+        divide: int = 1,
         checkpointing: bool = False,
         mixed_precision: Mixed | None = None,
         ema: float | None = None,
@@ -117,6 +125,8 @@ class Plan:
         engine: Engine = "auto",
         balance: Balance = "none",
         stop_on_failure: bool = False,
+        reuse: bool = False,
+        confirm: Attack | None = None,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -242,6 +252,11 @@ class Plan:
             config["attack_engine"] = options.engine
         if attack_elsewhere:
             config["attack_elsewhere"] = True
+        if reuse:
+            config["reuse"] = True
+        if confirm is not None:
+            check_confirm(confirm, attacks)
+            config["confirm"] = confirm.to_dict()
         if shifts:
             config["shifts"] = [shift.to_dict() for shift in shifts]
             config["shift_limit"] = shift_limit
@@ -263,11 +278,14 @@ class Plan:
             freezing=freezing,
             attacks=attacks,
             attack_elsewhere=attack_elsewhere,
+            confirm=confirm,
+            reuse=reuse,
             options=options,
             seed=seed,
             tasks=tasks,
             together=isinstance(data, Tasks),
             accumulate=accumulate,
+            divide=divide,
             checkpointing=checkpointing,
             mixed_precision=mixed_precision,
             ema=ema,
@@ -303,6 +321,11 @@ class Plan:
     def names(self) -> list[str]:
         """Of the tasks, if they are several; none otherwise."""
         return [task.name for task in self.tasks] if self.together else []
+
+    @property
+    def parts(self) -> int:
+        """How many parts the share of a process is learnt in."""
+        return min(self.accumulate * self.divide, *(task.batch_size for task in self.tasks))
 
     @property
     def early(self) -> int:

@@ -66,7 +66,8 @@ TRAINING = (
     "--task-batch-sizes digits=16,again=8 --strategy BitFit",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
-    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere",
+    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere "
+    "--reuse --confirm APGD(Linf(2/255),steps=2)",
 )
 TASKS = f"plan {SHORT} --data digits --data again=digits --img-size 24 --task-weights size --seeds 0 --strategies bitfit"
 MEASURING = (

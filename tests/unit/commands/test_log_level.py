@@ -56,8 +56,8 @@ def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
 
 def test_workers_of_a_sweep_listen_as_their_parent_does() -> None:
     started = (
-        "import logging, queue; from paretune.sweeps.grid import _start\n"
-        "_start(queue.Queue(), 1, {'': 40, 'paretune': 30, 'paretune.attacks.copy': 30})\n"
+        "import logging, queue; from paretune.sweeps.executors.local import _start\n"
+        "_start(queue.Queue(), None, 1, {'': 40, 'paretune': 30, 'paretune.attacks.copy': 30})\n"
         "print(logging.getLogger('paretune.attacks.copy').level)"
     )
     done = subprocess.run([sys.executable, "-c", started], capture_output=True, text=True, check=True)

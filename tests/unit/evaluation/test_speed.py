@@ -11,7 +11,7 @@ import timm
 import paretune as pt
 from paretune.evaluation import speed
 from paretune.evaluation.speed import slow_evaluation, slow_training
-from paretune.sweeps.grid import _shown
+from paretune.sweeps.executors.display import shown
 from tests import tiny
 
 PGD, OTHER, AUTO = pt.PGD(pt.Linf(4 / 255)), pt.PGD(pt.L2(0.5)), pt.AutoAttack(pt.Linf(4 / 255))
@@ -130,7 +130,7 @@ def test_a_sweep_tells_it_once_whatever_its_numbers_are(caplog: pytest.LogCaptur
             record = logging.LogRecord(name, logging.INFO, __file__, 1, text, None, None)
             record.once = once
             messages.put(record)
-    with _shown(messages, ["run"], enabled=False):
+    with shown(messages, ["run"], enabled=False):
         pass
     assert caplog.messages.count("paretune.evaluation.speed 0") == 1
     assert [text for text in caplog.messages if text.startswith("paretune.evaluation")] == [

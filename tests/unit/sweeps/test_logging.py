@@ -11,7 +11,8 @@ import pytest
 
 import paretune as pt
 from paretune.runs.progress import Status
-from paretune.sweeps.grid import _levels, _shown, directory_name, run_all
+from paretune.sweeps.executors.display import levels, shown
+from paretune.sweeps.grid import directory_name, run_all
 from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
 from tests.unit.training.test_points import small
 
@@ -62,7 +63,7 @@ def test_lines_that_are_alike_come_once_and_through_the_loggers_of_their_names(
     worker = QueueHandler(messages)
     refusing = logging.getLogger("paretune.refusing")
     refusing.addFilter(lambda record: False)
-    with _shown(messages, ["run"], enabled=False):  # type: ignore[arg-type]
+    with shown(messages, ["run"], enabled=False):
         for name, text, value in (
             ("paretune.one", "it is %d", 3),
             ("paretune.one", "it is %d", 3),
@@ -83,6 +84,6 @@ def test_the_levels_of_loggers_are_handed_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
     monkeypatch.setattr(logging.getLogger("paretune.some"), "level", logging.DEBUG)
     monkeypatch.setattr(logging.getLogger("paretune.other"), "level", logging.NOTSET)
-    levels = _levels()
-    assert (levels[""], levels["paretune.some"]) == (logging.ERROR, logging.DEBUG)
-    assert "paretune.other" not in levels
+    known = levels()
+    assert (known[""], known["paretune.some"]) == (logging.ERROR, logging.DEBUG)
+    assert "paretune.other" not in known

@@ -21,7 +21,8 @@ from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import CompareConfig, Strategies
 from paretune.sweeps.costs import Work, measured
 from paretune.sweeps.entry import GivenRun
-from paretune.sweeps.grid import directory_name, run_all, steps_done
+from paretune.sweeps.executors.job import steps_done
+from paretune.sweeps.grid import directory_name, run_all
 from paretune.sweeps.planning import plan
 from paretune.sweeps.sources import DataSets, PerTask
 from paretune.training.tasks import Tasks
