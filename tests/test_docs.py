@@ -156,6 +156,9 @@ def test_the_savings_of_races_told_are_those_of_the_rows(monkeypatch) -> None:
     benchmark = importlib.import_module("racing")
     rows, told = benchmark.read(), (DOCS / "how-to/racing.md").read_text("utf-8")
     assert "\n".join(benchmark.summary(rows)) in told
+    (real,) = (row for row in rows if row["kind"] == "small 7x5")
+    assert f"after {float(real['share']):.0%}".replace("%", " %") in told
+    assert (real["left"], real["whole"], real["same"]) == ("FullFineTune", "FullFineTune", "True")
     simulated = [row for row in rows if row["kind"] == "simulated"]
     assert len(simulated) == len([*benchmark.grid()])
     worst = max(float(row["error"]) for row in simulated)
