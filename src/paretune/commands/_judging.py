@@ -128,6 +128,6 @@ def print_condition(condition: "Condition", heading: str) -> None:
         print(f"needed: {change}")
     for note in (*condition.notes, *(condition.volumes.notes if condition.volumes else ())):
         print(f"note: {note}")
-    for title, head, rows in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
+    for title, head, rows in condition.further_tables():
         print(f"\n{title}")
         print_table(head, rows)

@@ -157,9 +157,8 @@ def evaluate(
     with evaluation_mode(asked), contextlib.ExitStack() as held:
         kept = None
         if state is not None:
-            held.enter_context(
-                claimed(state, run.plan(shard, together if together < most else None), run.probe())
-            )
+            portion = together if together < most else None
+            held.enter_context(claimed(state, run.plan(shard, portion), run.probe()))
             kept = _Kept(Path(state))
         shown = held.enter_context(bars(enabled=progress))
         task = shown.add_task("evaluate", total=sum(map(len, portions)), note="")

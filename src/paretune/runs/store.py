@@ -16,6 +16,7 @@ copied, merged and read without this library.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -245,12 +246,16 @@ class Run:
     points: pd.DataFrame
     done: bool
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The key of the run, a hash of its configuration."""
         return run_key(self.config)
 
-    def bits(self, row: "Row | pd.Series[Any]") -> Bits:
+    @functools.cached_property
+    def _resolved(self) -> Path:
+        return self.path.resolve()
+
+    def bits(self, row: "Mapping[Any, Any] | pd.Series[Any]") -> Bits:
         """Which examples a point got right.
 
         Args:
@@ -266,7 +271,7 @@ class Run:
             ValueError: it is damaged, or contradicts the row.
         """
         path = (self.path / row["bits"]).resolve()
-        if not path.is_relative_to(self.path.resolve()):
+        if not path.is_relative_to(self._resolved):
             raise ValueError(f"{self.path}: bits must lie inside the run directory; got {row['bits']!r}")
         packed, metadata = load_packed(path)
         bits: Bits = {}

@@ -178,8 +178,7 @@ def _follow(
 ) -> None:
     """Take the steps of ``plan`` that ``record`` lacks."""
     rank, device, precision = processes.rank, processes.device, processes.precision
-    # Faster for convolutions on a CPU; the values are the same.
-    model.to(device).to(memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # the same values; faster convolutions on a CPU
     learner = processes.learner(model)
     parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
     tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
@@ -212,9 +211,8 @@ def _follow(
             frozen.begin(step)
             torch.manual_seed(seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batches[0]):
-                parts = [part for batch in batches for part in batch.parts(plan.parts)]
                 seen = gradients(
-                    parts,
+                    [part for batch in batches for part in batch.parts(plan.parts)],
                     tasks,
                     learner,
                     precision,
@@ -224,9 +222,8 @@ def _follow(
                     drop=frozen.drop_gradients,
                 )
             if step == start + 1:
-                unused = check_gradients(
-                    model, batches[0].images, learner=learner, penalised=plan.objective.reaches_all
-                )
+                reached = plan.objective.reaches_all
+                unused = check_gradients(model, batches[0].images, learner=learner, penalised=reached)
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             precision.scaler.unscale_(optim)

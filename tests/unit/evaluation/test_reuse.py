@@ -83,7 +83,7 @@ class Watch:
         (convolutions, pt.AutoAttack(pt.L2(1), steps=4, queries=8, targets=2), 20),
         (convolutions, APGD(L1(1), steps=5), 100),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_bits_fall_with_the_radius_and_pass_no_example_that_each_radius_alone_breaks(
     make: Callable[[], nn.Module], attack: Attack, factor: float
@@ -228,7 +228,7 @@ def changed(model: nn.Module, amount: float) -> nn.Module:
         (convolutions, pt.AutoAttack(pt.Linf(0.01), steps=4, queries=8, targets=2)),
         (convolutions, APGD(L1(2), steps=4)),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_what_broke_a_model_before_is_tried_first(
     make: Callable[[], nn.Module], attack: Attack, monkeypatch: pytest.MonkeyPatch
