@@ -183,7 +183,7 @@ for ax in (strength, learning, robust):
 #   gain is in clean accuracy and at small epsilons.
 # - The line attacks from the first step on, and the network learns only about a third of the images. For some of them the
 #   guard found no gradient, so its robust accuracy, up to 8/255, may be too high: its lead over fixed is not to be trusted
-#   before an attack without gradients (`pt.Square`) agrees.
+#   before an attack without gradients (`pt.attacks.Square`) agrees.
 # - Two seeds, one backbone, one task of small images, 60 steps and a short attack do not say which schedule to take for
 #   another task, nor that fixed fails there: longer training, a smaller epsilon or fewer trained parameters may do without
 #   a schedule. They show what the failure looks like, and what to try when the guard names it.

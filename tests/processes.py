@@ -44,12 +44,19 @@ if __name__ == "__main__":
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))
         tiny.run(directory / name, model=model, **{"eval_every": 20} | changes)
         torch.save(model.module.state_dict(), directory / f"{name}-{rank}.pt")
+    reusing: dict[str, Any] = {
+        "reuse": True,
+        "attacks": [pt.PGD(pt.Linf(2 / 255), steps=3), pt.PGD(pt.L2(0.3), steps=3)],
+    }
+    tiny.run(directory / "reusing", **reusing)
     guard = measuring.check_divergence
     measuring.check_divergence = stop_at_6  # on all processes alike
-    with contextlib.suppress(LookupError):
-        tiny.run(directory / "stopped")
+    for name, changes in (("stopped", {}), ("reusing-stopped", reusing)):
+        with contextlib.suppress(LookupError):
+            tiny.run(directory / name, **changes)
+        assert not (directory / name / "DONE").exists()
     measuring.check_divergence = guard
-    assert not (directory / "stopped/DONE").exists()
+    tiny.run(directory / "reusing-stopped", **reusing)
     if rank == "0":  # the others read it no sooner than this one has opened it
         for name in ("bits", "log.jsonl"):
             damage(directory / "stopped", name)

@@ -26,7 +26,7 @@ PAGES = [
         page,
         id=str(page.relative_to(DOCS)),
         marks=[pytest.mark.slow]
-        if page.parent == DOCS or page.stem in ("planning", "inheritance", "clusters")
+        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance", "clusters")
         else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
@@ -150,6 +150,24 @@ def test_the_correlations_told_are_those_of_the_rows(monkeypatch) -> None:
     assert min(lows["OTDD()"]) > 0.5
 
 
+def test_the_savings_of_races_told_are_those_of_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, "coverage", raising=False)  # that of ours, not that which measures tests
+    benchmark = importlib.import_module("racing")
+    rows, told = benchmark.read(), (DOCS / "how-to/racing.md").read_text("utf-8")
+    assert "\n".join(benchmark.summary(rows)) in told
+    (real,) = (row for row in rows if row["kind"] == "small 7x5")
+    assert f"after {float(real['share']):.0%}".replace("%", " %") in told
+    assert (real["left"], real["whole"], real["same"]) == ("FullFineTune", "FullFineTune", "True")
+    simulated = [row for row in rows if row["kind"] == "simulated"]
+    assert len(simulated) == len([*benchmark.grid()])
+    worst = max(float(row["error"]) for row in simulated)
+    assert f"In {1000 * worst:.0f} of 1000" in told
+    assert all(float(row["error_high"]) < 0.05 for row in simulated)
+    same = [float(row["share"]) for row in simulated if (row["lead"], row["ratio"]) == ("0.0", "1.0")]
+    assert min(same) < 0.34
+
+
 def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
@@ -181,3 +199,18 @@ def test_broken_links_of_a_site_are_found(tmp_path) -> None:
     told = [re.search(r"(?:refers to|loads) ([^,\s]+)", line)[1] for line in checked.stderr.splitlines()]  # type: ignore[index]
     elsewhere = ["https://example.org/x.js", "//example.org/y.css"]
     assert told == ["b.html#nowhere", "c.html", "#nowhere", "d.png", *elsewhere]
+
+
+def test_what_many_runs_take_is_what_was_measured(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("thousands")
+    rows, told = benchmark.read(), (DOCS / "how-to/many-runs.md").read_text("utf-8")
+    assert "\n".join(benchmark.summary(rows)) in told
+    for work in ("load_runs", "recommend", "watch, first"):  # ten times the runs take about ten times as long
+        few, many = (
+            float(row["cpu_seconds"])
+            for runs in ("500", "5000")
+            for row in rows
+            if (row["runs"], row["work"]) == (runs, work)
+        )
+        assert many < 15 * few

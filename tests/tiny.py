@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import paretune as pt
+from paretune import attacks
 from paretune.runs.store import Run
 
 
@@ -76,6 +77,8 @@ def everything() -> dict[str, Any]:
         "awp": 0.01,
         "accumulate": 2,
         "keep": "clean",
+        "reuse": True,
+        "confirm": attacks.APGD(pt.Linf(4 / 255), steps=2),
         "balance": "sampling",
         "optimizer": pt.training.AdamW(0.5, schedule="one-cycle"),
     }

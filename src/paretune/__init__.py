@@ -29,13 +29,13 @@ _NAMES = {
         "merge_adapter",
         "remove_adapter",
     ),
-    "attacks": ("AutoAttack", "FGSM", "L2", "Linf", "PGD", "Square"),
+    "attacks": ("AutoAttack", "FGSM", "L2", "Linf", "PGD"),
     "training": ("AdversarialTraining", "EpsilonSchedule", "train"),
     "evaluation": ("evaluate",),
     "runs": ("load_points",),
     "frontiers": ("analyze", "area", "compare", "recommend"),
     "report": ("write_report",),
-    "sweeps": ("inheritance", "sweep"),
+    "sweeps": ("compare_until", "inheritance", "sweep"),
     "interchange": ("import_adapter", "load_adapter", "save_adapter"),
 }
 _HOME = {name: folder for folder, names in _NAMES.items() for name in names}
@@ -65,7 +65,6 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time these load on fi
     from paretune.attacks import PGD as PGD
     from paretune.attacks import AutoAttack as AutoAttack
     from paretune.attacks import Linf as Linf
-    from paretune.attacks import Square as Square
     from paretune.backbones import Backbone as Backbone
     from paretune.backbones import load_backbone as load_backbone
     from paretune.data import load_data as load_data
@@ -90,6 +89,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time these load on fi
     from paretune.strategies import adapt as adapt
     from paretune.strategies import merge_adapter as merge_adapter
     from paretune.strategies import remove_adapter as remove_adapter
+    from paretune.sweeps import compare_until as compare_until
     from paretune.sweeps import inheritance as inheritance
     from paretune.sweeps import sweep as sweep
     from paretune.training import AdversarialTraining as AdversarialTraining

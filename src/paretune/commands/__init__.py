@@ -74,6 +74,7 @@ COMMANDS = Commands(
         "runs list": Listed("runs", "List", "list the runs in directories, with their accuracies"),
         "runs show": Listed("runs", "Show", "print the configuration, the points and the findings of a run"),
         "runs diff": Listed("runs", "Diff", "print in what two runs differ"),
+        "runs export": Listed("runs", "Export", "write the points of runs as one CSV or Parquet table"),
         "runs remove": Listed("runs", "Remove", "remove run directories, after a question"),
         "adapters show": Listed("adapters", "Show", "print what an adapter is"),
         "adapters verify": Listed("adapters", "Verify", "load an adapter onto its base"),

@@ -52,6 +52,13 @@ class Judging:
         names = ("min_clean", "min_robust", "interval", "margin", "level", "by")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def start(self) -> tuple[float, float]:
+        """Where areas start."""
+        from paretune.frontiers.settings import Settings
+
+        return Settings(**self.options).start
+
     def within(self, runs: "list[Run]") -> "list[Run]":
         """The runs of strategies that the limits allow; limits are set before looking, so only these are tested.
 
@@ -74,6 +81,16 @@ class Judging:
         if out:
             print(f"beyond the limits, and left out: {', '.join(out)}")
         return [run for index, run in enumerate(runs) if index in kept]
+
+
+def print_confirmations(runs: "list[Run]", reference: tuple[float, float] = (0.0, 0.0)) -> None:
+    """What stricter attacks say of the points that were chosen, if any were asked."""
+    from paretune.frontiers.confirmed import confirmations
+
+    for confirmation in confirmations(runs, reference):
+        for title, head, rows in confirmation.tables():
+            print(f"\n{title}")
+            print_table(head, rows)
 
 
 def print_condition(condition: "Condition", heading: str) -> None:
@@ -111,6 +128,6 @@ def print_condition(condition: "Condition", heading: str) -> None:
         print(f"needed: {change}")
     for note in (*condition.notes, *(condition.volumes.notes if condition.volumes else ())):
         print(f"note: {note}")
-    for title, head, rows in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
+    for title, head, rows in condition.further_tables():
         print(f"\n{title}")
         print_table(head, rows)

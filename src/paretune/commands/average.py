@@ -7,10 +7,11 @@ from paretune._values import from_dict, parse_number
 from paretune.commands._loading import load_base
 from paretune.commands._printing import cell, print_findings, print_table
 from paretune.commands._recorded import load_recorded
+from paretune.commands._selecting import Selecting
 
 
 @dataclass(frozen=True)
-class Average:
+class Average(Selecting):
     """Measure means of finished runs of one base, and write them as a run: a model soup, or WiSE-FT of one run.
 
     Nothing is trained. Weights are averaged as they are with the adapters merged; a run directory with one mean has it as
@@ -69,7 +70,7 @@ class Average:
         from paretune.strategies import STRATEGIES, adapt
         from paretune.training.averaging import soup, wise_ft
 
-        runs = as_runs(self.runs)
+        runs = self.select(as_runs(self.runs))
         if self.wise_ft is not None and len(runs) != 1:
             raise ValueError(f"wise_ft is of one run, got {len(runs)}; give each a directory of its own")
         first = runs[0]

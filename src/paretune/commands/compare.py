@@ -5,11 +5,17 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from paretune.commands._judging import Judging, print_condition
+from paretune.commands._judging import Judging, print_condition, print_confirmations
 from paretune.commands._printing import print_findings, print_table
+from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig
-from paretune.sweeps.executors import Workers, read_executor
+from paretune.sweeps.executors import Executor, Workers, read_executor
+
+if TYPE_CHECKING:
+    from paretune.runs.store import Run
+    from paretune.sweeps.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +50,33 @@ class Compare(Comparing):
     Args:
         on: where the runs are made: local, ray, ray:HOST:PORT, slurm, or a call such as "Ray(cpus_per_run=4)".
         gpus_per_run: share of one GPU that a run takes; 0.5 puts two runs on each.
+        until: certain puts strategies that cannot be best any more out of the race, so that they get no more seeds; null
+            runs every seed of all.
+        budget: of a race, at most; as in 2h, or "3e6 gradients", which are passes of one image forward and back.
     """
 
     on: str = "local"
     gpus_per_run: float | None = None
+    until: Literal["certain"] | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         read_executor(self.on, gpus_per_run=self.gpus_per_run)
+        if self.until is None:
+            if self.budget is not None:
+                raise ValueError("budget is that of a race; give until certain too (--until certain)")
+            return
+        for name in ("max_trainable", "max_seconds"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is a limit on finished runs; in a race (until certain), name the strategies that are within it "
+                    "in strategies (--strategies)"
+                )
+        from paretune.frontiers.settings import Settings
+        from paretune.sweeps.racing import check
+
+        check(self.runs(), Settings(**self.options))
 
     def __call__(self) -> None:
         """Sweep, table, report."""
@@ -59,27 +84,41 @@ class Compare(Comparing):
         from paretune.report import write_report
         from paretune.runs.lock import alone
         from paretune.runs.naming import threat_text
-        from paretune.runs.sinks import read_sinks
-        from paretune.sweeps.grid import run_all
         from paretune.sweeps.searching import with_rates
 
-        sinks = read_sinks(self.sinks)
-        tell = partial(print, flush=True)
         on = read_executor(self.on, gpus_per_run=self.gpus_per_run)
         configs = with_rates(self.runs(), self, self.out, on=on, workers=self.workers, resume=self.resume)
-        runs = run_all(
-            configs, self.out, on=on, workers=self.workers, resume=self.resume, sinks=sinks, tell=tell
-        )
+        runs = self.made(configs, on)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
             print_condition(
                 condition, f"{condition.task}, {threat}, PGD with {self.eval_steps} steps, {self.backbone}"
             )
+        print_confirmations(judged, self.start)
         print_findings(runs)
         with alone(Path(self.out), patience=60):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")
+
+    def made(self, configs: "list[RunConfig]", on: Executor) -> "list[Run]":
+        """The runs of all configurations; of a race, of those that it needs."""
+        from paretune.frontiers.settings import Settings
+        from paretune.runs.sinks import read_sinks
+        from paretune.sweeps.grid import run_all
+        from paretune.sweeps.racing import race
+
+        making: dict[str, Any] = {
+            "on": on,
+            "workers": self.workers,
+            "resume": self.resume,
+            "sinks": read_sinks(self.sinks),
+            "tell": partial(print, flush=True),
+        }
+        if self.until is None:
+            return run_all(configs, self.out, **making)
+        runs, _ = race(configs, self.out, Settings(**self.options), budget=self.budget, **making)
+        return runs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from paretune.evaluation import Scores
     from paretune.shifts import Shift
     from paretune.shifts.measures import Baseline
+    from paretune.training.processes import Processes
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a saved adapter, clean and under PGD at several radii or any other attacks.
+
+    Under ``torchrun --nproc-per-node N -m paretune evaluate`` N processes share the images, and the numbers are the same.
 
     Args:
         adapter: directory of an adapter, or of a run that has one.
@@ -53,7 +56,8 @@ class Evaluate:
             they help, else eager.
         batch_size: images at once.
         seed: seeds the attack.
-        state: a directory to keep finished batches in; the same command continues there after it was killed.
+        state: a directory to keep finished batches in; the same command, with as many processes, continues there after a
+            kill.
     """
 
     adapter: str
@@ -100,14 +104,19 @@ class Evaluate:
         """Load, attack, print one row an attack."""
         from paretune.attacks import ATTACKS, PGD, THREATS, Attack, attack_copy
         from paretune.evaluation import speed
-        from paretune.evaluation.correctness import evaluate
         from paretune.shifts import Shifts
         from paretune.shifts.measures import (
             by_corruption,
             mean_corruption_error,
             relative_mean_corruption_error,
         )
+        from paretune.training.processes import Processes
 
+        processes = Processes()
+        if processes.world > 1 and self.precision == "auto":
+            raise ValueError(
+                "precision='auto' may end otherwise in each process; name one for all: --precision fp32 or bf16"
+            )
         attacks: list[Attack]
         if self.attacks is not None:
             try:
@@ -137,19 +146,22 @@ class Evaluate:
             domain=self.domain,
         )
         split = data.report if self.domain is None else data.elsewhere[self.domain]
-        victim = attack_copy(model, precision=self.precision, engine=self.engine)
-        scores = evaluate(
+        model.to(processes.device)
+        scores = processes.evaluate(
             model,
             split,
             attacks,
+            self.seed,
+            attack_copy(model, precision=self.precision, engine=self.engine),
             shifts=shifts,
             attack_elsewhere=self.attack_elsewhere,
             batch_size=self.batch_size,
-            seed=self.seed,
-            victim=victim,
-            progress=True,
+            progress=processes.rank == 0,
             state=self.state,
         )
+        baseline = None if self.baseline is None else self._baseline(split, shifts, processes)
+        if processes.rank:
+            return
         if (why := speed.slow_evaluation(scores.seconds, model)) is not None:
             speed.log.info(why)
         frame = scores.to_frame()
@@ -160,17 +172,15 @@ class Evaluate:
         for title, columns, rows in elsewhere_tables(scores):
             print(f"\n{title}")
             print_table(columns, rows)
-        if self.baseline is not None:
-            baseline = self._baseline(split, shifts)
+        if baseline is not None:
             accuracies = by_corruption(scores.shifted_accuracy)
             with told("shifts", self.shifts):
                 mce = mean_corruption_error(accuracies, baseline)
                 relative = relative_mean_corruption_error(accuracies, scores.clean_accuracy, baseline)
             print(f"\nagainst {baseline.name}: mCE {mce:.3f}, relative mCE {relative:.3f}")
 
-    def _baseline(self, split: "ImageSplit", shifts: "Sequence[Shift]") -> "Baseline":
+    def _baseline(self, split: "ImageSplit", shifts: "Sequence[Shift]", processes: "Processes") -> "Baseline":
         """What corruption errors are relative to."""
-        from paretune.evaluation.correctness import evaluate
         from paretune.shifts.measures import ALEXNET, Baseline, by_corruption
 
         assert self.baseline is not None
@@ -178,7 +188,9 @@ class Evaluate:
             return ALEXNET
         with told("baseline", self.baseline):
             other, _ = load_adapted(self.baseline, None, None)
-            measured = evaluate(other, split, shifts=shifts, batch_size=self.batch_size, progress=True)
+            other.to(processes.device)
+            options = {"shifts": shifts, "batch_size": self.batch_size, "progress": processes.rank == 0}
+            measured = processes.evaluate(other, split, (), self.seed, **options)
         return Baseline(self.baseline, measured.clean_accuracy, by_corruption(measured.shifted_accuracy))
 
 

@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretune.commands._judging import Judging, print_condition
+from paretune.commands._judging import Judging, print_condition, print_confirmations
+from paretune.commands._selecting import Selecting
 
 
 @dataclass(frozen=True)
-class Report(Judging):
+class Report(Judging, Selecting):
     """Write the report of finished runs: one HTML file, and beside it the figure as SVG, PNG and PDF and the areas as CSV.
 
     Args:
         runs: run directories, or directories of them.
-        where: only runs whose configuration meets all of these, such as "strategy=LoRA,BitFit; seed!=0"; a strategy without
-            brackets stands for it with any options.
         task: only this one; all when null.
         title: of the page and the picture.
         out: the HTML file; report.html in the first directory when null.
@@ -21,7 +20,6 @@ class Report(Judging):
     """
 
     runs: list[str]
-    where: str | None = None
     task: str | None = None
     title: str | None = None
     out: str | None = None
@@ -37,16 +35,16 @@ class Report(Judging):
         """Judge, write, say where."""
         from paretune.frontiers.comparing import compare, of_task
         from paretune.report import write_report, write_tables
-        from paretune.runs.fields import select
         from paretune.runs.naming import condition_names
         from paretune.runs.store import as_runs
 
-        judged = self.within(of_task(select(as_runs(self.runs), self.where), self.task))
+        judged = self.within(of_task(self.select(as_runs(self.runs)), self.task))
         comparison = compare(judged, **self.options)
         conditions = comparison.conditions
         names = condition_names([(c.task, c.threat, c.epsilon, c.attack) for c in conditions])
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
+        print_confirmations(judged, self.start)
         out = Path(self.out) if self.out is not None else Path(self.runs[0]) / "report.html"
         print(f"\nreport: {write_report(judged, out, title=self.title, **self.options).resolve()}")
         if self.tables:

@@ -1,6 +1,8 @@
-"""``paretune runs``: what there is in a directory of runs, what differs, and away with it."""
+"""``paretune runs``: what there is in a directory of runs, what differs, all of it as a table, and away with it."""
 
 import json
+import os
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -8,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.commands._printing import cell, print_table, shortened
+from paretune.commands._selecting import Selecting
 
 if TYPE_CHECKING:
     from paretune.runs.store import Run
 
 # What training, its dashboards and the search for its learning rate write into a run directory, beside the files of a run.
-_OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search"}
+_OURS = {"config.json", "bits", "adapter", "tensorboard", "lr-search", "confirmed", "confirming", "weights"}
 
 
 @dataclass(frozen=True)
-class List:
+class List(Selecting):
     """List the runs in a directory: what they are, their accuracies on the report split, and their age and size.
 
     The accuracies are those of the step whose model a finished run has kept, which ``keep`` says, and of the last one so far
@@ -25,22 +28,18 @@ class List:
 
     Args:
         runs: run directories, or directories of them.
-        where: only runs whose configuration meets all of these, such as "strategy=LoRA,BitFit; seed!=0"; a strategy without
-            brackets stands for it with any options.
         json: print JSON instead, with dates in seconds since 1970 and sizes in bytes.
     """
 
     runs: list[str]
-    where: str | None = None
     json: bool = False
 
     def __call__(self) -> None:
         """Print the table. A damaged run is a line of it."""
         from paretune.report.runs import run_names
-        from paretune.runs.fields import select
 
         runs, damaged = _read(self.runs)
-        chosen = select(runs, self.where)
+        chosen = self.select(runs)
         rows = [_summary(run) for run in chosen]
         if self.json:
             print(json.dumps({"runs": rows, "damaged": damaged}, indent=2))
@@ -139,6 +138,41 @@ class Diff:
                 print_table([title, self.first, self.second], rows)
             else:
                 print(f"{title}: no difference")
+
+
+@dataclass(frozen=True)
+class Export(Selecting):
+    """Write all points of runs as one table, with the configuration of each run beside them.
+
+    A row is a point: a checkpoint under one attack. Fields of the configuration are columns such as config.optimizer.lr.
+
+    Args:
+        runs: run directories, or directories of them.
+        out: the file, .csv or .parquet; one that is there is replaced.
+    """
+
+    runs: list[str]
+    out: str = "points.csv"
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix not in (".csv", ".parquet") or Path(self.out).is_dir():
+            raise ValueError(f"out={self.out!r} must be a file whose name ends with .csv or .parquet")
+
+    def __call__(self) -> None:
+        """Read, choose, write, say where."""
+        from paretune.frontiers.tables.spreadsheet import csv_text
+        from paretune.runs.columns import point_table
+        from paretune.runs.disk import write_text
+        from paretune.runs.parquet import write_parquet
+        from paretune.runs.store import as_runs
+
+        runs = self.select(as_runs(self.runs))
+        table, out = point_table(runs), Path(self.out)
+        if out.suffix == ".csv":
+            write_text(out, csv_text(table))
+        else:
+            write_parquet(table, out)
+        print(f"{len(table):,} points of {len(runs):,} runs: {out.resolve()}")
 
 
 @dataclass(frozen=True)
@@ -259,6 +293,7 @@ def _check_ours(directory: Path, *beside: str) -> None:
 
 def _summary(run: "Run") -> dict[str, Any]:
     """What a list says of a run, as JSON."""
+    files = _files(run.path)
     return {
         "path": str(run.path),
         "strategy": run.config["strategy_config"],
@@ -269,8 +304,8 @@ def _summary(run: "Run") -> dict[str, Any]:
         "last_step": _last(run),
         "keep": run.config.get("keep"),
         "scores": _at_end(run),
-        "changed": max(file.stat().st_mtime for file in _files(run.path)),
-        "bytes": _size(run.path),
+        "changed": max(status.st_mtime for status in files),
+        "bytes": sum(status.st_size for status in files),
     }
 
 
@@ -328,12 +363,14 @@ def _rounded(number: float, *units: tuple[float, str]) -> str:
     return f"{number / size:.0f} {unit}"
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+def _files(path: Path) -> list[os.stat_result]:
+    """What the system says of each file in a directory; links are left out."""
+    every = (os.lstat(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+    return [status for status in every if stat.S_ISREG(status.st_mode)]
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
+    return sum(status.st_size for status in _files(path))
 
 
 def _scores(run: "Run") -> dict[str, float]:

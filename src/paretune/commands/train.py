@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from paretune.commands._judging import print_confirmations
 from paretune.commands._printing import cell, print_findings, print_table
 from paretune.sweeps.config import RunConfig, SearchConfig
 
@@ -53,6 +54,7 @@ class Train(RunConfig, SearchConfig):
                 print(f"\n{run.config['task']}")
             rows = run.points[columns].itertuples(index=False)
             print_table(columns, [[cell(value) for value in row] for row in rows])
+        print_confirmations(runs)
         print_findings(runs)
         for run in runs:
             of_task = f" of {run.config['task']}" if config.sources else ""

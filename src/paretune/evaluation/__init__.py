@@ -1,6 +1,7 @@
 """What a model gets right, clean and under attack, example by example."""
 
 from paretune.evaluation.correctness import evaluate
+from paretune.evaluation.reuse import Candidates
 from paretune.evaluation.scores import Scores
 
-__all__ = ["Scores", "evaluate"]
+__all__ = ["Candidates", "Scores", "evaluate"]

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln, ndtri
 
 from paretune.frontiers.bootstrap import Units
+from paretune.frontiers.cells import narrow
 from paretune.frontiers.comparing import labelled_points
 from paretune.frontiers.deciding import Floats
 from paretune.frontiers.pareto import Reference
@@ -64,10 +66,24 @@ def budget_curves(
     """
     start = Settings(reference=reference, level=level).start
     loaded = as_runs(runs)
-    points = labelled_points(loaded)
+    return curves_of(labelled_points(loaded), loaded, start, level)
+
+
+def curves_of(
+    points: pd.DataFrame, runs: list[Run], start: Reference, level: float
+) -> tuple[BudgetCurve, ...]:
+    """:func:`budget_curves` of labelled points, or of some of them.
+
+    Args:
+        points: as :func:`paretune.frontiers.comparing.labelled_points` gives them.
+        runs: that they index.
+        start: where areas start.
+        level: of the intervals.
+    """
     curves = []
-    for keys, rows in points.groupby(["task", "threat", "epsilon", "attack", "label"], sort=True):
-        task, threat, epsilon, attack, label = keys
+    names = ["task", "threat", "epsilon", "attack", "label"]
+    parts = narrow(points).groupby([points[name] for name in names], sort=True)
+    for (task, threat, epsilon, attack, label), rows in parts:
         by_seed = [group for _, group in rows.groupby("seed")]
         budgets = _budgets(min(len(group) for group in by_seed))
         areas = np.zeros(len(budgets))
@@ -76,7 +92,7 @@ def budget_curves(
             select = group[["clean_select", "robust_select"]].to_numpy(dtype=float)
             report = group[["clean", "robust"]].to_numpy(dtype=float)
             expected, by_clean, by_robust = expected_areas(select, report, budgets, start)
-            bits = [loaded[row["run_index"]].bits(row) for _, row in group.iterrows()]
+            bits = [runs[row["run_index"]].bits(row) for row in group.to_dict("records")]
             units = Units.of(influence.shape[1])
             for slopes, name, column in ((by_clean, "clean", 0), (by_robust, "robust", 1)):
                 right = units.right(np.stack([of_run[f"report/{name}"] for of_run in bits]))

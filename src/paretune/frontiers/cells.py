@@ -31,6 +31,20 @@ from paretune.runs.store import Run
 CHOICES = 64  # of R runs, at most; averaging over more would change areas by less than the examples do
 SELECTIONS = 200  # resamples of the select examples: a standard deviation to within 5 %
 _NAMES = ("clean", "robust")
+_COLUMNS = (
+    *(
+        "label",
+        "seed",
+        "run_index",
+        "step",
+        "clean",
+        "robust",
+        "clean_select",
+        "robust_select",
+        "train_seconds",
+    ),
+    *("examples", "examples_select", "report_id", "select_id", "bits", "bits_key", "elsewhere"),
+)
 _KEYS = [(split, name) for split in ("select", "report") for name in _NAMES]
 HALVINGS = 4  # of the report examples; more make the variance of the choice less noisy, at their own cost
 
@@ -150,22 +164,8 @@ class Cell:
         return self.area(clean, robust, reference)
 
     def influence(self, samples: Samples, reference: Reference) -> Floats:
-        """How much each unit moves the area, to first order, in units of its share: shape ``(units,)``.
-
-        The derivative of the staircase with respect to the accuracies, times what the unit adds to them.
-        """
-        units = samples.report
-        clean, robust = self.clean.mean(axis=1), self.robust.mean(axis=1)
-        total = np.zeros(len(units))
-        scale = (1 - reference[0]) * (1 - reference[1]) * len(self.fronts)
-        by_clean, by_robust = np.zeros(len(clean)), np.zeros(len(clean))
-        for front in self.fronts:
-            across = clean[front] - reference[0]
-            by_clean[front] += np.diff(robust[front], prepend=reference[1]) / scale
-            by_robust[front] += (across - np.append(across[1:], 0.0)) / scale
-        for weights, bits, means in ((by_clean, self.clean, clean), (by_robust, self.robust, robust)):
-            total += weights @ units.right(bits) - (weights @ means) * units.sizes
-        return total * len(units) / float(units.sizes.sum())
+        """How much each unit moves the area, see :func:`front_influence`."""
+        return front_influence(self.fronts, self.clean, self.robust, samples.report, reference)
 
 
 C = TypeVar("C", covariant=True)
@@ -183,6 +183,11 @@ class Trained(Generic[C]):
     train_seconds: float
 
 
+def narrow(points: pd.DataFrame) -> pd.DataFrame:
+    """The columns that a cell is made of: taking a few rows of a table takes as long as it has columns."""
+    return points[[name for name in _COLUMNS if name in points]]
+
+
 def load_cell(
     rows: pd.DataFrame,
     runs: list[Run],
@@ -197,7 +202,8 @@ def load_cell(
     report = rows[["clean", "robust"]].to_numpy(dtype=float)
     subsets = spaced_subsets(rows["run_index"].to_numpy(), *budget, seed)
     used = np.unique(np.concatenate(subsets))
-    loaded = [runs[rows["run_index"].iloc[i]].bits(rows.iloc[i]) for i in used]
+    records = rows.to_dict("records")
+    loaded = [runs[records[i]["run_index"]].bits(records[i]) for i in used]
     bits = {f"{split}/{name}": np.stack([run[f"{split}/{name}"] for run in loaded]) for split, name in _KEYS}
     return Trained(
         Cell.of(bits, [np.searchsorted(used, subset) for subset in subsets], reference, samples),
@@ -207,6 +213,34 @@ def load_cell(
         best_robust=float(report[np.argmax(select[:, 1]), 1]),
         train_seconds=float(rows.groupby("run_index")["train_seconds"].max().sum()),
     )
+
+
+def front_influence(
+    fronts: list[NDArray[np.intp]], clean: Bits, robust: Bits, units: Units, reference: Reference
+) -> Floats:
+    """How much each unit moves the area, to first order, in units of its share: shape ``(units,)``.
+
+    The derivative of the staircase with respect to the accuracies, times what the unit adds to them.
+
+    Args:
+        fronts: positions among the points, in order of the choice; the area is the mean over them.
+        clean: shape ``(points, examples)``.
+        robust: shape ``(points, examples)``.
+        units: of these examples.
+        reference: where areas start.
+    """
+    clean_means, robust_means = clean.mean(axis=1), robust.mean(axis=1)
+    total = np.zeros(len(units))
+    scale = (1 - reference[0]) * (1 - reference[1]) * len(fronts)
+    by_clean, by_robust = np.zeros(len(clean)), np.zeros(len(clean))
+    for front in fronts:
+        across = clean_means[front] - reference[0]
+        by_clean[front] += np.diff(robust_means[front], prepend=reference[1]) / scale
+        by_robust[front] += (across - np.append(across[1:], 0.0)) / scale
+    for weights, bits, means in ((by_clean, clean, clean_means), (by_robust, robust, robust_means)):
+        total += weights @ units.right(bits) - (weights @ means) * units.sizes
+    influence: Floats = total * len(units) / float(units.sizes.sum())
+    return influence
 
 
 def spaced_subsets(run_index: NDArray[Any], points: int, runs: int, seed: int) -> list[NDArray[np.intp]]:

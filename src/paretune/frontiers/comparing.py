@@ -15,7 +15,9 @@ For each (task, attack, epsilon):
    :func:`paretune.frontiers.inference.tell_apart`.
 5. Where runs measured shifted images, the volume that these add as a third axis stands beside the area:
    :mod:`paretune.frontiers.third_axis`. It decides only where ``by="volume"`` asks for it.
-6. From these p-values and the margin follow who may be best, what is tied, and every sentence:
+6. Where the runs are those of a race, what it put out on the select split is not among the best:
+   :mod:`paretune.frontiers.elimination`.
+7. From these p-values and the margin follow who may be best, what is tied, and every sentence:
    :mod:`paretune.frontiers.deciding`.
 
 What an interval is about is the area that this budget and this way of choosing give on average.
@@ -26,6 +28,7 @@ one. With fewer than five seeds that is true of the trained models at hand, not 
 notes of a :class:`Condition` say so.
 """
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -37,16 +40,19 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from paretune.frontiers.bootstrap import Units
-from paretune.frontiers.cells import Cell, Samples, Trained, load_cell
+from paretune.frontiers.cells import Cell, Samples, Trained, load_cell, narrow
 from paretune.frontiers.elsewhere import measured_elsewhere
 from paretune.frontiers.estimates import condition_of, estimated
 from paretune.frontiers.notes import check_same_examples, notes
 from paretune.frontiers.pareto import Reference, frontier_mask
+from paretune.frontiers.race import race_of
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.third_axis import with_third_axis
 from paretune.frontiers.verdict import Comparison, Condition, Recommendation
 from paretune.runs.store import Run, as_runs
 
+# By task, threat, epsilon and attack: how it was compared, its runs with their labels, and what came of it.
+KnownConditions = dict[tuple[str, ...], tuple[Settings, tuple[tuple[Run, str], ...], Condition]]
 Groups = tuple[ArrayLike, ArrayLike]  # a label for each report example, and for each select example
 
 
@@ -108,16 +114,40 @@ def compare(
 
 
 def compare_runs(
-    runs: list[Run], settings: Settings, groups: Mapping[str, Groups] | None = None
+    runs: list[Run],
+    settings: Settings,
+    groups: Mapping[str, Groups] | None = None,
+    known: KnownConditions | None = None,
 ) -> Comparison:
-    """:func:`compare`, of runs that are read."""
+    """:func:`compare`, of runs that are read.
+
+    Args:
+        runs: to compare.
+        settings: options of the comparison.
+        groups: as in :func:`compare`; the same whenever ``known`` is.
+        known: conditions of earlier comparisons: one of the same runs (the same objects) is not made again. Those of this
+            comparison take its place.
+    """
     points = labelled_points(runs)
+    before = dict(known or {})
+    after: KnownConditions = {}
     if strange := sorted({*(groups or {})} - {*points["task"]}):
         raise ValueError(f"groups names the tasks {strange}, but the runs have {sorted({*points['task']})}")
     conditions = []
-    for (task, *_), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
-        check_same_examples(rows, runs)
-        conditions.append(_compare_one(rows, runs, settings, (groups or {}).get(str(task))))
+    for (task, *others), rows in points.groupby(["task", "threat", "epsilon", "attack"], sort=True):
+        names = rows.drop_duplicates("run_index")
+        of_runs = tuple((runs[i], label) for i, label in zip(names["run_index"], names["label"], strict=True))
+        place = (str(task), *map(str, others))
+        of_place = before.get(place)
+        if of_place is None or of_place[:2] != (settings, of_runs):
+            check_same_examples(rows, runs)
+            condition = _compare_one(rows, runs, settings, (groups or {}).get(str(task)))
+            of_place = (settings, of_runs, condition)
+        after[place] = of_place
+        conditions.append(of_place[2])
+    if known is not None:
+        known.clear()
+        known.update(after)
     return Comparison(tuple(conditions))
 
 
@@ -180,32 +210,30 @@ def labelled_points(runs: list[Run]) -> pd.DataFrame:
     Raises:
         ValueError: no run has points.
     """
-    tables = [
-        run.points.assign(
-            run_index=index, backbone=_text(run.config.get("backbone")), company=_company(run.config)
-        )
-        for index, run in enumerate(runs)
-        if len(run.points)
-    ]
-    if not tables:
+    of_row = [index for index, run in enumerate(runs) for _ in range(len(run.points))]
+    if not of_row:
         raise ValueError(f"none of the {len(runs)} runs has a point yet; wait for the first evaluation")
-    points = pd.concat(tables, ignore_index=True)
+    backbones, companies = ([tell(run.config) for run in runs] for tell in (_backbone, _company))
+    points = pd.concat([run.points for run in runs if len(run.points)], ignore_index=True).assign(
+        run_index=of_row,
+        backbone=[backbones[index] for index in of_row],
+        company=[companies[index] for index in of_row],
+    )
     configs = points.groupby(["task", "strategy"])["config"].transform("nunique")
-    backbones = points.groupby("task")["backbone"].transform("nunique")
+    several = points.groupby("task")[["backbone", "company"]].transform("nunique")
     label = points["strategy"].where(configs == 1, points["config"])
-    label = label.where(backbones == 1, label + " on " + points["backbone"])
-    companies = points.groupby("task")["company"].transform("nunique")
-    points["label"] = label.where(companies == 1, label + points["company"])
+    label = label.where(several["backbone"] == 1, label + " on " + points["backbone"])
+    points["label"] = label.where(several["company"] == 1, label + points["company"])
     chosen = np.zeros(len(points), dtype=bool)
+    clean, robust = (points[f"{name}_select"].to_numpy(dtype=float) for name in ("clean", "robust"))
     for rows in points.groupby(["task", "threat", "epsilon", "attack", "label", "seed"]).indices.values():
-        group = points.iloc[rows]
-        chosen[rows] = frontier_mask(group["clean_select"], group["robust_select"])
+        chosen[rows] = frontier_mask(clean[rows], robust[rows])
     return points.assign(chosen=chosen)
 
 
 def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups: Groups | None) -> Condition:
     reference, seed = settings.start, settings.seed
-    by_cell = [group for _, group in rows.groupby(["label", "seed"], sort=True)]
+    by_cell = [group for _, group in narrow(rows).groupby(["label", "seed"], sort=True)]
     budget = (
         int(rows.groupby("run_index").size().min()),
         min(int(group["run_index"].nunique()) for group in by_cell),
@@ -217,6 +245,7 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         cells.setdefault(str(group["label"].iloc[0]), []).append(cell)
     judged = estimated(cells, samples, reference, rows, budget[0], settings)
     ranked = [area.strategy for area in judged.areas]
+    race = race_of(runs, {str(label): [*of.unique()] for label, of in rows.groupby("label")["run_index"]})
     units = (len(samples.report), len(samples.select))
     condition = Condition(
         **condition_of(rows),
@@ -231,7 +260,9 @@ def _compare_one(rows: pd.DataFrame, runs: list[Run], settings: Settings, groups
         notes=tuple(notes(rows, runs, budget, len(judged.differences), settings, units, groups is not None)),
         settings=settings,
         elsewhere=tuple(measured_elsewhere(rows, runs, ranked, settings.level, groups and groups[0])),
+        race=race if race is not None and race.holds(settings) else None,
     )
+    condition = dataclasses.replace(condition, notes=(*condition.notes, *condition.race_notes))
     return with_third_axis(condition, rows, runs, cells, samples)
 
 
@@ -269,5 +300,6 @@ def _company(config: Mapping[str, Any]) -> str:
     return f" with {' and '.join(others)}" if others else " alone"
 
 
-def _text(value: Any) -> str:
+def _backbone(config: Mapping[str, Any]) -> str:
+    value = config.get("backbone")
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

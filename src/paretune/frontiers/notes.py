@@ -74,6 +74,11 @@ def notes(
     augmented = sorted({str(runs[index].config.get("augmentation", "none")) for index in rows["run_index"]})
     if augmented != ["none"]:
         yield f"Training images were augmented: {', or '.join(augmented)}{_UNLIKE * (len(augmented) > 1)}."
+    if len({bool(runs[index].config.get("reuse")) for index in rows["run_index"]}) > 1:
+        yield (
+            "Some runs tried the adversarial examples of earlier points before the attack, others did not, so that the "
+            "robust accuracies of these may be a little higher."
+        )
     together = {task for index in rows["run_index"] for task in runs[index].config.get("together", ())}
     if together:
         yield f"Learnt at once by one model: {', '.join(sorted(together))}; what a run costs is that of all of them."

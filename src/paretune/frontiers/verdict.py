@@ -1,15 +1,26 @@
 """The outcome of a comparison: numbers with their uncertainty, and the sentences they allow."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from paretune.frontiers.deciding import SAME, Certainty, best_p_values, gap_text, p_matrix
+from paretune.frontiers.deciding import (
+    SAME,
+    Certainty,
+    Decision,
+    best_p_values,
+    decide,
+    gap_text,
+    listed,
+    p_matrix,
+)
 from paretune.frontiers.elsewhere import Elsewhere, numbers
 from paretune.frontiers.power import Needed, needed_examples, needed_seeds
+from paretune.frontiers.race import Out, Race
 from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.frontiers.tracking import Slope, slope_numbers
 from paretune.frontiers.volumes import Corner
@@ -122,6 +133,7 @@ class Condition(Ranking[AreaEstimate, Difference]):
     slopes: tuple[Slope, ...] = ()  # of shifted accuracy along training, likewise
     corner: Corner | None = None  # where volumes start, if ``areas`` and ``differences`` are of these
     shifted: int | None = None  # examples that volumes are measured on besides
+    race: Race | None = None  # that the runs are of, if it was decided by the same settings
 
     @property
     def quantity(self) -> str:
@@ -132,6 +144,58 @@ class Condition(Ranking[AreaEstimate, Difference]):
     def judged(self) -> "Condition":
         """What decides: the areas, or the volumes if :func:`paretune.compare` was asked to go ``by`` these."""
         return self.volumes if self.settings.by == "volume" and self.volumes is not None else self
+
+    @property
+    def put_out(self) -> dict[str, tuple[int, Out]]:
+        """What the race put out: of each the round, and the lead over it, of a strategy that is compared too."""
+        if self.race is None or self.corner is not None:  # a race is about areas
+            return {}
+        here = {area.strategy for area in self.areas}
+        leads = self.race.leads(self.task, self.attack, self.epsilon)
+        return {out.behind: (number, out) for number, out in leads if {out.ahead, out.behind} <= here}
+
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """What the tests decide; with a race, these spend half of the error, and what the race told on select is told.
+
+        The largest area is never out: where the two splits contradict each other, it may be best.
+        """
+        if not self.put_out:
+            return super().decision
+        names = [area.strategy for area in self.areas]
+        p_values = p_matrix(names, ((d.strategy_a, d.strategy_b, d.p_value) for d in self.differences))
+        level = (1 + self.level) / 2
+        decision = decide([area.area for area in self.areas], p_values, level=level, margin=self.margin)
+        for name, (_, lead) in self.put_out.items():
+            ahead, behind = names.index(lead.ahead), names.index(name)
+            if behind > 0:
+                decision.told[ahead, behind] = decision.behind[ahead, behind] = True
+        return decision
+
+    def race_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """A title, a heading and rows: what the race saw of each strategy, and when and why it put it out."""
+        if self.race is None or self.corner is not None:
+            return []
+        head, rows = self.race.numbers(self.task, self.attack, self.epsilon)
+        return [(f"race, by areas on the select split: {self.race.sentence}", head, rows)]
+
+    def further_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """What stands below the areas: of a race, of accuracies elsewhere and of volumes, what there is."""
+        return [*self.race_tables(), *self.elsewhere_tables(), *self.third_axis_tables()]
+
+    @property
+    def race_notes(self) -> tuple[str, ...]:
+        """What the race put out, in words."""
+        by_round: dict[int, list[str]] = {}
+        for name, (number, lead) in self.put_out.items():
+            text = f"{name} (at least {gap_text(lead.low)} behind {lead.ahead})"
+            by_round.setdefault(number, []).append(text)
+        rounds = "; ".join(f"after round {number} {listed(texts)}" for number, texts in by_round.items())
+        if not rounds:
+            return ()
+        return (
+            f"A race put out, by areas on the select split: {rounds}. What else is said is of the report split.",
+        )
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
@@ -383,7 +447,7 @@ def _table(condition: Condition) -> str:
     table = pd.DataFrame(rows, columns=columns, index=[area.strategy for area in condition.areas])
     heading = f"{condition.task}, {threat_text(condition.threat, condition.epsilon)}, {attack_text(condition.attack)}"
     text = f"{heading}\n{table.to_string()}\n{condition.judged.verdict}"
-    for title, head, others in (*condition.elsewhere_tables(), *condition.third_axis_tables()):
+    for title, head, others in condition.further_tables():
         text += f"\n\n{title}\n{pd.DataFrame(others, columns=head).set_index(head[0]).rename_axis(None).to_string()}"
     return text
 

@@ -94,6 +94,8 @@ class Drawing:
 def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.DataFrame:
     """Points with ``label`` and ``chosen``, from runs or from any table with ``strategy``, ``clean``, ``robust``.
 
+    Of points that this function gave, they are what they are.
+
     Raises:
         ValueError: a column is missing, or an accuracy is not a finite number in [0, 1].
     """
@@ -102,6 +104,8 @@ def as_points(source: str | Path | Run | Iterable[Run] | pd.DataFrame) -> pd.Dat
         points = labelled_points(runs)
         names, settings, index = run_names(runs), run_settings(runs), points["run_index"]
         return points.assign(run_name=[names[i] for i in index], settings=[settings[i] for i in index])
+    if {"label", "chosen", "run_name", "settings"} <= {*source.columns}:
+        return source.reset_index(drop=True)  # what this function gave
     if missing := {"strategy", "clean", "robust"} - {*source.columns}:
         raise ValueError(f"points lacks the columns {sorted(missing)}; it has {[*source.columns]}")
     points = source.reset_index(drop=True)

@@ -13,18 +13,26 @@ from paretune.report.marks import legend, symbol
 from paretune.report.sections import Part, use_text
 from paretune.report.specs.frontier import ON_PAGE
 from paretune.report.specs.overview import overview_spec
+from paretune.report.summary import LISTED, STRATEGIES, Shown
 from paretune.report.tables import rank_numbers, rank_pair_numbers, table
 from paretune.runs.naming import condition_names, threat_text
 
+RANKED = 20  # strategies in a ranking over tasks of a page that does not show all
+
 
 def overview_section(
-    comparison: Comparison, drawings: Sequence[Drawing], partial: Sequence[bool], looks: dict[str, Style]
+    comparison: Comparison,
+    shown: Shown,
+    drawings: Sequence[Drawing],
+    partial: Sequence[bool],
+    looks: dict[str, Style],
 ) -> Part:
     """Small frontiers beside each other, one row per condition, and the strategies over all tasks.
 
     Args:
         comparison: of several conditions.
-        drawings: one for each condition.
+        shown: those that have sections.
+        drawings: one for each of these.
         partial: for each condition, whether some of its runs are not finished.
         looks: of all strategies.
     """
@@ -33,29 +41,45 @@ def overview_section(
     head = ("Condition", "Recommendation", "Largest area", "Interval", "May be best")
     rows = [
         (
-            f'<a href="#condition-{number}">{escape(name)}</a>',
+            f'<a href="#condition-{number}">{escape(name)}</a>' if number in shown.numbers else escape(name),
             use_text(condition, looks, partial[number]),
             f"{escape(condition.best.strategy)} {condition.best.area:.3f}",
             f"{condition.best.low:.3f} – {condition.best.high:.3f}",
-            escape(", ".join(condition.judged.tied)),
+            escape(_listed(condition.judged.tied)),
         )
-        for number, (name, condition) in enumerate(zip(names, conditions, strict=True))
+        for number, (name, condition) in enumerate(zip(names[:LISTED], conditions, strict=False))
     ]
+    more = len(conditions) - len(rows)
     pictures = []
-    for number, (name, condition, drawing) in enumerate(zip(names, conditions, drawings, strict=True)):
-        shown = {area.strategy: looks[area.strategy] for area in condition.areas}
+    for number, condition, drawing in zip(shown.numbers, shown.conditions, drawings, strict=True):
+        drawn = {area.strategy: looks[area.strategy] for area in condition.areas}
         best = f"{condition.best.strategy} {condition.best.area:.3f}"
-        described = f"Frontiers of {', '.join(shown)} on {name}; largest area {best}"
-        pictures.append(Small(f"#condition-{number}", name, f"Largest: {best}", drawing, shown, described))
+        described = f"Frontiers of {', '.join(drawn)} on {names[number]}; largest area {best}"
+        small = Small(f"#condition-{number}", names[number], f"Largest: {best}", drawing, drawn, described)
+        pictures.append(small)
     many = small_multiples(pictures)
     across = over_tasks(comparison)
-    told = "".join(across_html(ranking, looks, several=len(across) > 1) for ranking in across)
+    most = None if shown.whole else RANKED
+    told = "".join(across_html(ranking, looks, several=len(across) > 1, most=most) for ranking in across)
+    ranked = by_rank(conditions, across)
+    strategies = (
+        "" if len(ranked) <= STRATEGIES else f" The first {STRATEGIES} of {len(ranked)} strategies by rank:"
+    )
+    if most is not None and any(len(ranking.ranked) > most for ranking in across):
+        told += f'<p class="small">The {most} strategies with the largest mean areas, and pairs with the first.</p>'
     html = (
         '<section class="card" aria-labelledby="overview"><h2 id="overview">Overview</h2>'
-        f"{told}{legend(by_rank(conditions, across), looks)}"
-        f"{many.html}<h3>Conditions</h3>{table('Conditions', head, rows)}</section>"
+        f"{told}{strategies}{legend(ranked[:STRATEGIES], looks)}"
+        f"{many.html}<h3>Conditions</h3>{table('Conditions', head, rows)}"
+        f"{f'<p>… and {more:,} more.</p>' if more else ''}</section>"
     )
     return Part(html, many.plots)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(
+        names if len(names) <= STRATEGIES else [*names[:STRATEGIES], f"{len(names) - STRATEGIES} others"]
+    )
 
 
 def by_rank(tasks: Sequence[Ranking[Area, Gap]], across: Sequence[AcrossTasks]) -> list[str]:

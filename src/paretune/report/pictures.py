@@ -21,6 +21,7 @@ from paretune.runs.naming import attack_text
 from paretune.runs.store import Run
 
 MOST_BYTES = 6_000_000  # of all pictures of a page, before they are compressed
+_GRIDS, _MOST_HTML = 12, 600_000  # so many grids there are however large, and characters of more
 _SHARP = 104  # pixels: as wide as a picture is shown; smaller ones are enlarged without blur
 
 Image = NDArray[np.float32]
@@ -66,18 +67,25 @@ def pictures_section(
             shown, size, count = kept, 3 * kept.pictures.clean[0].size, count + 1
         tasks.setdefault(task, {})[label] = shown
     images = max(1, MOST_BYTES // (size * max(1, count)))
+    grids: dict[tuple[str, str], str] = {}
+    places = {(c.task, a.strategy): rank for c in reversed(conditions) for rank, a in enumerate(c.areas)}
+    for task, label in sorted(places, key=lambda place: places[place]):  # the best of each task first
+        kept_or_why = tasks[task][label]
+        if not isinstance(kept_or_why, str):
+            grid = _grid(label, kept_or_why, images, looks[label])
+            if len(grids) >= _GRIDS and sum(map(len, grids.values())) + len(grid) > _MOST_HTML:
+                tasks[task][label] = "the page would be too large"
+            else:
+                grids[task, label] = grid
     body = []
     for task, strategies in tasks.items():
         body.append(f"<h3>{escape(task)}</h3>" if len(tasks) > 1 else "")
         for why in dict.fromkeys(reason for reason in strategies.values() if isinstance(reason, str)):
             lacking = ", ".join(label for label, reason in strategies.items() if reason == why)
             body.append(f'<p class="small">No pictures of {escape(lacking)}: {why}.</p>')
-        grids = (
-            _grid(label, kept, images, looks[label])
-            for label, kept in strategies.items()
-            if not isinstance(kept, str)
+        body.append(
+            f'<div class="grids">{"".join(grids[task, label] for label in strategies if (task, label) in grids)}</div>'
         )
-        body.append(f'<div class="grids">{"".join(grids)}</div>')
     intro = (
         '<p class="small">Images of the report split, chosen by place alone: the first of each class as they come, then the '
         "second of each. In the middle what the attack adds, around grey and enlarged. Below an image the class that the "

@@ -1,14 +1,14 @@
 """The sections of a report about one condition, and about one attack at several epsilons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from string import Template
 
 import pandas as pd
 
 from paretune.frontiers.budget import BudgetCurve
-from paretune.frontiers.verdict import Condition
+from paretune.frontiers.verdict import AreaEstimate, Condition
 from paretune.report.drawing import Drawing, Style
 from paretune.report.figures import describe
 from paretune.report.labels import area_text, origin_text
@@ -20,9 +20,10 @@ from paretune.report.specs.costs import cost_spec
 from paretune.report.specs.curves import budget_spec, epsilon_spec
 from paretune.report.specs.frontier import ON_PAGE, Spec, frontier_spec
 from paretune.report.specs.pairs import matrix_spec
-from paretune.report.tables import area_table, pair_table, table
+from paretune.report.tables import SEEDS_LISTED, area_table, pair_table, table
 from paretune.runs.naming import attack_text, threat_text
 
+_LISTED = 40  # strategies or sentences; of more, the rest are counted
 _CERTAINTY = {
     "clear": "every other strategy is told apart",
     "tie": "several strategies may be best, or are less than the margin behind",
@@ -43,31 +44,36 @@ class Part:
 def condition_section(
     number: int,
     condition: Condition,
+    whole: Condition,
     drawing: Drawing,
     rows: pd.DataFrame,
     curves: Sequence[BudgetCurve],
     looks: dict[str, Style],
     *,
-    partial: bool,
+    use: str,
     folded: bool,
 ) -> Part:
     """One condition: what to use and why, then every picture and table of it.
 
     Args:
         number: of the condition; ids end with it.
-        condition: what to tell.
+        condition: whose numbers to show, of the strategies that are shown.
+        whole: what sentences are about: all strategies.
         drawing: of its frontiers.
         rows: its points.
         curves: expected areas against the budget.
         looks: of its strategies, by rank.
-        partial: whether some of its runs are not finished.
+        use: the strategy to use, as HTML.
         folded: whether the section starts folded to its heading.
     """
     ranked = [estimate.strategy for estimate in condition.areas]
     several, seeds = len(ranked) > 1, any(len(area.seeds) > 1 for area in condition.areas)
+    ticks = seeds and max(len(area.seeds) for area in condition.areas) <= SEEDS_LISTED
     plots = {
         f"frontier-{number}": frontier_spec(drawing, looks, ON_PAGE, description=describe(rows, looks)),
-        f"forest-{number}": forest_spec(condition.areas, looks, ON_PAGE),
+        f"forest-{number}": forest_spec(
+            condition.areas if ticks else _without_seeds(condition), looks, ON_PAGE
+        ),
     }
     figures = []
     if several:
@@ -96,9 +102,12 @@ def condition_section(
         )
     outside, hidden = drawing.outside, len(rows) - len(drawing.points)
     beyond = f" <small>({outside} {plural('point', outside)} outside this view)</small>" if outside else ""
-    judged = condition.judged
+    judged = whole.judged
     sentence, _, covers = judged.verdict.partition(". ")
-    changes = "".join(f"<li>{escape(change)}</li>" for change in judged.recommendation.would_change)
+    needed = judged.recommendation.would_change
+    changes = "".join(f"<li>{escape(change)}</li>" for change in needed[:_LISTED])
+    changes += f"<li>… and {len(needed) - _LISTED} more.</li>" if len(needed) > _LISTED else ""
+    rest = len(whole.areas) - len(ranked)
     notes = "".join(f"<li>{escape(note)}</li>" for note in condition.notes)
     floors = [
         f" · {name} at least {floor:.0%}"
@@ -112,20 +121,20 @@ def condition_section(
         number=number,
         open="" if folded else "open",
         heading=f"{escape(condition.task)} <span>{escape(threat_text(condition.threat, condition.epsilon))}</span>",
-        brief=f'<p class="brief">{use_text(condition, looks, partial)}</p>' if folded else "",
+        brief=f'<p class="brief">{use}</p>' if folded else "",
         attack=escape(attack_text(condition.attack)),
         examples=f"{condition.examples:,}",
         examples_select=f"{condition.examples_select:,}",
         groups="" if condition.groups is None else f" · resampled by {condition.groups:,} groups",
         floors="".join(floors),
-        use=use_text(condition, looks, partial) if several else "",
+        use=use if several else "",
         verdict=escape(sentence + "."),
         covers=escape(covers),
         evidence=_evidence(judged) if several else "",
         origin=origin_text(condition.settings.start, drawing.clean, drawing.robust),
         level=f"{100 * condition.level:g}%",
         mean=", mean over seeds" if seeds else "",
-        ticks=", thin ticks single seeds" if seeds else "",
+        ticks=", thin ticks single seeds" if ticks else "",
         legend=legend(
             ranked,
             looks,
@@ -137,7 +146,12 @@ def condition_section(
         else "",
         figures="\n".join(figures),
         several_hidden="" if several else "hidden",
-        areas=area_table(condition, looks),
+        areas=area_table(condition, looks, judged.recommended.strategy)
+        + (
+            f'<p class="small">… and {rest} {plural("strategy", rest)} with smaller areas.</p>'
+            if rest
+            else ""
+        ),
         pairs=pair_table(condition),
         changes=f"<h4>What would change this</h4><ul>{changes}</ul>" if changes else "",
         notes=f"<h4>Notes</h4><ul>{notes}</ul>" if notes else "",
@@ -177,6 +191,10 @@ def epsilon_section(
     return Part(html, {f"epsilon-{number}": epsilon_spec(ranked, shown, ON_PAGE)})
 
 
+def _without_seeds(condition: Condition) -> list[AreaEstimate]:
+    return [replace(area, seeds=area.seeds[:1], per_seed=area.per_seed[:1]) for area in condition.areas]
+
+
 def use_text(condition: Condition, looks: dict[str, Style], partial: bool) -> str:
     """The strategy to use and how sure that is, as HTML; it recommends only what finished runs decide."""
     judged = condition.judged
@@ -199,6 +217,8 @@ def plural(noun: str, count: int) -> str:
 def _evidence(condition: Condition) -> str:
     """Who may be best, in one sentence."""
     among = condition.confidence_set
+    if len(among) > _LISTED:
+        among = (*among[:_LISTED], f"{len(among) - _LISTED} others")
     names = ", ".join(among[:-1]) + (" or " if len(among) > 1 else "") + among[-1]
     return (
         f"<p>{_CERTAINTY[condition.certainty].capitalize()}. With {100 * condition.level:g}% confidence, the largest true "

@@ -14,6 +14,8 @@ from paretune.report.marks import symbol
 from paretune.report.runs import run_names, run_settings
 from paretune.runs.store import Run
 
+SEEDS_LISTED = 24  # areas of a strategy; of more, the least and the largest are told
+
 
 class Numbers(NamedTuple):
     """A table as plain text, which HTML, LaTeX and Markdown are made from."""
@@ -43,7 +45,7 @@ def area_numbers(condition: Condition) -> Numbers:
             f"{estimate.area:.3f}",
             f"{estimate.low:.3f} – {estimate.high:.3f}",
             p_text(estimate.p_best),
-            " ".join(f"{area:.3f}" for area in estimate.per_seed),
+            _per_seed(estimate.per_seed),
             f"{estimate.best_clean:.1%}",
             f"{estimate.best_robust:.1%}",
             f"{estimate.trainable_parameters:,}",
@@ -54,6 +56,12 @@ def area_numbers(condition: Condition) -> Numbers:
     ]
     name = "Areas under the frontiers" if condition.quantity == "area" else "Volumes"
     return Numbers(name, head, rows)
+
+
+def _per_seed(areas: Sequence[float]) -> str:
+    if len(areas) <= SEEDS_LISTED:
+        return " ".join(f"{area:.3f}" for area in areas)
+    return f"{min(areas):.3f} – {max(areas):.3f} ({len(areas)} seeds)"
 
 
 def pair_numbers(condition: Condition) -> Numbers:
@@ -146,12 +154,19 @@ def rank_pair_numbers(across: AcrossTasks, most: int | None = None) -> Numbers:
     return Numbers("Pairs over the tasks", head, rows)
 
 
-def area_table(condition: Condition, looks: dict[str, Style]) -> str:
-    """The areas as HTML, with the marks of the strategies and a star at the recommended one."""
+def area_table(condition: Condition, looks: dict[str, Style], recommended: str | None = None) -> str:
+    """The areas as HTML, with the marks of the strategies and a star at the recommended one.
+
+    Args:
+        condition: whose areas to show.
+        looks: of its strategies.
+        recommended: which one that is, where the condition is a part of another.
+    """
     numbers = area_numbers(condition)
+    recommended = recommended or condition.judged.recommended.strategy
     rows = []
     for name, area, *others in numbers.rows:
-        star = "&nbsp;★" if name == condition.judged.recommended.strategy else ""
+        star = "&nbsp;★" if name == recommended else ""
         first = f"{symbol(looks[name])}<span>{escape(name)}{star}</span>"
         rows.append((first, f"<strong>{area}</strong>", *map(escape, others)))
     return table(numbers.name, numbers.head, rows)

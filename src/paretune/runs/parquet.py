@@ -1,7 +1,9 @@
-"""Parquet files of other people, for data and for results alike."""
+"""Parquet files, for data and for results alike."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from paretune.runs import disk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,11 +18,27 @@ def read_parquet(path: Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError('Parquet files need pyarrow: pip install "paretune[parquet]"') from error
+    pyarrow = _pyarrow()
     try:
         return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from None
+
+
+def write_parquet(table: "pd.DataFrame", path: Path) -> None:
+    """Write the rows, whole or not at all.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        OSError: the file cannot be written; the message has ``path`` and the reason.
+    """
+    _pyarrow()
+    disk.write_atomically(path, lambda temporary: table.to_parquet(temporary, engine="pyarrow", index=False))
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError('Parquet files need pyarrow: pip install "paretune[parquet]"') from error
+    return pyarrow

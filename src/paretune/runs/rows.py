@@ -221,7 +221,11 @@ def implied(config: Mapping[str, Any], step: Any) -> dict[str, Any]:
         "config": config.get("strategy_config"),
         "seed": config.get("seed"),
     }
-    return fields | ({"bits": f"bits/step-{step:06d}.safetensors"} if isinstance(step, int) else {})
+    return fields | _of_step(step)
+
+
+def _of_step(step: Any) -> dict[str, Any]:
+    return {"bits": f"bits/step-{step:06d}.safetensors"} if isinstance(step, int) else {}
 
 
 def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
@@ -233,7 +237,8 @@ def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str
     if torn:
         log.info("%s: the last line is unfinished and was left out", file)
     rows: list[tuple[int, dict[str, Any]]] = []
-    key = run_key(config)
+    of_run = implied(config, None)
+    key = of_run["run"]
     seen: dict[tuple[Any, ...], int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -245,7 +250,7 @@ def read_rows(path: Path, config: Mapping[str, Any]) -> list[tuple[int, dict[str
             raise ValueError(f"{where} is not JSON ({error}). The file is damaged: {OTHERWISE}") from None
         check_row(row, where, key)
         row["attack"] = as_called(row["attack"])
-        for field, value in implied(config, row["step"]).items():
+        for field, value in (of_run | _of_step(row["step"])).items():
             if row[field] != value:
                 raise ValueError(
                     f"{where} says {field} = {row[field]!r}, but its run makes that {value!r}. It is damaged: {OTHERWISE}"

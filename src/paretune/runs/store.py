@@ -3,6 +3,7 @@
     RUN/config.json           what makes the run; its hash is the key of the run
     RUN/points.jsonl          one line per evaluated point: (step, attack, epsilon) -> accuracies and cost
     RUN/bits/step-….safetensors   packed correctness of every example, from which the accuracies follow
+    RUN/confirmed/step-….safetensors  of a few points, under a stricter attack
     RUN/examples.safetensors      labels of the report examples, and pictures of a few under attack
     RUN/checkpoint.safetensors    of an unfinished run; says how many points there are up to its step
     RUN/adapter               of a finished run
@@ -15,6 +16,7 @@ copied, merged and read without this library.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -28,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from paretune.runs import disk
+from paretune.runs.confirmed import Confirmed, read_confirmed
 from paretune.runs.examples import EXAMPLES, Examples
 from paretune.runs.lines import append_whole, whole_lines
 from paretune.runs.rows import (
@@ -243,12 +246,16 @@ class Run:
     points: pd.DataFrame
     done: bool
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The key of the run, a hash of its configuration."""
         return run_key(self.config)
 
-    def bits(self, row: "Row | pd.Series[Any]") -> Bits:
+    @functools.cached_property
+    def _resolved(self) -> Path:
+        return self.path.resolve()
+
+    def bits(self, row: "Mapping[Any, Any] | pd.Series[Any]") -> Bits:
         """Which examples a point got right.
 
         Args:
@@ -264,7 +271,7 @@ class Run:
             ValueError: it is damaged, or contradicts the row.
         """
         path = (self.path / row["bits"]).resolve()
-        if not path.is_relative_to(self.path.resolve()):
+        if not path.is_relative_to(self._resolved):
             raise ValueError(f"{self.path}: bits must lie inside the run directory; got {row['bits']!r}")
         packed, metadata = load_packed(path)
         bits: Bits = {}
@@ -292,6 +299,14 @@ class Run:
     def kept_step(self) -> int:
         """The step whose weights the adapter of a finished run has: the last one, or the best by the rule of the run."""
         return int(read_json(self.path / "DONE").get("kept_step", self.points["step"].max()))
+
+    def confirmed(self) -> list[Confirmed]:
+        """What a stricter attack says of points that the run chose, by rising step; mostly nothing was asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: a file of it is gone, damaged, or about other examples than the rows.
+        """
+        return read_confirmed(self.path, self.points)
 
     def examples(self) -> Examples | None:
         """Labels of the report examples, and pictures of the last point; None where they were not kept.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from paretune._values import LAST_SEED, MOST, check_whole, from_dict, parse_many, parse_number, shown, told
-from paretune.attacks import PGD, THREATS, Engine, Threat
+from paretune.attacks import PGD, THREATS, Attack, Engine, Threat
 from paretune.backbones.backbone import Backbone
 from paretune.backbones.loading import load_backbone
 from paretune.data.augmentation import Augmentation
@@ -25,6 +25,7 @@ from paretune.shifts import Shifts
 from paretune.strategies import STRATEGIES, BitFit, Compacter, FullFineTune, LoRA, Strategy, adapt
 from paretune.sweeps.sources import PerTask, SourceConfig
 from paretune.training.balance import Balance, check_balance
+from paretune.training.chosen import read_confirm
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep
 from paretune.training.loop import train
@@ -39,7 +40,7 @@ T = TypeVar("T", bound=ImageData | Tasks)
 _AS_IN_TRAIN = (
     *("batch_size", "accumulate", "checkpointing", "mixed_precision", "ema", "awp", "keep", "patience"),
     *("freezing", "augmentation", "balance", "optimizer", "points", "stop_on_failure"),
-    *("shift_limit", "attack_elsewhere", "seed", "precision", "engine"),
+    *("shift_limit", "attack_elsewhere", "seed", "precision", "engine", "reuse"),
 )
 # Sizes of the offline backbones for the demo and for all other data; DINOv2 was mostly trained at 224, although its
 # weights end at 518.
@@ -137,6 +138,10 @@ class TaskConfig(SourceConfig):
         points: evaluation points, spread evenly over the steps of training; each is one point of the frontier.
         stop_on_failure: end a run where transfer failure, catastrophic overfitting, masked gradients or an adapter that does
             not move is noticed; its findings say so, and a comparison takes no more points of any run than it has.
+        reuse: try the adversarial examples of the evaluation point before first, and attack what withstands them: fewer
+            passes, and never a higher robust accuracy.
+        confirm: a stricter attack with the same threat, as in "AutoAttack(Linf(2/255))", that measures the frontier and the
+            last point of each run once more, on the report split; auto is AutoAttack. null confirms nothing.
         precision: of the gradients of attacks: fp32 gives the same numbers everywhere; auto takes bfloat16 where the first
             batch shows that it is faithful and faster; bf16 insists. Every example is judged in float32.
         engine: what takes the steps of attacks: eager, one by one; graph, CUDA graphs of them or of what they ask the model,
@@ -174,6 +179,8 @@ class TaskConfig(SourceConfig):
     optimizer: AdamW = field(default_factory=AdamW)
     points: int = 4
     stop_on_failure: bool = False
+    reuse: bool = False
+    confirm: str | None = None
     precision: Literal["fp32", "auto", "bf16"] = "fp32"
     engine: Engine = "auto"
 
@@ -201,7 +208,7 @@ class TaskConfig(SourceConfig):
         if self.objective is not None and not isinstance(self.objective, Objective):
             raise TypeError(f"objective must be an objective such as TRADES(), got {shown(self.objective)}")
         check_balance(self.balance)
-        _ = self.minimised
+        _ = self.minimised, self.confirming
 
     @property
     def threat(self) -> Threat:
@@ -225,6 +232,11 @@ class TaskConfig(SourceConfig):
     def attack(self) -> PGD:
         """What the models are measured with."""
         return PGD(self.threat, steps=self.eval_steps)
+
+    @property
+    def confirming(self) -> Attack | None:
+        """What ``confirm`` names."""
+        return None if self.confirm is None else read_confirm(self.confirm, self.attack)
 
     def load_backbone(self, num_classes: int, seed: int) -> Backbone:
         """The backbone with a fresh head."""
@@ -394,6 +406,7 @@ class RunConfig(TaskConfig):
             "epsilon": self.schedule,
             "attacks": [self.attack],
             "shifts": self.shifts or (),
+            "confirm": self.confirming,
             **{name: getattr(self, name) for name in _AS_IN_TRAIN},
         }
 

@@ -138,7 +138,7 @@ def measured(config: RunConfig, data: ImageData | Tasks, pixels: float = math.in
         model = config.adapted(data)
         model.to(device).to(memory_format=torch.channels_last)
         plan = Plan.of(model, data, **config.planned(data), epochs=None, eval_every=None)
-        tasks = at_work(plan, model, lambda module: module)
+        tasks = at_work(plan, model, model)
         largest = EVALUATED + max(task.plan.batch_size for task in tasks)
         most = int(max(2, min(pixels / math.prod(pair(model.image_size)), largest)))
         precision = MixedPrecision(device, plan.mixed_precision)

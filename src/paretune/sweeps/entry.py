@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretune._values import number_text
+from paretune._values import number_text, shown
 from paretune.backbones.backbone import Backbone
 from paretune.data.images import ImageData
 from paretune.frontiers.comparing import compare
@@ -16,9 +16,11 @@ from paretune.frontiers.settings import Settings
 from paretune.frontiers.verdict import Comparison
 from paretune.runs.sinks.base import Openable
 from paretune.strategies import Strategy, adaptation_of
+from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.executors import Executor, Workers
 from paretune.sweeps.grid import run_all
+from paretune.sweeps.racing import check, race
 from paretune.sweeps.searching import with_rates
 from paretune.sweeps.sources import DataSets, SourceConfig, is_named, objects_by_task
 from paretune.training.objectives import read_objective
@@ -81,10 +83,86 @@ def sweep(
         ImportError, ConnectionError: ``on`` needs a package, or nothing answers there.
         BlockingIOError: another process hands out runs in ``out``, or is at work in one of them.
     """
-    check_known("sweep", options, [*_TASK, *_JUDGING])
-    judging = {name: options.pop(name) for name in _JUDGING if name in options}
+    runs, config, judging = _asked("sweep", data, strategies, seeds, backbone, options)
+    runs = with_rates(runs, config, out, on=on, workers=workers, resume=resume, progress=progress)
+    return compare(
+        run_all(runs, out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
+    )
+
+
+def compare_until(
+    data: Any = "digits",
+    strategies: str | Sequence[str | Strategy] | None = None,
+    seeds: str | Sequence[int] = (0, 1, 2, 3, 4),
+    *,
+    until: str = "certain",
+    budget: str | Budget | None = None,
+    backbone: str | Backbone = "efficientnet-lite0",
+    out: str | Path = "paretune-runs",
+    on: str | Executor = "local",
+    workers: Workers = None,
+    resume: bool = True,
+    progress: bool = True,
+    sinks: Sequence[Openable] = (),
+    **options: Any,
+) -> Comparison:
+    """:func:`sweep`, but strategies that cannot be best any more get no more seeds.
+
+    Strategies and seeds are run in rounds. After each, those that are behind another one for sure are out: decided on the
+    select split alone, and with a probability of ``(1 - level) / 2`` over all rounds is a best one put out. It ends when one
+    strategy is left, when those that are left differ by less than ``margin``, when more seeds would hardly tell more of them
+    apart, when all ``seeds`` are used, or before ``budget`` is exceeded. Called again, it goes on; see
+    :mod:`paretune.sweeps.racing`.
+
+    Args:
+        data: as for :func:`sweep`, like all that is not said here.
+        strategies: at least two.
+        seeds: at least two; each strategy gets as many of them as it needs, in their order.
+        until: certain.
+        budget: at most, as in "2h" or "3e6 gradients", which are passes of one image forward and back; None for no limit.
+            The search of ``lr="auto"`` comes before the race and does not count.
+        backbone: as for :func:`sweep`.
+        out: directory of the runs and of ``race.json``, which says what was put out, when and why.
+        on: as for :func:`sweep`.
+        workers: as for :func:`sweep`.
+        resume: False starts the race and its runs over.
+        progress: show bars on the terminal.
+        sinks: as for :func:`sweep`.
+        **options: as for :func:`sweep`.
+
+    Returns:
+        The comparison of all that ran, on the report split; what the race put out is not among the best, and ``race`` of
+        each condition is its record.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`sweep`; and ValueError if there is too little to race, the budget is
+            too small for one round, or ``out`` has a race of other runs or settings.
+    """
+    if until != "certain":
+        raise ValueError(f"until must be 'certain', got {shown(until)}")
+    limit = None if budget is None else Budget.read(budget)
+    runs, config, judging = _asked("compare_until", data, strategies, seeds, backbone, options)
+    settings = Settings(**judging)
+    check(runs, settings)
+    making: dict[str, Any] = {"on": on, "workers": workers, "resume": resume, "progress": progress}
+    runs = with_rates(runs, config, out, **making)
+    raced, _ = race(runs, out, settings, budget=limit, sinks=sinks, **making)
+    return compare(raced, **judging)
+
+
+def _asked(
+    function: str,
+    data: Any,
+    strategies: str | Sequence[str | Strategy] | None,
+    seeds: str | Sequence[int],
+    backbone: str | Backbone,
+    options: Mapping[str, Any],
+) -> tuple[Sequence[RunConfig], CompareConfig, dict[str, Any]]:
+    """The runs that arguments of ``function`` ask for, the comparison they are of, and how it is judged."""
+    check_known(function, options, [*_TASK, *_JUDGING])
+    judging = {name: options[name] for name in _JUDGING if name in options}
     Settings(**judging)
-    options = as_written(options)
+    options = as_written({name: value for name, value in options.items() if name not in judging})
     if strategies is not None:
         options["strategies"] = Strategies.read(strategies)
     tasks = objects_by_task(data, options.get("train_domains"))
@@ -104,10 +182,7 @@ def sweep(
     runs: Sequence[RunConfig] = config.runs()
     if not named or isinstance(backbone, Backbone):
         runs = _given(runs, data if tasks is None else tasks, backbone)
-    runs = with_rates(runs, config, out, on=on, workers=workers, resume=resume, progress=progress)
-    return compare(
-        run_all(runs, out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
-    )
+    return runs, config, judging
 
 
 def check_known(function: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -175,10 +175,21 @@ def directory_name(config: RunConfig) -> str:
             name: value for name, value in values.items() if name not in SourceConfig.__dataclass_fields__
         }
         values["data"] = [*sources.items()]  # in their order
-    absent = ("columns", "skip_bad", "train_domains", "attack_elsewhere", "task_weights", "task_batch_sizes")
+    absent = (
+        "columns",
+        "skip_bad",
+        "train_domains",
+        "attack_elsewhere",
+        "task_weights",
+        "task_batch_sizes",
+        "reuse",
+        "confirm",
+    )
     for name in absent:  # as before there were these
         if not values.get(name):
             values.pop(name, None)
+    if config.confirm is not None:
+        values["confirm"] = repr(config.confirming)
     if config.objective is None:  # of train_steps
         del values["objective"]
     if config.balance == "none":

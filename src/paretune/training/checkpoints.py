@@ -18,6 +18,7 @@ from paretune.interchange.placing import stored_tensors_full_names
 from paretune.runs import disk
 from paretune.strategies.mechanics.adapting import require_adaptation, restore
 from paretune.strategies.mechanics.base import Delta
+from paretune.training.sharding import restore_state
 
 FORMAT = "2"  # 1: random starts of attacks depended on the batch
 
@@ -35,7 +36,7 @@ class Kept(Protocol):
 def save_checkpoint(
     path: Path,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Mapping[str, Tensor],
     progress: dict[str, Any],
     kept: Mapping[str, Kept] | None = None,
 ) -> None:
@@ -47,12 +48,9 @@ def save_checkpoint(
         f"model/{name}": value.detach().cpu().contiguous()
         for name, value in stored_tensors_full_names(module, require_adaptation(module)).items()
     }
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
-    for key, keeper in (kept or {}).items():
-        for name, value in keeper.tensors().items():
-            tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+    others = {"optimizer": optimizer} | {key: keeper.tensors() for key, keeper in (kept or {}).items()}
+    for key, values in others.items():
+        tensors |= {f"{key}/{name}": value.detach().cpu().contiguous() for name, value in values.items()}
     save_tensors(path, tensors, progress)
 
 
@@ -81,14 +79,13 @@ def load_checkpoint(
             reason = f"{name} is not that of this adapter, which was chosen by other images or weights"
             raise _damaged(path, ValueError(reason))
     restore(module, values)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, field = name.split("/")
-            state.setdefault(int(index), {})[field] = value
+
+    def of(key: str) -> dict[str, Tensor]:
+        return {n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")}
+
     for key, keeper in (kept or {}).items():
-        keeper.load({n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")})
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        keeper.load(of(key))
+    restore_state(optimizer, of("optimizer"))
     return progress
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ def gradients(
     *,
     awp: float | None,
     attacking: AbstractContextManager[object] | None = None,
+    share: Callable[[], object] = lambda: None,
     drop: Callable[[], object] = lambda: None,
 ) -> Seen:
     """Add the gradient of a step to those that the parameters of ``model`` have.
@@ -36,11 +36,17 @@ def gradients(
         precision: of the losses; gradients have its scale.
         awp: size of the perturbation of the weights, see :func:`~paretune.training.perturbing.worst_weights`.
         attacking: around the attacks.
+        share: makes the gradients of this process those of all, once the last part has added to them.
         drop: takes away the gradients of what is frozen in this step.
     """
     with attacking or nullcontext():
         attacked = [tasks[part.task].attacked(part) for part in parts]
-    descend = partial(_descend, parts, tasks, attacked, precision)
+
+    def descend() -> Seen:
+        seen = _descend(parts, tasks, attacked, precision)
+        share()
+        return seen
+
     with worst_weights(model, awp, descend, drop):
         return descend()
 

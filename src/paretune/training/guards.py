@@ -48,7 +48,9 @@ def check_divergence(
         ) from cause
 
 
-def check_gradients(model: Backbone, images: Tensor, *, penalised: bool = False) -> str | None:
+def check_gradients(
+    model: Backbone, images: Tensor, *, learner: Backbone | None = None, penalised: bool = False
+) -> str | None:
     """After the first backward pass: stop if a trainable parameter got no gradient. One of zero is a gradient.
 
     Two kinds are none: what a skipped layer lacked by chance, and what of the model's own classification never uses, such as
@@ -57,6 +59,7 @@ def check_gradients(model: Backbone, images: Tensor, *, penalised: bool = False)
     Args:
         model: adapted; only read.
         images: of this step.
+        learner: what has the gradients, if not the model.
         penalised: whether the loss has a term that gives all that is trained a gradient, so that having one says nothing.
 
     Returns:
@@ -67,7 +70,8 @@ def check_gradients(model: Backbone, images: Tensor, *, penalised: bool = False)
     """
     adaptation = require_adaptation(model)
     trained = trainable_parameters(model)
-    without = [name for name, parameter in trained.items() if penalised or parameter.grad is None]
+    learnt = trainable_parameters(learner or model)
+    without = [name for name, parameter in learnt.items() if penalised or parameter.grad is None]
     if not without:
         return None
     frozen = {name for name in without if not trained[name].requires_grad}

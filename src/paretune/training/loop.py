@@ -1,16 +1,12 @@
 """The one training loop: every strategy, objective and schedule is an argument to it.
 
-Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch
-and of every evaluation (``accelerate launch --cpu`` alone starts one process, whatever ``--num_processes`` says; the
-log tells how many there are). Where batch norms adapt, each normalises its own share, and what they have seen becomes
-their mean before each evaluation: the running means are those of whole batches then, the running variances lack the
-spread between the shares.
-
-Where an accelerator must be waited for, a comment says so. Between two readings of the numbers the loop itself never waits
-(:mod:`paretune.training.measuring`), nor does an attack of :mod:`paretune.attacks`: what its checks look at is read with
-those numbers, and an error names the step it is from. What is done once is the exception: the first step shows what the
-model is like, and graphs are compared before they are used. So are models, and attacks and objectives of one's own, that
-look at values themselves, and the scaler of float16 gradients.
+Under ``torchrun --nproc-per-node N`` or ``accelerate launch --multi_gpu`` each process takes its share of every batch and
+of every evaluation, and they send each other the gradients of what trains, once a step. (``accelerate launch --cpu`` alone
+starts one process, whatever ``--num_processes`` says; the log tells how many there are.) With ``accelerate launch
+--use_fsdp --fsdp_version 2`` they divide what trains too, see :mod:`paretune.training.sharding`. Where batch norms adapt,
+each normalises its own share, and what they have seen becomes their mean before each evaluation: the running means are
+those of whole batches then, the running variances lack the spread between the shares. A comment says where an accelerator
+is waited for; why nowhere else, :mod:`paretune.training.measuring`.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +31,7 @@ from paretune.runs.store import Run
 from paretune.shifts import Shift
 from paretune.strategies.mechanics.adapting import trainable_parameters
 from paretune.training.balance import Balance
+from paretune.training.confirming import confirm_points
 from paretune.training.ema import Average
 from paretune.training.freezing import Freezing, Frozen
 from paretune.training.gradients import gradients
@@ -48,6 +45,7 @@ from paretune.training.plan import Batches, Mixed, Plan
 from paretune.training.processes import Processes
 from paretune.training.record import Record, recording
 from paretune.training.schedules import EpsilonSchedule
+from paretune.training.sharding import give, take, whole
 from paretune.training.tasks import Tasks
 
 # Of train's arguments; the others make the run what it is.
@@ -84,6 +82,8 @@ def train(
     seed: int = 0,
     augmentation: str | Augmentation | Callable[[Tensor], Tensor] | None = None,
     stop_on_failure: bool = False,
+    reuse: bool = False,
+    confirm: Attack | None = None,
     workers: int = 0,
     precision: Literal["auto"] | Precision = "fp32",
     engine: Engine = "auto",
@@ -95,7 +95,8 @@ def train(
 
     At each evaluation point the model is measured on the select and the report split, one row per attack is appended, and a
     checkpoint replaces the last one. Killed and called again with the same arguments, the run goes on from there and ends
-    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes).
+    with the same adapter and the same rows (on one kind of machine with the same number of threads and processes; with more
+    or fewer processes up to rounding, but for dropout and batch norms that adapt).
 
     Args:
         model: from :func:`~paretune.adapt`.
@@ -135,6 +136,8 @@ def train(
         stop_on_failure: end the run where transfer failure, catastrophic overfitting, masked gradients or an adapter that
             does not move is noticed. It is measured there and finished as it is; a finding, the last rows and the adapter
             say why. A comparison takes no more points of any run than the shortest run has.
+        reuse: try first what broke the model at the evaluation point before, see :mod:`paretune.evaluation.reuse`.
+        confirm: a stricter attack on the points that are chosen, at the end, see :mod:`paretune.training.confirming`.
         workers: processes that load images; 0 loads them here.
         precision: of the gradients of attacks, see :func:`~paretune.attacks.attack_copy`; resuming keeps what "auto" chose.
         engine: what takes the steps of attacks, see :func:`~paretune.attacks.attack_copy`. All but ``"compiled"`` give the
@@ -155,8 +158,8 @@ def train(
     data = data if isinstance(data, Tasks) else as_data(data, model.image_size)
     arguments = locals()
     plan = Plan.of(**{name: arguments[name] for name in arguments if name not in _NOT_PLANNED})
-    sizes = [task.batch_size for task in plan.tasks]
-    processes = Processes(sizes, plan.mixed_precision, evaluated=evaluated(plan.divide))
+    processes = Processes(plan.mixed_precision, evaluated=evaluated(plan.divide))
+    processes.check(plan)
     with recording(Path(out), plan, processes, resume=resume, sinks=sinks) as record:
         note_task(model, plan.noted)
         if record.done:
@@ -176,24 +179,25 @@ def _follow(
 ) -> None:
     """Take the steps of ``plan`` that ``record`` lacks."""
     rank, device, precision = processes.rank, processes.device, processes.precision
-    # Faster for convolutions on a CPU; the values are the same.
-    model.to(device).to(memory_format=torch.channels_last)
-    parameters = list(trainable_parameters(model).values())
-    tasks, optim = at_work(plan, model, processes.prepare), plan.optimizer.build(model, plan.lr)
+    model.to(device).to(memory_format=torch.channels_last)  # the same values; faster convolutions on a CPU
+    learner = processes.learner(model)
+    parameters, learnt = (list(trainable_parameters(which).values()) for which in (model, learner))
+    tasks, optim = at_work(plan, model, learner), plan.optimizer.build(learner, plan.lr)
     average = Average(model, plan.ema)
-    kept = {f"objective{task.plan.number or ''}": task.term for task in tasks}
+    kept = {name: part for task in tasks for name, part in task.kept.items()}
     record.go_on(model, optim, {**kept, "average": average, "scale": precision})
+    give(model, learner)
     for task in tasks:
         task.copy.options = replace(plan.options, precision=record.so_far["attack_precision"])
     record.note(shortage(model, plan.accumulate, plan.parts, plan.divide, record.step), record.step)
-    frozen = Frozen(model, plan.freezing, plan.total)
+    frozen = Frozen(learner, plan.freezing, plan.total)
     readings, start = Readings(record, device, parameters), record.step
     order = partial(Batches, plan, start, rank, processes.world)
     loaders = [order(number=task.plan.number).loader(workers, device) for task in tasks]
     bar = progress_bar(progress if rank == 0 else False, record.path.name, plan.total)
     with torch.random.fork_rng(), bar as show, record.writing():
         for task in tasks:
-            task.model.train()
+            task.called.train()
         for step, loaded in enumerate(zip(*loaders, strict=True), start=start + 1):
             if record.stop:
                 break
@@ -208,27 +212,29 @@ def _follow(
             frozen.begin(step)
             torch.manual_seed(seed + rank)  # dropout and stochastic depth
             with readings.checking(step, batches[0]):
-                parts = [part for batch in batches for part in batch.parts(plan.parts)]
                 seen = gradients(
-                    parts,
+                    [part for batch in batches for part in batch.parts(plan.parts)],
                     tasks,
-                    model,
+                    learner,
                     precision,
                     awp=plan.awp,
                     attacking=readings.attacking(),
+                    share=partial(processes.average_gradients, learnt),
                     drop=frozen.drop_gradients,
                 )
             if step == start + 1:
-                unused = check_gradients(model, batches[0].images, penalised=plan.objective.reaches_all)
+                reached = plan.objective.reaches_all
+                unused = check_gradients(model, batches[0].images, learner=learner, penalised=reached)
                 record.note(unused if step == 1 else None, step)
             frozen.drop_gradients()
             precision.scaler.unscale_(optim)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, plan.optimizer.clip or float("inf"))
-            readings.add(step, seen, norm)
+            norm = torch.nn.utils.clip_grad_norm_(learnt, plan.optimizer.clip or float("inf"))
+            readings.add(step, seen, whole(norm))
             settled = readings.read(step)  # waits, once in WAIT_EVERY steps
             precision.scaler.step(optim)
             precision.scaler.update()
             optim.zero_grad(set_to_none=True)
+            take(model, learner)
             average.update(step)
             for task in tasks:
                 task.copy.outdated = True
@@ -238,4 +244,5 @@ def _follow(
             for status in settled:
                 show(status)
     average.swap()
+    confirm_points(record, model, tasks)
     model.eval().to(memory_format=torch.contiguous_format)

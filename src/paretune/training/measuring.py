@@ -1,15 +1,21 @@
-"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points."""
+"""What the loop measures: each step's loss and accuracy, read from the device together, and evaluation points.
+
+Between two readings of the numbers the loop itself never waits, nor does an attack of :mod:`paretune.attacks`: what its
+checks look at is read with those numbers, and an error names the step it is from. What is done once is the exception: the
+first step shows what the model is like, and graphs are compared before they are used. So are models, and attacks and
+objectives of one's own, that look at values themselves, and the scaler of float16 gradients.
+"""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretune.attacks import AttackCopy, attack_copy
 from paretune.attacks.copy.options import CopyOptions
@@ -21,6 +27,7 @@ from paretune.backbones.features import without_head
 from paretune.evaluation import speed
 from paretune.evaluation.scores import Scores
 from paretune.runs.progress import Status
+from paretune.training.checkpoints import Kept
 from paretune.training.ema import Average
 from paretune.training.guards import (
     TrainingDiverged,
@@ -35,7 +42,8 @@ from paretune.training.objectives import Term, TrainingBatch
 from paretune.training.pictures import Album
 from paretune.training.plan import Plan
 from paretune.training.record import Measured, Record
-from paretune.training.tasks import Through, Views, shared_view
+from paretune.training.replaying import Replays
+from paretune.training.tasks import shared_view
 
 WAIT_EVERY = 10  # steps between two looks at the numbers of an accelerator; there is no waiting on a CPU
 
@@ -80,16 +88,18 @@ class AtWork:
     Args:
         plan: what is learnt.
         model: of the task, which in a run of several is a view of what they share.
-        called: the same as it is called in training.
+        called: the same as it trains: the model, or its shards.
         term: the objective.
         copy: what attacks search on.
+        replays: what evaluation points try first.
     """
 
     plan: Learning
     model: Backbone
-    called: nn.Module
+    called: Backbone
     term: Term
     copy: FreshCopy
+    replays: Replays
 
     def batch(
         self, device: torch.device, loaded: Sequence[Tensor], step: int, epsilon: float
@@ -107,20 +117,26 @@ class AtWork:
             share=plan.share,
         )
 
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What checkpoints hold of it, by name."""
+        number = self.plan.number or ""
+        return {f"objective{number}": self.term, f"replays{number}": self.replays}
+
     def attacked(self, batch: TrainingBatch) -> Any:
         """What the loss takes beside the batch."""
         return self.term.attacked(self.copy, batch)
 
 
-def at_work(plan: Plan, model: Backbone, prepare: Callable[[nn.Module], nn.Module]) -> list[AtWork]:
-    """The tasks of ``plan``, before the first step of ``model``; what trains is called as ``prepare`` returns it."""
-    views = [shared_view(model, task.name, plan.noted) if plan.together else model for task in plan.tasks]
-    prepared = prepare(Views(views) if plan.together else model)
+def at_work(plan: Plan, model: Backbone, learner: Backbone) -> list[AtWork]:
+    """The tasks of ``plan``, before the first step of ``model``; ``learner`` is what trains: the model or its shards."""
     tasks = []
-    for task, view in zip(plan.tasks, views, strict=True):
-        called = Through(prepared, task.number) if plan.together else prepared
+    for task in plan.tasks:
+        view = shared_view(model, task.name, plan.noted) if plan.together else model
         term = plan.objective.begin(view, task.data, plan.seed)
-        tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options)))
+        called = view if plan.together else learner
+        replays = Replays(reuse=plan.reuse)
+        tasks.append(AtWork(task, view, called, term, FreshCopy(view, plan.options), replays))
     return tasks
 
 
@@ -368,12 +384,19 @@ def _scored(task: AtWork, record: Record) -> tuple[Measured, Album]:
     plan, data = record.plan, task.plan.data
     album, measure = Album(data.report, plan.attacks[0]), partial(record.processes.evaluate, task.model)
     report, select = (
-        measure(split, plan.attacks, plan.seed, task.copy(), seen)
-        for split, seen in ((data.report, album), (data.select, None))
+        measure(split, plan.attacks, plan.seed, task.copy(), seen, task.replays.of(name))
+        for name, split, seen in (("report", data.report, album), ("select", data.select, None))
     )
     under = plan.attacks if plan.attack_elsewhere else ()
     elsewhere = {
-        name: measure(split, under, plan.seed, task.copy()) for name, split in data.elsewhere.items()
+        name: measure(
+            split,
+            under,
+            plan.seed,
+            task.copy(),
+            candidates=task.replays.of(f"elsewhere-{number}") if under else None,
+        )
+        for number, (name, split) in enumerate(data.elsewhere.items())
     }
     return Measured(report, select, elsewhere, None), album
 

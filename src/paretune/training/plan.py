@@ -20,6 +20,7 @@ from paretune.data.images import ImageData, check_same_classes
 from paretune.shifts import Shift, Shifts, shifted
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
 from paretune.training.balance import Balance, check_balance, example_weights
+from paretune.training.chosen import check_confirm
 from paretune.training.freezing import Freezing, NoFreezing, check_course
 from paretune.training.keeping import Keep, Rule
 from paretune.training.learning import Learning, learnings, seed_of
@@ -42,6 +43,8 @@ class Plan:
         freezing: what trains when.
         attacks: what to measure with.
         attack_elsewhere: whether to measure with them what is elsewhere too.
+        confirm: what measures the points that are chosen once more.
+        reuse: whether evaluation points try what broke the model at the one before first.
         options: of the attacked copy.
         seed: of batches and attacks.
         tasks: what is learnt.
@@ -68,6 +71,8 @@ class Plan:
     freezing: Freezing
     attacks: tuple[Attack, ...]
     attack_elsewhere: bool
+    confirm: Attack | None
+    reuse: bool
     options: CopyOptions
     seed: int
     tasks: tuple[Learning, ...]
@@ -120,6 +125,8 @@ class Plan:
         engine: Engine = "auto",
         balance: Balance = "none",
         stop_on_failure: bool = False,
+        reuse: bool = False,
+        confirm: Attack | None = None,
     ) -> Self:
         """The plan of these arguments, which are those of :func:`~paretune.train`.
 
@@ -245,6 +252,11 @@ class Plan:
             config["attack_engine"] = options.engine
         if attack_elsewhere:
             config["attack_elsewhere"] = True
+        if reuse:
+            config["reuse"] = True
+        if confirm is not None:
+            check_confirm(confirm, attacks)
+            config["confirm"] = confirm.to_dict()
         if shifts:
             config["shifts"] = [shift.to_dict() for shift in shifts]
             config["shift_limit"] = shift_limit
@@ -266,6 +278,8 @@ class Plan:
             freezing=freezing,
             attacks=attacks,
             attack_elsewhere=attack_elsewhere,
+            confirm=confirm,
+            reuse=reuse,
             options=options,
             seed=seed,
             tasks=tasks,

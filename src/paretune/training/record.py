@@ -33,11 +33,13 @@ from paretune.training.checkpoints import (
     save_checkpoint,
     save_tensors,
 )
+from paretune.training.chosen import chosen_steps, drop_weights, forget_later, keep_weights
 from paretune.training.ema import Average
 from paretune.training.freezing import NoFreezing
 from paretune.training.guards import beginning
 from paretune.training.plan import Plan
 from paretune.training.processes import Processes
+from paretune.training.sharding import whole_state
 from paretune.training.tasks import view
 
 log = logging.getLogger(__name__)
@@ -199,11 +201,19 @@ class Record:
         if self.checkpoint.exists():
             self.so_far = load_checkpoint(self.checkpoint, model.module, optimizer, kept)
             log.info("%s goes on from step %d of %d", self.path, self.step, self.plan.total)
+            world = self.processes.world
+            if (before := self.so_far.get("processes", world)) != world:
+                self.note(
+                    f"goes on with {world} processes, after {before}: the same batches, but dropout draws otherwise, "
+                    "and batch norms that adapt see other shares",
+                    self.step,
+                )
         else:
             self.so_far["begun"] = beginning(model)
         self.processes.on_main(self._forget_later)
 
     def _forget_later(self) -> None:
+        forget_later(self.path, self.paths, self.step)
         for writer in self.writers:
             writer.truncate_after(self.step)
             if writer.points < (expected := self.so_far.get("points", 0)):
@@ -268,7 +278,8 @@ class Record:
         best: bool,
     ) -> None:
         """Keep what the examples are, append the rows of an evaluation point and replace the checkpoint."""
-        self.so_far["step"] = step
+        self.so_far["step"], self.so_far["processes"] = step, self.processes.world
+        state = whole_state(optimizer)  # of all processes
         if not self.writers:
             return
         spent = {
@@ -278,6 +289,7 @@ class Record:
         mixed = self.plan.mixed_precision
         common = spent | {
             "step": step,
+            "processes": self.processes.world,
             "gradient_evaluations": self.plan.gradient_evaluations(step, self.clean),
             "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -286,19 +298,23 @@ class Record:
         }
         if self.stop is not None:
             common["stopped"] = self.stop
+        kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
         if best:
             for writer, (report, _, _, pictures) in zip(self.writers, measured, strict=True):
                 assert report.labels is not None  # evaluate gives them
                 writer.keep(Examples(report.split, report.class_names, report.labels, pictures))
             if self.plan.keep.rule != "last":
                 # The points up to the next checkpoint are the same again if this one is never written.
-                kept = {name: t.detach() for name, t in _stored(model).items()} | average.tensors()
                 save_tensors(self.path / BEST, kept)
         for writer, task, scores in zip(self.writers, self.plan.tasks, measured, strict=True):
             epoch = {"epoch": step / task.per_epoch}
             writer.append(*point(scores.report, scores.select, scores.elsewhere, common | epoch))
             self.so_far["points"] = writer.points  # the same for all tasks
-        save_checkpoint(self.checkpoint, model.module, optimizer, self.so_far, self.kept)
+        if (confirm := self.plan.confirm) is not None:
+            keep_weights(self.path, step, kept)
+        save_checkpoint(self.checkpoint, model.module, state, self.so_far, self.kept)
+        if confirm is not None:
+            drop_weights(self.path, set.union(*chosen_steps(self.paths, confirm)))
         for forward in self._forward:
             forward()
 
@@ -334,6 +350,9 @@ class Record:
                 }
                 alone = view(model, task.name) if plan.together else model
                 save_adapter(alone, writer.path / "adapter", notes=notes | task_notes)
+                if plan.confirm is not None:
+                    (chosen,) = chosen_steps([writer.path], plan.confirm)
+                    summary["confirmed"] = sorted(chosen)
                 writer.finish(summary | {"kept_step": step})
             for file in (self.checkpoint, self.path / BEST):
                 file.unlink(missing_ok=True)

@@ -7,13 +7,12 @@ each task has a head of its own.
 
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, combinations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from paretune.backbones.backbone import Backbone, Task, inside, note_task, task_of
 from paretune.backbones.blocks import HeadBlock, check_divisible, cut_out
@@ -203,36 +202,6 @@ def shared_view(model: Backbone, name: str, trained: Task) -> Backbone:
     shown = model.beside(HeadBlock(head, rows))
     note_task(shown, task)
     return shown
-
-
-class Views(nn.Module):
-    """The models of all tasks as one module, which processes can share: its gradients are those of every task.
-
-    Args:
-        models: see :func:`shared_view`.
-    """
-
-    def __init__(self, models: Sequence[Backbone]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def forward(self, images: Tensor, number: int) -> Tensor:
-        """The logits of the task ``number``."""
-        logits: Tensor = self.models[number](images)
-        return logits
-
-
-class Through(nn.Module):
-    """The model of the task ``number`` alone, called through ``views``: :class:`Views`, or what processes made of them."""
-
-    def __init__(self, views: nn.Module, number: int) -> None:
-        super().__init__()
-        self.views, self.number = views, number
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Its logits."""
-        logits: Tensor = self.views(images, self.number)
-        return logits
 
 
 def view(model: Backbone, name: str) -> Backbone:

@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ from paretune.runs.rows import (
 from paretune.runs.store import find_runs
 
 _SWEEP = "sweep.json"
+MOST = 200  # runs that are listed
+_INTEREST = ("damaged", "running", "waiting", "done")
+_KEPT = ("step", "clean_select", "robust_select", "train_seconds")  # of a row
 _SAMPLES = 40  # looks at a run over which its speed is measured
 
 
@@ -78,9 +81,26 @@ class SweepProgress:
     runs: tuple[RunProgress, ...]
     seconds_left: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that are JSON: all numbers are finite."""
-        return {"runs": [vars(run) for run in self.runs], "seconds_left": self.seconds_left}
+    def to_dict(self, most: int = MOST) -> dict[str, Any]:
+        """Plain values that are JSON: all numbers are finite.
+
+        Args:
+            most: runs that are listed; of more, those that are damaged, running, waiting and done, in this order.
+        """
+        listed = self.runs
+        if len(listed) > most:
+            kept = sorted(range(len(listed)), key=lambda place: _INTEREST.index(listed[place].state))[:most]
+            listed = tuple(listed[place] for place in sorted(kept))
+        totals = [run.total for run in self.runs if run.total]
+        mean = sum(totals) / len(totals) if totals else 0.0
+        return {
+            "runs": [vars(run) for run in listed],
+            "counts": {state: sum(run.state == state for run in self.runs) for state in _INTEREST},
+            "measured": any(run.points for run in self.runs),
+            "steps": sum((run.total or mean) if run.state == "done" else run.step for run in self.runs),
+            "steps_total": sum(run.total or mean for run in self.runs) if totals else None,
+            "seconds_left": self.seconds_left,
+        }
 
 
 class Watcher:
@@ -133,6 +153,9 @@ class Watcher:
         return _number(max(longest, rest / len(running)))
 
 
+_Files = tuple[tuple[str, int, int, int], ...]  # of each its name, inode, time and size
+
+
 class _Watched:
     """One run directory, as far as it was read."""
 
@@ -145,10 +168,17 @@ class _Watched:
         self.last: dict[str, Any] = {}  # line of the log
         self.whole: Stated | None = None  # what the log was found to be
         self.measured: dict[int, list[dict[str, Any]]] = {}
+        self.done: tuple[_Files, RunProgress, float] | None = (
+            None  # its files, what was told, and when they changed
+        )
         self.samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, step)
 
     def look(self, name: str) -> RunProgress | None:
-        """How far it is now; None if it has gone."""
+        """How far it is now; None if it has gone. A run that is done and whose files are as they were is not read again."""
+        seen = self._seen()
+        if self.done is not None and self.done[0] == seen:
+            return replace(self.done[1], quiet_seconds=max(0.0, time.time() - self.done[2]))
+        self.done = None
         try:
             config = read_config(self.path)
             stated = read_stated(self.path, run_key(config))
@@ -170,7 +200,8 @@ class _Watched:
                     raise ValueError(f"{self.path / 'config.json'}: {field} must be a whole number")
             speed = self.seconds_per_step()
             left = speed * (total - step) if total and speed is not None and not done else None
-            return RunProgress(
+            changed = self._changed()
+            progress = RunProgress(
                 name=name,
                 state="done" if done else "running",
                 strategy=str(config["strategy"]),
@@ -184,8 +215,11 @@ class _Watched:
                 robust=min(row["robust_select"] for row in rows) if rows else None,
                 points=len(self.measured),
                 seconds_left=_number(left),
-                quiet_seconds=max(0.0, time.time() - self._changed()),
+                quiet_seconds=max(0.0, time.time() - changed),
             )
+            if done:
+                self.done = (seen, progress, changed)
+            return progress
         except Exception as error:  # whatever is in its files, the others are shown
             self._forget()  # so that the next look finds the same, or that it was mended
             if not (self.path / "config.json").exists():
@@ -215,7 +249,18 @@ class _Watched:
                 raise ValueError(f"{self.path / 'log.jsonl'}: step must be a whole number")
         for row in points.rows:
             check_row(row, str(self.path / "points.jsonl"), str(row.get("run")))
-            self.measured.setdefault(row["step"], []).append(row)
+            self.measured.setdefault(row["step"], []).append({name: row[name] for name in _KEPT})
+
+    def _seen(self) -> "_Files":
+        """What tells whether a file of the run changed."""
+        log = training_of(self.path) / "log.jsonl"
+        files = (self.path / "config.json", self.path / "points.jsonl", self.path / "DONE", log)
+        seen = []
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                seen.append((file.name, status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(seen)
 
     def _changed(self) -> float:
         """When a file of the run changed last, in seconds since 1970."""

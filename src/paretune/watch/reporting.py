@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from paretune.runs.store import Run, find_runs, load_runs
 
@@ -29,7 +30,9 @@ class Reporter:
         self.html: bytes | None = None
         self.version = 0
         self.problem: str | None = None
-        self._build = build or _report_html
+        self._build = build or self._report
+        self._known: dict[Any, Any] = {}  # conditions of the last report
+        self._read: dict[Path, tuple[_Signature, Run]] = {}
         self._seen: _Signature | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="report", daemon=True)
@@ -62,17 +65,27 @@ class Reporter:
             return False
 
     def _readable(self) -> tuple[list[Run], list[str]]:
-        """Runs with points, and why others are left out."""
+        """Runs with points, and why others are left out; a run whose files are as they were is not read again."""
         runs, left_out = [], []
+        read: dict[Path, tuple[_Signature, Run]] = {}
         for path in find_runs(self.directory):
+            seen = (*_files(path),)
+            before = self._read.get(path)
             try:
-                run = load_runs(path)[0]
+                run = before[1] if before is not None and before[0] == seen else load_runs(path)[0]
             except Exception as error:  # whatever is in its files, the others are shown
                 left_out.append(f"{path.name} is left out: {error}")
-            else:
-                if len(run.points):
-                    runs.append(run)
+                continue
+            read[path] = (seen, run)
+            if len(run.points):
+                runs.append(run)
+        self._read = read
         return runs, left_out
+
+    def _report(self, runs: list[Run]) -> str:
+        from paretune.report.page import report_html
+
+        return report_html(runs, known=self._known)
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -84,15 +97,13 @@ class Reporter:
 def _signature(directory: Path) -> Iterator[tuple[str, int, int]]:
     """Changes when a point is added, a run begins, ends or goes; reads no file."""
     for path in find_runs(directory):
-        for name in ("config.json", "points.jsonl", "DONE"):
-            try:
-                status = (path / name).stat()
-            except OSError:
-                continue
-            yield f"{path}/{name}", status.st_mtime_ns, status.st_size
+        yield from _files(path)
 
 
-def _report_html(runs: list[Run]) -> str:
-    from paretune.report.page import report_html
-
-    return report_html(runs)
+def _files(path: Path) -> Iterator[tuple[str, int, int]]:
+    for name in ("config.json", "points.jsonl", "DONE"):
+        try:
+            status = (path / name).stat()
+        except OSError:
+            continue
+        yield f"{path}/{name}", status.st_mtime_ns, status.st_size

@@ -52,12 +52,14 @@
     return made;
   };
 
+  const all = (status) => Object.values(status.counts).reduce((sum, count) => sum + count, 0);
+
   const headline = (status) => {
-    const count = (state) => status.runs.filter((run) => run.state === state).length;
+    const { counts } = status;
     if (status.runs.length === 0) return "Waiting for the first run";
-    const parts = [`${count("done")} of ${status.runs.length} runs done`];
+    const parts = [`${counts.done} of ${all(status)} runs done`];
     for (const state of ["running", "waiting", "damaged"]) {
-      if (count(state)) parts.push(`${count(state)} ${state}`);
+      if (counts[state]) parts.push(`${counts[state]} ${state}`);
     }
     if (status.seconds_left !== null) parts.push(`about ${duration(status.seconds_left)}\u00a0left`);
     return parts.join(", ");
@@ -70,12 +72,13 @@
     byId("directory").textContent = status.directory;
     byId("progress").hidden = status.runs.length === 0;
     byId("runs").replaceChildren(...status.runs.map(row));
-    const known = status.runs.filter((run) => run.total);
-    const mean = known.reduce((sum, run) => sum + run.total, 0) / (known.length || 1);
+    const more = all(status) - status.runs.length;
+    byId("more").hidden = more === 0;
+    byId("more").textContent = `… and ${more} more: waiting and done ones, after those that are damaged or running.`;
     const whole = byId("whole");
-    whole.hidden = known.length === 0;
-    whole.max = status.runs.reduce((sum, run) => sum + (run.total || mean), 0) || 1;
-    whole.value = status.runs.reduce((sum, run) => sum + (run.state === "done" ? run.total || mean : run.step), 0);
+    whole.hidden = status.steps_total === null;
+    whole.max = status.steps_total || 1;
+    whole.value = status.steps;
   };
 
   // A new report is loaded out of sight and takes the place of the old one when it is drawn, so that nothing jumps.
@@ -112,9 +115,9 @@
     }, 20000);
   };
 
-  const showState = (report, runs) => {
+  const showState = (report, measured) => {
     const state = byId("report-state");
-    const early = runs.some((run) => run.points > 0) ? "The first report is being made." : "The report begins with the first evaluation point.";
+    const early = measured ? "The first report is being made." : "The report begins with the first evaluation point.";
     const text = report.problem || (report.version ? "" : early);
     if (state.textContent !== text) state.textContent = text;
     state.classList.toggle("failed", Boolean(report.problem));
@@ -129,7 +132,7 @@
       wait = status.every;
       byId("trouble").hidden = true;
       showRuns(status);
-      showState(status.report, status.runs);
+      showState(status.report, status.measured);
       if (status.report.version) showReport(status.report.version);
     } catch (error) {
       byId("trouble").hidden = false;

@@ -40,6 +40,36 @@ def weights(tmp_path) -> str:
     return str(tmp_path / "w.pth")
 
 
+def test_compare_until_certain(tmp_path, weights, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0}, raising=False)
+    for picture in ("frontier_png", "frontier_pdf"):  # slow
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    out = tmp_path / "runs"
+    arguments = [
+        "compare",
+        *SMALL,
+        "--weights",
+        weights,
+        "--out",
+        str(out),
+        "--strategies",
+        "bitfit,LinearProbe",
+    ]
+    arguments += ["--until", "certain", "--budget"]
+    assert main([*arguments, "100 gradients"]) == 2
+    assert "too small for one round: 2 runs" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*arguments, "2h"]) == 0
+    first = capsys.readouterr().out
+    assert re.search(r"^round 2, 1 runs: ", first, re.M)
+    assert re.search(r"^race: \d of 4 runs, [\d,]+ of [\d,]+ gradient evaluations", first, re.M)
+    assert "out after round" in first
+    assert 'id="race"' in (out / "report.html").read_text()
+    written = (out / "race.json").read_text()
+    assert main([*arguments, "2h"]) == 0
+    assert (out / "race.json").read_text() == written
+
+
 def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatch) -> None:
     out = tmp_path / "runs"
     arguments = ["compare", *SMALL, "--weights", weights, "--out", str(out), "--seeds", "0", "--workers", "1"]

@@ -1,11 +1,14 @@
 """Every command as a process of its own, with the arguments that it needs and no others."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +66,8 @@ TRAINING = (
     "--task-batch-sizes digits=16,again=8 --strategy BitFit",
     f"train {SHORT} --objective Natural(label_smoothing=0.1)+FeatureDistillation() --strategy FacT --backbone dinov2-small "
     "--img-size 28",
-    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere",
+    f"train {SHORT} --strategy BitFit --shifts Corruption('fog'),Rotation(30) --shift-limit 10 --attack-elsewhere "
+    "--reuse --confirm APGD(Linf(2/255),steps=2)",
 )
 TASKS = f"plan {SHORT} --data digits --data again=digits --img-size 24 --task-weights size --seeds 0 --strategies bitfit"
 MEASURING = (
@@ -71,6 +75,18 @@ MEASURING = (
     "evaluate DIR --limit 60 --steps 1 --shifts Invert() --attack-elsewhere",
 )
 TABLES = ("report RUNS --tables --out report.html", "analyze TABLE --tables")
+# Quoted as a shell would need it.
+RACE = [
+    "compare",
+    *SHORT.split(),
+    "--strategies",
+    "bitfit,LinearProbe",
+    "--seeds",
+    "0,1,2",
+    "--until",
+    "certain",
+]
+RACE += ["--budget", "1e9 gradients", "--workers", "1", "--out", "raced"]
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
 CASES = [
     pytest.param(TASKS, id="plan of several tasks"),
@@ -144,6 +160,33 @@ def test_it_works_with_what_it_needs(text: str, written: dict[str, str], tmp_pat
     assert "error" not in complained
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_race_that_is_killed_goes_on(tmp_path: Path) -> None:
+    def rounds(place: Path) -> Any:
+        content = json.loads((place / "raced/race.json").read_text())
+        return content["ended"], [{**each, "seconds": 0} for each in content["rounds"]]
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    told, complained = started(RACE, tmp_path / "whole").communicate()
+    assert "race: " in told, complained
+    process = started(RACE, tmp_path / "killed")
+    while not (tmp_path / "killed/raced/race.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/raced").glob("*/DONE")}
+    assert len(first) >= 2
+    again = started(RACE, tmp_path / "killed")
+    _, complained = again.communicate()
+    assert again.returncode == 0, complained
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert rounds(tmp_path / "killed") == rounds(tmp_path / "whole")
+    assert "Race" in (tmp_path / "killed/raced/report.html").read_text()
+
+
 @pytest.fixture
 def watching(written: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = started([written.get(word, word) for word in SERVING["watch"].split()], tmp_path)
@@ -166,6 +209,15 @@ def test_watch_serves_until_it_is_interrupted(watching: subprocess.Popen[str]) -
     [
         (["train", "--epsilon", "-1/255"], "epsilon='-1/255'"),
         (["train", "--epsilon", "9**9**9"], "an exponent may be at most 64"),
+        (["compare", "--budget", "2h"], "budget is that of a race; give until certain too"),
+        (["compare", "--until", "certain", "--seeds", "0"], "needs at least two seeds"),
+        (["compare", "--until", "certain", "--max-seconds", "9"], "max_seconds is a limit on finished runs"),
+        (["compare", "--until", "certain", "--budget", "soon"], "budget must be a time or a number of"),
+        (["compare", "--until", "bored"], "until"),
+        (
+            ["compare", "--until", "certain", "--budget", "9 gradients", "--limit", "120"],
+            "budget='9 gradients' is too small for one round: 4 runs",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import paretune as pt
@@ -251,3 +252,51 @@ def test_a_report_is_about_several_directories_and_some_runs(
     assert "is named twice" in capsys.readouterr().err
     assert main([*arguments[:-1], "sed=3"]) == 2
     assert "no run has a field 'sed'; did you mean seed?" in capsys.readouterr().err
+
+
+def process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "paretune", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ},
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_writes_the_points_of_the_runs_that_are_asked_for(
+    root: Path, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / f"points.{suffix}"
+    ended = process("runs", "export", str(root), "--where", "task=digits; seed=3", "--out", str(out))
+    assert (ended.returncode, ended.stdout) == (0, f"4 points of 1 runs: {out.resolve()}\n")
+    table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+    stored = pt.load_points(root / "lora")
+    assert table["robust"].tolist() == stored["robust"].tolist()
+    assert table["attack"].tolist() == stored["attack"].tolist()
+    assert {*table["config.seed"]} == {3}
+    assert {*table["path"]} == {str(root / "lora")}
+
+
+def test_an_export_without_an_end_or_a_match_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "must be a file whose name ends with .csv or .parquet" in refused(
+        ["export", str(root), "--out", "points.xlsx"], capsys
+    )
+    assert "no run has strategy=LoRa2; they have BitFit, Compacter, LoRA" in refused(
+        ["export", str(root), "--where", "strategy=LoRa2", "--out", str(root / "points.csv")], capsys
+    )
+    assert not (root / "points.csv").exists()
+
+
+def test_a_report_is_of_the_runs_that_are_asked_for(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    ended = process("report", str(root), "--where", "strategy=BitFit", "--out", str(page))
+    assert ended.returncode == 0, ended.stderr
+    assert "\nflowers, L∞ ≤ 4/255\n" in ended.stdout
+    assert "digits" not in ended.stdout
+    assert "LoRA" not in page.with_name("areas.csv").read_text()

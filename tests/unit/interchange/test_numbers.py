@@ -16,6 +16,7 @@ import paretune as pt
 from paretune.interchange import import_adapter, read_adapter
 from paretune.interchange.checks import describe_tensors
 from paretune.training.checkpoints import load_checkpoint, save_checkpoint
+from paretune.training.sharding import whole_state
 from tests import tiny
 from tests.contracts.backbones import make
 from tests.unit.interchange.helpers import adapted
@@ -268,7 +269,7 @@ def checkpointed(tmp_path: Path) -> tuple[Path, pt.Backbone, torch.optim.Optimiz
     optimizer = torch.optim.AdamW(pt.strategies.trainable_parameters(model).values())
     model(torch.rand(4, 3, 8, 8)).square().sum().backward()
     optimizer.step()
-    save_checkpoint(tmp_path / "c.safetensors", model.module, optimizer, {"step": 3})
+    save_checkpoint(tmp_path / "c.safetensors", model.module, whole_state(optimizer), {"step": 3})
     return tmp_path / "c.safetensors", model, optimizer
 
 

@@ -352,10 +352,11 @@ def test_a_run_of_the_command_line_chooses_under_its_own_attack(tmp_path: Path) 
 
 def test_a_checkpoint_of_other_places_is_refused(tmp_path: Path) -> None:
     from paretune.training.checkpoints import load_checkpoint, save_checkpoint
+    from paretune.training.sharding import whole_state
 
     models = [tiny.backbone(Sparse(budget=20, score="random", where="1"), seed) for seed in (0, 1)]
     optimizers = [torch.optim.SGD(trainable_parameters(model).values()) for model in models]
-    save_checkpoint(tmp_path / "c.safetensors", models[0].module, optimizers[0], {})
+    save_checkpoint(tmp_path / "c.safetensors", models[0].module, whole_state(optimizers[0]), {})
     load_checkpoint(tmp_path / "c.safetensors", models[0].module, optimizers[0])
     with pytest.raises(ValueError, match="sparse_places is not that of this adapter"):
         load_checkpoint(tmp_path / "c.safetensors", models[1].module, optimizers[1])

@@ -137,7 +137,7 @@ def test_images_are_chosen_by_place_and_class_alone() -> None:
 def test_their_size_is_limited(fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", fit * 2 * 4 * 3 * 8 * 8 + 1)
     album = Album(tiny.data().report, ATTACKS[0])
-    shown = album.pictures(1, "A", Processes([2]))
+    shown = album.pictures(1, "A", Processes())
     assert (0 if shown is None else len(shown.places)) == fit
 
 
@@ -164,7 +164,7 @@ def test_answers_among_some_classes_are_told_as_classes() -> None:
     places = torch.arange(len(some))
     logits = torch.nn.functional.one_hot(some.labels - 7, 3).float()
     album(None, places, some[:][0], logits)
-    pictures = album.pictures(1, "none", Processes([1], "no"))
+    pictures = album.pictures(1, "none", Processes())
     assert pictures is not None
     assert pictures.predicted[0].tolist() == some.labels[pictures.places].tolist()
 

@@ -22,13 +22,13 @@ from tests import tiny
 from tests.unit.training.test_loop import ROOT, same_run
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(processes: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
         [*command, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
     )
@@ -62,6 +62,7 @@ def test_a_run_of_two_processes_is_written_once_and_resumes_exactly(together: Pa
     assert list(points.step) == [4, 8, 10]
     assert set(points.examples) == {len(tiny.data().report)}
     same_run(together / "learning", together / "stopped")
+    same_run(together / "reusing", together / "reusing-stopped")
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best": {"keep": "clean"},
     "best of averages": {"keep": "robust", "ema": 0.5, "optimizer": pt.training.AdamW(0.5)},
     "patience": {"keep": "harmonic", "patience": 1, "optimizer": pt.training.AdamW(0.5), "steps": 24},
+    "reuse": {"reuse": True, "attacks": [pt.PGD(pt.Linf(r), steps=3) for r in (2 / 255, 8 / 255)]},
     "memory": {"objective": MEMORY, "steps": 24, "augmentation": "flip+crop"},
     "L2-SP": {"objective": AT + L2SP(alpha=5), "strategy": pt.LoRA(rank=2)},
     "EWC": {"objective": AT + 50 * EWC(examples=20), "strategy": pt.Adapter(reduction=4, bn="adapt")},

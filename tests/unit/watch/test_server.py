@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from paretune.runs.store import Run, RunWriter
+from paretune.frontiers import comparing
+from paretune.report import report_html
+from paretune.runs.rows import read_config
+from paretune.runs.store import Run, RunWriter, load_runs
 from paretune.strategies import BitFit, LoRA
 from paretune.sweeps.config import CompareConfig, Seeds, Strategies
 from paretune.sweeps.grid import announce, directory_name
-from paretune.watch import WatchServer, watching
-from paretune.watch.progress import Watcher
+from paretune.watch import WatchServer, progress, reporting, watching
+from paretune.watch.progress import MOST, Watcher
 from paretune.watch.reporting import Reporter
 from tests.synthetic import STRATEGIES, write_run
 
@@ -391,3 +394,87 @@ def test_the_command_serves_until_interrupted(tmp_path) -> None:
         process.kill()
         process.communicate()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_many_runs_the_answer_lists_some_and_counts_all(tmp_path: Path) -> None:
+    small = {"points": 1, "examples": 20, "examples_select": 10}
+    for number in range(MOST + 15):
+        done = number >= 5
+        write_run(tmp_path / f"run{number:03}", STRATEGIES[0], number, finish=done, steps=20, **small)
+    (tmp_path / f"run{MOST:03}" / "config.json").write_text("{")
+    told = Watcher(tmp_path).look().to_dict()
+    states = [run["state"] for run in told["runs"]]
+    assert told["counts"] == {"damaged": 1, "running": 5, "waiting": 0, "done": MOST + 9}
+    assert (len(states), states.count("damaged"), states.count("running")) == (MOST, 1, 5)
+    assert [run["name"] for run in told["runs"]] == sorted(run["name"] for run in told["runs"])
+    assert (told["steps"], told["steps_total"]) == (
+        20 * (MOST + 14),
+        20 * (MOST + 15),
+    )  # none of the damaged one
+    assert told["measured"]
+    assert len(json.dumps(told)) < 100_000
+
+
+def test_finished_runs_are_read_once_until_a_file_of_theirs_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        write_run(tmp_path / str(number), STRATEGIES[0], number, finish=number > 0, points=2)
+    reads: list[str] = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        reads.append(path.name)
+        return read_config(path)
+
+    monkeypatch.setattr(progress, "read_config", counted)
+    watcher = Watcher(tmp_path)
+    first = watcher.look()
+    assert sorted(reads) == [*"012345"]
+    reads.clear()
+    again = watcher.look()
+    assert reads == ["0"]
+    assert [run.state for run in again.runs] == [run.state for run in first.runs]
+    assert all(
+        old.quiet_seconds <= new.quiet_seconds
+        for old, new in zip(first.runs[1:], again.runs[1:], strict=True)
+    )
+    points = tmp_path / "3" / "points.jsonl"
+    points.write_text(points.read_text().splitlines(keepends=True)[0])
+    reads.clear()
+    assert [run.state for run in watcher.look().runs][3] == "damaged"
+    assert sorted(reads) == ["0", "3"]
+
+
+def test_a_new_report_reads_and_compares_only_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in ("birds", "cars", "planes"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{task}-{seed}", STRATEGIES[0], seed, task=task, points=2, examples=40)
+    write_run(tmp_path / "birds-2", STRATEGIES[0], 2, task="birds", points=1, examples=40, finish=False)
+    compared: list[str] = []
+    read: list[str] = []
+
+    def compare_one(rows: Any, *rest: Any) -> Any:
+        compared.append(str(rows["task"].iloc[0]))
+        return of_one(rows, *rest)
+
+    def load(path: Path) -> list[Run]:
+        read.append(path.name)
+        return load_runs(path)
+
+    of_one = comparing._compare_one
+    monkeypatch.setattr(comparing, "_compare_one", compare_one)
+    monkeypatch.setattr(reporting, "load_runs", load)
+    reporter = Reporter(tmp_path, 5)
+    assert reporter.refresh()
+    assert (sorted(compared), len(read)) == (["birds", "cars", "planes"], 7)
+    compared.clear(), read.clear()
+    write_run(tmp_path / "birds-2", STRATEGIES[0], 2, task="birds", points=2, examples=40, finish=False)
+    assert reporter.refresh()
+    assert (compared, read) == (["birds"], ["birds-2"])
+    assert reporter.html == report_html(tmp_path).encode()
+    compared.clear(), read.clear()
+    write_run(tmp_path / "new", STRATEGIES[2], 0, task="cars", points=2, examples=40)
+    assert reporter.refresh()
+    assert (compared, read) == (["cars"], ["new"])

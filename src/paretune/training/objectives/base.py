@@ -221,6 +221,11 @@ class Objective(Value, Term, ABC):
         """Whether its gradient reaches all that is trained, whether or not the network uses it."""
         return False
 
+    @property
+    def shardable(self) -> bool:
+        """Whether nothing but calls of the model enters the loss, so that its weights may be in shards."""
+        return type(self).begin is Objective.begin
+
     def check(self, model: Backbone, data: ImageData) -> None:  # most take any model
         """Raise ValueError if it cannot be at work on the adapted ``model``; called before anything is written."""
 
@@ -316,6 +321,11 @@ class Sum(Objective):
     def reaches_all(self) -> bool:
         """Whether that of one of them does."""
         return any(term.reaches_all for _, term in self.terms)
+
+    @property
+    def shardable(self) -> bool:
+        """Whether all of them are."""
+        return all(term.shardable for _, term in self.terms)
 
     def check(self, model: Backbone, data: ImageData) -> None:
         """Each of them."""
