@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,10 @@ def _check(
     if tell is not None and left and crew is not None:
         for line in data_lines(data, task):
             tell(line)
-        tell(crew.line([(c, int(steps_done(path, places[path])) if resume else 0) for c, path in left], data))
+        done = [(config, steps_done(path, places[path]) if resume else 0.0) for config, path in left]
+        # Jobs that a killed command has left behind may end at any time.
+        if begun := [(config, int(steps)) for config, steps in done if math.isfinite(steps)]:
+            tell(crew.line(begun, data))
 
 
 def check_unchanged(places: Sequence[Path], data: ImageData | Tasks) -> None:

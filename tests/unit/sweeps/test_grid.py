@@ -1,7 +1,9 @@
 """A sweep on processes: killed, it leaves nobody behind, and given again it goes on."""
 
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -9,6 +11,9 @@ import timm
 import torch
 
 from paretune.runs.store import load_runs
+from paretune.sweeps import grid
+from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
+from tests.unit.training.test_points import small
 
 COMPARE = ["compare", "--backbone", "timm:test_resnet", "--img-size", "32", "--limit", "120", "--points", "2"]
 COMPARE += [
@@ -48,3 +53,16 @@ def test_a_killed_sweep_takes_its_workers_along_and_goes_on_later(tmp_path) -> N
     assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
     assert all(run.done for run in load_runs(tmp_path / "runs"))
     assert len(load_runs(tmp_path / "runs")) == 4
+
+
+def test_a_run_that_ends_while_the_others_are_looked_at_is_not_counted(
+    tmp_path: Path,
+    weights: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Jobs of Slurm outlive a command that is killed."""
+    config, told = small(weights, points=1), list[str]()
+    monkeypatch.setattr(grid, "steps_done", lambda *_: math.inf)
+    (run,) = grid.run_all([config], tmp_path, workers=1, progress=False, tell=told.append)
+    assert run.done
+    assert not any("1 run" in line for line in told)
