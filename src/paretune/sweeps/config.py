@@ -414,15 +414,16 @@ class RunConfig(TaskConfig):
         self,
         out: str | Path,
         *,
+        data: ImageData | Tasks | None = None,
         resume: bool = True,
         progress: bool | Callable[[Status], None] = True,
         sinks: Sequence[Openable] = (),
     ) -> list[Run]:
-        """Train and measure, see :func:`paretune.train`; returns the run of each task.
+        """Train and measure, see :func:`paretune.train`, on what :meth:`load_data` returns; returns the run of each task.
 
         Where memory ends, it goes on with batches that are divided further, see :func:`paretune.training.memory.fitting`.
         """
-        data = self.load_data()
+        data = self.load_data() if data is None else data
 
         def train_divided(divide: int) -> None:
             train(

@@ -17,15 +17,13 @@ from paretune.runs.lock import alone
 from paretune.runs.rows import read_json
 from paretune.runs.sinks.base import Openable, backfill
 from paretune.runs.store import Run, load_runs
-from paretune.strategies import LinearProbe
 from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import RunConfig
-from paretune.sweeps.executors import Crew, Executor, Job, Workers, read_executor
+from paretune.sweeps.executors import Crew, Executor, Workers, read_executor
 from paretune.sweeps.executors.base import check_workers
 from paretune.sweeps.executors.cluster import only_driver
-from paretune.sweeps.executors.job import steps_done
+from paretune.sweeps.executors.job import Job, of_task, steps_done
 from paretune.sweeps.sources import SourceConfig
-from paretune.training.optimizers import AdamW
 from paretune.training.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -84,8 +82,7 @@ def run_all(
     finished = {path for path in paths if resume and all((place / "DONE").exists() for place in places[path])}
     tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
     for config, path in zip(configs, paths, strict=True):
-        shared = dataclasses.replace(config, strategy=LinearProbe(), seed=0, optimizer=AdamW())
-        tasks.setdefault(shared, []).append((config, path))
+        tasks.setdefault(of_task(config), []).append((config, path))
     run_places = [place for path in paths for place in places[path]]
     with contextlib.ExitStack() as held:
         left = any(path not in finished for path in paths)

@@ -1,5 +1,6 @@
 """One run to make, wherever that is."""
 
+import dataclasses
 import logging
 import math
 import pickle
@@ -14,12 +15,16 @@ from pathlib import Path
 
 import torch
 
+from paretune.data.images import ImageData
 from paretune.runs.lock import alone
 from paretune.runs.progress import Status
 from paretune.runs.rows import read_config, read_stated, run_key
 from paretune.runs.sinks.base import Openable
+from paretune.strategies import LinearProbe
 from paretune.sweeps.config import RunConfig
 from paretune.training.guards import TrainingDiverged
+from paretune.training.optimizers import AdamW
+from paretune.training.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +59,10 @@ class Job:
         """Whether nothing is left to do."""
         return all((place / "DONE").exists() for place in self.places)
 
-    def make(self, progress: bool | Callable[[Status], None]) -> None:
-        """Make the run here and now."""
+    def make(self, progress: bool | Callable[[Status], None], data: ImageData | Tasks | None = None) -> None:
+        """Make the run here and now, on ``data`` that is loaded already, if any."""
         try:
-            self.config.run(self.path, resume=self.resume, progress=progress, sinks=self.sinks)
+            self.config.run(self.path, data=data, resume=self.resume, progress=progress, sinks=self.sinks)
         except TrainingDiverged as error:
             if not self.diverging:
                 raise
@@ -72,6 +77,11 @@ class Job:
         if b"__main__" in sent and not hasattr(sys.modules["__main__"], "__file__"):
             return "a class of it is defined in this notebook or shell, not in a file"
         return None
+
+
+def of_task(config: RunConfig) -> RunConfig:
+    """What all runs of the task of ``config`` share: those for which it is the same load the same data."""
+    return dataclasses.replace(config, strategy=LinearProbe(), seed=0, optimizer=AdamW())
 
 
 def steps_done(path: Path, places: Sequence[Path]) -> float:

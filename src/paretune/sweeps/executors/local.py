@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from paretune.data.images import ImageData
 from paretune.runs.progress import Status
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.executors.base import Crew, Executor, Workers, check_workers
 from paretune.sweeps.executors.display import levels, shown
-from paretune.sweeps.executors.job import Job, set_levels
+from paretune.sweeps.executors.job import Job, of_task, set_levels
 from paretune.sweeps.executors.packing import cores, fitting, peak_bytes, visible_devices
+from paretune.training.tasks import Tasks
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -135,6 +137,7 @@ class _Processes(Crew):
 
 
 _messages: "Queue[Any] | None" = None
+_loaded: tuple[RunConfig, ImageData | Tasks] | None = None  # of this process, which ends with the sweep
 
 
 def _start(messages: "Queue[Any]", devices: "Queue[str] | None", threads: int, known: dict[str, int]) -> None:
@@ -165,6 +168,11 @@ def _make(job: Job) -> None:
         if _messages is not None:
             _messages.put((job.path.name, status))
 
-    job.make(report)
+    global _loaded
+    task = of_task(job.config)
+    if _loaded is None or _loaded[0] != task:
+        _loaded = None  # before the next is loaded
+        _loaded = task, task.load_data()
+    job.make(report, _loaded[1])
     if _messages is not None:
         _messages.put((job.path.name, None))
