@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from _record import append, machine
@@ -21,7 +22,7 @@ from paretune.frontiers import area
 from paretune.runs.rows import elsewhere_of
 from paretune.runs.store import Run
 from paretune.sweeps.config import RunConfig, Strategies
-from paretune.sweeps.grid import run_all
+from paretune.sweeps.grid import directory_name
 
 FILE = Path(__file__).with_suffix(".csv")
 STRATEGIES = "FullFineTune, LinearProbe, BitFit, LoRA, Adapter, Compacter, IA3"
@@ -120,6 +121,23 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
+def table(made: pd.DataFrame) -> list[str]:
+    """Of :func:`answers`, as the documentation has it."""
+    lines = [
+        "| task | training | slope (95% interval) | rank with clean | with robust | with area | best shifted, best area |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in made.itertuples():
+        slope = f"{row.slope:.2f} ({row.slope_low:.2f} to {row.slope_high:.2f})"
+        ranks = " | ".join(
+            f"{rank:.2f}" for rank in (row.rank_with_clean, row.rank_with_robust, row.rank_with_area)
+        )
+        lines.append(
+            f"| {row.task} | {row.training} | {slope} | {ranks} | {row.best_shifted}, {row.best_area} |"
+        )
+    return lines
+
+
 def main() -> None:
     """Train, append, and answer."""
     options = argparse.ArgumentParser(
@@ -127,7 +145,6 @@ def main() -> None:
     )
     options.add_argument("--runs", type=Path, help="directory of the run directories")
     options.add_argument("--emoji", help="directory of the emoji packages; none for node_modules here")
-    options.add_argument("--workers", type=int, default=1)
     options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options.add_argument("--answers", action="store_true", help="only say what the rows say")
     chosen = options.parse_args()
@@ -135,6 +152,7 @@ def main() -> None:
         if chosen.runs is None:
             options.error("give --runs")
         about = machine()
+        torch.set_num_threads(1)
         for task, training, config in configs(chosen.emoji):
             if task not in chosen.tasks:
                 continue
@@ -148,12 +166,11 @@ def main() -> None:
                 same = same & (known.get(name) == value) if len(known) else same
             if len(known) and same.any():
                 continue
-            (run,) = run_all([config], chosen.runs / task / training, workers=chosen.workers, progress=False)
+            (run,) = config.run(chosen.runs / task / training / directory_name(config), progress=False)
             for row in rows(task, training, run):
                 append(FILE, row | about)
             print(f"{task:14} {training:12} {run.config['strategy']:14} seed {config.seed}", flush=True)
-    with pd.option_context("display.width", 200, "display.max_columns", None):
-        print(answers(pd.read_csv(FILE)).round(3).to_string(index=False))
+    print(*table(answers(pd.read_csv(FILE))), sep="\n")
 
 
 if __name__ == "__main__":

@@ -168,6 +168,26 @@ def test_the_savings_of_races_told_are_those_of_the_rows(monkeypatch) -> None:
     assert min(same) < 0.34
 
 
+def test_what_is_told_of_shifts_is_in_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("shift")
+    rows, told = pd.read_csv(benchmark.FILE), (DOCS / "concepts/shifts.md").read_text("utf-8")
+    told = told.replace("\n", " ")
+    answers = benchmark.answers(rows)
+    assert " ".join(benchmark.table(answers)) in told
+    assert set(answers["runs"]) == {7 * 3}
+    assert len(answers) == 6
+    assert "all six intervals of the slope lie above zero" in told
+    assert answers["slope_low"].min() > 0
+    assert "correlation within a run is 0.95 or more" in told
+    assert answers["correlation"].min() >= 0.95
+    same = int((answers["best_shifted"] == answers["best_area"]).sum())
+    assert f"is the best by the other in {['none', 'one', 'two', 'three'][same]} of six cases" in told
+    last = rows[(rows["task"] == "emoji") & (rows["step"] == rows["step"].max())]
+    best = last.groupby(["training", "strategy"])["clean"].mean().max()
+    assert f"no strategy ends above {best:.0%} there" in told
+
+
 def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
