@@ -88,7 +88,7 @@ class Compare(Comparing):
 
         on = read_executor(self.on, gpus_per_run=self.gpus_per_run)
         configs = with_rates(self.runs(), self, self.out, on=on, workers=self.workers, resume=self.resume)
-        runs = self.made(configs, on)
+        runs = self.trained(configs, on)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
@@ -101,7 +101,7 @@ class Compare(Comparing):
             page = write_report(judged, Path(self.out) / "report.html", **self.options)
         print(f"\nreport: {page.resolve()}")
 
-    def made(self, configs: "list[RunConfig]", on: Executor) -> "list[Run]":
+    def trained(self, configs: "list[RunConfig]", on: Executor) -> "list[Run]":
         """The runs of all configurations; of a race, of those that it needs."""
         from paretune.frontiers.settings import Settings
         from paretune.runs.sinks import read_sinks

@@ -163,7 +163,7 @@ def gap_of(a: Entrant, b: Entrant, pooled: float, freedom: int) -> Spread | None
     """
     if not freedom:
         return None
-    of_seeds = math.sqrt(sum(_of_run(each, pooled) / len(each.areas) for each in (a, b)))
+    of_seeds = math.sqrt(sum(_of_run(entrant, pooled) / len(entrant.areas) for entrant in (a, b)))
     return combined(a.area - b.area, [(_of_examples(a, b), len(a.influence) - 1), (of_seeds, freedom)])
 
 
@@ -179,7 +179,7 @@ def seed_variance(entrants: Iterable[Entrant]) -> tuple[float, int]:
 def _at_the_end(a: Entrant, b: Entrant, pooled: float, freedom: int, rules: Rules) -> tuple[float, float]:
     """The chance that ``a`` would be told to be ahead of ``b`` with all seeds, and the half width of the difference then."""
     # What has one run now will have shown its spread then, which is like that of the others for all that is known.
-    variances = [_of_run(each, pooled) if len(each.areas) > 1 else pooled for each in (a, b)]
+    variances = [_of_run(entrant, pooled) if len(entrant.areas) > 1 else pooled for entrant in (a, b)]
     at_end = combined(
         a.area - b.area,
         [
@@ -194,8 +194,8 @@ def _at_the_end(a: Entrant, b: Entrant, pooled: float, freedom: int, rules: Rule
         return 0.0, 0.0
     half = float(stdtrit(at_end.freedom, 1 - rules.share(rules.seeds))) * at_end.error
     moves = sum(
-        variance * (1 / len(each.areas) - 1 / rules.seeds)
-        for variance, each in zip(variances, (a, b), strict=True)
+        variance * (1 / len(entrant.areas) - 1 / rules.seeds)
+        for variance, entrant in zip(variances, (a, b), strict=True)
     )
     short = at_end.mean - max(half, rules.margin)
     return (float(ndtr(short / math.sqrt(moves))) if moves > 0 else float(short > 0)), half

@@ -97,7 +97,7 @@ class Race:
     @property
     def out(self) -> dict[str, int]:
         """The strategies that were put out, and after which round."""
-        return {out.behind: number for number, each in enumerate(self.rounds, start=1) for out in each.out}
+        return {out.behind: number for number, past in enumerate(self.rounds, start=1) for out in past.out}
 
     @property
     def stayed(self) -> tuple[str, ...]:
@@ -107,17 +107,17 @@ class Race:
     @property
     def gradient_evaluations(self) -> int:
         """Of all rounds."""
-        return sum(each.gradient_evaluations for each in self.rounds)
+        return sum(past.gradient_evaluations for past in self.rounds)
 
     @property
     def seconds(self) -> float:
         """Of all rounds."""
-        return sum(each.seconds for each in self.rounds)
+        return sum(past.seconds for past in self.rounds)
 
     @property
     def sentence(self) -> str:
         """What it took, why it ended, and who stayed."""
-        runs, of = sum(len(each.runs) for each in self.rounds), len(self.strategies) * len(self.seeds)
+        runs, of = sum(len(past.runs) for past in self.rounds), len(self.strategies) * len(self.seeds)
         share = f" ({self.gradient_evaluations / self.grid:.0%})" if self.grid else ""
         ended = f"it ended as {_ENDED[self.ended]}" if self.ended else "it goes on"
         verb = "stays" if len(self.stayed) == 1 else "stay"
@@ -130,8 +130,8 @@ class Race:
         """What put strategies out under this condition, and after which round."""
         return [
             (number, out)
-            for number, each in enumerate(self.rounds, start=1)
-            for out in each.out
+            for number, past in enumerate(self.rounds, start=1)
+            for out in past.out
             if (out.task, out.attack, out.epsilon) == (task, attack, epsilon)
         ]
 
@@ -141,8 +141,8 @@ class Race:
         leads = {out.behind: (number, out) for number, out in self.leads(*key)}
         last = {
             standing.strategy: standing
-            for each in self.rounds
-            for standing in each.standings
+            for past in self.rounds
+            for standing in past.standings
             if (standing.task, standing.attack, standing.epsilon) == key
         }
         ranked = sorted(last.values(), key=lambda one: (-self.out.get(one.strategy, math.inf), -one.area))
@@ -176,12 +176,12 @@ class Race:
 
         rounds = (
             dataclasses.replace(
-                each,
-                runs={run: names[strategy] for run, strategy in each.runs.items()},
-                standings=named(each.standings, "strategy"),
-                out=named(each.out, "ahead", "behind"),
+                past,
+                runs={run: names[strategy] for run, strategy in past.runs.items()},
+                standings=named(past.standings, "strategy"),
+                out=named(past.out, "ahead", "behind"),
             )
-            for each in self.rounds
+            for past in self.rounds
         )
         strategies = tuple(names[strategy] for strategy in self.strategies)
         return dataclasses.replace(self, strategies=strategies, rounds=tuple(rounds))
@@ -200,12 +200,12 @@ class Race:
         rounds = tuple(
             Round(
                 **{
-                    **each,
-                    "standings": tuple(Standing(**standing) for standing in each["standings"]),
-                    "out": tuple(Out(**out) for out in each["out"]),
+                    **past,
+                    "standings": tuple(Standing(**standing) for standing in past["standings"]),
+                    "out": tuple(Out(**out) for out in past["out"]),
                 }
             )
-            for each in values["rounds"]
+            for past in values["rounds"]
         )
         fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         clean, robust = values["start"]
@@ -220,9 +220,9 @@ class Race:
         )
         known = {*race.strategies}
         named = {
-            name for each in rounds for name in (*each.runs.values(), *(s.strategy for s in each.standings))
+            name for past in rounds for name in (*past.runs.values(), *(s.strategy for s in past.standings))
         }
-        named |= {name for each in rounds for out in each.out for name in (out.ahead, out.behind)}
+        named |= {name for past in rounds for out in past.out for name in (out.ahead, out.behind)}
         if strange := sorted(named - known):
             raise ValueError(f"it names {', '.join(map(str, strange))}, which did not enter")
         return race
@@ -263,7 +263,7 @@ def race_of(runs: Sequence[Run], labels: Mapping[str, Sequence[int]]) -> Race | 
             if training.parent not in races:
                 races[training.parent] = read_race(training.parent)
             race = races[training.parent]
-            ran = {} if race is None else {name: by for each in race.rounds for name, by in each.runs.items()}
+            ran = {} if race is None else {name: by for past in race.rounds for name, by in past.runs.items()}
             if training.name not in ran:
                 return None
             whose.setdefault(training.parent, {}).setdefault(ran[training.name], set()).add(label)

@@ -85,5 +85,5 @@ def _leading(standings: Sequence[Standing]) -> list[Standing]:
     return [
         standing
         for of_condition in by_condition.values()
-        for standing in sorted(of_condition, key=lambda each: -each.area)[: (len(of_condition) + 1) // 2]
+        for standing in sorted(of_condition, key=lambda one: -one.area)[: (len(of_condition) + 1) // 2]
     ]

@@ -104,7 +104,7 @@ def race(
             break
         finished = resume and all(math.isinf(_done(out, entered[key])) for key in keys)
         began = time.perf_counter()
-        made = run_all(
+        ran = run_all(
             [entered[key] for key in keys],
             out,
             on=on,
@@ -115,9 +115,9 @@ def race(
             tell=None if state.rounds else tell,
         )
         seconds = before.seconds if finished and before else time.perf_counter() - began
-        tasks = len(made) // len(keys)
+        tasks = len(ran) // len(keys)
         for place, key in enumerate(keys):
-            runs[key] = made[place * tasks : (place + 1) * tasks]
+            runs[key] = ran[place * tasks : (place + 1) * tasks]
         spent = sum(_spent(works[key], entered[key], runs[key][0]) for key in keys)
         named = {directory_name(entered[key]): key[0] for key in keys}
         state = after_round(state, Round(named, None, spent, seconds, (), ()), entrants(runs, settings))
@@ -157,7 +157,7 @@ def entrants(
                 (used,) = spaced_subsets(np.zeros(len(rows), dtype=int), fewest, 1, 0)
                 points = [run.bits(row) for _, row in rows.iloc[used].iterrows()]
                 clean, robust = (
-                    np.stack([each[f"select/{name}"] for each in points]) for name in ("clean", "robust")
+                    np.stack([bits[f"select/{name}"] for bits in points]) for name in ("clean", "robust")
                 )
                 first = rows.iloc[0]
                 key = Key(str(first["task"]), str(first["attack"]), float(first["epsilon"]))
@@ -185,7 +185,7 @@ def _begun(configs: Sequence[RunConfig], settings: Settings, out: Path, resume: 
     if known.seeds[:shared] != seeds[:shared]:
         differs.append("seeds")
     names = {directory_name(config) for config in configs}
-    if not differs and any({*each.runs} - names for each in known.rounds[:1]):
+    if not differs and any({*first.runs} - names for first in known.rounds[:1]):
         differs.append("options of the runs")
     if differs:
         raise ValueError(
