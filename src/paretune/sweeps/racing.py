@@ -157,7 +157,7 @@ def entrants(
                 (used,) = spaced_subsets(np.zeros(len(rows), dtype=int), fewest, 1, 0)
                 points = [run.bits(row) for _, row in rows.iloc[used].iterrows()]
                 clean, robust = (
-                    np.stack([bits[f"select/{name}"] for bits in points]) for name in ("clean", "robust")
+                    np.stack([right[f"select/{name}"] for right in points]) for name in ("clean", "robust")
                 )
                 first = rows.iloc[0]
                 key = Key(str(first["task"]), str(first["attack"]), float(first["epsilon"]))
