@@ -230,10 +230,14 @@ def summary(rows: list[dict[str, str]]) -> Iterator[str]:
     for work in dict.fromkeys(row["work"] for row in rows):
         of_work = {int(row["runs"]): row for row in rows if row["work"] == work}
         seconds = [
-            f"{float(of_work[runs]['cpu_seconds']):.2g} s" if runs in of_work else "–" for runs in sizes
+            f"{_rounded(float(of_work[runs]['cpu_seconds']))} s" if runs in of_work else "–" for runs in sizes
         ]
         memory = int(of_work[max(of_work)]["peak_memory_bytes"]) / 1e6
         yield f"| {work} | {' | '.join(seconds)} | {memory:.0f} MB |"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.2g}"
 
 
 def main() -> None:

@@ -234,3 +234,6 @@ def test_what_many_runs_take_is_what_was_measured(monkeypatch) -> None:
             if (row["runs"], row["work"]) == (runs, work)
         )
         assert many < 15 * few
+    pages = [int(row["answer"]) for row in rows if row["work"] == "write_report"]
+    assert f"the page has {pages[-1] / 1e6:.1f} MB then" in told
+    assert max(pages) < 3e6

@@ -25,6 +25,7 @@ NEEDED = {
     "runs list": ["runs"],
     "runs show": ["run"],
     "runs diff": ["first", "second"],
+    "runs export": ["runs"],
     "runs remove": ["runs"],
     **{words: ["adapter"] for words in COMMANDS if words.startswith("adapters ")},
 }
