@@ -44,7 +44,7 @@ class Commands(Mapping[str, type[Command]]):
 
 
 GROUPS = {
-    "runs": "list, show, compare or remove run directories",
+    "runs": "list, show, compare, verify, export or remove run directories",
     "adapters": "show, verify, import, export, merge or publish a saved adapter",
 }
 COMMANDS = Commands(
@@ -74,6 +74,7 @@ COMMANDS = Commands(
         "runs list": Listed("runs", "List", "list the runs in directories, with their accuracies"),
         "runs show": Listed("runs", "Show", "print the configuration, the points and the findings of a run"),
         "runs diff": Listed("runs", "Diff", "print in what two runs differ"),
+        "runs verify": Listed("verifying", "Verify", "check that runs are what they say"),
         "runs export": Listed("runs", "Export", "write the points of runs as one CSV or Parquet table"),
         "runs remove": Listed("runs", "Remove", "remove run directories, after a question"),
         "adapters show": Listed("adapters", "Show", "print what an adapter is"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.commands._printing import cell, print_table, shortened
-from paretune.commands._selecting import Selecting
+from paretune.commands._selecting import Selecting, read_runs
 
 if TYPE_CHECKING:
     from paretune.runs.store import Run
@@ -38,7 +38,7 @@ class List(Selecting):
         """Print the table. A damaged run is a line of it."""
         from paretune.report.runs import run_names
 
-        runs, damaged = _read(self.runs)
+        runs, damaged = read_runs(self.runs)
         chosen = self.select(runs)
         rows = [_summary(run) for run in chosen]
         if self.json:
@@ -215,22 +215,6 @@ class Remove:
             for path in paths:
                 remove_directory(path)
                 print(f"removed: {path}")
-
-
-def _read(paths: list[str]) -> "tuple[list[Run], dict[str, str]]":
-    """The runs below ``paths``, and what is wrong with those that cannot be read."""
-    from paretune.runs.store import find_runs, load_runs
-
-    runs, damaged = [], {}
-    directories = [directory for path in paths for directory in find_runs(Path(path))]
-    if not directories:
-        load_runs(paths[0])  # says why
-    for path in dict.fromkeys(directories):
-        try:
-            runs += load_runs(path)
-        except (ValueError, OSError) as error:
-            damaged[str(path)] = str(error)
-    return runs, damaged
 
 
 def _one(path: str) -> "Run":

@@ -27,6 +27,7 @@ NEEDED = {
     "runs list": "runs list RUNS",
     "runs show": "runs show DIR",
     "runs diff": "runs diff RUN OTHER",
+    "runs verify": "runs verify RUNS",
     "runs export": "runs export RUNS",
     "runs remove": "runs remove OTHER --yes",
     "info": "info",

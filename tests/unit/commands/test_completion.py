@@ -34,7 +34,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("paretune tr", "train"),
         ("paretune adapters me", "merge"),
-        ("paretune runs ", "list show diff export remove"),
+        ("paretune runs ", "list show diff verify export remove"),
         ("paretune train --strat", "--strategy"),
         ("paretune train --norm L", "Linf L2 L1"),
         ("paretune evaluate --log_level w", "warning"),

@@ -26,6 +26,7 @@ NEEDED = {
     "runs show": ["run"],
     "runs diff": ["first", "second"],
     "runs export": ["runs"],
+    "runs verify": ["runs"],
     "runs remove": ["runs"],
     **{words: ["adapter"] for words in COMMANDS if words.startswith("adapters ")},
 }
