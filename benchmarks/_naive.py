@@ -76,7 +76,6 @@ def train(config: RunConfig, data: ImageData, out: Path) -> Run:
             bits: dict[str, np.ndarray[Any, Any]] = {}
             for name, split in (("report", data.report), ("select", data.select)):
                 bits[f"{name}/clean"], bits[f"{name}/robust"] = _measured(model, split, config)
-                gradients += config.eval_steps * len(split)
             size = sum(parameter.numel() for parameter in trained)
             writer.append(_row(config, data, step, bits, size, seconds, gradients), bits)
     writer.finish({})

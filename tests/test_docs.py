@@ -188,6 +188,19 @@ def test_what_is_told_of_shifts_is_in_the_rows(monkeypatch) -> None:
     assert f"no strategy ends above {best:.0%} there" in told
 
 
+def test_the_bill_of_an_answer_and_of_reuse_are_in_the_rows(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("answer")
+    assert "\n".join(benchmark.bill()) in (DOCS / "how-to/racing.md").read_text("utf-8")
+    rows = pd.read_csv(ROOT / "benchmarks/reuse.csv").set_index("way")
+    told = " ".join((DOCS / "how-to/reuse.md").read_text("utf-8").split())
+    scratch, reuse, one, several = (f"{count:,}" for count in rows["gradient_evaluations"])
+    assert f"{scratch} from scratch, {reuse} with `--reuse`, with the same accuracies" in told
+    assert f"Three radii took {one} one by one and {several} in one pass" in told
+    assert rows["highest_above_scratch"].max() <= 0
+    assert rows["lowest_below_scratch"].min() >= 0
+
+
 def test_readme_and_pages_link_to_files_that_exist() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
