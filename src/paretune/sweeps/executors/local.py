@@ -71,12 +71,15 @@ class Local(Executor):
 
 
 def shares(workers: int | None, runs: int) -> tuple[int, int]:
-    """How many processes share this many ``runs``, and the threads of each; ``workers`` is that of ``run_all``."""
+    """How many processes share this many ``runs``, and the threads of each; ``workers`` is that of ``run_all``.
+
+    A process has its share of the cores, but never more threads than torch has here, which ``OMP_NUM_THREADS`` decides.
+    """
     check_workers(workers)
     if workers is None:
         workers = 1 if torch.cuda.is_available() else cores()
     workers = min(workers, runs)
-    return workers, max(1, cores() // workers)
+    return workers, max(1, min(cores() // workers, torch.get_num_threads()))
 
 
 class _Processes(Crew):
