@@ -7,8 +7,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("paretune", deadline=None)

@@ -56,7 +56,7 @@ def test_the_memory_of_this_machine_is_known() -> None:
 def test_the_command_line_measures_and_packs(
     tmp_path: Path,
     weights: str,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     words = [
         "compare",
@@ -92,4 +92,4 @@ def test_the_command_line_measures_and_packs(
         str(tmp_path / "runs"),
     ]
     assert main(words) == 0
-    assert "workers=auto: " in capsys.readouterr().err
+    assert "workers=auto: " in caplog.text
