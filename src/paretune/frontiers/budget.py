@@ -75,7 +75,7 @@ def curves_of(
     """:func:`budget_curves` of labelled points, or of some of them.
 
     Args:
-        points: as :func:`paretune.frontiers.comparing.labelled_points` gives them.
+        points: as ``paretune.frontiers.comparing.labelled_points`` gives them.
         runs: that they index.
         start: where areas start.
         level: of the intervals.

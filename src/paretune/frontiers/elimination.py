@@ -6,9 +6,9 @@ so that the report split has no part in who stays. The difference of two areas e
 - the select examples, which all runs share: the spread over them of what each moves the difference (the delta method);
 - the luck of the training seeds: its variance is that within strategies, pooled over all of them, with as many degrees of
   freedom as there are runs beyond the first of each. A strategy whose own spread is wider has its own; one that has a single
-  run, whose spread nobody knows, has :data:`UNSEEN` times the pooled one.
+  run, whose spread nobody knows, has ``UNSEEN`` times the pooled one.
 
-The two add up with the degrees of freedom of Satterthwaite (:func:`paretune.frontiers.repeats.combined`). Look k may err
+The two add up with the degrees of freedom of Satterthwaite (``paretune.frontiers.repeats.combined``). Look k may err
 with a probability of ``error / (k (k + 1))``, which over any number of looks adds up to ``error`` at most (Lan & DeMets,
 "Discrete sequential boundaries for clinical trials", Biometrika 1983, https://doi.org/10.1093/biomet/70.3.659), and shares
 it among the rivals that a strategy has (Bonferroni). So a best strategy is put out with a probability of ``error`` at most
@@ -17,7 +17,7 @@ best one's is three times that of the others.
 
 Seeds that would hardly tell any two apart are a waste, as they leave the luck of the examples as it is. For each pair, the
 difference that all seeds would show is about normal around that of now; where the chance that it would be told is below
-:data:`HARDLY` for all pairs, it is time to stop. That puts nobody out, and so it cannot err.
+``HARDLY`` for all pairs, it is time to stop. That puts nobody out, and so it cannot err.
 """
 
 import math

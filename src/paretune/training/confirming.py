@@ -21,7 +21,7 @@ _STATE = "confirming"  # in the directory of an unfinished run: what the attack 
 
 
 def confirm_points(record: Record, model: Backbone, tasks: Sequence[AtWork]) -> None:
-    """Measure what :func:`chosen_steps` names and is not measured yet; ``model`` ends with its last point.
+    """Measure what ``chosen_steps`` names and is not measured yet; ``model`` ends with its last point.
 
     All processes do their share. One that is killed goes on with the next call, also within an attack that can.
     """
