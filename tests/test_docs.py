@@ -192,6 +192,18 @@ def test_the_bill_of_an_answer_and_of_reuse_are_in_the_rows(monkeypatch) -> None
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     benchmark = importlib.import_module("answer")
     assert "\n".join(benchmark.bill()) in (DOCS / "how-to/racing.md").read_text("utf-8")
+    rows = pd.read_csv(benchmark.WHERE)
+    parts = rows.loc[rows["variant"] == "grid", "loading":"rest"]
+    share = 100 * parts.div(parts.sum(axis=1), axis=0)
+    share["outside"] = 100 - share[["attack", "descent", "evaluation"]].sum(axis=1)
+    told = " ".join((DOCS / "how-to/racing.md").read_text("utf-8").split())
+    texts = {name: f"{share[name].min():.0f} to {share[name].max():.0f} %" for name in share}
+    assert f"{texts['evaluation']} are evaluation, {texts['attack']} attacks of training" in told
+    assert (
+        f"{texts['descent']} learning; bringing the attacked copy up to date takes {texts['refresh']}" in told
+    )
+    assert f"backbone {share['loading'].max():.1f} % at most" in told
+    assert f"no pass of the model {texts['outside']}" in told
     rows = pd.read_csv(ROOT / "benchmarks/reuse.csv").set_index("way")
     told = " ".join((DOCS / "how-to/reuse.md").read_text("utf-8").split())
     scratch, reuse, one, several = (f"{count:,}" for count in rows["gradient_evaluations"])
