@@ -119,3 +119,6 @@ if __name__ == "__main__":
         learn(where, half=what == "half")
     else:
         {"strategies": strategies, "objectives": objectives, "refused": refused}[what](where)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # nobody leaves while another may still wait for what it sends
+        torch.distributed.destroy_process_group()

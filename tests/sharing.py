@@ -117,3 +117,6 @@ if __name__ == "__main__":
         sent(where)
     else:
         learn(where, half=what == "half")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # nobody leaves while another may still wait for what it sends
+        torch.distributed.destroy_process_group()
