@@ -15,9 +15,10 @@ from torch.distributed.tensor import DTensor
 
 import paretune as pt
 from paretune.strategies import STRATEGIES
-from paretune.training import EWC, Natural, loop, measuring
+from paretune.training import EWC, Natural, loop
 from tests import tiny, together
 from tests.objectives_together import OBJECTIVES
+from tests.sharing import leave_together, stop_in_sixth_step
 from tests.unit.training.objectives.batches import without_dropout
 
 RANK = os.environ.get("RANK", "0")
@@ -78,14 +79,8 @@ def objectives(directory: Path) -> None:
 
 def learn(directory: Path, *, half: bool) -> None:
     """All that a run can keep and be sharded, to its end or, if ``half``, into the sixth step."""
-    guard = measuring.check_divergence
-
-    def stop(values: Any, step: int, lr: float, **options: Any) -> None:
-        if step == 6:
-            raise InterruptedError  # in all processes alike
-        guard(values, step, lr, **options)
-
-    measuring.check_divergence = stop if half else guard
+    if half:
+        stop_in_sixth_step()
     model = without_dropout(pt.FullFineTune())
     options = {"ema": 0.9, "awp": 0.01, "accumulate": 2, "keep": "clean"}
     with contextlib.suppress(InterruptedError):
@@ -119,6 +114,4 @@ if __name__ == "__main__":
         learn(where, half=what == "half")
     else:
         {"strategies": strategies, "objectives": objectives, "refused": refused}[what](where)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # nobody leaves while another may still wait for what it sends
-        torch.distributed.destroy_process_group()
+    leave_together()

@@ -90,17 +90,29 @@ COURSES: dict[str, dict[str, Any]] = {
 }
 
 
-def learn(directory: Path, *, half: bool) -> None:
-    """Each course without dropout, to its end or, if ``half``, into the sixth step, with a checkpoint of the fourth."""
+def stop_in_sixth_step() -> None:
+    """Interrupt every run of this process there, in all processes alike."""
     guard = measuring.check_divergence
 
     def stop(values: Any, step: int, lr: float, **options: Any) -> None:
         if step == 6:
-            raise InterruptedError  # in all processes alike
+            raise InterruptedError
         guard(values, step, lr, **options)
 
+    measuring.check_divergence = stop
+
+
+def leave_together() -> None:
+    """Nobody leaves while another process may still wait for what it sends."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def learn(directory: Path, *, half: bool) -> None:
+    """Each course without dropout, to its end or, if ``half``, into the sixth step, with a checkpoint of the fourth."""
     if half:
-        measuring.check_divergence = stop
+        stop_in_sixth_step()
     for name, changes in COURSES.items():
         model = without_dropout(pt.LoRA(rank=2))
         options = {"steps": 8, "batch_size": 16, "eval_every": 4} | changes
@@ -117,6 +129,4 @@ if __name__ == "__main__":
         sent(where)
     else:
         learn(where, half=what == "half")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # nobody leaves while another may still wait for what it sends
-        torch.distributed.destroy_process_group()
+    leave_together()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -44,7 +43,7 @@ def command(tmp_path: Path, out: str, *more: str) -> list[str]:
 @contextlib.contextmanager
 def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with open(log, "wb") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(words, stdout=file, stderr=file)
     try:
         yield process
     finally:
@@ -67,6 +66,14 @@ def until(
 
 def points(out: Path) -> int:
     return sum(len(file.read_text().splitlines()) for file in out.glob("*/points.jsonl"))
+
+
+def assert_as_made_here(out: Path, tmp_path: Path) -> None:
+    """The runs in ``out`` are whole, and those that processes of this machine make undisturbed."""
+    done = subprocess.run(command(tmp_path, "here", "--workers", "2"), capture_output=True, check=False)
+    assert done.returncode == 0
+    assert rows(out) == rows(tmp_path / "here")
+    assert all(len(lines) == 10 for _, lines, _, _ in rows(out).values())
 
 
 def rows(out: Path) -> dict[str, Any]:

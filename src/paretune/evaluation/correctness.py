@@ -137,11 +137,8 @@ def evaluate(
     bits = np.zeros((1 + len(attacks), len(data)), dtype=bool)
     if victim is None and attacks:
         victim = attack_copy(model, engine=engine)
-    asked, searched = (
-        model,
-        victim,
-    )  # what shifts make has classes of its own, and the model itself is asked there
-    if data.among is not None:
+    asked, searched = model, victim
+    if data.among is not None:  # what shifts make may be of other classes, of which the model itself is asked
         asked = Among(model, data.among)
         searched = victim and attack_copy(asked, **vars(victim.options))
     rank, world = shard

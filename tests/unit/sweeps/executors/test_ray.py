@@ -1,7 +1,6 @@
 """A Ray cluster of real processes: whatever of it is killed, the rows are those of a sweep on one machine."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from paretune.runs.store import load_runs
 from paretune.sweeps.executors import ray as module
 from paretune.sweeps.executors.ray import Ray, check_answers
-from tests.sweeping import PATIENCE, command, points, rows, started, until
+from tests.sweeping import PATIENCE, assert_as_made_here, command, points, started, until
 
 
 def workers(cluster: Any) -> list[psutil.Process]:
@@ -79,15 +78,7 @@ def test_a_worker_a_machine_and_the_driver_are_killed_and_nothing_is_lost_or_dou
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert not (out / ".driver").exists()
-    here = subprocess.run(
-        command(tmp_path, "here", "--workers", "2"),
-        capture_output=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert here.returncode == 0
-    assert rows(out) == rows(tmp_path / "here")
-    assert all(len(lines) == 10 for _, lines, _, _ in rows(out).values())
+    assert_as_made_here(out, tmp_path)
 
 
 def test_an_address_that_does_not_answer_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

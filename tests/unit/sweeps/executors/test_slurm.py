@@ -1,7 +1,6 @@
 """Jobs as Slurm would make them, on submitit's executor of this machine."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from paretune.runs.store import load_runs
 from paretune.sweeps.executors import read_executor
 from paretune.sweeps.executors.slurm import Slurm
-from tests.sweeping import command, points, rows, started, until
+from tests.sweeping import assert_as_made_here, command, points, started, until
 
 
 def at_work(out: Path) -> list[psutil.Process]:
@@ -44,15 +43,7 @@ def test_a_job_is_preempted_and_the_driver_killed_and_nothing_is_lost_or_doubled
     assert again.returncode == 0, again.stderr
     assert all(run.done for run in load_runs(out))
     assert not (out / ".slurm").exists()
-    here = subprocess.run(
-        command(tmp_path, "here", "--workers", "2"),
-        capture_output=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert here.returncode == 0
-    assert rows(out) == rows(tmp_path / "here")
-    assert all(len(lines) == 10 for _, lines, _, _ in rows(out).values())
+    assert_as_made_here(out, tmp_path)
 
 
 def test_options_are_those_of_a_job() -> None:
