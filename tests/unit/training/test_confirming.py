@@ -19,7 +19,8 @@ from paretune.report.page import report_html
 from paretune.runs.store import load_runs
 from paretune.sweeps.config import RunConfig
 from paretune.sweeps.grid import directory_name
-from tests import tiny
+from paretune.training.chosen import chosen_steps
+from tests import synthetic, tiny
 from tests.unit.training.test_loop import same_run
 from tests.unit.training.test_resuming import Stop
 
@@ -64,6 +65,15 @@ def test_the_front_of_the_select_split_and_the_last_point_are_confirmed(
         path.name for path in (tmp_path / "plain").iterdir()
     } | {"confirmed"}
     assert "confirm" not in load_runs(tmp_path / "plain")[0].config
+
+
+def test_the_last_point_is_confirmed_although_it_is_worse_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = [(0.95, 0.2), (0.75, 0.6), (0.4, 0.1)]
+    monkeypatch.setattr(synthetic, "trajectory", lambda strategy, points: course)
+    run = synthetic.write_run(tmp_path / "run", synthetic.STRATEGIES[0])
+    assert chosen_steps([run], pt.PGD(pt.Linf(4 / 255))) == [{20, 40, 60}]
 
 
 @pytest.mark.parametrize("when", ["in the midst of training", "in the midst of an attack", "before the end"])
