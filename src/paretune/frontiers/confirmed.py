@@ -25,7 +25,8 @@ class ConfirmedPoint:
         strategy: its label.
         seed: of its training.
         step: of the checkpoint.
-        on_front: whether the select split chose it; else it is the last point of its run.
+        on_front: whether the area of its run counts it: the select split chose it, and it lies beyond the reference.
+        last: whether it is the last point of its run.
         clean_select: accuracy on the select split, by which points on a frontier are ordered.
         clean: accuracy.
         robust: under the attack of the condition.
@@ -36,10 +37,18 @@ class ConfirmedPoint:
     seed: int
     step: int
     on_front: bool
+    last: bool
     clean_select: float
     clean: float
     robust: float
     confirmed: float
+
+    @property
+    def chosen_as(self) -> str:
+        """Why it was confirmed."""
+        if self.on_front:
+            return "frontier"
+        return "last point" if self.last else "frontier, without area"
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Confirmation:
                     str(point.seed),
                     str(point.step),
                     *(f"{accuracy:.3f}" for accuracy in (point.clean, point.robust, point.confirmed)),
-                    "frontier" if point.on_front else "last point",
+                    point.chosen_as,
                 ]
                 for point in self.points
             ],
@@ -138,6 +147,7 @@ def confirmations(runs: Sequence[Run], reference: Reference = (0.0, 0.0)) -> lis
         front = rows[
             rows["chosen"] & (rows["clean_select"] > reference[0]) & (rows["robust_select"] > reference[1])
         ]
+        last = rows.groupby("run_index")["step"].max()
         by_attack: dict[str, list[ConfirmedPoint]] = {}
         for index, row in rows.iterrows():
             of_step = confirmed[row["run_index"]].get(row["step"])
@@ -149,6 +159,7 @@ def confirmations(runs: Sequence[Run], reference: Reference = (0.0, 0.0)) -> lis
                     int(row["seed"]),
                     int(row["step"]),
                     index in front.index,
+                    row["step"] == last[row["run_index"]],
                     float(row["clean_select"]),
                     float(row["clean"]),
                     float(row["robust"]),

@@ -166,6 +166,13 @@ def test_the_tables_and_the_report_name_both_attacks_and_mix_them_in_no_area(con
     assert "robust under AutoAttack(Linf(4/255)" in page
 
 
+def test_a_point_of_the_frontier_that_no_area_counts_is_not_called_the_last_one(confirmed: Path) -> None:
+    (told,) = confirmations(load_runs(confirmed), reference=(0.0, 1.0))  # beyond which there is nothing
+    names = {point.step: point.chosen_as for point in told.points}
+    assert len(names) > 1
+    assert names == dict.fromkeys(names, "frontier, without area") | {24: "last point"}
+
+
 def test_strategies_that_are_confirmed_in_part_have_no_area(confirmed: Path, tmp_path: Path) -> None:
     tiny.run(tmp_path / "other", **OPTIONS, seed=1)
     (told,) = confirmations([*load_runs(confirmed), *load_runs(tmp_path / "other")])
