@@ -18,7 +18,7 @@ from paretune.strategies import STRATEGIES
 from paretune.training import EWC, Natural, loop
 from tests import tiny, together
 from tests.objectives_together import OBJECTIVES
-from tests.sharing import leave_together, stop_in_sixth_step
+from tests.sharing import stop_in_sixth_step
 from tests.unit.training.objectives.batches import without_dropout
 
 RANK = os.environ.get("RANK", "0")
@@ -114,4 +114,3 @@ if __name__ == "__main__":
         learn(where, half=what == "half")
     else:
         {"strategies": strategies, "objectives": objectives, "refused": refused}[what](where)
-    leave_together()

@@ -102,13 +102,6 @@ def stop_in_sixth_step() -> None:
     measuring.check_divergence = stop
 
 
-def leave_together() -> None:
-    """Nobody leaves while another process may still wait for what it sends."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 def learn(directory: Path, *, half: bool) -> None:
     """Each course without dropout, to its end or, if ``half``, into the sixth step, with a checkpoint of the fourth."""
     if half:
@@ -129,4 +122,3 @@ if __name__ == "__main__":
         sent(where)
     else:
         learn(where, half=what == "half")
-    leave_together()

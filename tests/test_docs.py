@@ -108,7 +108,9 @@ def test_the_examples_of_a_docstring_run(file) -> None:
 @pytest.mark.slow
 def test_the_script_for_several_processes_runs_under_torchrun(tmp_path) -> None:
     (script,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("# train.py"))
-    (launch,) = (text for _, text in blocks(DOCS / "how-to/clusters.md") if text.startswith("torchrun"))
+    (launch,) = (
+        text for _, text in blocks(DOCS / "how-to/clusters.md") if re.match(r"torchrun .*train\.py$", text)
+    )
     (tmp_path / "train.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launch.split()[1:]]
     environment = {

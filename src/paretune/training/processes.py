@@ -1,5 +1,7 @@
 """The processes that train one model together, of which there is one unless a launcher starts more."""
 
+import atexit
+import functools
 import itertools
 import logging
 import os
@@ -62,6 +64,8 @@ class Processes:
         patient = InitProcessGroupKwargs(timeout=_PATIENCE)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if self.world > 1:
+            _leave_at_exit()
         self.device = self.accelerator.device
         self.precision = MixedPrecision(self.device, mixed_precision)
         self.sharded = self.world > 1 and _asked("FSDP")
@@ -225,6 +229,17 @@ class Processes:
             return here
         summed: torch.Tensor = self.accelerator.reduce(here.to(self.accelerator.device), "sum")
         return summed.cpu()
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    """Let this process leave the others before Python ends, as a thread of gloo that still lets go of a tensor would abort it."""
+
+    def leave() -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def _asked(what: str) -> bool:

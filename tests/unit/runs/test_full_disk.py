@@ -17,7 +17,7 @@ import paretune as pt
 from paretune.attacks import AutoAttack, Linf
 from paretune.commands.cli import main
 from paretune.interchange.directory import write_directory
-from paretune.sweeps import grid
+from paretune.sweeps.executors import local
 from tests import tiny
 from tests.synthetic import write_runs
 from tests.unit.commands.test_cli import SMALL, weights  # noqa: F401  # a fixture
@@ -184,7 +184,7 @@ def test_a_worker_that_is_killed_is_said_in_a_sentence_and_the_sweep_goes_on_lat
     command = ["compare", *SMALL, "--weights", weights, "--out", str(tmp_path / "runs"), "--seeds", "0"]
     command += ["--workers", "1", "--strategies", "bitfit,LoRA(rank=2)"]
     with monkeypatch.context() as patched:
-        patched.setattr(grid, "_run", die)
+        patched.setattr(local, "_make", die)
         assert main(command) == 2
     error = capsys.readouterr().err
     last = error.splitlines()[-1]  # after the bar

@@ -54,7 +54,7 @@ def test_objectives_learn_in_shards_of_half_the_weights(tmp_path: Path) -> None:
     assert max(map(int, held)) < 0.6 * int(numbers[0])
 
 
-@pytest.mark.matrix  # beside other launches one of its four ends with an error now and then; why is not known
+@pytest.mark.slow
 def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path) -> None:
     """Its files are those of one process."""
     for name, halves in (("in", ({}, FSDP)), ("out", (FSDP, {}))):
