@@ -149,6 +149,7 @@ def load_data(
     root: str | Path | None = None,
     download: bool = False,
     train_domains: str | Sequence[str] | None = None,
+    domain: str | None = None,
 ) -> ImageData:
     """Load labelled images by name, from files or from a data set, and split them.
 
@@ -210,6 +211,7 @@ def load_data(
             if it has one, else all of it, and under a ``limit`` at most what the report split would have of it. Images of
             groups that are trained on or selected by are left out there, with a warning. Classes are those of the domains
             that are trained on; others may lack some.
+        domain: The same where it is one, as in ``load_data("emoji", domain="google")``.
 
     Raises:
         ValueError: An argument breaks a rule above, the name is unknown, a class has too few images for its
@@ -218,8 +220,13 @@ def load_data(
         FileNotFoundError: The data set, the folder or the table is not on this machine.
         ImportError: ``"hf:NAME"`` without the package ``datasets``.
     """
-    if isinstance(train_domains, str):
-        train_domains = [train_domains]
+    if domain is not None and train_domains is not None:
+        raise ValueError(
+            f"domain={domain!r} and train_domains={train_domains!r} are one thing; give one of them"
+        )
+    one = train_domains if domain is None else domain
+    if isinstance(one, str):
+        train_domains = [one]
     how = Reading(
         train_domains=train_domains,
         name=name,

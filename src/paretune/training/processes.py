@@ -233,7 +233,7 @@ class Processes:
 
 @functools.cache
 def _leave_at_exit() -> None:
-    """Let this process leave the others before Python ends, as a thread of gloo that still lets go of a tensor would abort it."""
+    """Let this process leave the others before Python ends: a thread of theirs that runs into the end aborts it."""
 
     def leave() -> None:
         if dist.is_initialized():

@@ -80,8 +80,16 @@ def test_splits_are_of_the_named_domains_and_the_others_are_elsewhere(
 
 def test_one_domain_may_be_named_alone(tmp_path: Path) -> None:
     data = of(tmp_path, "folder", train_domains="photo")
-    assert data.fingerprint == load_data(tmp_path / "pets", train_domains=["photo"]).fingerprint
+    named = load_data(tmp_path / "pets", domain="photo")
+    assert (
+        data.fingerprint
+        == named.fingerprint
+        == load_data(tmp_path / "pets", train_domains=["photo"]).fingerprint
+    )
+    assert data.loaded_with == named.loaded_with
     assert {domain for domain, _ in seen(data.train)} == {"photo"}
+    with pytest.raises(ValueError, match="domain='photo' and train_domains='art' are one thing"):
+        load_data(tmp_path / "pets", train_domains="art", domain="photo")
 
 
 def test_where_all_domains_are_trained_on_nothing_is_elsewhere(tmp_path: Path) -> None:
