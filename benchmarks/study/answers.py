@@ -248,7 +248,7 @@ def failures(study: Study, by: Sequence[str] = ("schedule", "strategy")) -> pd.D
             )
     frame = pd.DataFrame(rows)
     table = []
-    for key, group in frame.groupby([*by], sort=False):
+    for key, group in frame.groupby([*by], sort=False) if len(frame) else ():
         count = int(group["failed"].sum())
         low, high = wilson(count / len(group), len(group), LEVEL)
         table.append(
