@@ -15,9 +15,9 @@ far as rounding goes.
    https://github.com/synbol/Parameter-Efficient-Transfer-Learning-Benchmark, commit c188fad.
 3. **1,440 results**: 40 backbones on six data sets, with two losses and three protocols (Heuillet et al., "A Guide to
    Robust Generalization", https://arxiv.org/abs/2508.14079). Its repository has no licence, so the table is not here:
-   download results_dataset.csv from https://github.com/MaxHeuillet/robust_training. It has no seeds. What repeats are backbones
-   and data sets, and intervals are over one or the other. Given are the first three places of each protocol, from
-   results_analysis/latex_tables there.
+   download results_dataset.csv from https://github.com/MaxHeuillet/robust_training. It has no seeds. What repeats are
+   backbones and data sets, and intervals are over one or the other. Given are the first three places of each protocol,
+   from results_analysis/latex_tables there.
 """
 
 import argparse
