@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from paretune.commands.cli import main
+from tests.test_published import write as results_dataset
 from tests.unit.data.test_emoji import write as emoji
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,8 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
         flowers(tmp_path / "flowers")
     if page.stem == "domains":
         emoji(tmp_path)
+    if page.stem == "results-from-elsewhere":
+        results_dataset(tmp_path / "results_dataset.csv")
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page):
         if language == "python":
