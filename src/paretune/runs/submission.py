@@ -73,7 +73,7 @@ def write_submission(runs: Sequence[Run], out: Path, *, by: str, machine: str) -
     """Write ``runs`` to a new directory ``out``, without weights, logs, labels and pictures.
 
     Args:
-        runs: finished ones, each of which :func:`paretune.runs.verifying.problems` has nothing to say of.
+        runs: finished ones, which are what they say.
         out: new, or empty. Below it runs lie as below the directory that holds them all.
         by: who measured.
         machine: what on.
