@@ -29,6 +29,7 @@ class Verify(Selecting):
             ValueError: something is.
         """
         from paretune.interchange.files import read_adapter
+        from paretune.runs.rows import training_of
         from paretune.runs.verifying import copies, problems, splits, submission_problems, unproven, versions
 
         read, damaged = read_runs(self.runs)
@@ -36,9 +37,10 @@ class Verify(Selecting):
         wrong = {path: [problem] for path, problem in damaged.items()}
         for run in runs:
             told = problems(run)
-            if (run.path / "adapter").exists():
+            for directory in dict.fromkeys((run.path, training_of(run.path))):
                 try:
-                    read_adapter(run.path / "adapter")
+                    if (directory / "adapter").exists():
+                        read_adapter(directory / "adapter")
                 except (ValueError, OSError) as error:
                     told.append(str(error))
             if told:

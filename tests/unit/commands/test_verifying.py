@@ -135,6 +135,17 @@ def test_other_versions_and_runs_without_digests_are_told_and_are_no_error(
     assert [*json.loads(told)["unproven"].values()] == [[str(runs / "half")], [str(run)]]
 
 
+def test_the_whole_adapter_of_several_tasks_is_read_too(
+    runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "tasks.json").write_text("{}")
+    (runs / "adapter").mkdir()
+    code, told, _ = verified(runs, capfd)
+    assert code == 2
+    for name in ("0", "1"):
+        assert f"{runs / name}: {runs / 'adapter'} is not an adapter of paretune" in told
+
+
 def test_a_submission_is_written_and_verified_by_commands(
     runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
