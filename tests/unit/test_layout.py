@@ -151,3 +151,22 @@ def test_what_the_checks_name_is_there() -> None:
     named = re.findall(r"(?:tests|docs)/[\w/]+\.py", (root / ".ci/run").read_text("utf-8"))
     assert named
     assert [path for path in named if not (root / path).exists()] == []
+
+
+def test_values_are_called_what_they_are() -> None:
+    """``found``, ``made``, ``own`` and ``each`` say how a value came about, and not what it is."""
+    vague = {"found", "made", "own", "each"}
+    named = {
+        (module, name)
+        for module, path in modules(ROOT).items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [node.arg]
+            if isinstance(node, ast.arg)
+            else [node.id]
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            else []
+        )
+        if name in vague
+    }
+    assert named == set()

@@ -194,7 +194,7 @@ def _written(value: Any) -> Any:
         return value
     if hasattr(value, "plain"):
         return value.plain()
-    return ", ".join(each if isinstance(each, str) else repr(each) for each in value)
+    return ", ".join(part if isinstance(part, str) else repr(part) for part in value)
 
 
 def _registry(kind: str) -> Mapping[str, type] | None:

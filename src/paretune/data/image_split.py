@@ -184,7 +184,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: No example is of it.
         """
-        rows = torch.tensor([row for row, each in enumerate(self.subsets or ()) if each == name])
+        rows = torch.tensor([row for row, subset in enumerate(self.subsets or ()) if subset == name])
         if len(rows) == 0:
             raise ValueError(f"no example is of the subset {name!r}")
         return ImageSplit(

@@ -86,7 +86,7 @@ class Corruptions(Shift):
 
     def of(self, split: ImageSplit) -> Mapping[str, ImageSplit]:
         """The same examples, once for each corruption and severity."""
-        return {name: made for part in self.parts for name, made in part.of(split).items()}
+        return {name: images for part in self.parts for name, images in part.of(split).items()}
 
 
 def _corrupted(images: Tensor, ids: Tensor, *, kind: str, severity: int, version: Version | None) -> Tensor:

@@ -213,10 +213,10 @@ def _ratios(
     """By kind, what accuracies lack to ``best`` over what those of the baseline lack to theirs, summed over severities."""
     ratios = {}
     for kind in kinds:
-        lost = sum(best - each for each in _over_severities("accuracies", accuracies, kind))
+        lost = sum(best - accuracy for accuracy in _over_severities("accuracies", accuracies, kind))
         where = f"the baseline {baseline.name!r}"
         of_baseline = sum(
-            best_of_baseline - each for each in _over_severities(where, baseline.accuracies, kind)
+            best_of_baseline - accuracy for accuracy in _over_severities(where, baseline.accuracies, kind)
         )
         if of_baseline <= 0:
             raise ValueError(

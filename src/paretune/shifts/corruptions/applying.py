@@ -67,12 +67,12 @@ def corrupt(images: Tensor, ids: Tensor, kind: str, severity: int, version: Vers
     version = version or version_for(*images.shape[-2:])
     function = CORRUPTIONS[kind]
     whole = levels(images.detach().cpu().permute(0, 2, 3, 1).numpy().astype(np.float64))
-    made = np.empty_like(whole)
+    corrupted = np.empty_like(whole)
     for row, (image, number) in enumerate(zip(whole, ids.tolist(), strict=True)):
-        made[row] = (
+        corrupted[row] = (
             function(image / 255, severity, generator(number, kind, severity), version) * 255
         ).astype(np.uint8)
-    return (torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255).contiguous().to(images.device)
+    return (torch.from_numpy(corrupted).permute(0, 3, 1, 2).float() / 255).contiguous().to(images.device)
 
 
 def generator(number: int, kind: str, severity: int) -> Random:

@@ -1,0 +1,215 @@
+"""The cells of the study: what each one trains, and the archive that keeps what came of it."""
+
+import csv
+import importlib.util
+import io
+import json
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paretune._values import parse
+from paretune.runs.store import Run, load_runs
+from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
+from paretune.sweeps.entry import as_written
+from paretune.sweeps.executors import Workers
+from paretune.sweeps.grid import directory_name, run_all
+from paretune.sweeps.searching import configured, outcomes, search_directory, with_rates
+from paretune.training.schedules import SCHEDULES
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+_KEPT = ("config.json", "points.jsonl", "log.jsonl", "DONE", "bits", "confirmed")  # of a run directory
+TUNED, UNDER_FIXED = "tuned", "tuned under fixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Every strategy on one task, at one epsilon, with one objective and one schedule.
+
+    Args:
+        task: its name in study.yaml.
+        objective: the name of a training objective, or ``natural``.
+        schedule: the call of a schedule of epsilon.
+        epsilon: as text, 4/255.
+        options: of :class:`~paretune.sweeps.config.CompareConfig`.
+        confirm: options of AutoAttack, with the threat of the cell.
+    """
+
+    task: str
+    objective: str
+    schedule: str
+    epsilon: str
+    options: Mapping[str, Any] = field(repr=False)
+    confirm: Mapping[str, int] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Of its archive and its directory."""
+        parts = (self.task, self.objective, self.schedule, self.epsilon.replace("/", "of"))
+        return "-".join(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts)
+
+    @property
+    def file(self) -> Path:
+        """The archive of the cell, once it is whole."""
+        return RESULTS / f"{self.name}.tar.xz"
+
+    @property
+    def rival(self) -> "Cell | None":
+        """The cell with the same objective at full epsilon, under which scheduled ones are tuned too."""
+        if self.schedule == "fixed":
+            return None
+        return replace(self, schedule="fixed", options=self.options | {"schedule": SCHEDULES["Fixed"]()})
+
+    def configs(self) -> tuple[CompareConfig, list[RunConfig]]:
+        """The comparison, and its runs by seed and strategy."""
+        comparison = CompareConfig(**as_written(dict(self.options)))
+        return comparison, comparison.runs()
+
+    def confirmed(self, config: RunConfig) -> RunConfig:
+        """``config``, of which a run of seed 0 is measured by a stricter attack too."""
+        if config.seed or not config.train_steps:
+            return config
+        options = ", ".join(f"{name}={value}" for name, value in self.confirm.items())
+        return replace(config, confirm=f"AutoAttack(Linf({self.epsilon}), {options})")
+
+    def make(self, out: Path, workers: Workers) -> dict[str, list[Run]]:
+        """Tune, then train what is not there yet; the runs by the way that they were tuned."""
+        comparison, configs = self.configs()
+        place = out / self.name
+        asked = {TUNED: with_rates(configs, comparison, place, workers=workers)}
+        if self.rival is not None and (search_directory(out / self.rival.name) / "lr-search.json").exists():
+            chosen = json.loads((search_directory(out / self.rival.name) / "lr-search.json").read_text())[
+                "chosen"
+            ]
+            rates = {strategy: chosen[repr(strategy)] for strategy in comparison.strategies}
+            asked[UNDER_FIXED] = configured(configs, rates)
+        asked = {how: [self.confirmed(config) for config in some] for how, some in asked.items()}
+        every = list(dict.fromkeys(config for some in asked.values() for config in some))
+        runs = run_all(every, place, workers=workers, diverging=True)
+        by_config = dict(zip(map(directory_name, every), runs, strict=True))
+        return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
+
+    def keep(self, out: Path, runs: Mapping[str, Sequence[Run]], about: Mapping[str, Any]) -> Path:
+        """Write the archive: run directories without weights and pictures, how they were tuned, and the trials of rates."""
+        RESULTS.mkdir(exist_ok=True)
+        told = {name: getattr(self, name) for name in ("task", "objective", "schedule", "epsilon")}
+        told |= {how: [run.path.name for run in some] for how, some in runs.items()}
+        told |= {"trials": outcomes(out / self.name), "machine": dict(about)}
+        partial = RESULTS / f".{self.name}.part"
+        with tarfile.open(partial, "w:xz", preset=9) as archive:
+            _put(archive, "cell.json", (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+            for path in sorted({run.path for some in runs.values() for run in some}):
+                for kept in sorted(path.rglob("*")):
+                    inside = kept.relative_to(path)
+                    if inside.parts[0] in _KEPT and kept.is_file():
+                        _put(archive, f"{path.name}/{inside.as_posix()}", kept.read_bytes())
+        return partial.replace(self.file)
+
+
+def cells(study: Mapping[str, Any], root: Path, *, emoji: str | None = None) -> Iterator[Cell]:
+    """The cells of ``study``, task by task, those that others need first.
+
+    Args:
+        study: the content of study.yaml.
+        root: where files of data are that the study writes.
+        emoji: where npm has installed the pictures.
+    """
+    for task, given in study["tasks"].items():
+        options = {**study["shared"], **given}
+        epsilons, more = options.pop("epsilons"), options.pop("more", [])
+        if task == "emoji" and emoji is not None:
+            options["data_root"] = emoji
+        if task == "solar-cells":
+            options["data"] = str(root / options["data"])
+        wanted: list[dict[str, Any]] = [
+            {"objective": "natural", "train_steps": 0, "schedules": ["fixed"], "epsilons": epsilons[:1]},
+            {},
+            *more,
+        ]
+        for which in wanted:
+            which = dict(which)
+            objective = which.pop("objective", "AdversarialTraining()")
+            for epsilon in which.pop("epsilons", epsilons):
+                for schedule in which.get("schedules", study["schedules"]):
+                    chosen = options | {name: value for name, value in which.items() if name != "schedules"}
+                    chosen |= {
+                        "strategies": Strategies.read(chosen["strategies"]),
+                        "seeds": Seeds.read(chosen["seeds"]),
+                        "epsilon": epsilon,
+                        "schedule": parse(schedule, SCHEDULES),
+                    }
+                    if objective != "natural":
+                        chosen["objective"] = objective
+                    yield Cell(
+                        task=task,
+                        objective=objective,
+                        schedule=schedule,
+                        epsilon=epsilon,
+                        options=chosen,
+                        confirm=study["confirm"],
+                    )
+
+
+def read_study() -> dict[str, Any]:
+    """study.yaml."""
+    study: dict[str, Any] = yaml.safe_load((HERE / "study.yaml").read_text())
+    return study
+
+
+def write_solar_cells(file: Path) -> None:
+    """A table of the photographs of the package ``elpv-dataset``: those that are surely whole or surely broken.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "the task solar-cells needs photographs for research use (CC BY-NC-SA 4.0): pip install --no-deps elpv-dataset"
+        )
+    folder = Path(spec.origin).parent / "data"
+    with file.open("w", newline="") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["path", "label"])
+        for line in (folder / "labels.csv").read_text().splitlines():
+            path, broken, kind = line.split()
+            if float(broken) in (0, 1):
+                writer.writerow([folder / path, f"{kind} {'broken' if float(broken) else 'whole'}"])
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A cell as its archive has it: what it was, and its runs by the way that they were tuned."""
+
+    told: dict[str, Any]
+    runs: dict[str, list[Run]]
+
+
+def read_kept(file: Path, into: Path) -> Kept:
+    """Unpack the archive of a cell into a directory of its own in ``into``."""
+    place = into / file.name.partition(".")[0]
+    with tarfile.open(file) as archive:
+        archive.extractall(place, filter="data")
+    told = json.loads((place / "cell.json").read_text())
+    ways = [how for how in (TUNED, UNDER_FIXED) if how in told]
+    return Kept(told, {how: [load_runs(place / name)[0] for name in told[how]] for how in ways})
+
+
+def read_all(results: Path = RESULTS) -> list[Kept]:
+    """All cells that are whole."""
+    into = Path(tempfile.mkdtemp(prefix="study-"))
+    return [read_kept(file, into) for file in sorted(results.glob("*.tar.xz"))]
+
+
+def _put(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Without a time, so that the same runs make the same file."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))

@@ -1,0 +1,134 @@
+"""The study under ``benchmarks/study``: what it runs, what it keeps, and that its page says what its rows say."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import paretune as pt
+from paretune.runs.store import load_runs
+from tests import tiny
+from tests.synthetic import write_runs
+
+ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "benchmarks/study"
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(STUDY)
+    return importlib.import_module("_cells")
+
+
+@pytest.fixture
+def answers(cells: ModuleType) -> ModuleType:
+    return importlib.import_module("answers")
+
+
+def test_every_strategy_of_a_cell_gets_the_same_and_no_two_cells_are_one(cells: ModuleType) -> None:
+    every = [*cells.cells(cells.read_study(), Path("there"))]
+    assert len({cell.name for cell in every}) == len(every) > 20
+    for cell in every:
+        comparison, runs = cell.configs()
+        assert comparison.lr == "auto"
+        assert {(run.strategy, run.seed) for run in runs} == {
+            (strategy, seed) for strategy in comparison.strategies for seed in (0, 1, 2)
+        }
+        assert len({replace(run, strategy=runs[0].strategy, seed=0) for run in runs}) == 1
+        assert {cell.confirmed(run).confirm is not None for run in runs if run.seed} == {False}
+    for cell in every:
+        rival = cell.rival
+        if rival is not None:
+            assert rival.name in {other.name for other in every} or cell.objective.startswith("ATTA")
+            before, after = (some.configs()[1] for some in (rival, cell))
+            assert next(replace(run, schedule=after[0].schedule) for run in before) == after[0]
+
+
+def a_cell(cells: ModuleType, name: str = "digits") -> Any:
+    return next(cell for cell in cells.cells(cells.read_study(), Path("there")) if cell.task == name)
+
+
+def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    runs = [tiny.run(tmp_path / "runs" / str(seed), seed=seed) for seed in range(2)]
+    cell = a_cell(cells)
+    first = cell.keep(tmp_path / "runs", {cells.TUNED: runs}, {"date": "today"}).read_bytes()
+    assert cell.keep(tmp_path / "runs", {cells.TUNED: runs}, {"date": "today"}).read_bytes() == first
+    (kept,) = cells.read_all(tmp_path / "results")
+    assert kept.told["machine"] == {"date": "today"}
+    for before, after in zip(runs, kept.runs[cells.TUNED], strict=True):
+        pd.testing.assert_frame_equal(before.points, after.points)
+        assert not (after.path / "adapter").exists()
+        for _, row in after.points.iterrows():
+            assert {name: right.tolist() for name, right in after.bits(row).items()} == {
+                name: right.tolist() for name, right in before.bits(row).items()
+            }
+    assert str(pt.compare(kept.runs[cells.TUNED])) == str(pt.compare(runs))
+
+
+def test_a_run_fails_where_its_last_accuracies_do_not_leave_chance(
+    answers: ModuleType, tmp_path: Path
+) -> None:
+    run = tiny.run(tmp_path)
+    last = run.points["step"].idxmax()
+
+    def ending(clean: float, robust: float) -> bool:
+        points = run.points.copy()
+        points.loc[last, ["clean", "robust", "examples"]] = [clean, robust, 250]
+        return answers.failed(replace(run, points=points))
+
+    assert ending(0.11, 0.1)  # of ten classes
+    assert ending(0.5, 0.04)
+    assert not ending(0.5, 0.2)
+    assert answers.failed(replace(run, done=False))
+
+
+def test_gains_are_after_minus_before_whichever_is_larger(answers: ModuleType, tmp_path: Path) -> None:
+    write_runs(tmp_path, points=3)
+    runs = load_runs(tmp_path)
+    names = answers.strategies(runs)
+    one, other = (answers.of(runs, name) for name in names[:2])
+    there, areas = answers.paired(one, other)
+    back, _ = answers.paired(other, one)
+    assert there.difference == pytest.approx(areas["first"].area - areas["second"].area)
+    assert (there.difference, there.low, there.high) == pytest.approx(
+        (-back.difference, -back.high, -back.low)
+    )
+    assert there.p_unadjusted == back.p_unadjusted
+    assert there.low <= there.difference <= there.high
+
+
+def test_the_race_over_runs_that_are_there_leaves_who_is_best_and_spends_less(
+    answers: ModuleType, tmp_path: Path
+) -> None:
+    write_runs(tmp_path, points=3)
+    runs = [replace(run, points=run.points.assign(gradient_evaluations=100)) for run in load_runs(tmp_path)]
+    race = answers.raced(runs)
+    assert race.ended is not None or not answers.next_round(race)
+    assert race.grid == 100 * len(runs)
+    assert 0 < race.gradient_evaluations <= race.grid
+    assert "LoRA" in race.stayed
+
+
+def test_numbers_that_are_not_there_are_empty_in_a_table(answers: ModuleType) -> None:
+    lines = answers.markdown(pd.DataFrame({"a_b": [0.12345, np.nan], "ok": [True, False]}))
+    assert lines == ["| a b | ok |", "| --- | --- |", "| 0.123 | yes |", "|  | no |"]
+
+
+def test_the_cells_are_listed_from_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(STUDY / "run.py"), "--cells"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) > 20
+    assert {line.split()[-1] for line in lines} <= {"whole", "missing"}
