@@ -33,6 +33,7 @@ html_title = "paretune"
 html_show_sourcelink = False
 html_copy_source = False
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
+html_sidebars = {"leaderboard/*": []}  # which is one page, with wide tables
 html_static_path = ["style"]
 html_css_files = ["site.css"]
 

@@ -1,4 +1,7 @@
-"""What the pages take from the code: the names at the root, the options of the commands, and links between docstrings."""
+"""What the pages take from the code: the names at the root, the options of the commands, and links between docstrings.
+
+And from results: the leaderboard.
+"""
 
 import contextlib
 import inspect
@@ -18,6 +21,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
+import leaderboard
 import paretune
 from paretune.commands import COMMANDS
 from paretune.commands.parser import command_parser
@@ -44,6 +48,15 @@ class CommandLine(SphinxDirective):
         """Parse the sections where the directive stands."""
         text = "\n".join(line for words in COMMANDS for line in _command(words, command_parser(words)))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class Leaderboard(SphinxDirective):
+    """A table for each task and threat that submissions are about."""
+
+    def run(self) -> list[Node]:
+        """Parse the tables where the directive stands."""
+        self.env.note_reread()  # a submission may have come or gone
+        return self.parse_text_to_nodes(leaderboard.markdown(), allow_section_headings=True)
 
 
 def _command(name: str, parser: Any) -> list[str]:
@@ -163,6 +176,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Make all this known to Sphinx."""
     app.add_directive("root-names", RootNames)
     app.add_directive("command-line", CommandLine)
+    app.add_directive("leaderboard", Leaderboard)
     app.connect("autodoc-process-docstring", untyped, priority=400)  # napoleon's is 500
     app.connect("autodoc-process-signature", rename)
     app.connect("object-description-transform", shorten)

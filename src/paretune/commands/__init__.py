@@ -75,7 +75,7 @@ COMMANDS = Commands(
         "runs show": Listed("runs", "Show", "print the configuration, the points and the findings of a run"),
         "runs diff": Listed("runs", "Diff", "print in what two runs differ"),
         "runs verify": Listed("verifying", "Verify", "check that runs are what they say"),
-        "runs export": Listed("runs", "Export", "write the points of runs as one CSV or Parquet table"),
+        "runs export": Listed("runs", "Export", "write runs as one table, or for a leaderboard"),
         "runs remove": Listed("runs", "Remove", "remove run directories, after a question"),
         "adapters show": Listed("adapters", "Show", "print what an adapter is"),
         "adapters verify": Listed("adapters", "Verify", "load an adapter onto its base"),

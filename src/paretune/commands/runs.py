@@ -142,21 +142,36 @@ class Diff:
 
 @dataclass(frozen=True)
 class Export(Selecting):
-    """Write all points of runs as one table, with the configuration of each run beside them.
+    """Write all points of runs as one table, or the runs without weights for others to check, as a leaderboard takes them.
 
-    A row is a point: a checkpoint under one attack. Fields of the configuration are columns such as config.optimizer.lr.
+    In a table a row is a point: a checkpoint under one attack. Fields of the configuration are columns such as
+    config.optimizer.lr. For a leaderboard, runs are copied without adapter, log, labels and pictures, once all of them are
+    what they say; paretune runs verify checks the copy.
 
     Args:
         runs: run directories, or directories of them.
-        out: the file, .csv or .parquet; one that is there is replaced.
+        out: the file, .csv or .parquet; one that is there is replaced. For a leaderboard a new directory.
+        by: for a leaderboard, who measured.
+        machine: for a leaderboard, what on, as in "one H100".
     """
 
     runs: list[str]
     out: str = "points.csv"
+    by: str | None = None
+    machine: str | None = None
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix not in (".csv", ".parquet") or Path(self.out).is_dir():
-            raise ValueError(f"out={self.out!r} must be a file whose name ends with .csv or .parquet")
+        table = Path(self.out).suffix in (".csv", ".parquet")
+        if (self.by, self.machine) != (None, None):
+            if not (self.by and self.machine):
+                raise ValueError("a leaderboard wants to know who measured, and what on; give by and machine")
+            if table or not self.out:
+                raise ValueError(f"out={self.out!r} must be a new directory where by and machine are given")
+        elif not table or Path(self.out).is_dir():
+            raise ValueError(
+                f"out={self.out!r} must be a file whose name ends with .csv or .parquet, or for a leaderboard a new "
+                "directory, with by and machine"
+            )
 
     def __call__(self) -> None:
         """Read, choose, write, say where."""
@@ -166,8 +181,11 @@ class Export(Selecting):
         from paretune.runs.parquet import write_parquet
         from paretune.runs.store import as_runs
 
-        runs = self.select(as_runs(self.runs))
-        table, out = point_table(runs), Path(self.out)
+        runs, out = self.select(as_runs(self.runs)), Path(self.out)
+        if self.by and self.machine:
+            _submit(runs, out, self.by, self.machine)
+            return
+        table = point_table(runs)
         if out.suffix == ".csv":
             write_text(out, csv_text(table))
         else:
@@ -215,6 +233,19 @@ class Remove:
             for path in paths:
                 remove_directory(path)
                 print(f"removed: {path}")
+
+
+def _submit(runs: "list[Run]", out: Path, by: str, machine: str) -> None:
+    """Write runs that are what they say for a leaderboard."""
+    from paretune.runs.submission import write_submission
+    from paretune.runs.verifying import problems
+
+    for run in runs:
+        for problem in problems(run):
+            raise ValueError(f"{problem}. Nothing was exported")
+    write_submission(runs, out, by=by, machine=machine)
+    points = sum(len(run.points) for run in runs)
+    print(f"{points:,} points of {len(runs):,} runs, {_bytes(_size(out))}: {out.resolve()}")
 
 
 def _one(path: str) -> "Run":

@@ -14,10 +14,9 @@ from typing import Any, Literal, Self
 from paretune.frontiers.deciding import listed
 from paretune.frontiers.elimination import Lead
 from paretune.frontiers.settings import Settings
-from paretune.runs.rows import read_json, training_of
+from paretune.runs.rows import RACE, read_json, training_of
 from paretune.runs.store import Run
 
-RACE = "race.json"
 Ended = Literal["one is left", "equivalent", "futile", "seeds", "budget"]
 _ENDED = {
     "one is left": "one strategy is left",

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
 TASKS = "tasks.json"  # of a run of several tasks, beside their directories: what it is, as config.json is of one task
+RACE = "race.json"  # of a race, beside the directories of its runs
 BEST = "best.safetensors"  # of an unfinished run: what it would end with, where that is not its last step
 OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"
 ROW_FIELDS: dict[str, type] = {
@@ -136,6 +137,7 @@ def read_stated(path: Path, key: str) -> Stated | None:
         file = path / "DONE"
         content = read_json(file)
         step, points, whose, log = math.inf, content.get("points"), content.get("run"), content.get("log")
+        log = None if "log.jsonl" in left_out(content) else log
     except FileNotFoundError:
         file = path / CHECKPOINT
         try:
@@ -153,6 +155,12 @@ def read_stated(path: Path, key: str) -> Stated | None:
     if not isinstance(points, int) or not isinstance(step, int | float) or whose != key:
         raise ValueError(f"{file} is damaged or of another run: {json.dumps(content)[:200]}; {OTHERWISE}")
     return Stated(file, step, points, log)
+
+
+def left_out(done: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an exported run says in ``DONE`` that it was written without, by the names of the files and directories."""
+    names = done.get("left_out")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def training_of(path: Path) -> Path:

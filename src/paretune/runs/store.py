@@ -8,7 +8,7 @@
     RUN/checkpoint.safetensors    of an unfinished run; says how many points there are up to its step
     RUN/adapter               of a finished run
     RUN/log.jsonl             one line per step of training, if that wrote the run
-    RUN/DONE                  written last; says how many points and lines of the log there are
+    RUN/DONE                  written last; says how many points and lines of the log there are, and what each file was
 
 Lines are appended with a single synced write and files are replaced whole, so a run that is killed at any
 moment loses at most the point it was writing. Whoever reads it sees when lines were lost. Directories can be
@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 from paretune.runs import disk
 from paretune.runs.confirmed import Confirmed, read_confirmed
+from paretune.runs.digests import FILES as DIGESTS
+from paretune.runs.digests import check_unchanged, file_digests, sealed
 from paretune.runs.examples import EXAMPLES, Examples
 from paretune.runs.lines import append_whole, whole_lines
 from paretune.runs.rows import (
@@ -49,6 +51,7 @@ from paretune.runs.rows import (
     differences,
     identity,
     implied,
+    left_out,
     load_packed,
     pack,
     parts_of,
@@ -136,7 +139,8 @@ class RunWriter:
                 has under ``elsewhere``, ``elsewhere/NAME/clean`` and maybe ``elsewhere/NAME/<bits_key>`` likewise.
 
         Raises:
-            ValueError: a field is missing or out of range, or rows and bits contradict each other.
+            ValueError: a field is missing or out of range, rows and bits contradict each other, or a file of the finished
+                run was changed.
         """
         complete = [self._complete(row) for row in ([rows] if isinstance(rows, Mapping) else rows)]
         if len({row["step"] for row in complete}) > 1 or len({*map(identity, complete)}) < len(complete):
@@ -149,6 +153,8 @@ class RunWriter:
             return
         for row in complete:
             check_bits(row, bits)
+        if self.done:
+            check_unchanged(self.path)
         self._write_bits(complete, bits)
         self._cut_torn_line()
         with open(self.path / "points.jsonl", "ab", buffering=0) as file:
@@ -187,13 +193,15 @@ class RunWriter:
         disk.remove_leftovers(self.path / "bits")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run as complete; ``summary`` is plain JSON for people and scripts to read."""
+        """Mark the run as complete, all its files in place; ``summary`` is plain JSON for people and scripts to read."""
         counted: dict[str, Any] = {"points": len(self._rows)}
         if (described := describe_log(self.path)) is not None:
             counted["log"] = described
         if (kept := Examples.read(self.path)) is not None:
             counted["examples"] = kept.digest
-        disk.write_json(self.path / "DONE", {**summary, "schema": SCHEMA, "run": self.key, **counted})
+        counted[DIGESTS] = file_digests(self.path)
+        done = sealed({**summary, "schema": SCHEMA, "run": self.key, **counted})
+        disk.write_json(self.path / "DONE", done)
 
     def _complete(self, row: Row) -> dict[str, Any]:
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
@@ -314,7 +322,8 @@ class Run:
         Raises:
             ValueError: their file is damaged, gone, or about other examples than the rows.
         """
-        stated = read_json(self.path / "DONE").get("examples") if self.done else None
+        done = read_json(self.path / "DONE") if self.done else {}
+        stated = None if EXAMPLES in left_out(done) else done.get("examples")
         kept = Examples.read(self.path, stated)
         if kept is None or not len(self.points):
             return None

@@ -22,11 +22,12 @@ from paretune.data.images import ImageData
 from paretune.frontiers.cells import spaced_subsets
 from paretune.frontiers.deciding import listed
 from paretune.frontiers.elimination import Entrant
-from paretune.frontiers.race import RACE, Ended, Race, Round, read_race
+from paretune.frontiers.race import Ended, Race, Round, read_race
 from paretune.frontiers.rounds import Key, after_round, next_round
 from paretune.frontiers.settings import Settings
 from paretune.runs import disk
 from paretune.runs.lock import alone
+from paretune.runs.rows import RACE
 from paretune.runs.sinks.base import Openable
 from paretune.runs.store import Run
 from paretune.sweeps.announcing import minutes_text

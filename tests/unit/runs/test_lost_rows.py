@@ -13,6 +13,7 @@ import paretune as pt
 from paretune.commands.cli import main
 from paretune.frontiers.comparing import labelled_points
 from paretune.report.drawing import as_points
+from paretune.runs.digests import file_digests, sealed
 from paretune.runs.store import RunWriter, load_points, load_runs
 from paretune.watch.progress import Watcher
 from paretune.watch.reporting import Reporter
@@ -184,12 +185,16 @@ def test_points_added_to_a_finished_run_are_counted(tmp_path: Path) -> None:
     writer.append(*point(10))
     writer.finish({"note": "ok"})
     RunWriter(tmp_path / "run", CONFIG).append(*point(10, "B", "robust-1"))
-    assert json.loads((tmp_path / "run/DONE").read_text()) == {
-        "note": "ok",
-        "points": 2,
-        "run": writer.key,
-        "schema": 1,
-    }
+    done = json.loads((tmp_path / "run/DONE").read_text())
+    assert done == sealed(
+        {
+            "note": "ok",
+            "points": 2,
+            "run": writer.key,
+            "schema": 1,
+            "files": file_digests(tmp_path / "run"),
+        }
+    )
     keep_lines(tmp_path / "run/points.jsonl", 0)
     with pytest.raises(ValueError, match="rows were lost"):
         load_runs(tmp_path)
