@@ -14,6 +14,7 @@ import pytest
 
 import paretune as pt
 from paretune.runs.store import load_runs
+from paretune.runs.verifying import problems
 from tests import tiny
 from tests.synthetic import write_runs
 
@@ -61,18 +62,36 @@ def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
     runs = [tiny.run(tmp_path / "runs" / str(seed), seed=seed) for seed in range(2)]
     cell = a_cell(cells)
-    first = cell.keep(tmp_path / "runs", {cells.TUNED: runs}, {"date": "today"}).read_bytes()
-    assert cell.keep(tmp_path / "runs", {cells.TUNED: runs}, {"date": "today"}).read_bytes() == first
+    about = {"cores": 2, "processor": "of a test"}
+    first = cell.keep(tmp_path / "runs", {cells.TUNED: runs}, about).read_bytes()
+    assert cell.keep(tmp_path / "runs", {cells.TUNED: runs}, about).read_bytes() == first
     (kept,) = cells.read_all(tmp_path / "results")
-    assert kept.told["machine"] == {"date": "today"}
+    assert kept.told["machine"] == about
     for before, after in zip(runs, kept.runs[cells.TUNED], strict=True):
         pd.testing.assert_frame_equal(before.points, after.points)
         assert not (after.path / "adapter").exists()
+        assert problems(after) == []
         for _, row in after.points.iterrows():
             assert {name: right.tolist() for name, right in after.bits(row).items()} == {
                 name: right.tolist() for name, right in before.bits(row).items()
             }
     assert str(pt.compare(kept.runs[cells.TUNED])) == str(pt.compare(runs))
+
+
+def test_a_run_that_diverged_stays_in_without_its_weights(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    runs = [tiny.run(tmp_path / "runs" / str(seed), seed=seed) for seed in range(2)]
+    (runs[0].path / "DONE").unlink()
+    runs[0] = replace(runs[0], done=False)
+    a_cell(cells).keep(tmp_path / "runs", {cells.TUNED: runs}, {"cores": 2, "processor": "of a test"})
+    (kept,) = cells.read_all(tmp_path / "results")
+    first, second = kept.runs[cells.TUNED]
+    assert (first.done, second.done) == (False, True)
+    assert len(first.points) == len(runs[0].points)
+    assert {file.parent.name for file in first.path.rglob("*.safetensors")} == {"bits"}
+    assert not (first.path / "adapter").exists()
 
 
 def test_a_run_fails_where_its_last_accuracies_do_not_leave_chance(
@@ -132,3 +151,27 @@ def test_the_cells_are_listed_from_the_command_line() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) > 20
     assert {line.split()[-1] for line in lines} <= {"whole", "missing"}
+
+
+def test_the_page_tells_what_the_rows_say(answers: ModuleType) -> None:
+    told = (ROOT / "docs/concepts/study.md").read_text("utf-8")
+    study = answers.Study(answers.read_all())
+    for answer in answers.QUESTIONS.values():
+        frame = answer(study)
+        assert frame.empty or "\n".join(answers.markdown(frame)) in told
+    assert len(study.cells) == 3
+    failures = answers.failures(study)
+    by_schedule = failures.groupby("schedule")[["runs", "failed", "quiet"]].sum()
+    assert by_schedule.loc["fixed"].tolist() == [24, 18, 0]
+    assert by_schedule.loc["two_hinge"].tolist() == [24, 2, 2]
+    gains = answers.scheduling(study)
+    assert {*gains["strategy"][gains["rescued"]]} == {
+        "FullFineTune",
+        "BitFit",
+        "LoRA",
+        "Compacter",
+        "IA3",
+        "SSF",
+    }
+    slopes = answers.tracking(study).dropna()
+    assert (slopes["low"] > 0).all()

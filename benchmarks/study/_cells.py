@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import yaml
 
 from paretune._values import parse
 from paretune.runs.store import Run, load_runs
+from paretune.runs.submission import write_submission
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.entry import as_written
 from paretune.sweeps.executors import Workers
@@ -25,7 +27,14 @@ from paretune.training.schedules import SCHEDULES
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-_KEPT = ("config.json", "points.jsonl", "log.jsonl", "DONE", "bits", "confirmed")  # of a run directory
+_BEHIND = (
+    "adapter",
+    "weights",
+    "checkpoint.safetensors",
+    "examples.safetensors",
+    "log.jsonl",
+    ".*",
+)  # of a run that diverged
 TUNED, UNDER_FIXED = "tuned", "tuned under fixed"
 
 
@@ -97,19 +106,26 @@ class Cell:
         return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
 
     def keep(self, out: Path, runs: Mapping[str, Sequence[Run]], about: Mapping[str, Any]) -> Path:
-        """Write the archive: run directories without weights and pictures, how they were tuned, and the trials of rates."""
+        """Write the archive: runs as a submission to the leaderboard has them, how they were tuned, the trials of rates.
+
+        Runs that diverged are no part of the submission; they lie beside it.
+        """
         RESULTS.mkdir(exist_ok=True)
+        every = [*{run.path: run for some in runs.values() for run in some}.values()]
         told = {name: getattr(self, name) for name in ("task", "objective", "schedule", "epsilon")}
         told |= {how: [run.path.name for run in some] for how, some in runs.items()}
         told |= {"trials": outcomes(out / self.name), "machine": dict(about)}
         partial = RESULTS / f".{self.name}.part"
-        with tarfile.open(partial, "w:xz", preset=9) as archive:
-            _put(archive, "cell.json", (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
-            for path in sorted({run.path for some in runs.values() for run in some}):
-                for kept in sorted(path.rglob("*")):
-                    inside = kept.relative_to(path)
-                    if inside.parts[0] in _KEPT and kept.is_file():
-                        _put(archive, f"{path.name}/{inside.as_posix()}", kept.read_bytes())
+        with tempfile.TemporaryDirectory() as scratch, tarfile.open(partial, "w:xz", preset=9) as archive:
+            there, machine = Path(scratch) / "runs", f"{about['cores']} cores of {about['processor']}"
+            write_submission([run for run in every if run.done], there, by="paretune", machine=machine)
+            for run in every:
+                if not run.done:
+                    shutil.copytree(run.path, there / run.path.name, ignore=shutil.ignore_patterns(*_BEHIND))
+            (there / "cell.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            for file in sorted(there.rglob("*")):
+                if file.is_file():
+                    _put(archive, file.relative_to(there).as_posix(), file.read_bytes())
         return partial.replace(self.file)
 
 
