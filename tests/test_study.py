@@ -159,7 +159,10 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType) -> None:
     for answer in answers.QUESTIONS.values():
         frame = answer(study)
         assert frame.empty or "\n".join(answers.markdown(frame)) in told
-    assert len(study.cells) == 3
+    assert len(study.cells) == 4
+    assert answers.winners(study)["agree"].all()
+    assert answers.races(study)["best_stayed"].all()
+    assert not answers.orders(study)[["BitFit", "Compacter"]].any(axis=None)
     failures = answers.failures(study)
     by_schedule = failures.groupby("schedule")[["runs", "failed", "quiet"]].sum()
     assert by_schedule.loc["fixed"].tolist() == [24, 18, 0]
