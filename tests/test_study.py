@@ -176,5 +176,10 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType) -> None:
         "IA3",
         "SSF",
     }
+    strict = answers.strict(study)
+    assert (strict["gap"] >= 0).all()
+    scheduled = strict[strict["schedule"] == "two_hinge"].set_index("strategy")
+    assert scheduled["gap"].round(3).loc[["FullFineTune", "IA3"]].tolist() == [0.137, 0.016]
+    assert [*scheduled["PGD"].nlargest(4).index] == [*scheduled["AutoAttack"].nlargest(4).index]
     slopes = answers.tracking(study).dropna()
     assert (slopes["low"] > 0).all()

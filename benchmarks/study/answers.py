@@ -20,6 +20,7 @@ from _cells import HERE, TUNED, UNDER_FIXED, Kept, read_all
 
 import paretune as pt
 from paretune.frontiers.classes import wilson
+from paretune.frontiers.confirmed import confirmations
 from paretune.frontiers.inference import holm
 from paretune.frontiers.race import Race, Round
 from paretune.frontiers.repeats import spread
@@ -358,6 +359,27 @@ def memory(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def strict(study: Study) -> pd.DataFrame:
+    """The area of seed 0 under PGD, and that of the same points under AutoAttack, by cell under attack and strategy."""
+    rows = []
+    for cell in study.cells:
+        first = [run for run in cell.runs[TUNED] if run.config["seed"] == 0]
+        for confirmation in confirmations(first):
+            for name in strategies(first):
+                if name in confirmation.whole:
+                    chosen, confirmed = confirmation.areas(name)
+                    rows.append(
+                        {
+                            **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                            "strategy": name,
+                            "PGD": chosen,
+                            "AutoAttack": confirmed,
+                            "gap": chosen - confirmed,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
 QUESTIONS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "Q1, tuned": scheduling,
     "Q1, tuned under fixed": lambda study: scheduling(study, UNDER_FIXED),
@@ -368,6 +390,7 @@ QUESTIONS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "Q5": winners,
     "Q6, race": races,
     "Q6, ATTA": memory,
+    "AutoAttack": strict,
 }
 
 
