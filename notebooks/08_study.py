@@ -32,10 +32,10 @@ import answers
 
 import paretune as pt
 
-study = answers.Study(answers.read_all())
 place = Path(tempfile.mkdtemp())
+study = answers.Study(answers.read_all(place))
 for cell in study.cells:
-    print({key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")})
+    print(cell.named())
 
 # %% [markdown]
 # ## Scheduled against fixed

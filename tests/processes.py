@@ -1,5 +1,6 @@
 """What several processes do together, started by torchrun. Usage: torchrun … tests/processes.py DIRECTORY."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -32,6 +33,11 @@ def damage(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     directory, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
+
+    @atexit.register  # before training registers what it leaves by, so it is called after that
+    def _() -> None:
+        (directory / f"together-{rank}").write_text(str(torch.distributed.is_initialized()))
+
     standing = {"optimizer": pt.training.AdamW(1e-12), "objective": pt.training.Natural()}
     for name, changes in (("learning", {}), ("standing", standing)):
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))

@@ -1,6 +1,7 @@
 """The study under ``benchmarks/study``: what it runs, what it keeps, and that its page says what its rows say."""
 
 import importlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -52,8 +53,16 @@ def test_every_strategy_of_a_cell_gets_the_same_and_no_two_cells_are_one(cells: 
             assert next(replace(run, schedule=after[0].schedule) for run in before) == after[0]
 
 
-def a_cell(cells: ModuleType, name: str = "digits") -> Any:
-    return next(cell for cell in cells.cells(cells.read_study(), Path("there")) if cell.task == name)
+RATES = {"LoRA(rank=8)": 0.02}
+
+
+def a_cell(cells: ModuleType, out: Path) -> Any:
+    """The first cell, as if it had been tuned in ``out``."""
+    cell = next(cells.cells(cells.read_study(), Path("there")))
+    searched = cells.search_directory(out / cell.name)
+    searched.mkdir(parents=True)
+    (searched / cells.SEARCH).write_text(json.dumps({"trials": {}, "chosen": RATES}))
+    return cell
 
 
 def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
@@ -61,12 +70,16 @@ def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
 ) -> None:
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
     runs = [tiny.run(tmp_path / "runs" / str(seed), seed=seed) for seed in range(2)]
-    cell = a_cell(cells)
+    cell = a_cell(cells, tmp_path / "runs")
     about = {"cores": 2, "processor": "of a test"}
     first = cell.keep(tmp_path / "runs", {cells.TUNED: runs}, about).read_bytes()
     assert cell.keep(tmp_path / "runs", {cells.TUNED: runs}, about).read_bytes() == first
-    (kept,) = cells.read_all(tmp_path / "results")
+    (kept,) = cells.read_all(tmp_path / "unpacked", tmp_path / "results")
     assert kept.told["machine"] == about
+    # Another machine, which has the archive alone, tunes scheduled cells under fixed by the same rates.
+    assert cell.rates(tmp_path / "runs") == cell.rates(tmp_path / "elsewhere") == RATES
+    with pytest.raises(FileNotFoundError):
+        replace(cell, epsilon="1/255").rates(tmp_path / "elsewhere")
     for before, after in zip(runs, kept.runs[cells.TUNED], strict=True):
         pd.testing.assert_frame_equal(before.points, after.points)
         assert not (after.path / "adapter").exists()
@@ -85,8 +98,10 @@ def test_a_run_that_diverged_stays_in_without_its_weights(
     runs = [tiny.run(tmp_path / "runs" / str(seed), seed=seed) for seed in range(2)]
     (runs[0].path / "DONE").unlink()
     runs[0] = replace(runs[0], done=False)
-    a_cell(cells).keep(tmp_path / "runs", {cells.TUNED: runs}, {"cores": 2, "processor": "of a test"})
-    (kept,) = cells.read_all(tmp_path / "results")
+    a_cell(cells, tmp_path / "runs").keep(
+        tmp_path / "runs", {cells.TUNED: runs}, {"cores": 2, "processor": "of a test"}
+    )
+    (kept,) = cells.read_all(tmp_path / "unpacked", tmp_path / "results")
     first, second = kept.runs[cells.TUNED]
     assert (first.done, second.done) == (False, True)
     assert len(first.points) == len(runs[0].points)
@@ -116,9 +131,8 @@ def test_gains_are_after_minus_before_whichever_is_larger(answers: ModuleType, t
     runs = load_runs(tmp_path)
     names = answers.strategies(runs)
     one, other = (answers.of(runs, name) for name in names[:2])
-    there, areas = answers.paired(one, other)
-    back, _ = answers.paired(other, one)
-    assert there.difference == pytest.approx(areas["first"].area - areas["second"].area)
+    there, back = answers.paired(one, other), answers.paired(other, one)
+    assert there.difference == pytest.approx(there.first.area - there.second.area)
     assert (there.difference, there.low, there.high) == pytest.approx(
         (-back.difference, -back.high, -back.low)
     )
@@ -138,6 +152,21 @@ def test_the_race_over_runs_that_are_there_leaves_who_is_best_and_spends_less(
     assert "LoRA" in race.stayed
 
 
+def test_a_panel_that_lacks_strategies_shows_the_others_beside_their_names(answers: ModuleType) -> None:
+    shared = {"runs": 3, "quiet": 0, "low": 0.0, "high": 1.0}
+    rows = [
+        {"schedule": schedule, "strategy": name, "failed": failed, **shared}
+        for schedule, names in (("fixed", "ABC"), ("auto", "C"))
+        for failed, name in enumerate(names)
+    ]
+    figure = answers._figures.failures(pd.DataFrame(rows))
+    whole, part = figure.axes
+    names = [label.get_text() for label in whole.get_yticklabels()]
+    assert [*reversed(names)] == ["A", "B", "C"]
+    assert [names[round(place)] for _, place in whole.collections[1].get_offsets()] == ["A", "B", "C"]
+    assert [names[round(place)] for _, place in part.collections[1].get_offsets()] == ["C"]
+
+
 def test_numbers_that_are_not_there_are_empty_in_a_table(answers: ModuleType) -> None:
     lines = answers.markdown(pd.DataFrame({"a_b": [0.12345, np.nan], "ok": [True, False]}))
     assert lines == ["| a b | ok |", "| --- | --- |", "| 0.123 | yes |", "|  | no |"]
@@ -153,9 +182,9 @@ def test_the_cells_are_listed_from_the_command_line() -> None:
     assert {line.split()[-1] for line in lines} <= {"whole", "missing"}
 
 
-def test_the_page_tells_what_the_rows_say(answers: ModuleType) -> None:
+def test_the_page_tells_what_the_rows_say(answers: ModuleType, tmp_path: Path) -> None:
     told = (ROOT / "docs/concepts/study.md").read_text("utf-8")
-    study = answers.Study(answers.read_all())
+    study = answers.Study(answers.read_all(tmp_path))
     for answer in answers.QUESTIONS.values():
         frame = answer(study)
         assert frame.empty or "\n".join(answers.markdown(frame)) in told

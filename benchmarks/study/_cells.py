@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from paretune._values import parse
-from paretune.runs.store import Run, load_runs
+from paretune.runs.rows import read_json
+from paretune.runs.store import SEARCH, Run, load_runs
 from paretune.runs.submission import write_submission
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.entry import as_written
@@ -35,6 +36,7 @@ _BEHIND = (
     "log.jsonl",
     ".*",
 )  # of a run that diverged
+IDENTITY = ("task", "objective", "epsilon", "schedule")  # of a cell
 TUNED, UNDER_FIXED = "tuned", "tuned under fixed"
 
 
@@ -93,17 +95,28 @@ class Cell:
         comparison, configs = self.configs()
         place = out / self.name
         asked = {TUNED: with_rates(configs, comparison, place, workers=workers)}
-        if self.rival is not None and (search_directory(out / self.rival.name) / "lr-search.json").exists():
-            chosen = json.loads((search_directory(out / self.rival.name) / "lr-search.json").read_text())[
-                "chosen"
-            ]
-            rates = {strategy: chosen[repr(strategy)] for strategy in comparison.strategies}
-            asked[UNDER_FIXED] = configured(configs, rates)
+        if self.rival is not None:
+            rates = self.rival.rates(out)
+            asked[UNDER_FIXED] = configured(
+                configs, {strategy: rates[repr(strategy)] for strategy in comparison.strategies}
+            )
         asked = {how: [self.confirmed(config) for config in some] for how, some in asked.items()}
         every = list(dict.fromkeys(config for some in asked.values() for config in some))
         runs = run_all(every, place, workers=workers, diverging=True)
         by_config = dict(zip(map(directory_name, every), runs, strict=True))
         return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
+
+    def rates(self, out: Path) -> dict[str, float]:
+        """The learning rate that was chosen for each strategy, by trials in ``out`` or by those of the archive.
+
+        Raises:
+            FileNotFoundError: the cell was not tuned yet.
+        """
+        searched = search_directory(out / self.name) / SEARCH
+        rates: dict[str, float] = (
+            read_json(searched)["chosen"] if searched.exists() else read_told(self.file)["rates"]
+        )
+        return rates
 
     def keep(self, out: Path, runs: Mapping[str, Sequence[Run]], about: Mapping[str, Any]) -> Path:
         """Write the archive: runs as a submission to the leaderboard has them, how they were tuned, the trials of rates.
@@ -112,9 +125,9 @@ class Cell:
         """
         RESULTS.mkdir(exist_ok=True)
         every = [*{run.path: run for some in runs.values() for run in some}.values()]
-        told = {name: getattr(self, name) for name in ("task", "objective", "schedule", "epsilon")}
+        told = {name: getattr(self, name) for name in IDENTITY}
         told |= {how: [run.path.name for run in some] for how, some in runs.items()}
-        told |= {"trials": outcomes(out / self.name), "machine": dict(about)}
+        told |= {"rates": self.rates(out), "trials": outcomes(out / self.name), "machine": dict(about)}
         partial = RESULTS / f".{self.name}.part"
         with tempfile.TemporaryDirectory() as scratch, tarfile.open(partial, "w:xz", preset=9) as archive:
             there, machine = Path(scratch) / "runs", f"{about['cores']} cores of {about['processor']}"
@@ -207,6 +220,19 @@ class Kept:
     told: dict[str, Any]
     runs: dict[str, list[Run]]
 
+    def named(self, *names: str) -> dict[str, str]:
+        """What tells the cell from others, or some of that."""
+        return {name: self.told[name] for name in names or IDENTITY}
+
+
+def read_told(file: Path) -> dict[str, Any]:
+    """What the archive of a cell says of it, without its runs."""
+    with tarfile.open(file) as archive:
+        content = archive.extractfile("cell.json")
+        assert content is not None
+        told: dict[str, Any] = json.load(content)
+    return told
+
 
 def read_kept(file: Path, into: Path) -> Kept:
     """Unpack the archive of a cell into a directory of its own in ``into``."""
@@ -218,9 +244,8 @@ def read_kept(file: Path, into: Path) -> Kept:
     return Kept(told, {how: [load_runs(place / name)[0] for name in told[how]] for how in ways})
 
 
-def read_all(results: Path = RESULTS) -> list[Kept]:
-    """All cells that are whole."""
-    into = Path(tempfile.mkdtemp(prefix="study-"))
+def read_all(into: Path, results: Path = RESULTS) -> list[Kept]:
+    """All cells that are whole, unpacked in ``into``, where their bits are read from."""
     return [read_kept(file, into) for file in sorted(results.glob("*.tar.xz"))]
 
 

@@ -7,7 +7,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -20,10 +19,9 @@ def gains(frame: pd.DataFrame) -> "Figure":
     """Areas under a fixed and a two-hinge schedule of each strategy, a panel for each task and epsilon."""
     frame = frame[frame["schedule"] == "two_hinge"]
     panels = [*frame.groupby(["task", "epsilon"], sort=False)]
-    figure, axes = _row(len(panels), height=0.32 * frame["strategy"].nunique() + 1.3)
+    figure, axes, place_of = _row(len(panels), frame["strategy"])
     for axis, ((task, epsilon), group) in zip(axes, panels, strict=True):
-        group = group.iloc[::-1]
-        places = np.arange(len(group))
+        places = group["strategy"].map(place_of)
         axis.hlines(places, group["fixed"], group["scheduled"], color=GREY, lw=1.2, zorder=1)
         axis.scatter(group["fixed"], places, color=ORANGE, s=28, label="fixed", zorder=2)
         axis.scatter(group["scheduled"], places, color=BLUE, s=28, label="two-hinge", zorder=3)
@@ -32,7 +30,6 @@ def gains(frame: pd.DataFrame) -> "Figure":
                 axis.annotate(
                     "*", (max(row.fixed, row.scheduled), place), xytext=(6, -5), textcoords="offset points"
                 )
-        axis.set_yticks(places, group["strategy"])
         axis.set_xlim(left=0)
         axis.set_title(f"{task}, {epsilon}", fontsize=10)
         axis.set_xlabel("area")
@@ -43,14 +40,12 @@ def gains(frame: pd.DataFrame) -> "Figure":
 def tracking(frame: pd.DataFrame) -> "Figure":
     """Slopes of shifted on clean accuracy with intervals, natural and under attack."""
     panels = [*frame.groupby(["task", "objective", "epsilon", "schedule"], sort=False)]
-    figure, axes = _row(len(panels), height=0.32 * frame["strategy"].nunique() + 1.3, width=2.6)
+    figure, axes, place_of = _row(len(panels), frame["strategy"].sort_values(), width=2.6)
     for axis, ((task, objective, epsilon, schedule), group) in zip(axes, panels, strict=True):
-        group = group.sort_values("strategy", ascending=False)
-        places = np.arange(len(group))
+        places = group["strategy"].map(place_of)
         axis.hlines(places, group["low"], group["high"], color=BLUE, lw=1.5)
         axis.scatter(group["slope"], places, color=BLUE, s=24)
         axis.axvline(0, color=GREY, lw=0.8)
-        axis.set_yticks(places, group["strategy"])
         what = "natural" if objective == "natural" else f"{epsilon}, {schedule}"
         axis.set_title(f"{task}\n{what}", fontsize=9)
         axis.set_xlabel("slope")
@@ -60,15 +55,13 @@ def tracking(frame: pd.DataFrame) -> "Figure":
 def failures(frame: pd.DataFrame) -> "Figure":
     """Share of runs that failed with its interval, by strategy and schedule."""
     panels = [*frame.groupby("schedule", sort=False)]
-    figure, axes = _row(len(panels), height=0.32 * frame["strategy"].nunique() + 1.3)
+    figure, axes, place_of = _row(len(panels), frame["strategy"])
     for axis, (schedule, group) in zip(axes, panels, strict=True):
-        group = group.iloc[::-1]
-        places = np.arange(len(group))
+        places = group["strategy"].map(place_of)
         share = group["failed"] / group["runs"]
         axis.hlines(places, group["low"], group["high"], color=ORANGE, lw=1.5)
         axis.scatter(share, places, color=ORANGE, s=28)
         axis.scatter(group["quiet"] / group["runs"], places, facecolors="none", edgecolors="black", s=50)
-        axis.set_yticks(places, group["strategy"])
         axis.set_xlim(-0.03, 1.03)
         axis.set_title(str(schedule), fontsize=10)
         axis.set_xlabel("share that failed (circle: quietly)")
@@ -82,12 +75,16 @@ def save(figure: "Figure", file: Path) -> None:
     plt.close(figure)
 
 
-def _row(count: int, *, height: float, width: float = 3.3) -> tuple["Figure", list[plt.Axes]]:
-    figure, axes = plt.subplots(
-        1, count, figsize=(1.2 + width * count, height), sharey=True, squeeze=False, layout="constrained"
-    )
+def _row(
+    count: int, strategies: pd.Series, *, width: float = 3.3
+) -> tuple["Figure", list[plt.Axes], dict[str, int]]:
+    """So many panels side by side, and the height of each strategy, which all panels share: some may lack some."""
+    names = [*reversed(dict.fromkeys(strategies))]  # the first is at the top
+    size = (1.2 + width * count, 0.32 * len(names) + 1.3)
+    figure, axes = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    axes[0][0].set_yticks(range(len(names)), names)
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color="#e6e6e6", lw=0.8)
         axis.set_axisbelow(True)
-    return figure, list(axes[0])
+    return figure, list(axes[0]), {name: place for place, name in enumerate(names)}

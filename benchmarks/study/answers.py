@@ -4,10 +4,11 @@ python benchmarks/study/answers.py             # prints the tables, draws benchm
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from paretune.frontiers.race import Race, Round
 from paretune.frontiers.repeats import spread
 from paretune.frontiers.rounds import after_round, next_round
 from paretune.frontiers.settings import Settings
-from paretune.frontiers.verdict import AreaEstimate, Condition, Difference
+from paretune.frontiers.verdict import AreaEstimate, Condition
 from paretune.runs.rows import read_findings
 from paretune.runs.store import Run
 from paretune.sweeps.racing import entrants
@@ -54,19 +55,23 @@ class Study:
 
     def condition(self, cell: Kept) -> Condition:
         """The comparison of the strategies of ``cell``, tuned in it."""
-        key = tuple(cell.told[name] for name in ("task", "objective", "schedule", "epsilon"))
+        key = tuple(cell.named().values())
         if key not in self._conditions:
             (self._conditions[key],) = pt.compare(cell.runs[TUNED]).conditions
         return self._conditions[key]
 
-    def pairs(self, objective: str = UNDER_ATTACK) -> Iterator[tuple[Kept, Kept]]:
-        """Fixed and scheduled cells that are alike otherwise."""
+    def pairs(self) -> Iterator[tuple[Kept, Kept]]:
+        """Fixed and scheduled cells of adversarial training that are alike otherwise."""
         for scheduled in self.cells:
-            told = scheduled.told
-            if told["schedule"] != "fixed" and told["objective"] == objective:
-                alike = {name: told[name] for name in ("task", "objective", "epsilon")}
+            if scheduled.told["schedule"] != "fixed" and scheduled.told["objective"] == UNDER_ATTACK:
+                alike = scheduled.named("task", "objective", "epsilon")
                 if (fixed := self.cell(**alike, schedule="fixed")) is not None:
                     yield fixed, scheduled
+
+    def full(self) -> Iterator[Kept]:
+        """Cells that have all strategies."""
+        most = max((len(strategies(cell.runs[TUNED])) for cell in self.cells), default=0)
+        return (cell for cell in self.cells if len(strategies(cell.runs[TUNED])) == most)
 
 
 def of(runs: Sequence[Run], strategy: str) -> list[Run]:
@@ -84,26 +89,25 @@ def called(runs: Sequence[Run], name: str) -> list[Run]:
     return [replace(run, points=run.points.assign(strategy=name, config=name)) for run in runs]
 
 
-def paired(first: Sequence[Run], second: Sequence[Run]) -> tuple[Difference, dict[str, AreaEstimate]]:
-    """Areas of the first minus those of the second, paired over examples and seeds."""
+class Gain(NamedTuple):
+    """The area of some runs minus that of others, paired over examples and seeds."""
+
+    first: AreaEstimate
+    second: AreaEstimate
+    difference: float
+    low: float
+    high: float
+    p_unadjusted: float
+
+
+def paired(first: Sequence[Run], second: Sequence[Run]) -> Gain:
+    """Areas of the first minus those of the second."""
     (condition,) = pt.compare([*called(first, "first"), *called(second, "second")]).conditions
-    difference, areas = condition.differences[0], {area.strategy: area for area in condition.areas}
-    return (difference if difference.strategy_a == "first" else turned(difference)), areas
-
-
-def turned(difference: Difference) -> Difference:
-    """Of a pair, the other way round."""
-    return replace(
-        difference,
-        strategy_a=difference.strategy_b,
-        strategy_b=difference.strategy_a,
-        difference=-difference.difference,
-        low=-difference.high,
-        high=-difference.low,
-        ahead=difference.behind,
-        behind=difference.ahead,
-        spread=None if difference.spread is None else difference.spread.turned,
-    )
+    areas = {area.strategy: area for area in condition.areas}
+    (pair,) = condition.differences
+    sign = 1 if pair.strategy_a == "first" else -1
+    low, high = sorted((sign * pair.low, sign * pair.high))
+    return Gain(areas["first"], areas["second"], sign * pair.difference, low, high, pair.p_unadjusted)
 
 
 def failed(run: Run) -> bool:
@@ -111,15 +115,10 @@ def failed(run: Run) -> bool:
     if not run.done or run.points.empty:
         return True
     last = run.points.loc[run.points["step"].idxmax()]
-    chance = 1 / classes(run)
+    chance = 1 / CLASSES[str(run.config["task"]).partition(":")[0]]
     bounds = {name: float(wilson(last[name], last["examples"], LEVEL)[0]) for name in ("clean", "robust")}
     attacked = run.config["objective"]["name"] != "Natural"
     return bounds["clean"] <= chance or (attacked and bounds["robust"] <= chance / 2)
-
-
-def classes(run: Run) -> int:
-    """How many classes the task of ``run`` has."""
-    return CLASSES[str(run.config["task"]).partition(":")[0]]
 
 
 def scheduling(study: Study, how: str = TUNED) -> pd.DataFrame:
@@ -132,19 +131,18 @@ def scheduling(study: Study, how: str = TUNED) -> pd.DataFrame:
             before, after = of(fixed.runs[TUNED], name), of(scheduled.runs[how], name)
             if any(run.points.empty for run in [*before, *after]):
                 continue
-            gain, areas = paired(after, before)
-            by_seed = np.subtract(areas["first"].per_seed, areas["second"].per_seed)
+            gain = paired(after, before)
             rows.append(
                 {
-                    **{key: scheduled.told[key] for key in ("task", "epsilon", "schedule")},
+                    **scheduled.named("task", "epsilon", "schedule"),
                     "strategy": name,
-                    "fixed": areas["second"].area,
-                    "scheduled": areas["first"].area,
+                    "fixed": gain.second.area,
+                    "scheduled": gain.first.area,
                     "gain": gain.difference,
                     "low": gain.low,
                     "high": gain.high,
                     "p": gain.p_unadjusted,
-                    "by_seed": tuple(by_seed),
+                    "by_seed": tuple(np.subtract(gain.first.per_seed, gain.second.per_seed)),
                     "fixed_failed": sum(map(failed, before)),
                     "scheduled_failed": sum(map(failed, after)),
                     "seeds": len(before),
@@ -181,8 +179,8 @@ def against_full(gains: pd.DataFrame) -> pd.DataFrame:
 def orders(study: Study) -> pd.DataFrame:
     """Q2: a row for each cell with all strategies; how its order follows that under natural training."""
     rows = []
-    for cell in study.cells:
-        if cell.told["objective"] not in (UNDER_ATTACK, NATURAL) or len(strategies(cell.runs[TUNED])) < 8:
+    for cell in study.full():
+        if cell.told["objective"] not in (UNDER_ATTACK, NATURAL):
             continue
         condition = study.condition(cell)
         areas = {area.strategy: area.area for area in condition.areas}
@@ -194,7 +192,7 @@ def orders(study: Study) -> pd.DataFrame:
         best = set(condition.recommendation.confidence_set)
         rows.append(
             {
-                **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                **cell.named(),
                 "best": condition.areas[0].strategy,
                 "area": condition.areas[0].area,
                 "may_be_best": ", ".join(area.strategy for area in condition.areas if area.strategy in best),
@@ -215,7 +213,7 @@ def tracking(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                **cell.named(),
                 "strategy": slope.strategy,
                 "slope": number(slope.slope),
                 "low": number(slope.low),
@@ -229,7 +227,7 @@ def tracking(study: Study) -> pd.DataFrame:
     )
 
 
-def failures(study: Study, by: Sequence[str] = ("schedule", "strategy")) -> pd.DataFrame:
+def failures(study: Study) -> pd.DataFrame:
     """Q4: how many runs failed, how many of these quietly, and when the others were told, under attack."""
     rows = []
     for cell in study.cells:
@@ -239,7 +237,7 @@ def failures(study: Study, by: Sequence[str] = ("schedule", "strategy")) -> pd.D
             told = alarms(run)
             rows.append(
                 {
-                    **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                    **cell.named("schedule"),
                     "strategy": run.config["strategy"],
                     "failed": failed(run),
                     "quiet": failed(run) and not told,
@@ -249,12 +247,15 @@ def failures(study: Study, by: Sequence[str] = ("schedule", "strategy")) -> pd.D
             )
     frame = pd.DataFrame(rows)
     table = []
-    for key, group in frame.groupby([*by], sort=False) if len(frame) else ():
+    for (schedule, strategy), group in (
+        frame.groupby(["schedule", "strategy"], sort=False) if len(frame) else ()
+    ):
         count = int(group["failed"].sum())
         low, high = wilson(count / len(group), len(group), LEVEL)
         table.append(
             {
-                **dict(zip(by, key, strict=True)),
+                "schedule": schedule,
+                "strategy": strategy,
                 "runs": len(group),
                 "failed": count,
                 "low": float(low),
@@ -287,7 +288,7 @@ def winners(study: Study) -> pd.DataFrame:
         by_last = max(last, key=lambda name: last[name])
         rows.append(
             {
-                **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                **cell.named(),
                 "by_area": condition.areas[0].strategy,
                 "by_last": by_last,
                 "agree": by_last == condition.areas[0].strategy,
@@ -300,14 +301,14 @@ def winners(study: Study) -> pd.DataFrame:
 def races(study: Study) -> pd.DataFrame:
     """Q6: a race over the runs of each cell with all strategies, and whether it ends with those that all runs leave."""
     rows = []
-    for cell in study.cells:
-        if len(strategies(cell.runs[TUNED])) < 8 or not all(run.done for run in cell.runs[TUNED]):
+    for cell in study.full():
+        if not all(run.done for run in cell.runs[TUNED]):
             continue
         race = raced(cell.runs[TUNED])
         full = study.condition(cell).recommendation
         rows.append(
             {
-                **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                **cell.named(),
                 "share": race.gradient_evaluations / race.grid,
                 "stayed": len(race.stayed),
                 "may_be_best": len(full.confidence_set),
@@ -337,23 +338,20 @@ def memory(study: Study) -> pd.DataFrame:
     """Q6: ATTA minus PGD with three steps, by strategy."""
     rows = []
     for cell in study.cells:
-        told = cell.told
-        usual = study.cell(
-            **{key: told[key] for key in ("task", "epsilon", "schedule")}, objective=UNDER_ATTACK
-        )
-        if not told["objective"].startswith("ATTA") or usual is None:
+        usual = study.cell(**cell.named("task", "epsilon", "schedule"), objective=UNDER_ATTACK)
+        if not cell.told["objective"].startswith("ATTA") or usual is None:
             continue
         for name in strategies(cell.runs[TUNED]):
-            gap, areas = paired(of(cell.runs[TUNED], name), of(usual.runs[TUNED], name))
+            gain = paired(of(cell.runs[TUNED], name), of(usual.runs[TUNED], name))
             rows.append(
                 {
-                    **{key: told[key] for key in ("task", "epsilon")},
+                    **cell.named("task", "epsilon"),
                     "strategy": name,
-                    "PGD": areas["second"].area,
-                    "ATTA": areas["first"].area,
-                    "difference": gap.difference,
-                    "low": gap.low,
-                    "high": gap.high,
+                    "PGD": gain.second.area,
+                    "ATTA": gain.first.area,
+                    "difference": gain.difference,
+                    "low": gain.low,
+                    "high": gain.high,
                 }
             )
     return pd.DataFrame(rows)
@@ -370,7 +368,7 @@ def strict(study: Study) -> pd.DataFrame:
                     chosen, confirmed = confirmation.areas(name)
                     rows.append(
                         {
-                            **{key: cell.told[key] for key in ("task", "objective", "epsilon", "schedule")},
+                            **cell.named(),
                             "strategy": name,
                             "PGD": chosen,
                             "AutoAttack": confirmed,
@@ -419,13 +417,14 @@ def markdown(frame: pd.DataFrame) -> list[str]:
 
 def main() -> None:
     """Print, and draw."""
-    study = Study(read_all())
-    for question, answer in QUESTIONS.items():
-        frame = answer(study)
-        print(f"\n{question}\n", *(markdown(frame) if len(frame) else ["no cell yet"]), sep="\n")
-        if question in FIGURES and len(frame):
-            name, drawn = FIGURES[question]
-            _figures.save(drawn(frame), HERE / "figures" / f"{name}.png")
+    with tempfile.TemporaryDirectory() as place:
+        study = Study(read_all(Path(place)))
+        for question, answer in QUESTIONS.items():
+            frame = answer(study)
+            print(f"\n{question}\n", *(markdown(frame) if len(frame) else ["no cell yet"]), sep="\n")
+            if question in FIGURES and len(frame):
+                name, drawn = FIGURES[question]
+                _figures.save(drawn(frame), HERE / "figures" / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_processes_have_left_each_other_before_python_ends(together: Path) -> None:
+    assert [(together / f"together-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
+
+
+@pytest.mark.slow
 def test_all_processes_end_with_the_same_model_and_that_is_saved(together: Path) -> None:
     for name in ("learning", "standing", "phases", "ending"):
         first, second = (torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1))
