@@ -15,6 +15,18 @@ from paretune.training import LPFT, EpsilonSchedule, measuring
 from tests import tiny
 
 
+def note_threads_at_exit(directory: Path) -> None:
+    """Write which threads this process has when all that training registers for its exit is done.
+
+    To be called before training, as what is registered first is called last.
+    """
+
+    @atexit.register
+    def _() -> None:
+        names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").iterdir()]
+        (directory / f"threads-{os.environ.get('RANK', '0')}").write_text("".join(names))
+
+
 def stop_at_6(values: Any, step: int, lr: float, **_: Any) -> None:
     if step == 6:
         raise LookupError
@@ -33,11 +45,7 @@ def damage(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     directory, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
-
-    @atexit.register  # before training registers what it leaves by, so it is called after that
-    def _() -> None:
-        (directory / f"together-{rank}").write_text(str(torch.distributed.is_initialized()))
-
+    note_threads_at_exit(directory)
     standing = {"optimizer": pt.training.AdamW(1e-12), "objective": pt.training.Natural()}
     for name, changes in (("learning", {}), ("standing", standing)):
         model = tiny.backbone(pt.FullFineTune(bn="adapt"))

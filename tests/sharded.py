@@ -18,20 +18,24 @@ from paretune.strategies import STRATEGIES
 from paretune.training import EWC, Natural, loop
 from tests import tiny, together
 from tests.objectives_together import OBJECTIVES
+from tests.processes import note_threads_at_exit
 from tests.sharing import stop_in_sixth_step
 from tests.unit.training.objectives.batches import without_dropout
 
 RANK = os.environ.get("RANK", "0")
 
 
-def save(path: Path, model: pt.Backbone) -> None:
-    values = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+def trained(model: pt.Backbone) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def save(path: Path, values: dict[str, torch.Tensor]) -> None:
     if RANK == "0":
         torch.save(values, path)
 
 
 def strategies(directory: Path) -> None:
-    """Each on a small ViT, for three steps."""
+    """What each changes on a small ViT in three steps."""
     data = pt.load_data("digits", img_size=16, limit=100)
     attacks = [pt.PGD(pt.Linf(4 / 255), steps=1)]
     for name, kind in STRATEGIES.items():
@@ -42,6 +46,7 @@ def strategies(directory: Path) -> None:
             network = timm.create_model("test_vit", num_classes=10, img_size=16)
         strategy = kind(size=2) if name == "VisualPrompt" else kind()
         model = pt.adapt(pt.Backbone(network, image_size=16), strategy, data=data.train)
+        start = trained(model)
         pt.train(
             model,
             data,
@@ -52,7 +57,7 @@ def strategies(directory: Path) -> None:
             attacks=attacks,
             progress=False,
         )
-        save(directory / f"{name}.pt", model)
+        save(directory / f"{name}.pt", {part: end - start[part] for part, end in trained(model).items()})
 
 
 def objectives(directory: Path) -> None:
@@ -70,7 +75,7 @@ def objectives(directory: Path) -> None:
             continue
         model = without_dropout(pt.FullFineTune())
         tiny.run(directory / name, model=model, **({"steps": 4, "batch_size": 16} | changes))
-        save(directory / f"{name}.pt", model)
+        save(directory / f"{name}.pt", trained(model))
     held = [p.to_local() if isinstance(p, DTensor) else p for p in learners[-1].parameters()]
     (directory / f"held-{RANK}").write_text(
         f"{sum(p.numel() for p in held)} {sum(p.numel() for p in model.parameters())}"
@@ -85,7 +90,7 @@ def learn(directory: Path, *, half: bool) -> None:
     options = {"ema": 0.9, "awp": 0.01, "accumulate": 2, "keep": "clean"}
     with contextlib.suppress(InterruptedError):
         tiny.run(directory / "run", model=model, steps=8, batch_size=16, eval_every=4, **options)
-        save(directory / "run.pt", model)
+        save(directory / "run.pt", trained(model))
 
 
 def refused(directory: Path) -> None:
@@ -110,6 +115,7 @@ def refused(directory: Path) -> None:
 
 if __name__ == "__main__":
     where, what = Path(sys.argv[1]), sys.argv[2]
+    note_threads_at_exit(where)
     if what in ("half", "rest"):
         learn(where, half=what == "half")
     else:

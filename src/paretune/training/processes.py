@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import itertools
 import logging
 import os
@@ -233,11 +234,16 @@ class Processes:
 
 @functools.cache
 def _leave_at_exit() -> None:
-    """Let this process leave the others before Python ends: a thread of theirs that runs into the end aborts it."""
+    """End the threads by which this process hears of the others before Python ends: one that runs into the end aborts it.
+
+    Such a thread may still hold a tensor, and takes the lock of the interpreter to let it go
+    (https://github.com/pytorch/pytorch/pull/179291). It ends with the last reference to the group, which shards have too.
+    """
 
     def leave() -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+        gc.collect()
 
     atexit.register(leave)
 

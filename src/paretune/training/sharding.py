@@ -36,6 +36,7 @@ def sharded(model: Backbone, world: int) -> Backbone:
         parameter.data = parameter.data.contiguous()  # as FSDP2 divides them
     frozen = {tensor for tensor in shared if isinstance(tensor, nn.Parameter)}
     mesh = init_device_mesh(trained[0].device.type, (world,))
+    mesh._pg_registry.clear()  # torch's caches keep the mesh to the end, which must not keep the threads of the group
     uses = [name for name, p in learner.named_parameters(remove_duplicate=False) if p.requires_grad]
     alone = len(uses) == len(trained)  # a parameter that layers share must be gathered for all of them
     for part in (*(_layers(learner) if alone else ()), learner):
