@@ -16,6 +16,7 @@ import pytest
 import paretune as pt
 from paretune.runs.store import load_runs
 from paretune.runs.verifying import problems
+from paretune.sweeps.config import RunConfig
 from tests import tiny
 from tests.synthetic import write_runs
 
@@ -57,11 +58,14 @@ RATES = {"LoRA(rank=8)": 0.02}
 
 
 def a_cell(cells: ModuleType, out: Path) -> Any:
-    """The first cell, as if it had been tuned in ``out``."""
+    """The first cell, as if it had been tuned, and its runs measured at several radii, in ``out``."""
     cell = next(cells.cells(cells.read_study(), Path("there")))
     searched = cells.search_directory(out / cell.name)
     searched.mkdir(parents=True)
     (searched / cells.SEARCH).write_text(json.dumps({"trials": {}, "chosen": RATES}))
+    (out / cell.name / cells.RADII).mkdir()
+    for seed in range(2):
+        (out / cell.name / cells.RADII / f"{seed}.json").write_text(json.dumps({"0": "ff", "1/255": "f0"}))
     return cell
 
 
@@ -76,6 +80,7 @@ def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
     assert cell.keep(tmp_path / "runs", {cells.TUNED: runs}, about).read_bytes() == first
     (kept,) = cells.read_all(tmp_path / "unpacked", tmp_path / "results")
     assert kept.told["machine"] == about
+    assert kept.told["radii"] == {name: {"0": "ff", "1/255": "f0"} for name in ("0", "1")}
     # Another machine, which has the archive alone, tunes scheduled cells under fixed by the same rates.
     assert cell.rates(tmp_path / "runs") == cell.rates(tmp_path / "elsewhere") == RATES
     with pytest.raises(FileNotFoundError):
@@ -107,6 +112,41 @@ def test_a_run_that_diverged_stays_in_without_its_weights(
     assert len(first.points) == len(runs[0].points)
     assert {file.parent.name for file in first.path.rglob("*.safetensors")} == {"bits"}
     assert not (first.path / "adapter").exists()
+
+
+def test_the_model_of_a_run_is_right_at_each_radius_where_its_rows_say_so(
+    answers: ModuleType, tmp_path: Path
+) -> None:
+    radii = importlib.import_module("_radii")
+    config = RunConfig(
+        data="digits",
+        img_size=16,
+        limit=200,
+        epochs=2,
+        points=1,
+        strategy=pt.BitFit(),
+        epsilon="2/255",
+        train_steps=1,
+    )
+    (run,) = config.run(tmp_path / "run", progress=False)
+    packed = radii.measure(config, run, ["1/255", "2/255", "8/255"])
+    last = run.points.loc[run.points["step"].idxmax()]
+    grid, right = radii.unpack(packed, int(last["examples"]))
+    assert grid.tolist() == pytest.approx([0, 1 / 255, 2 / 255, 8 / 255])
+    assert right[:, 0].tolist() == run.bits(last)["report/clean"].tolist()
+    assert right[:, 2].mean() == pytest.approx(last["robust"], abs=0.02)  # from other random starts
+    assert (np.diff(right.astype(int)) <= 0).all()
+    assert right[:, 0].any()
+    assert not right[:, 3].all()
+    kept = answers.Kept(
+        dict.fromkeys(("task", "objective", "epsilon", "schedule"), "some") | {"radii": {"run": packed}},
+        {answers.TUNED: [run]},
+    )
+    (row,) = answers.over_epsilon(answers.Study([kept])).to_dict("records")
+    means = right.mean(axis=0)
+    assert [row["0"], row["8/255"]] == pytest.approx([means[0], means[3]])
+    assert row["expected"] == pytest.approx(np.trapezoid(means, [0, 1 / 8, 2 / 8, 1]))
+    assert row["low"] <= row["expected"] <= row["high"]
 
 
 def test_a_run_fails_where_its_last_accuracies_do_not_leave_chance(

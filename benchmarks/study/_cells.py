@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from _radii import measure
 
 from paretune._values import parse
+from paretune.runs.disk import write_json
 from paretune.runs.rows import read_json
 from paretune.runs.store import SEARCH, Run, load_runs
 from paretune.runs.submission import write_submission
@@ -37,6 +39,7 @@ _BEHIND = (
     ".*",
 )  # of a run that diverged
 IDENTITY = ("task", "objective", "epsilon", "schedule")  # of a cell
+RADII = ".radii"  # in the directory of a cell
 TUNED, UNDER_FIXED = "tuned", "tuned under fixed"
 
 
@@ -51,6 +54,7 @@ class Cell:
         epsilon: as text, 4/255.
         options: of :class:`~paretune.sweeps.config.CompareConfig`.
         confirm: options of AutoAttack, with the threat of the cell.
+        radii: at which the last model of every run is measured, as texts.
     """
 
     task: str
@@ -59,6 +63,7 @@ class Cell:
     epsilon: str
     options: Mapping[str, Any] = field(repr=False)
     confirm: Mapping[str, int] = field(repr=False)
+    radii: Sequence[str] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -103,6 +108,10 @@ class Cell:
         asked = {how: [self.confirmed(config) for config in some] for how, some in asked.items()}
         every = list(dict.fromkeys(config for some in asked.values() for config in some))
         runs = run_all(every, place, workers=workers, diverging=True)
+        for config, run in zip(every, runs, strict=True):
+            file = place / RADII / f"{run.path.name}.json"
+            if run.done and not file.exists():
+                write_json(file, measure(config, run, self.radii))
         by_config = dict(zip(map(directory_name, every), runs, strict=True))
         return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
 
@@ -127,6 +136,8 @@ class Cell:
         every = [*{run.path: run for some in runs.values() for run in some}.values()]
         told = {name: getattr(self, name) for name in IDENTITY}
         told |= {how: [run.path.name for run in some] for how, some in runs.items()}
+        done = [run.path.name for run in every if run.done]
+        told["radii"] = {name: read_json(out / self.name / RADII / f"{name}.json") for name in done}
         told |= {"rates": self.rates(out), "trials": outcomes(out / self.name), "machine": dict(about)}
         partial = RESULTS / f".{self.name}.part"
         with tempfile.TemporaryDirectory() as scratch, tarfile.open(partial, "w:xz", preset=9) as archive:
@@ -183,6 +194,7 @@ def cells(study: Mapping[str, Any], root: Path, *, emoji: str | None = None) -> 
                         epsilon=epsilon,
                         options=chosen,
                         confirm=study["confirm"],
+                        radii=study["radii"],
                     )
 
 

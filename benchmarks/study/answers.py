@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import _figures
 from _cells import HERE, TUNED, UNDER_FIXED, Kept, read_all
+from _radii import unpack
 
 import paretune as pt
 from paretune.frontiers.classes import wilson
@@ -28,6 +29,7 @@ from paretune.frontiers.repeats import spread
 from paretune.frontiers.rounds import after_round, next_round
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.verdict import AreaEstimate, Condition
+from paretune.report.robustness import expected_robustness
 from paretune.runs.rows import read_findings
 from paretune.runs.store import Run
 from paretune.sweeps.racing import entrants
@@ -378,6 +380,34 @@ def strict(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def over_epsilon(study: Study) -> pd.DataFrame:
+    """Accuracy at the end of runs over epsilon, and its mean with an interval over examples, by cell and strategy."""
+    rows = []
+    for cell in study.cells:
+        for name in strategies(cell.runs[TUNED]) if "radii" in cell.told else ():
+            runs = [run for run in of(cell.runs[TUNED], name) if run.done]
+            if not runs:
+                continue
+            measured = [
+                unpack(cell.told["radii"][run.path.name], int(run.points["examples"].iloc[0])) for run in runs
+            ]
+            values = np.mean([expected_robustness(*one) for one in measured], axis=0)
+            of_all = spread(values)
+            low, high = (np.nan, np.nan) if of_all is None else of_all.interval(LEVEL)
+            accuracies = np.mean([right.mean(axis=0) for _, right in measured], axis=0)
+            rows.append(
+                {
+                    **cell.named(),
+                    "strategy": name,
+                    **dict(zip(cell.told["radii"][runs[0].path.name], accuracies, strict=True)),
+                    "expected": values.mean(),
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 QUESTIONS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "Q1, tuned": scheduling,
     "Q1, tuned under fixed": lambda study: scheduling(study, UNDER_FIXED),
@@ -389,6 +419,7 @@ QUESTIONS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "Q6, race": races,
     "Q6, ATTA": memory,
     "AutoAttack": strict,
+    "Expected robustness": over_epsilon,
 }
 
 
