@@ -1,5 +1,6 @@
 """The figures of the study."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ def gains(frame: pd.DataFrame) -> "Figure":
     """Areas under a fixed and a two-hinge schedule of each strategy, a panel for each task and epsilon."""
     frame = frame[frame["schedule"] == "two_hinge"]
     panels = [*frame.groupby(["task", "epsilon"], sort=False)]
-    figure, axes, place_of = _row(len(panels), frame["strategy"])
+    figure, axes, place_of = _panels(len(panels), frame["strategy"])
     for axis, ((task, epsilon), group) in zip(axes, panels, strict=True):
         places = group["strategy"].map(place_of)
         axis.hlines(places, group["fixed"], group["scheduled"], color=GREY, lw=1.2, zorder=1)
@@ -40,7 +41,7 @@ def gains(frame: pd.DataFrame) -> "Figure":
 def tracking(frame: pd.DataFrame) -> "Figure":
     """Slopes of shifted on clean accuracy with intervals, natural and under attack."""
     panels = [*frame.groupby(["task", "objective", "epsilon", "schedule"], sort=False)]
-    figure, axes, place_of = _row(len(panels), frame["strategy"].sort_values(), width=2.6)
+    figure, axes, place_of = _panels(len(panels), frame["strategy"].sort_values(), width=2.6)
     for axis, ((task, objective, epsilon, schedule), group) in zip(axes, panels, strict=True):
         places = group["strategy"].map(place_of)
         axis.hlines(places, group["low"], group["high"], color=BLUE, lw=1.5)
@@ -55,7 +56,7 @@ def tracking(frame: pd.DataFrame) -> "Figure":
 def failures(frame: pd.DataFrame) -> "Figure":
     """Share of runs that failed with its interval, by strategy and schedule."""
     panels = [*frame.groupby("schedule", sort=False)]
-    figure, axes, place_of = _row(len(panels), frame["strategy"])
+    figure, axes, place_of = _panels(len(panels), frame["strategy"])
     for axis, (schedule, group) in zip(axes, panels, strict=True):
         places = group["strategy"].map(place_of)
         share = group["failed"] / group["runs"]
@@ -75,16 +76,19 @@ def save(figure: "Figure", file: Path) -> None:
     plt.close(figure)
 
 
-def _row(
-    count: int, strategies: pd.Series, *, width: float = 3.3
+def _panels(
+    count: int, strategies: pd.Series, *, width: float = 3.3, across: int = 5
 ) -> tuple["Figure", list[plt.Axes], dict[str, int]]:
-    """So many panels side by side, and the height of each strategy, which all panels share: some may lack some."""
+    """So many panels, and the height of each strategy, which all panels share: some may lack some."""
     names = [*reversed(dict.fromkeys(strategies))]  # the first is at the top
-    size = (1.2 + width * count, 0.32 * len(names) + 1.3)
-    figure, axes = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    columns, rows = min(count, across), math.ceil(count / across)
+    size = (1.2 + width * columns, rows * (0.32 * len(names) + 1.3))
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     axes[0][0].set_yticks(range(len(names)), names)
-    for axis in axes[0]:
+    for axis in axes.flat[:count]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color="#e6e6e6", lw=0.8)
         axis.set_axisbelow(True)
-    return figure, list(axes[0]), {name: place for place, name in enumerate(names)}
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count]), {name: place for place, name in enumerate(names)}

@@ -1,8 +1,10 @@
 """What the committed rows of the study say: a table for each question of README.md, and the figures.
 
-python benchmarks/study/answers.py             # prints the tables, draws benchmarks/study/figures/
+python benchmarks/study/answers.py             # writes the tables into docs/concepts/study.md, draws figures/
 """
 
+import functools
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import _figures
-from _cells import HERE, TUNED, UNDER_FIXED, Kept, read_all
+from _cells import HERE, IDENTITY, TUNED, UNDER_FIXED, Kept, read_all
 from _radii import unpack
 
 import paretune as pt
@@ -37,6 +39,7 @@ from paretune.sweeps.racing import entrants
 UNDER_ATTACK, NATURAL, FULL = "AdversarialTraining()", "natural", "FullFineTune"
 PUBLISHED = ("BitFit", "Compacter")
 LEVEL = 0.95
+PAGE = HERE.parents[1] / "docs/concepts/study.md"
 ALARMS = ("transfer failure", "catastrophic overfitting", "zero gradients")  # how findings of failures begin
 CLASSES = {"digits": 10, "fashion-mnist": 10, "emoji": 8, "elpv": 4}
 
@@ -123,6 +126,7 @@ def failed(run: Run) -> bool:
     return bounds["clean"] <= chance or (attacked and bounds["robust"] <= chance / 2)
 
 
+@functools.cache
 def scheduling(study: Study, how: str = TUNED) -> pd.DataFrame:
     """Q1: a row for each task, epsilon, schedule and strategy."""
     rows = []
@@ -408,18 +412,43 @@ def over_epsilon(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-QUESTIONS: dict[str, Callable[[Study], pd.DataFrame]] = {
-    "Q1, tuned": scheduling,
-    "Q1, tuned under fixed": lambda study: scheduling(study, UNDER_FIXED),
-    "Q1, against full fine-tuning": lambda study: against_full(scheduling(study)),
-    "Q2": orders,
-    "Q3": tracking,
-    "Q4": failures,
-    "Q5": winners,
-    "Q6, race": races,
-    "Q6, ATTA": memory,
-    "AutoAttack": strict,
-    "Expected robustness": over_epsilon,
+def beside(frame: pd.DataFrame, text: Callable[[Any], str]) -> pd.DataFrame:
+    """A row for each cell and a column for each strategy, of a frame with a row for both."""
+    cells = frame.groupby([*IDENTITY], sort=False)
+    return pd.DataFrame(
+        [
+            {
+                **dict(zip(IDENTITY, cell, strict=True)),
+                **{row.strategy: text(row) for row in rows.itertuples()},
+            }
+            for cell, rows in cells
+        ]
+    ).fillna("")
+
+
+def with_interval(value: str) -> Callable[[Any], str]:
+    """Of a row, this value and its interval; nothing if there is none."""
+
+    def text(row: Any) -> str:
+        told = getattr(row, value)
+        return "" if np.isnan(told) else f"{told:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+    return text
+
+
+# Beside each question how its table is shown, where that is not as it is.
+QUESTIONS: dict[str, tuple[Callable[[Study], pd.DataFrame], Callable[[Any], str] | None]] = {
+    "Q1, tuned": (scheduling, None),
+    "Q1, tuned under fixed": (lambda study: scheduling(study, UNDER_FIXED), None),
+    "Q1, against full fine-tuning": (lambda study: against_full(scheduling(study)), None),
+    "Q2": (orders, None),
+    "Q3": (tracking, with_interval("slope")),
+    "Q4": (failures, None),
+    "Q5": (winners, None),
+    "Q6, race": (races, None),
+    "Q6, ATTA": (memory, None),
+    "AutoAttack": (strict, lambda row: f"{row.PGD:.3f} → {row.AutoAttack:.3f}"),
+    "Expected robustness": (over_epsilon, with_interval("expected")),
 }
 
 
@@ -428,6 +457,17 @@ FIGURES = {
     "Q3": ("tracking", _figures.tracking),
     "Q4": ("failures", _figures.failures),
 }
+
+
+def tables(study: Study) -> dict[str, list[str]]:
+    """The table of each question, as lines of the documentation; none where no cell tells anything."""
+    shown = {}
+    for question, (answer, text) in QUESTIONS.items():
+        frame = answer(study)
+        shown[question] = (
+            markdown(frame if text is None or frame.empty else beside(frame, text)) if len(frame) else []
+        )
+    return shown
 
 
 def markdown(frame: pd.DataFrame) -> list[str]:
@@ -446,15 +486,28 @@ def markdown(frame: pd.DataFrame) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+def told(page: str, study: Study) -> str:
+    """The text of ``page`` with the tables as they are now, each between two comments of which the first names it."""
+    shown = tables(study)
+
+    def table(found: re.Match[str]) -> str:
+        lines = shown.pop(found[1]) or ["No cell yet."]
+        return "\n".join([f"<!-- {found[1]} -->", "", *lines, "", "<!-- end -->"])
+
+    page = re.sub(r"<!-- (?!end)([^>]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    if shown:
+        raise ValueError(f"the page has no place for {', '.join(shown)}")
+    return page
+
+
 def main() -> None:
-    """Print, and draw."""
+    """Write the tables, and draw."""
     with tempfile.TemporaryDirectory() as place:
         study = Study(read_all(Path(place)))
-        for question, answer in QUESTIONS.items():
-            frame = answer(study)
-            print(f"\n{question}\n", *(markdown(frame) if len(frame) else ["no cell yet"]), sep="\n")
-            if question in FIGURES and len(frame):
-                name, drawn = FIGURES[question]
+        PAGE.write_text(told(PAGE.read_text("utf-8"), study), "utf-8")
+        for question, (name, drawn) in FIGURES.items():
+            frame = QUESTIONS[question][0](study)
+            if len(frame):
                 _figures.save(drawn(frame), HERE / "figures" / f"{name}.png")
 
 
