@@ -9,6 +9,7 @@ tasks. Repeats, or the examples of runs, say besides how sure the mean differenc
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,6 +35,8 @@ from paretune.frontiers.power import needed_seeds, needed_tasks
 from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.frontiers.repeats import Spread, pooled
 from paretune.frontiers.verdict import Comparison, Condition
+
+log = logging.getLogger(__name__)
 
 _SAID = 2  # pairs of which the verdict has the numbers
 _GENERAL = " on tasks in general"
@@ -184,10 +187,11 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
     """The strategies over all tasks that share an attack and an epsilon; one entry for each of these.
 
     Args:
-        comparison: from :func:`paretune.compare`; conditions of a single task are left out.
+        comparison: from :func:`paretune.compare`; conditions of a single task are left out, and with a warning those of
+            an attack and an epsilon whose tasks share no strategy.
 
     Raises:
-        ValueError: no attack and epsilon has two tasks, or no strategy is in all of its tasks.
+        ValueError: no attack and epsilon has two tasks that share a strategy.
     """
     grouped: dict[tuple[str, float, str], list[Condition]] = {}
     for condition in comparison.conditions:
@@ -200,10 +204,20 @@ def across_tasks(comparison: Comparison) -> tuple[AcrossTasks, ...]:
             "across_tasks needs at least two tasks under one attack and epsilon; got "
             + "; ".join(f"{c.task}: {c.attack}" for c in comparison.conditions)
         )
-    return tuple(
-        across_rankings(same, attack=same[0].attack, threat=same[0].threat, epsilon=same[0].epsilon)
-        for same in several
-    )
+    told, refused = [], []
+    for same in several:
+        first = same[0]
+        try:
+            told.append(
+                across_rankings(same, attack=first.attack, threat=first.threat, epsilon=first.epsilon)
+            )
+        except ValueError as error:
+            refused.append(f"{first.attack} at epsilon {first.epsilon:.4g}: {error}")
+    if not told:
+        raise ValueError("; ".join(refused))
+    for reason in refused:
+        log.warning("left out of what is said over tasks: %s", reason)
+    return tuple(told)
 
 
 def across_rankings(

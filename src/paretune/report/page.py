@@ -67,7 +67,7 @@ Runs = str | Path | Run | Iterable[Run | str | Path]
 def write_report(
     runs: Runs, path: str | Path = "report.html", *, title: str | None = None, **options: Any
 ) -> Path:
-    """Compare the runs and write the page, with ``.svg``, ``.png`` and ``.pdf`` of its frontiers and ``areas.csv``.
+    """Compare the runs and write the page; beside it ``.svg``, ``.png`` and ``.pdf`` of its frontiers, and three tables.
 
     The page is one file that works without a network. It shows each task, attack and epsilon with its verdict,
     frontiers, areas and pairs, in light and dark; then what a race put out, accuracy out of distribution, such as on other
@@ -75,7 +75,7 @@ def write_report(
     of each class. Runs may be unfinished; the page then says so.
 
     Of more strategies, conditions or seeds than a page can show, it shows the largest areas and the conditions that the data
-    decide least, and says how many it leaves out; ``areas.csv``, and then ``points.csv`` and ``pairs.csv``, have all.
+    decide least, and says how many it leaves out; ``areas.csv``, ``pairs.csv`` and ``points.csv`` have all.
 
     Args:
         runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
@@ -108,9 +108,8 @@ def write_report(
     for suffix, content in ((".png", png), (".pdf", pdf)):
         disk.write_atomically(path.with_suffix(suffix), _writer(content))
     disk.write_text(path.with_name("areas.csv"), _csv(comparison))
-    if not chosen.whole:
-        disk.write_text(path.with_name("points.csv"), csv_text(point_table(loaded)))
-        disk.write_text(path.with_name("pairs.csv"), _pairs_csv(comparison))
+    disk.write_text(path.with_name("pairs.csv"), _pairs_csv(comparison))
+    disk.write_text(path.with_name("points.csv"), csv_text(point_table(loaded)))
     log.info("wrote %s", path)
     return path
 

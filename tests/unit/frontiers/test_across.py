@@ -153,6 +153,19 @@ def test_what_cannot_be_compared_is_named(one: Comparison) -> None:
     assert "no other strategy that every task has" in alone.verdict
 
 
+def test_tasks_that_share_no_strategy_do_not_take_those_of_another_epsilon_along(
+    one: Comparison, caplog: pytest.LogCaptureFixture
+) -> None:
+    nan = float("nan")
+    apart = tasks(one, {"A": [0.3, nan], "B": [nan, 0.4]})
+    shared = tasks(one, {"A": [0.3, 0.5], "B": [0.2, 0.4]})
+    elsewhere = [dataclasses.replace(condition, epsilon=0.25) for condition in apart.conditions]
+    (result,) = across_tasks(Comparison((*elsewhere, *shared.conditions)))
+    assert result.epsilon == shared.conditions[0].epsilon
+    assert result.ranked == ("A", "B")
+    assert "at epsilon 0.25: no strategy is in all tasks: task0 has A; task1 has B" in caplog.text
+
+
 def test_runs_of_several_tasks_go_through(tmp_path: Path) -> None:
     for task in ("one", "two", "three"):
         for name, gain in (("A", 0.3), ("B", 0.0), ("C", -0.04)):

@@ -32,9 +32,10 @@ def page(report: Path) -> Page:
     return Page(report)
 
 
-def test_five_files_are_written(report: Path) -> None:
+def test_the_page_three_pictures_and_three_tables_are_written(report: Path) -> None:
     names = sorted(file.name for file in report.parent.iterdir())
-    assert names == ["areas.csv", "page.html", "page.pdf", "page.png", "page.svg"]
+    page = ["page.html", "page.pdf", "page.png", "page.svg"]
+    assert names == ["areas.csv", *page, "pairs.csv", "points.csv"]
     assert report.stat().st_size < 1_500_000
     assert report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 

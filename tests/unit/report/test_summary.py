@@ -134,3 +134,13 @@ def test_small_reports_show_all(many: dict[str, Path]) -> None:
     assert chosen.conditions == comparison.conditions
     assert all(a is b for a, b in zip(chosen.rows, rows, strict=True))
     assert "Not all is on this page" not in report_html(runs)
+
+
+def test_a_report_of_fewer_runs_in_the_same_place_leaves_no_table_of_the_others(tmp_path: Path) -> None:
+    runs = load_runs(written(tmp_path / "runs", 3, 1, 2))
+    for count in (6, 2):
+        write_report(runs[:count], tmp_path / "report.html")
+        points = pd.read_csv(tmp_path / "points.csv")
+        assert len(points) == sum(len(run.points) for run in runs[:count])
+        pairs = pd.read_csv(tmp_path / "pairs.csv")
+        assert len(pairs) == (3 if count == 6 else 0)
