@@ -52,6 +52,7 @@ class Adapter(Strategy):
             ``"sum"`` h + x; in each case the change is added to h. In the adapters library (Poth et al. 2023,
             https://arxiv.org/abs/2311.11077) Pfeiffer's adapters read the sum, parallel ones the stream. For ViT, DeiT,
             DINOv2, BEiT, EVA-02 and Swin (that of transformers after the MLP only).
+        dropout: probability of dropping a number of f(down(h)) while training, at least 0 and below 1. Attacks see none.
     """
 
     _: KW_ONLY
@@ -62,6 +63,7 @@ class Adapter(Strategy):
     scale: float = 1.0
     reads: Literal["branch", "stream", "sum"] = "branch"
     width: int | None = None
+    dropout: float = 0.0
 
     why_not_mergeable: ClassVar[str] = (
         "its bottlenecks are nonlinear, so no weight of the base model can absorb them"
@@ -82,6 +84,8 @@ class Adapter(Strategy):
             raise ValueError(f"kernel must be odd and at least 1, got {self.kernel}")
         if not self.scale > 0:
             raise ValueError(f"scale must be above 0, got {self.scale}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     def bottleneck(self, width: int) -> int:
         """Width of the bottleneck for a branch of ``width`` channels."""
@@ -112,7 +116,8 @@ class Adapter(Strategy):
         new: list[Bottleneck] = []
         for site in sites:
             kernel = self.kernel if _is_image(site) else 1
-            adapter = Bottleneck(site, self.bottleneck(site.width), kernel, self.activation, self.scale)
+            width = self.bottleneck(site.width)
+            adapter = Bottleneck(site, width, kernel, self.activation, self.scale, self.dropout)
             new.append(adapter.to(some.device, some.dtype))
             adapter.attach_reading(module, site, reads)
         return parameter_names(module, new)
@@ -197,11 +202,14 @@ class Bottleneck(Reader):
 
     NAME = "bottleneck"
 
-    def __init__(self, site: Site, bottleneck: int, kernel: int, activation: str, scale: float) -> None:
+    def __init__(
+        self, site: Site, bottleneck: int, kernel: int, activation: str, scale: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.channel_axis = site.channel_axis
         self.activation = activation
         self.scale = scale
+        self.dropout = dropout
         self.down = nn.Linear(site.width, bottleneck)
         self.depthwise: nn.Conv2d | None = None
         if kernel > 1:
@@ -215,6 +223,7 @@ class Bottleneck(Reader):
         z = self.down(x.movedim(self.channel_axis, -1))
         if self.depthwise is not None:
             z = self.depthwise(z.movedim(-1, 1)).movedim(1, -1)
-        change: Tensor = self.up(ACTIVATIONS[self.activation](z))
+        z = F.dropout(ACTIVATIONS[self.activation](z), self.dropout, self.training)
+        change: Tensor = self.up(z)
         kept = x if branch is None else branch
         return torch.add(kept, change.movedim(-1, self.channel_axis), alpha=self.scale)

@@ -15,8 +15,7 @@ class AdaptFormer(Strategy):
     """Train s · up(relu(down(z))) beside each MLP: MLP(LN(x)) + s · up(relu(down(z))), which is added to the stream x.
 
     ``down`` starts as He et al. draw it (uniform), ``up`` and both biases at zero, so that the start is the base. It is an
-    :class:`~paretune.Adapter`. A dropout of 0.1 in the bottleneck while training, which the authors' code also has, is left
-    out.
+    :class:`~paretune.Adapter`.
 
     Args:
         width: of the bottleneck.
@@ -24,12 +23,14 @@ class AdaptFormer(Strategy):
         reads: z. ``"stream"`` is x itself, before the norm, as in the authors' code (ShoufaChen/AdaptFormer); for ViT, DeiT,
             DINOv2, BEiT, EVA-02 and Swin. ``"input"`` is LN(x), the input of the MLP, as in equation 2 of the paper; in
             every family whose MLPs are known.
+        dropout: in the bottleneck while training, at least 0 and below 1; the authors' code has 0.1.
     """
 
     _: KW_ONLY
     width: int = 64
     scale: float = 0.1
     reads: Literal["stream", "input"] = "stream"
+    dropout: float = 0.0
 
     why_not_mergeable: ClassVar[str] = Adapter.why_not_mergeable
 
@@ -38,7 +39,14 @@ class AdaptFormer(Strategy):
         self._adapter()  # checks the numbers
 
     def _adapter(self) -> Adapter:
-        of_width = partial(Adapter, activation="relu", width=self.width, scale=self.scale, where=self.where)
+        of_width = partial(
+            Adapter,
+            activation="relu",
+            width=self.width,
+            scale=self.scale,
+            dropout=self.dropout,
+            where=self.where,
+        )
         return (
             of_width(style="parallel")
             if self.reads == "input"

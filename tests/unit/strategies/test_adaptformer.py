@@ -49,6 +49,27 @@ def test_a_block_is_that_of_the_authors(reads: Any) -> None:
     assert not torch.allclose(found, logits(pt.remove_adapter(model), x))
 
 
+@pytest.mark.parametrize(
+    "strategy", [AdaptFormer(width=400, dropout=0.25), pt.Adapter(width=400, dropout=0.25)]
+)
+def test_dropout_is_of_the_bottleneck_while_training_and_keeps_the_mean(strategy: Any) -> None:
+    model = pt.adapt(make("test_vit"), strategy)
+    adapter = model.module.blocks[0].drop_path2.bottleneck
+    shown: list[Tensor] = []
+    adapter.up.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    x = torch.rand(50, 64)
+    for mode in (False, True):
+        adapter.train(mode)(x)
+    plain, dropped = shown
+    active = plain != 0
+    kept = dropped[active] != 0
+    assert 0.7 < kept.float().mean() < 0.8
+    torch.testing.assert_close(dropped[active][kept], plain[active][kept] / 0.75)
+    assert not (dropped[0] != 0).equal(dropped[1] != 0)  # each of its own
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
+        type(strategy)(dropout=1)
+
+
 def test_it_starts_as_in_the_paper() -> None:
     model = pt.adapt(make("test_vit"), AdaptFormer())
     for block in model.module.blocks:
