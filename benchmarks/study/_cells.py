@@ -18,8 +18,8 @@ from _radii import measure
 
 from paretune._values import parse
 from paretune.runs.disk import write_json
-from paretune.runs.rows import read_json
-from paretune.runs.store import SEARCH, Run, load_runs
+from paretune.runs.rows import SEARCH, read_json
+from paretune.runs.store import Run, load_runs
 from paretune.runs.submission import write_submission
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
 from paretune.sweeps.entry import as_written

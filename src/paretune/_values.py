@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import math
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 MOST_CHARACTERS = 10_000
@@ -211,6 +213,14 @@ def told(name: str, value: str | None) -> Iterator[None]:
             raise
         text = str(error)
         raise ValueError(text if text.startswith(name) else f"{name}={shown(value)}: {text}") from error
+
+
+def cache_directory(what: str) -> Path:
+    """``$PARETUNE_CACHE/WHAT``, else ``$XDG_CACHE_HOME/paretune/WHAT``, else below ``~/.cache``."""
+    if directory := os.environ.get("PARETUNE_CACHE"):
+        return Path(directory).expanduser() / what
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "paretune" / what
 
 
 def shown(text: object) -> str:

@@ -23,7 +23,7 @@ class Comparing(Judging, CompareConfig):
     """The options of a comparison.
 
     Args:
-        out: directory of the runs and the report.
+        out: directory of the runs and the report, or its URL, such as s3://bucket/runs.
         workers: runs at once; null takes one a core, or one in all with a GPU, and elsewhere what there is place for. auto
             takes as many as memory here has place for.
         resume: go on with stopped runs; false starts them over.
@@ -84,11 +84,13 @@ class Compare(Comparing):
         from paretune.report import write_report
         from paretune.runs.lock import alone
         from paretune.runs.naming import threat_text
+        from paretune.runs.storage import below, opened, written
         from paretune.sweeps.searching import with_rates
 
         on = read_executor(self.on, gpus_per_run=self.gpus_per_run)
-        configs = with_rates(self.runs(), self, self.out, on=on, workers=self.workers, resume=self.resume)
-        runs = self.trained(configs, on)
+        with opened(self.out) as out:
+            configs = with_rates(self.runs(), self, out, on=on, workers=self.workers, resume=self.resume)
+            runs = self.trained(configs, out, on)
         judged = self.within(runs)
         for condition in compare(judged, **self.options).conditions:
             threat = threat_text(condition.threat, condition.epsilon)
@@ -97,11 +99,12 @@ class Compare(Comparing):
             )
         print_confirmations(judged, self.start)
         print_findings(runs)
-        with alone(Path(self.out), patience=60):
-            page = write_report(judged, Path(self.out) / "report.html", **self.options)
-        print(f"\nreport: {page.resolve()}")
+        place = below(self.out, "report.html")
+        with alone(out, patience=60), written(place) as page:
+            write_report(judged, page, **self.options)
+        print(f"\nreport: {place}")
 
-    def trained(self, configs: "list[RunConfig]", on: Executor) -> "list[Run]":
+    def trained(self, configs: "list[RunConfig]", out: Path, on: Executor) -> "list[Run]":
         """The runs of all configurations; of a race, of those that it needs."""
         from paretune.frontiers.settings import Settings
         from paretune.runs.sinks import read_sinks
@@ -116,8 +119,8 @@ class Compare(Comparing):
             "tell": partial(print, flush=True),
         }
         if self.until is None:
-            return run_all(configs, self.out, **making)
-        runs, _ = race(configs, self.out, Settings(**self.options), budget=self.budget, **making)
+            return run_all(configs, out, **making)
+        runs, _ = race(configs, out, Settings(**self.options), budget=self.budget, **making)
         return runs
 
 

@@ -12,10 +12,10 @@ class Report(Judging, Selecting):
     """Write the report of finished runs: one HTML file, and beside it the figure as SVG, PNG and PDF and the areas as CSV.
 
     Args:
-        runs: run directories, or directories of them.
+        runs: run directories, or directories of them, or URLs of either, such as s3://bucket/runs.
         task: only this one; all when null.
         title: of the page and the picture.
-        out: the HTML file; report.html in the first directory when null.
+        out: the HTML file, or its URL; report.html in the first directory when null.
         tables: also write the areas and pairs beside it for papers, as tables.tex (LaTeX with booktabs) and tables.md.
     """
 
@@ -36,6 +36,7 @@ class Report(Judging, Selecting):
         from paretune.frontiers.comparing import compare, of_task
         from paretune.report import write_report, write_tables
         from paretune.runs.naming import condition_names
+        from paretune.runs.storage import below, written
         from paretune.runs.store import as_runs
 
         judged = self.within(of_task(self.select(as_runs(self.runs)), self.task))
@@ -45,8 +46,10 @@ class Report(Judging, Selecting):
         for name, condition in zip(names, conditions, strict=True):
             print_condition(condition, name)
         print_confirmations(judged, self.start)
-        out = Path(self.out) if self.out is not None else Path(self.runs[0]) / "report.html"
-        print(f"\nreport: {write_report(judged, out, title=self.title, **self.options).resolve()}")
-        if self.tables:
-            for path in write_tables(comparison, out.parent):
-                print(f"tables: {path.resolve()}")
+        place = below(self.runs[0], "report.html") if self.out is None else below(self.out)
+        with written(place) as page:
+            write_report(judged, page, title=self.title, **self.options)
+            tables = write_tables(comparison, page.parent) if self.tables else ()
+        print(f"\nreport: {place}")
+        for path in tables:
+            print(f"tables: {place.removesuffix(page.name)}{path.name}")

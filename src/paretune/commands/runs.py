@@ -292,8 +292,8 @@ def _tasks(path: Path) -> list[Path]:
 
 def _check_ours(directory: Path, *beside: str) -> None:
     """Raise ValueError if the run directory holds what no run writes, beside what has these names."""
+    from paretune.runs.forgetting import FILES
     from paretune.runs.lock import mine
-    from paretune.runs.store import FILES
 
     known = _OURS.union(FILES, beside)
     others = sorted(

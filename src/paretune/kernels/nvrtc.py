@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretune._values import cache_directory as cache_of
 from paretune.runs.disk import regular, write_atomically
 
 SOURCE = Path(__file__).with_name("pgd_step.cu")
@@ -80,11 +81,8 @@ def compile_program(names: Sequence[str], arch: str, *, cache: bool = True) -> P
 
 
 def cache_directory() -> Path:
-    """``$PARETUNE_CACHE/kernels``, else ``$XDG_CACHE_HOME/paretune/kernels``, else below ``~/.cache``."""
-    if directory := os.environ.get("PARETUNE_CACHE"):
-        return Path(directory).expanduser() / "kernels"
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "paretune" / "kernels"
+    """``$PARETUNE_CACHE/kernels``, or where that is not set, see :func:`paretune._values.cache_directory`."""
+    return cache_of("kernels")
 
 
 def _read(path: Path) -> Program | None:

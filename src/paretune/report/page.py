@@ -32,6 +32,7 @@ from paretune.report.summary import FILES, Shown, left_out_card, shown
 from paretune.report.tables import run_table
 from paretune.runs import disk
 from paretune.runs.columns import point_table
+from paretune.runs.objects import check_local
 from paretune.runs.store import Run, as_runs
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def write_report(
     decide least, and says how many it leaves out; ``areas.csv``, ``pairs.csv`` and ``points.csv`` have all.
 
     Args:
-        runs: a directory, runs from :func:`paretune.runs.load_runs`, or several of either.
-        path: of the page; its directory is made if needed.
+        runs: a directory, its URL, runs from :func:`paretune.runs.load_runs`, or several of these.
+        path: of the page, which is no URL; its directory is made if needed.
         title: the page's heading.
         **options: those of :func:`paretune.compare`, such as ``reference``, ``level``, ``min_clean`` and ``margin``.
 
@@ -91,6 +92,7 @@ def write_report(
         FileNotFoundError, ValueError: as :func:`paretune.compare`.
     """
     converter()
+    check_local("path", path)
     path = Path(path)
     loaded = as_runs(runs)
     comparison = compare(loaded, **options)

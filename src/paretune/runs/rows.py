@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 CHECKPOINT = "checkpoint.safetensors"  # of an unfinished run; its metadata has "progress" as JSON
 TASKS = "tasks.json"  # of a run of several tasks, beside their directories: what it is, as config.json is of one task
+SEARCH = "lr-search.json"  # marks a directory of trials, and says what came of them
 RACE = "race.json"  # of a race, beside the directories of its runs
 BEST = "best.safetensors"  # of an unfinished run: what it would end with, where that is not its last step
 OTHERWISE = "restore it from a copy, or start the run over with resume=False (--resume false)"

@@ -34,13 +34,14 @@ from paretune.runs.confirmed import Confirmed, read_confirmed
 from paretune.runs.digests import FILES as DIGESTS
 from paretune.runs.digests import check_unchanged, file_digests, sealed
 from paretune.runs.examples import EXAMPLES, Examples
+from paretune.runs.forgetting import forget
 from paretune.runs.lines import append_whole, whole_lines
+from paretune.runs.objects import as_url
 from paretune.runs.rows import (
-    BEST,
-    CHECKPOINT,
     OTHERWISE,
     ROW_FIELDS,
     SCHEMA,
+    SEARCH,
     Bits,
     Row,
     check_bits,
@@ -62,17 +63,12 @@ from paretune.runs.rows import (
     run_key,
     with_elsewhere,
 )
+from paretune.runs.storage import local_copy
 
 log = logging.getLogger(__name__)
 
 
 _POINT = ["run", "step", "attack", "epsilon"]  # what no two points have in common
-
-
-SEARCH = "lr-search.json"  # marks a directory of trials, and says what came of them
-# Beside config.json. What counts the rows stands before the rows: removed in this order, a process that is killed leaves a
-# run that goes on or starts over, and never one that lacks rows.
-FILES = ("DONE", "sinks.json", CHECKPOINT, BEST, "points.jsonl", "log.jsonl", EXAMPLES)
 
 
 class RunWriter:
@@ -337,27 +333,26 @@ class Run:
         return kept
 
 
-def forget(path: Path) -> None:
-    """Remove all but the configuration of the run in ``path``."""
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
-        disk.sync(path)
-
-
 def load_runs(path: str | Path) -> list[Run]:
     """Read a run directory, or every run directory below ``path``, sorted by path.
 
     A last line without its newline is ignored: a run may be writing it.
 
+    Args:
+        path: of the directory, or its URL, such as ``s3://bucket/runs``: what is new there is copied to a directory of this
+            machine first, see :mod:`paretune.runs.storage`.
+
     Raises:
+        ImportError: fsspec, or what it needs for the URL, is missing.
+        OSError: the URL cannot be read.
         FileNotFoundError: there is no run in ``path``, or one lacks its config.json.
         ValueError: a file is damaged or newer than this library, rows or lines of the log were lost, an accuracy is not in
             [0, 1], or two directories hold the same run.
     """
-    path = Path(path)
-    runs = [_read_run(directory) for directory in find_runs(path)]
+    runs = [_read_run(directory) for directory in find_runs(Path(path))]
     if not runs:
-        state = "has no run directory in it" if path.is_dir() else "is not a directory"
+        at_hand = as_url(path) or Path(path).is_dir()
+        state = "has no run directory in it" if at_hand else "is not a directory"
         raise FileNotFoundError(f"{path} {state}: a run directory contains config.json and points.jsonl")
     _check_distinct(runs)
     return runs
@@ -435,8 +430,10 @@ def _lines(rows: Iterable[Row]) -> str:
 def find_runs(path: Path) -> Iterator[Path]:
     """Run directories below ``path``, itself included, without looking inside them; damaged ones too.
 
-    Trials of a search for learning rates are runs only where ``path`` is the directory of the search, or one of them.
+    Trials of a search for learning rates are runs only where ``path`` is the directory of the search, or one of them. Of a
+    URL those of a copy on this machine, see :func:`~paretune.runs.storage.local_copy`.
     """
+    path = local_copy(path)
     for directory, names, files in os.walk(path):
         if SEARCH in files and Path(directory) != path:
             names.clear()

@@ -15,6 +15,7 @@ from paretune.frontiers.comparing import compare
 from paretune.frontiers.settings import Settings
 from paretune.frontiers.verdict import Comparison
 from paretune.runs.sinks.base import Openable
+from paretune.runs.storage import opened
 from paretune.strategies import Strategy, adaptation_of
 from paretune.sweeps.budgets import Budget
 from paretune.sweeps.config import CompareConfig, RunConfig, Seeds, Strategies
@@ -58,10 +59,12 @@ def sweep(
         seeds: of the heads, the strategies' parameters, the batches and the attacks.
         backbone: as for :func:`paretune.load_backbone`; or a Backbone, of which each run takes a copy with the head it
             has, so that its logits are those of the classes of ``data``.
-        out: directory of the runs.
+        out: directory of the runs, or its URL in an object store, such as ``s3://bucket/runs``, which
+            ``pip install 'paretune[storage]'`` makes possible: each run is made in a directory of the machine that makes it,
+            and sent there at its evaluation points, see :mod:`paretune.runs.storage`.
         on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
             :mod:`paretune.sweeps.executors` with its options, as a value or as a text. Other machines must see
-            ``out`` and the data under the same paths.
+            the data under the same paths, and ``out`` too unless it is a URL.
         workers: runs at once; None takes one a core here, or one in all if there is a GPU, and elsewhere what there is place
             for; ``"auto"`` as many as memory here has place for. Data sets and models that cannot be sent to another
             process, such as those of classes that a notebook defines, are used in this one, run by run.
@@ -80,14 +83,15 @@ def sweep(
         ValueError: an option is out of range, the data is not what the backbone takes, or several ``workers`` are wanted
             for what cannot be sent to them.
         RuntimeError: a worker ended abruptly; elsewhere, several of one run in a row.
-        ImportError, ConnectionError: ``on`` needs a package, or nothing answers there.
+        ImportError, ConnectionError: ``on`` or the URL needs a package, or nothing answers there.
         BlockingIOError: another process hands out runs in ``out``, or is at work in one of them.
+        OSError: the URL cannot be read or written; what was trained stays here, and the same call sends it.
     """
     runs, config, judging = _asked("sweep", data, strategies, seeds, backbone, options)
-    runs = with_rates(runs, config, out, on=on, workers=workers, resume=resume, progress=progress)
-    return compare(
-        run_all(runs, out, on=on, workers=workers, resume=resume, progress=progress, sinks=sinks), **judging
-    )
+    making: dict[str, Any] = {"on": on, "workers": workers, "resume": resume, "progress": progress}
+    with opened(out) as place:
+        runs = with_rates(runs, config, place, **making)
+        return compare(run_all(runs, place, sinks=sinks, **making), **judging)
 
 
 def compare_until(
@@ -122,7 +126,8 @@ def compare_until(
         budget: at most, as in "2h" or "3e6 gradients", which are passes of one image forward and back; None for no limit.
             The search of ``lr="auto"`` comes before the race and does not count.
         backbone: as for :func:`sweep`.
-        out: directory of the runs and of ``race.json``, which says what was put out, when and why.
+        out: directory of the runs and of ``race.json``, which says what was put out, when and why; or its URL, as for
+            :func:`sweep`.
         on: as for :func:`sweep`.
         workers: as for :func:`sweep`.
         resume: False starts the race and its runs over.
@@ -145,9 +150,10 @@ def compare_until(
     settings = Settings(**judging)
     check(runs, settings)
     making: dict[str, Any] = {"on": on, "workers": workers, "resume": resume, "progress": progress}
-    runs = with_rates(runs, config, out, **making)
-    raced, _ = race(runs, out, settings, budget=limit, sinks=sinks, **making)
-    return compare(raced, **judging)
+    with opened(out) as place:
+        runs = with_rates(runs, config, place, **making)
+        raced, _ = race(runs, place, settings, budget=limit, sinks=sinks, **making)
+        return compare(raced, **judging)
 
 
 def _asked(

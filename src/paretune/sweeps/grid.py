@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from paretune.data.augmenting import read_augmentation
 from paretune.data.images import ImageData
 from paretune.runs import disk
 from paretune.runs.lock import alone
+from paretune.runs.objects import check_local
 from paretune.runs.rows import read_json
-from paretune.runs.sinks.base import Openable, backfill
+from paretune.runs.sinks.base import SENT, Openable, backfill
+from paretune.runs.storage import check_shared, settle, share, stored_at
 from paretune.runs.store import Run, load_runs
 from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import RunConfig
@@ -49,7 +50,8 @@ def run_all(
 
     Args:
         configs: what to run.
-        out: made if it does not exist. Machines that take runs must see it under this path.
+        out: made if it does not exist. Machines that take runs must see it under this path, unless it is that of a URL, as
+            :func:`~paretune.runs.storage.opened` has it.
         on: where the runs are made: ``"local"``, ``"ray"``, ``"ray:HOST:PORT"``, ``"slurm"``, or one of
             :mod:`paretune.sweeps.executors` with its options, as a value or as a text.
         workers: runs at once. None takes one a core here (one in all if there is a GPU), and elsewhere what there is place
@@ -70,15 +72,18 @@ def run_all(
         RuntimeError: a worker ended abruptly; elsewhere, several of one run in a row.
         ImportError, ConnectionError: ``on`` needs a package, or nothing answers there.
         BlockingIOError: another process hands out runs in ``out``, or is at work in one of them.
+        OSError: what was trained cannot be sent to the URL; it stays here, and the same call sends it.
         Exception: whatever a run raised; runs that were going on finish first, waiting ones are not started.
     """
     out, executor = Path(out), read_executor(on)
     check_workers(workers)
-    check_local(out)
+    check_local("out", out)
     paths = [out / directory_name(config) for config in configs]
     if len(set(paths)) < len(paths):
         raise ValueError("two of the configurations are the same")
     places = {path: config.places(path) for config, path in zip(configs, paths, strict=True)}
+    if resume:
+        settle(paths)
     finished = {path for path in paths if resume and all((place / "DONE").exists() for place in places[path])}
     tasks: dict[RunConfig, list[tuple[RunConfig, Path]]] = {}
     for config, path in zip(configs, paths, strict=True):
@@ -94,25 +99,28 @@ def run_all(
         for path in finished:
             for place in places[path]:
                 backfill(place, sinks)
+                if (place / SENT).exists():
+                    share(place / SENT)
         if crew is not None:
             with alone(out, patience=60):
                 announce(out, configs)
             jobs = [
-                Job(config=config, path=path, resume=resume, sinks=sinks, diverging=diverging)
+                Job(
+                    config=config,
+                    path=path,
+                    stored=stored_at(path),
+                    resume=resume,
+                    sinks=sinks,
+                    diverging=diverging,
+                )
                 for config, path in zip(configs, paths, strict=True)
                 if path not in finished
             ]
+            if jobs[0].stays_here() is None:
+                check_shared(jobs[0].stored)
             crew.make(jobs, names=[path.name for path in paths], progress=progress)
+            settle(job.path for job in jobs)
     return [load_runs(place)[0] for place in run_places]
-
-
-def check_local(out: Path) -> None:
-    """Raise ValueError if ``out`` is a URL: files there cannot be locked, replaced whole or appended to."""
-    if re.match(r"\w\w+:/", str(out)):
-        raise ValueError(
-            f"out={str(out)!r} is a URL, and a run needs files that can be locked, replaced and appended to: give the path "
-            "of a directory that all machines share, and copy that to the URL when the runs have ended"
-        )
 
 
 def _check(
@@ -212,3 +220,4 @@ def announce(out: Path, configs: Sequence[RunConfig]) -> None:
                 "seed": config.seed,
             }
     disk.write_json(file, {"runs": runs})
+    share(file)

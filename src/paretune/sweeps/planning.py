@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from paretune.runs.storage import local_copy
 from paretune.sweeps.announcing import data_lines
 from paretune.sweeps.config import CompareConfig, RunConfig
 from paretune.sweeps.costs import Cost, Work, makespan, measured
@@ -115,14 +116,14 @@ def plan(
 
     Args:
         config: the comparison.
-        out: directory of the runs, which is only read.
+        out: directory of the runs, or its URL, which is only read.
         workers: processes; see :func:`~paretune.sweeps.grid.run_all`.
         resume: False plans to start all runs over.
 
     Raises:
         ValueError: what the sweep would refuse: options, data, or damaged files in ``out``.
     """
-    configs, tried = config.runs(), list[RunConfig]()
+    configs, tried, out = config.runs(), list[RunConfig](), local_copy(out)
     data = configs[0].check()
     strategies = list(dict.fromkeys(run.strategy for run in configs))
     known = outcomes(out) if resume else {}

@@ -27,8 +27,10 @@ from paretune.frontiers.rounds import Key, after_round, next_round
 from paretune.frontiers.settings import Settings
 from paretune.runs import disk
 from paretune.runs.lock import alone
+from paretune.runs.objects import check_local
 from paretune.runs.rows import RACE
 from paretune.runs.sinks.base import Openable
+from paretune.runs.storage import settle, share
 from paretune.runs.store import Run
 from paretune.sweeps.announcing import minutes_text
 from paretune.sweeps.budgets import Budget
@@ -80,6 +82,7 @@ def race(
             first round, or ``out`` has a race of other runs or settings.
         Exception: whatever a run raises, see :func:`~paretune.sweeps.grid.run_all`.
     """
+    check_local("out", out)
     out = Path(out)
     entered = {(repr(config.strategy), config.seed): config for config in configs}
     check(configs, settings)
@@ -103,6 +106,8 @@ def race(
                 raise _too_small(budget, needed, keys)
             state = _ended(out, state, "budget", tell)
             break
+        if resume:  # what other machines have made is no work of this round
+            settle(out / directory_name(entered[key]) for key in keys)
         finished = resume and all(math.isinf(_done(out, entered[key])) for key in keys)
         began = time.perf_counter()
         ran = run_all(
@@ -269,6 +274,7 @@ def _ended(out: Path, state: Race, ended: Ended, tell: Callable[[str], object] |
 def _written(out: Path, state: Race) -> Race:
     with alone(out, patience=60):
         disk.write_json(out / RACE, state.to_dict())
+        share(out / RACE)
     return state
 
 

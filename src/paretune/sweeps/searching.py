@@ -17,13 +17,15 @@ from paretune._values import LAST_SEED
 from paretune.frontiers.pareto import area
 from paretune.runs import disk
 from paretune.runs.lock import alone
-from paretune.runs.rows import read_json
-from paretune.runs.store import SEARCH, Run
+from paretune.runs.objects import check_local
+from paretune.runs.rows import SEARCH, read_json
+from paretune.runs.storage import share
+from paretune.runs.store import Run
 from paretune.strategies import Strategy
 from paretune.sweeps.config import RunConfig, SearchConfig
 from paretune.sweeps.costs import Work
 from paretune.sweeps.executors import Executor, Workers
-from paretune.sweeps.grid import check_local, directory_name, run_all
+from paretune.sweeps.grid import directory_name, run_all
 from paretune.training.guards import TrainingDiverged
 
 log = logging.getLogger(__name__)  # which the command line shows
@@ -68,7 +70,7 @@ def with_rates(
     """
     if search.lr != "auto":
         return configured(configs, dict.fromkeys((config.strategy for config in configs), search.lr))
-    check_local(Path(out))
+    check_local("out", out)
     data = configs[0].check()  # what is wrong with the comparison is said before its trials
     tried, file = trials(configs, search), search_directory(out) / SEARCH
     work = Work.of(tried[0], data)
@@ -80,6 +82,7 @@ def with_rates(
     with alone(file.parent, patience=60):
         known = outcomes(out) if resume else {}
         disk.write_json(file, {"trials": known})  # before there are runs, which it keeps apart
+        share(file)
     left = [trial for trial in tried if "diverged" not in known.get(directory_name(trial), {})]
     runs = run_all(
         left, file.parent, on=on, workers=workers, resume=resume, progress=progress, diverging=True
@@ -94,6 +97,7 @@ def with_rates(
     with alone(file.parent, patience=60):
         texts = {repr(strategy): rate for strategy, rate in rates.items()}
         disk.write_json(file, {"trials": outcomes(out) | known, "chosen": texts})
+        share(file)
     return configured(configs, rates)
 
 

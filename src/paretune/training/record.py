@@ -21,6 +21,7 @@ from paretune.runs.disk import write_json
 from paretune.runs.examples import Examples, Pictures
 from paretune.runs.lines import append_lines
 from paretune.runs.lock import alone
+from paretune.runs.objects import check_local
 from paretune.runs.progress import peak_memory_bytes
 from paretune.runs.rows import BEST, CHECKPOINT, OTHERWISE, TASKS, differences, read_json
 from paretune.runs.sinks.base import Openable, backfill, forwarding
@@ -377,8 +378,9 @@ def recording(
 
     Raises:
         BlockingIOError: another process is at work there.
-        ValueError: see :class:`Record`.
+        ValueError: ``path`` is a URL; and see :class:`Record`.
     """
+    check_local("out", path)
     with contextlib.ExitStack() as held:
         for place in dict.fromkeys((path, *places(path, plan.names))):
             processes.on_main(lambda place=place: held.enter_context(alone(place)))  # type: ignore[misc]

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from paretune.runs.objects import as_url
 from paretune.watch.progress import Watcher
 from paretune.watch.reporting import Build, Reporter
 
@@ -121,9 +122,14 @@ def watching(
 
     Raises:
         NotADirectoryError: ``directory`` does not exist or is a file.
-        ValueError: ``port`` or ``every`` is out of range.
+        ValueError: ``directory`` is a URL, or ``port`` or ``every`` is out of range.
         OSError: the port is in use.
     """
+    if (url := as_url(directory)) is not None:
+        raise ValueError(
+            f"directory={url!r} is a URL: watch the directory of this machine that the log of the sweep names, or let "
+            "paretune report read the URL"
+        )
     directory = Path(directory)
     if not directory.is_dir():
         raise NotADirectoryError(

@@ -23,7 +23,7 @@ from paretune.runs.rows import elsewhere_of, read_config, run_key
 
 log = logging.getLogger(__name__)
 
-_SENT = "sinks.json"
+SENT = "sinks.json"  # in a run directory: how far each sink is
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Feed:
             with self._guarded(f"steps {steps[0].step} to {steps[-1].step}"):
                 self.receiver.send(steps)
                 self.sent = steps[-1].step
-                disk.write_json(self.path / _SENT, {**_sent(self.path), self.name: self.sent})
+                disk.write_json(self.path / SENT, {**_sent(self.path), self.name: self.sent})
 
     def close(self, *, done: bool) -> None:
         receiver, self.receiver = self.receiver, None
@@ -206,7 +206,7 @@ class _Feed:
 
 
 def _sent(path: Path) -> dict[str, int]:
-    file = path / _SENT
+    file = path / SENT
     sent = json.loads(disk.regular(file).read_text(encoding="utf-8")) if file.exists() else {}
     return sent if isinstance(sent, dict) else {}
 

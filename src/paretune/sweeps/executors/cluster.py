@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 from paretune.runs.lock import alone
 from paretune.runs.progress import Status
-from paretune.runs.rows import TASKS
-from paretune.runs.store import forget
 from paretune.sweeps.executors.base import Crew
 from paretune.sweeps.executors.display import shown
 from paretune.sweeps.executors.job import Job, Outcome, steps_done
@@ -24,9 +22,8 @@ log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound=Hashable)
 _LOOK = 1.0  # seconds between two looks
-_LOOKED_AT = (
-    50  # runs that one look takes, of many those that follow the last ones: shared file systems are slow
-)
+# Runs that one look takes, of many those that follow the last ones: shared file systems are slow. Of a store it is one.
+_LOOKED_AT = 50
 
 
 class Lost(Exception):
@@ -54,7 +51,7 @@ class _Hand:
 
 
 class Distant(Crew):
-    """Machines that share a file system with this one.
+    """Machines that share a file system with this one, or an object store.
 
     Args:
         workers: how many runs are handed out at once, at most; None asks :meth:`places` again and again.
@@ -114,7 +111,7 @@ class Distant(Crew):
             if first is None and waiting:
                 count = max(0, (self.asked or max(1, self.places())) - len(out))
                 taking, waiting = waiting[:count], waiting[count:]
-                taken = [hand for hand in taking if _in_use(hand.job)]
+                taken = [hand for hand in taking if hand.job.in_use()]
                 elsewhere += taken
                 if free := [hand for hand in taking if hand not in taken]:
                     out |= zip(self.hand_out([hand.job for hand in free]), free, strict=True)
@@ -144,24 +141,29 @@ class Distant(Crew):
                         del out[withdrawn]
             if time.monotonic() - looked < _LOOK:
                 continue
-            for hand in [hand for hand in elsewhere if not _in_use(hand.job)]:
+            for hand in [hand for hand in elsewhere if not hand.job.in_use()]:
                 elsewhere.remove(hand)
+                hand.job.fetch()
                 if hand.job.finished:
                     messages.put((hand.job.path.name, None))
                 else:
                     waiting.insert(0, hand)
             seen = [*out.values(), *elsewhere]
             turn = 0 if turn >= len(seen) else turn
-            for hand in seen[turn : turn + _LOOKED_AT]:
+            count = _LOOKED_AT if not seen or seen[0].job.stored is None else 1
+            for hand in seen[turn : turn + count]:
                 if (status := _status(hand)) is not None:
                     messages.put((hand.job.path.name, status))
-            turn, looked = turn + _LOOKED_AT, time.monotonic()
+            turn, looked = turn + count, time.monotonic()
         return first
 
     def _again(self, hand: _Hand, lost: Lost) -> "_Hand | Exception":
         """The job once more, or why not."""
         name = hand.job.path.name
         try:
+            if hand.job.stored is not None:
+                hand.job.stored.release()
+                hand.job.fetch()
             step = steps_done(hand.job.path, hand.job.places)
         except (ValueError, OSError) as error:
             return error
@@ -176,30 +178,18 @@ class Distant(Crew):
         return replace(hand, step=step, lost=times)
 
 
-def _in_use(job: Job) -> bool:
-    """Whether a process is at work in the directory of ``job``."""
-    if not job.path.exists():
-        return False
-    try:
-        with alone(job.path):
-            return False
-    except BlockingIOError:
-        return True
-
-
 def _begun(job: Job) -> _Hand:
     """``job`` to hand out; what is to start over does so here, once, so that a run that is lost goes on."""
     if not job.resume:
-        with alone(job.path):
-            for place in dict.fromkeys((job.path, *job.places)):
-                if (place / "config.json").exists() or (place / TASKS).exists():
-                    forget(place)
+        job.forget()
         job = replace(job, resume=True)
     return _Hand(job, Watcher(job.path), steps_done(job.path, job.places))
 
 
 def _status(hand: _Hand) -> Status | None:
     """How far the run of ``hand`` is by its files; of several tasks by those of the first."""
+    with contextlib.suppress(OSError):  # of a store; it is for those who watch
+        hand.job.glance()
     seen = [run for run in hand.watcher.look().runs if run.total]
     if not seen:
         return None

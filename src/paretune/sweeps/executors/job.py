@@ -1,5 +1,6 @@
 """One run to make, wherever that is."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -16,10 +17,12 @@ from pathlib import Path
 import torch
 
 from paretune.data.images import ImageData
+from paretune.runs.forgetting import forget
 from paretune.runs.lock import alone
 from paretune.runs.progress import Status
-from paretune.runs.rows import read_config, read_stated, run_key
+from paretune.runs.rows import TASKS, read_config, read_stated, run_key
 from paretune.runs.sinks.base import Openable
+from paretune.runs.stored import Stored, sending
 from paretune.strategies import LinearProbe
 from paretune.sweeps.config import RunConfig
 from paretune.training.guards import TrainingDiverged
@@ -38,6 +41,7 @@ class Job:
     Args:
         config: of the run.
         path: its directory.
+        stored: where that is sent, if it is.
         resume: go on with what is there.
         sinks: who else receives the rows.
         diverging: whether a run that diverges is no error.
@@ -45,6 +49,7 @@ class Job:
 
     config: RunConfig
     path: Path
+    stored: Stored | None = None
     resume: bool = True
     sinks: Sequence[Openable] = ()
     diverging: bool = False
@@ -61,12 +66,53 @@ class Job:
 
     def make(self, progress: bool | Callable[[Status], None], data: ImageData | Tasks | None = None) -> None:
         """Make the run here and now, on ``data`` that is loaded already, if any."""
+        with contextlib.ExitStack() as entered:
+            sinks = list(self.sinks)
+            if self.stored is not None:  # last, so that what other sinks have received is sent too
+                sinks.append(entered.enter_context(sending(self.stored, resume=self.resume)))
+            try:
+                self.config.run(self.path, data=data, resume=self.resume, progress=progress, sinks=sinks)
+            except TrainingDiverged as error:
+                if not self.diverging:
+                    raise
+                log.info("%s: %s", self.path.name, error)
+
+    def here(self) -> "Job":
+        """The same on this machine, which may keep what is sent in another directory than the one that it comes from."""
+        return self if self.stored is None else dataclasses.replace(self, path=self.stored.path)
+
+    def fetch(self) -> None:
+        """Make the directory what other machines have sent."""
+        if self.stored is not None:
+            self.stored.fetch()
+
+    def forget(self) -> None:
+        """Remove what there is of the run, but for its configuration."""
+        if self.stored is not None:
+            self.stored.forget()
+        with alone(self.path):
+            for place in dict.fromkeys((self.path, *self.places)):
+                if (place / "config.json").exists() or (place / TASKS).exists():
+                    forget(place)
+
+    def in_use(self) -> bool:
+        """Whether a process is at work in the directory, as its lock tells, or another machine on what is sent."""
+        if self.stored is not None and self.stored.at_work() is not None:
+            return True
+        if not self.path.exists():
+            return False
         try:
-            self.config.run(self.path, data=data, resume=self.resume, progress=progress, sinks=self.sinks)
-        except TrainingDiverged as error:
-            if not self.diverging:
-                raise
-            log.info("%s: %s", self.path.name, error)
+            with alone(self.path):
+                return False
+        except BlockingIOError:
+            return True
+
+    def glance(self) -> None:
+        """Fetch what tells how far another machine is; of several tasks with the first."""
+        if self.stored is not None:
+            first = self.places[0].relative_to(self.path)
+            of_first = [(first / name).as_posix() for name in ("config.json", "points.jsonl")]
+            self.stored.glance([TASKS, *of_first, "log.jsonl"])
 
     def stays_here(self) -> str | None:
         """Why it cannot be sent to another process; None if it can."""
@@ -131,6 +177,7 @@ def remotely(job: Job, threads: int, levels: Mapping[str, int]) -> Outcome:
     torch.set_num_threads(threads)
     error = None
     try:
+        job = job.here()
         with alone(job.path, patience=PATIENCE):
             pass
         job.make(progress=False)

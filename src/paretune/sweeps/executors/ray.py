@@ -28,7 +28,7 @@ ANSWER = 20.0  # seconds that an address has to answer
 
 @dataclass(frozen=True, kw_only=True)
 class Ray(Executor):
-    """A Ray cluster whose machines see the directory of the runs under the same path.
+    """A Ray cluster whose machines see the directory of the runs under the same path, unless that is a URL.
 
     Where ``gpus_per_run`` is None, a run takes a GPU of its own if the cluster has any.
 

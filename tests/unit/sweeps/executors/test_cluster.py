@@ -1,20 +1,29 @@
 """What is handed out, taken back, and handed out again, with machines that do what a test says."""
 
+import json
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from paretune.runs.holding import HOLDER
 from paretune.runs.lock import alone
+from paretune.runs.objects import Objects
+from paretune.runs.progress import Status
+from paretune.runs.stored import Stored
 from paretune.sweeps.config import SearchConfig
+from paretune.sweeps.executors import cluster
 from paretune.sweeps.executors.cluster import Distant, Lost, only_driver
 from paretune.sweeps.executors.job import Job, Outcome, remotely, steps_done
 from paretune.sweeps.grid import directory_name, run_all
 from paretune.sweeps.searching import with_rates
 from paretune.training.guards import TrainingDiverged
+from paretune.watch.progress import Watcher
+from tests.buckets import machine, memory
 from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
 from tests.unit.training.test_points import small
 
@@ -167,9 +176,42 @@ def test_errors_and_lines_of_a_run_come_back_as_they_are(tmp_path: Path, weights
     assert "Traceback" in refused.error.__notes__[0]
 
 
+def test_of_a_run_at_a_url_that_is_lost_another_machine_may_go_on_at_once_from_what_was_sent(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = small(weights, points=2)
+    stored = Stored(memory(), "run")
+    objects = Objects(stored.root)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(status: Status) -> None:
+        if status.clean is not None:
+            raise Killed
+
+    machine(monkeypatch, tmp_path / "worker")
+    with pytest.raises(Killed):
+        Job(config=config, path=stored.path, stored=stored).make(killed)
+    left = {"machine": "worker", "token": "", "host": "there", "process": 7, "time": time.time()}
+    objects.write(f"run/{HOLDER}", json.dumps(left).encode())
+    machine(monkeypatch, tmp_path / "driver")
+    job = Job(config=config, path=stored.path, stored=stored)
+    assert job.in_use()
+    hand = cluster._Hand(job, Watcher(job.path), 0.0)
+    again = Scripted({})._again(hand, Lost("killed"))
+    assert isinstance(again, cluster._Hand)
+    assert again.step > 0
+    assert again.lost == 1
+    assert not job.in_use()
+
+
 @pytest.mark.parametrize("out", ["s3://bucket/runs", "memory://runs"])
-def test_a_url_is_refused(out: str) -> None:
-    with pytest.raises(ValueError, match="is a URL, and a run needs files that can be locked"):
+def test_a_url_is_refused_below_the_front_door(out: str) -> None:
+    with pytest.raises(ValueError, match=r"is a URL, which paretune compare, .*sweep and compare_until take"):
         run_all([small("w.pth")], out)
     with pytest.raises(ValueError, match="is a URL"):
         with_rates([small("w.pth")], SearchConfig(lr="auto"), out)
