@@ -96,6 +96,48 @@ def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
     assert str(pt.compare(kept.runs[cells.TUNED])) == str(pt.compare(runs))
 
 
+@pytest.mark.slow
+def test_what_is_set_aside_of_a_cell_is_not_trained_again(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RESULTS", "UNFINISHED"):
+        monkeypatch.setattr(cells, name, tmp_path / name)
+    shared = {"data": "digits", "img_size": 16, "limit": 200, "points": 1, "train_steps": 1, "eval_steps": 2}
+    options = shared | {
+        "lr": "auto",
+        "lr_trials": 3,
+        "epsilon": "2/255",
+        "strategies": cells.Strategies.read("BitFit"),
+    }
+    cell = cells.Cell(
+        task="digits",
+        objective="AdversarialTraining()",
+        schedule="fixed",
+        epsilon="2/255",
+        options=options | {"seeds": cells.Seeds.read("0"), "epochs": 2},
+        confirm={"steps": 2, "queries": 2, "targets": 1},
+        radii=["1/255", "2/255"],
+    )
+    about = {"cores": 2, "processor": "of a test"}
+    cell.set_aside(tmp_path / "one", about)
+    assert not cell.unfinished.exists()  # nothing is finished
+    (before,) = cell.make(tmp_path / "one", 1)[cells.TUNED]
+    cell.set_aside(tmp_path / "one", about)
+    whole = replace(cell, options=cell.options | {"seeds": cells.Seeds.read("0, 1")})
+    runs = whole.make(tmp_path / "other", 1)
+    again = {run.path.name: run for run in runs[cells.TUNED]}
+    assert len(again) == 2
+    after = again[before.path.name]
+    pd.testing.assert_frame_equal(before.points, after.points)  # and the seconds that it took
+    assert not (after.path / "adapter").exists()
+    assert whole.rates(tmp_path / "one") == whole.rates(tmp_path / "other")
+    whole.keep(tmp_path / "other", runs, about)
+    assert not cell.unfinished.exists()
+    (kept,) = cells.read_all(tmp_path / "unpacked", tmp_path / "RESULTS")
+    assert kept.told["radii"].keys() == again.keys()
+    assert all(problems(run) == [] for run in kept.runs[cells.TUNED])
+
+
 def test_a_run_that_diverged_stays_in_without_its_weights(
     cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +274,7 @@ def test_the_cells_are_listed_from_the_command_line() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) > 20
-    assert {line.split()[-1] for line in lines} <= {"whole", "missing"}
+    assert {line.split()[-1] for line in lines} <= {"whole", "begun", "missing"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import io
 import json
 import re
 import shutil
@@ -29,7 +28,7 @@ from paretune.sweeps.searching import configured, outcomes, search_directory, wi
 from paretune.training.schedules import SCHEDULES
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS, UNFINISHED = HERE / "results", HERE / "unfinished"
 _BEHIND = (
     "adapter",
     "weights",
@@ -77,6 +76,11 @@ class Cell:
         return RESULTS / f"{self.name}.tar.xz"
 
     @property
+    def unfinished(self) -> Path:
+        """The archive of what is finished of it until then."""
+        return UNFINISHED / f"{self.name}.tar.xz"
+
+    @property
     def rival(self) -> "Cell | None":
         """The cell with the same objective at full epsilon, under which scheduled ones are tuned too."""
         if self.schedule == "fixed":
@@ -97,23 +101,54 @@ class Cell:
 
     def make(self, out: Path, workers: Workers) -> dict[str, list[Run]]:
         """Tune, then train what is not there yet; the runs by the way that they were tuned."""
-        comparison, configs = self.configs()
         place = out / self.name
-        asked = {TUNED: with_rates(configs, comparison, place, workers=workers)}
+        if self.unfinished.exists() and not place.exists():
+            with tarfile.open(self.unfinished) as archive:
+                archive.extractall(place, filter="data")
+        asked = self.asked(out, workers)
+        every = list(dict.fromkeys(config for some in asked.values() for config in some))
+        runs = run_all(every, place, workers=workers, diverging=True)
+        self.measure(every, runs, place)
+        by_config = dict(zip(map(directory_name, every), runs, strict=True))
+        return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
+
+    def asked(self, out: Path, workers: Workers) -> dict[str, list[RunConfig]]:
+        """What is to be trained, by the way that it is tuned, after tuning what is not yet."""
+        comparison, configs = self.configs()
+        asked = {TUNED: with_rates(configs, comparison, out / self.name, workers=workers)}
         if self.rival is not None:
             rates = self.rival.rates(out)
             asked[UNDER_FIXED] = configured(
                 configs, {strategy: rates[repr(strategy)] for strategy in comparison.strategies}
             )
-        asked = {how: [self.confirmed(config) for config in some] for how, some in asked.items()}
-        every = list(dict.fromkeys(config for some in asked.values() for config in some))
-        runs = run_all(every, place, workers=workers, diverging=True)
-        for config, run in zip(every, runs, strict=True):
+        return {how: [self.confirmed(config) for config in some] for how, some in asked.items()}
+
+    def measure(self, configs: Sequence[RunConfig], runs: Sequence[Run], place: Path) -> None:
+        """Write what is right at each radius of the runs in ``place`` that are finished."""
+        for config, run in zip(configs, runs, strict=True):
             file = place / RADII / f"{run.path.name}.json"
             if run.done and not file.exists():
                 write_json(file, measure(config, run, self.radii))
-        by_config = dict(zip(map(directory_name, every), runs, strict=True))
-        return {how: [by_config[directory_name(config)] for config in some] for how, some in asked.items()}
+
+    def set_aside(self, out: Path, about: Mapping[str, Any]) -> None:
+        """Keep the finished runs and trials of a cell that is not whole, without weights: another machine goes on there."""
+        place = out / self.name
+        trials = search_directory(place)
+        searched = trials / SEARCH
+        if not searched.exists():
+            return
+        runs = _finished(place)
+        if "chosen" in read_json(searched):
+            configs = {directory_name(c): c for some in self.asked(out, 1).values() for c in some}
+            self.measure([configs[run.path.name] for run in runs], runs, place)
+        with tempfile.TemporaryDirectory() as scratch:
+            there = Path(scratch) / "cell"
+            write_submission([*runs, *_finished(trials)], there, by="paretune", machine=_machine(about))
+            for file in (searched, *(place / RADII).glob("*.json")):
+                copy = there / file.relative_to(place)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            _pack(there, self.unfinished)
 
     def rates(self, out: Path) -> dict[str, float]:
         """The learning rate that was chosen for each strategy, by trials in ``out`` or by those of the archive.
@@ -132,25 +167,50 @@ class Cell:
 
         Runs that diverged are no part of the submission; they lie beside it.
         """
-        RESULTS.mkdir(exist_ok=True)
         every = [*{run.path: run for some in runs.values() for run in some}.values()]
         told = {name: getattr(self, name) for name in IDENTITY}
         told |= {how: [run.path.name for run in some] for how, some in runs.items()}
         done = [run.path.name for run in every if run.done]
         told["radii"] = {name: read_json(out / self.name / RADII / f"{name}.json") for name in done}
         told |= {"rates": self.rates(out), "trials": outcomes(out / self.name), "machine": dict(about)}
-        partial = RESULTS / f".{self.name}.part"
-        with tempfile.TemporaryDirectory() as scratch, tarfile.open(partial, "w:xz", preset=9) as archive:
-            there, machine = Path(scratch) / "runs", f"{about['cores']} cores of {about['processor']}"
-            write_submission([run for run in every if run.done], there, by="paretune", machine=machine)
+        with tempfile.TemporaryDirectory() as scratch:
+            there = Path(scratch) / "runs"
+            write_submission(
+                [run for run in every if run.done], there, by="paretune", machine=_machine(about)
+            )
             for run in every:
                 if not run.done:
                     shutil.copytree(run.path, there / run.path.name, ignore=shutil.ignore_patterns(*_BEHIND))
             (there / "cell.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-            for file in sorted(there.rglob("*")):
-                if file.is_file():
-                    _put(archive, file.relative_to(there).as_posix(), file.read_bytes())
-        return partial.replace(self.file)
+            _pack(there, self.file)
+        self.unfinished.unlink(missing_ok=True)
+        return self.file
+
+
+def _finished(place: Path) -> list[Run]:
+    """The runs in ``place`` that are, of none none."""
+    try:
+        return [run for run in load_runs(place) if run.done]
+    except FileNotFoundError:
+        return []
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    return f"{about['cores']} cores of {about['processor']}"
+
+
+def _pack(directory: Path, file: Path) -> None:
+    """Write all of ``directory`` to an archive, whole or not at all, the same for the same files."""
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    with tarfile.open(partial, "w:xz", preset=9) as archive:
+        for part in sorted(directory.rglob("*")):
+            if part.is_file():
+                entry = tarfile.TarInfo(part.relative_to(directory).as_posix())
+                entry.size = part.stat().st_size
+                with part.open("rb") as content:
+                    archive.addfile(entry, content)
+    partial.replace(file)
 
 
 def cells(study: Mapping[str, Any], root: Path, *, emoji: str | None = None) -> Iterator[Cell]:
@@ -259,10 +319,3 @@ def read_kept(file: Path, into: Path) -> Kept:
 def read_all(into: Path, results: Path = RESULTS) -> list[Kept]:
     """All cells that are whole, unpacked in ``into``, where their bits are read from."""
     return [read_kept(file, into) for file in sorted(results.glob("*.tar.xz"))]
-
-
-def _put(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Without a time, so that the same runs make the same file."""
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))

@@ -1,9 +1,10 @@
 """Train the study, cell by cell, and keep the rows of each cell that is whole in results/.
 
 python benchmarks/study/run.py --runs DIR [--tasks digits] [--emoji NODE_MODULES] [--workers 2]
+python benchmarks/study/run.py --runs DIR --set-aside   # keep what is finished of cells that are not whole
 python benchmarks/study/run.py --cells         # which cells there are, and which of them results/ has
 
-Killed, it goes on where it stopped.
+Killed, it goes on where it stopped; on another machine, with the runs in results/ and those that were set aside.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     options.add_argument("--tasks", nargs="+", choices=study["tasks"], default=list(study["tasks"]))
     options.add_argument("--emoji", help="directory of the emoji packages; none for node_modules here")
     options.add_argument("--workers", type=int, default=1, help="runs at once")
+    options.add_argument("--set-aside", action="store_true", help="train nothing")
     options.add_argument("--cells", action="store_true", help="only list them")
     chosen = options.parse_args()
     if chosen.runs is None and not chosen.cells:
@@ -40,9 +42,12 @@ def main() -> None:
         chosen.runs.mkdir(parents=True, exist_ok=True)
         write_solar_cells(chosen.runs / study["tasks"]["solar-cells"]["data"])
     for cell in wanted:
-        if not cell.file.exists() and not chosen.cells:
+        if chosen.set_aside and not cell.file.exists():
+            cell.set_aside(chosen.runs, machine())
+        elif not cell.file.exists() and not chosen.cells:
             cell.keep(chosen.runs, cell.make(chosen.runs, chosen.workers), machine())
-        print(f"{cell.name:60} {'whole' if cell.file.exists() else 'missing'}", flush=True)
+        state = "whole" if cell.file.exists() else "begun" if cell.unfinished.exists() else "missing"
+        print(f"{cell.name:60} {state}", flush=True)
 
 
 if __name__ == "__main__":
