@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 MOST_CHARACTERS = 10_000
+_LATER, _ALWAYS = "later", object()
 MOST_LEVELS = 50
 MOST_EXPONENT = 64
 LARGEST = 1e100
@@ -86,10 +87,20 @@ class Value:
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, defaults included, as plain JSON values; ``"name"`` holds the class name."""
+        """Every field, defaults included, as plain JSON values; ``"name"`` holds the class name.
+
+        A field that is :func:`later` than runs and files that are already there is left out at its default.
+        """
         return {"name": type(self).__name__} | {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
+            field.name: _plain(value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.metadata.get(_LATER, _ALWAYS)
         }
+
+
+def later(default: Any) -> Any:
+    """The field of a new option, at whose default everything is as before there was one, its runs' names included."""
+    return dataclasses.field(default=default, metadata={_LATER: default})
 
 
 def number_text(value: float) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paretune._values import later
 from paretune.backbones.passing import blank_image
 from paretune.backbones.sites import Site, candidates, laid_out
 from paretune.data.sizes import pair
@@ -63,7 +64,7 @@ class Adapter(Strategy):
     scale: float = 1.0
     reads: Literal["branch", "stream", "sum"] = "branch"
     width: int | None = None
-    dropout: float = 0.0
+    dropout: float = later(0.0)
 
     why_not_mergeable: ClassVar[str] = (
         "its bottlenecks are nonlinear, so no weight of the base model can absorb them"

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from paretune._values import later
 from paretune.strategies.adapter import Adapter
 from paretune.strategies.mechanics.base import Anatomy, Strategy
 
@@ -30,7 +31,7 @@ class AdaptFormer(Strategy):
     width: int = 64
     scale: float = 0.1
     reads: Literal["stream", "input"] = "stream"
-    dropout: float = 0.0
+    dropout: float = later(0.0)
 
     why_not_mergeable: ClassVar[str] = Adapter.why_not_mergeable
 

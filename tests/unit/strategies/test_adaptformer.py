@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import paretune as pt
 from paretune.strategies import AdaptFormer
+from paretune.sweeps.config import RunConfig
+from paretune.sweeps.grid import directory_name
 from tests.contracts.backbones import images, make
 from tests.contracts.contract import logits
 
@@ -68,6 +70,14 @@ def test_dropout_is_of_the_bottleneck_while_training_and_keeps_the_mean(strategy
     assert not (dropped[0] != 0).equal(dropped[1] != 0)  # each of its own
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
         type(strategy)(dropout=1)
+
+
+def test_runs_and_files_from_before_there_was_dropout_keep_their_names() -> None:
+    assert "dropout" not in pt.Adapter().to_dict()
+    assert pt.Adapter(dropout=0.1).to_dict()["dropout"] == 0.1
+    assert repr(AdaptFormer(dropout=0.1)) == "AdaptFormer(dropout=0.1)"
+    config = RunConfig(strategy=pt.Adapter(), seed=0, data="digits", epsilon="4/255")
+    assert directory_name(config) == "adapter-seed0-4b8c5ccb"
 
 
 def test_it_starts_as_in_the_paper() -> None:
