@@ -284,13 +284,13 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType, tmp_path: Path) -
     assert answers.told(page, study) == page
     with pytest.raises(ValueError, match="no place for Q2"):
         answers.told(page.replace("<!-- Q2 -->", ""), study)
-    assert len(study.cells) == 4
+    assert len(study.cells) == 5
     assert answers.winners(study)["agree"].all()
     assert answers.races(study)["best_stayed"].all()
     assert not answers.orders(study)[["BitFit", "Compacter"]].any(axis=None)
     failures = answers.failures(study)
     by_schedule = failures.groupby("schedule")[["runs", "failed", "quiet"]].sum()
-    assert by_schedule.loc["fixed"].tolist() == [24, 18, 0]
+    assert by_schedule.loc["fixed"].tolist() == [48, 41, 2]
     assert by_schedule.loc["two_hinge"].tolist() == [24, 2, 2]
     gains = answers.scheduling(study)
     assert {*gains["strategy"][gains["rescued"]]} == {
@@ -306,5 +306,16 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType, tmp_path: Path) -
     scheduled = strict[strict["schedule"] == "two_hinge"].set_index("strategy")
     assert scheduled["gap"].round(3).loc[["FullFineTune", "IA3"]].tolist() == [0.137, 0.016]
     assert [*scheduled["PGD"].nlargest(4).index] == [*scheduled["AutoAttack"].nlargest(4).index]
+    quiet = failures[failures["quiet"] > 0]
+    assert {*zip(quiet["schedule"], quiet["strategy"], quiet["quiet"], strict=True)} == {
+        ("fixed", "LinearProbe", 2),
+        ("two_hinge", "LinearProbe", 1),
+        ("two_hinge", "Adapter", 1),
+    }
     slopes = answers.tracking(study).dropna()
-    assert (slopes["low"] > 0).all()
+    odd = slopes[slopes["low"] <= 0]
+    assert {*odd["strategy"]} == {"FullFineTune", "LoRA", "SSF", "Compacter"}
+    assert {*odd["epsilon"], *odd["schedule"]} == {"4/255", "fixed"}
+    ends = answers.over_epsilon(study).set_index("strategy").drop("LinearProbe")
+    assert (ends["0"] == ends["8/255"]).all()
+    assert {*ends["expected"].round(2)} == {0.10}
