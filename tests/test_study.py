@@ -301,6 +301,11 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType, tmp_path: Path) -
         "IA3",
         "SSF",
     }
+    first = gains[gains["epsilon"] == "2/255"].set_index("strategy")
+    assert (first["p"] < 0.05).all()
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    areas = "LoRA has an area of {LoRA:.2f} and full fine-tuning {FullFineTune:.2f}."
+    assert areas.format(**first["scheduled"]) in readme
     strict = answers.strict(study)
     assert (strict["gap"] >= 0).all()
     scheduled = strict[strict["schedule"] == "two_hinge"].set_index("strategy")
