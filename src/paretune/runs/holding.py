@@ -88,8 +88,8 @@ def held(objects: Objects, name: str, machine: str) -> Iterator[Hold]:
     Args:
         objects: the store.
         name: of the directory there.
-        machine: as in :class:`Hold`. What a process of the same machine has left behind is taken over at once: locks of its
-            own file system tell whether that is still there.
+        machine: a name that no other one has. What a process of the same machine has left behind is taken over at once:
+            locks of its own file system tell whether that is still there.
 
     Raises:
         BlockingIOError: another machine is at work there; the message says who.

@@ -1,7 +1,8 @@
 """Runs at a URL of an object store: each is made in a directory of the machine that makes it, and sent.
 
-Every machine has a working directory of the URL, below :func:`paretune._values.cache_directory`. What a run has kept at an
-evaluation point is sent when it is kept, so that another machine can go on from there, see :mod:`paretune.runs.stored`.
+Every machine has a working directory of the URL, below ``$PARETUNE_CACHE``, else ``~/.cache/paretune``. What a run has
+kept at an evaluation point is sent when it is kept, so that another machine can go on from there, see
+``paretune.runs.stored``.
 Credentials are those that the package for the protocol finds, on every machine.
 """
 
