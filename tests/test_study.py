@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +124,8 @@ def test_what_is_set_aside_of_a_cell_is_not_trained_again(
     assert not cell.unfinished.exists()  # nothing is finished
     (before,) = cell.make(tmp_path / "one", 1)[cells.TUNED]
     cell.set_aside(tmp_path / "one", about)
+    with tarfile.open(cell.unfinished) as archive:
+        assert f"{cells.RADII}/{before.path.name}.json" in archive.getnames()
     whole = replace(cell, options=cell.options | {"seeds": cells.Seeds.read("0, 1")})
     runs = whole.make(tmp_path / "other", 1)
     again = {run.path.name: run for run in runs[cells.TUNED]}

@@ -126,9 +126,12 @@ class Cell:
     def measure(self, configs: Sequence[RunConfig], runs: Sequence[Run], place: Path) -> None:
         """Write what is right at each radius of the runs in ``place`` that are finished."""
         for config, run in zip(configs, runs, strict=True):
-            file = place / RADII / f"{run.path.name}.json"
+            file = self._radii(place, run)
             if run.done and not file.exists():
                 write_json(file, measure(config, run, self.radii))
+
+    def _radii(self, place: Path, run: Run) -> Path:
+        return place / RADII / f"{run.path.name}.json"
 
     def set_aside(self, out: Path, about: Mapping[str, Any]) -> None:
         """Keep the finished runs and trials of a cell that is not whole, without weights: another machine goes on there."""
@@ -141,6 +144,9 @@ class Cell:
         if "chosen" in read_json(searched):
             configs = {directory_name(c): c for some in self.asked(out, 1).values() for c in some}
             self.measure([configs[run.path.name] for run in runs], runs, place)
+        runs = [
+            run for run in runs if self._radii(place, run).exists()
+        ]  # the others need their weights again
         with tempfile.TemporaryDirectory() as scratch:
             there = Path(scratch) / "cell"
             write_submission([*runs, *_finished(trials)], there, by="paretune", machine=_machine(about))
@@ -170,14 +176,12 @@ class Cell:
         every = [*{run.path: run for some in runs.values() for run in some}.values()]
         told = {name: getattr(self, name) for name in IDENTITY}
         told |= {how: [run.path.name for run in some] for how, some in runs.items()}
-        done = [run.path.name for run in every if run.done]
-        told["radii"] = {name: read_json(out / self.name / RADII / f"{name}.json") for name in done}
+        done = [run for run in every if run.done]
+        told["radii"] = {run.path.name: read_json(self._radii(out / self.name, run)) for run in done}
         told |= {"rates": self.rates(out), "trials": outcomes(out / self.name), "machine": dict(about)}
         with tempfile.TemporaryDirectory() as scratch:
             there = Path(scratch) / "runs"
-            write_submission(
-                [run for run in every if run.done], there, by="paretune", machine=_machine(about)
-            )
+            write_submission(done, there, by="paretune", machine=_machine(about))
             for run in every:
                 if not run.done:
                     shutil.copytree(run.path, there / run.path.name, ignore=shutil.ignore_patterns(*_BEHIND))

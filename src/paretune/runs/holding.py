@@ -13,10 +13,8 @@ from typing import Any
 from paretune.runs.objects import Objects
 
 HOLDER = ".holder.json"  # in a directory of the store: who works there
-_REFRESHED, _STALE = (
-    20.0,
-    180.0,
-)  # seconds: how often a holder says so, and after which silence it counts for nothing
+_REFRESHED = 20.0  # seconds between two times that a holder says so
+_STALE = 180.0  # seconds of silence after which it counts for nothing
 
 
 class Hold:
