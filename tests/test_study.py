@@ -134,6 +134,13 @@ def test_what_is_set_aside_of_a_cell_is_not_trained_again(
     pd.testing.assert_frame_equal(before.points, after.points)  # and the seconds that it took
     assert not (after.path / "adapter").exists()
     assert whole.rates(tmp_path / "one") == whole.rates(tmp_path / "other")
+    # A search that was killed has not chosen yet, and what nobody can measure later is not kept.
+    searched = cells.search_directory(tmp_path / "one" / cell.name) / cells.SEARCH
+    searched.write_text(json.dumps({"trials": {}}))
+    (tmp_path / "one" / cell.name / cells.RADII / f"{before.path.name}.json").unlink()
+    cell.set_aside(tmp_path / "one", about)
+    with tarfile.open(cell.unfinished) as archive:
+        assert not [name for name in archive.getnames() if before.path.name in name]
     whole.keep(tmp_path / "other", runs, about)
     assert not cell.unfinished.exists()
     (kept,) = cells.read_all(tmp_path / "unpacked", tmp_path / "RESULTS")
