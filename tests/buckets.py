@@ -26,11 +26,15 @@ def machine(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(cache))
 
 
-def at(url: str) -> dict[str, bytes]:
-    """All files that there are."""
+def at(url: str, ending: str = "") -> dict[str, bytes]:
+    """All files that there are, whose names end so; to be asked for those that nobody removes meanwhile."""
     fs, root = fsspec.core.url_to_fs(url)
     fs.invalidate_cache()
-    return {name.removeprefix(root).strip("/"): fs.cat_file(name) for name in fs.find(root)}
+    return {
+        name.removeprefix(root).strip("/"): fs.cat_file(name)
+        for name in fs.find(root)
+        if name.endswith(ending)
+    }
 
 
 @contextlib.contextmanager
