@@ -18,7 +18,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
-from scipy.stats import rankdata
 
 from paretune.frontiers.deciding import (
     SAME,
@@ -247,6 +246,8 @@ def across_rankings(
             "no strategy is in all tasks: "
             + "; ".join(f"{task} has {', '.join(table)}" for task, table in tables.items())
         )
+    from scipy.stats import rankdata  # takes seconds to import, and training imports this module
+
     # Of shape (tasks, strategies).
     areas = np.array([[table[name] for name in everywhere] for table in tables.values()])
     means = areas.mean(axis=0)

@@ -8,18 +8,19 @@ and after each step the model gets the whole of it. With N processes a trained p
 """
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import parametrize
 
 from paretune.backbones.backbone import Backbone
 from paretune.strategies.mechanics.adapting import require_adaptation, trainable_parameters
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def sharded(model: Backbone, world: int) -> Backbone:
@@ -27,6 +28,9 @@ def sharded(model: Backbone, world: int) -> Backbone:
 
     The layers that are gathered at once are those of the innermost sequences, such as the blocks of a transformer.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     record = require_adaptation(model)
     trained = [p for p in trainable_parameters(model).values() if p.requires_grad]
     moved = {id(parameter) for parameter in trained}
@@ -57,15 +61,23 @@ def _layers(learner: nn.Module) -> Iterator[nn.Module]:
             )
 
 
+def _in_shards(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether processes hold it in shards. What makes shards takes a second to import, and is not where there are none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that processes may hold in shards; they call it together then."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _in_shards(tensor) else tensor
 
 
 def part_like(tensor: Tensor, other: Tensor) -> Tensor:
     """Of a whole ``tensor`` the shard that ``other`` has; all of it if that is whole, or of another shape as counts are."""
-    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+    if not _in_shards(other) or tensor.shape != other.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     placed = tensor.to(other.device)
     return distribute_tensor(placed, other.device_mesh, other.placements, src_data_rank=None)
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from scipy.stats import rankdata
-
 from paretune.frontiers.ranking import Area, Gap, Ranking
 from paretune.frontiers.volumes import Corner
 
@@ -31,6 +29,8 @@ class TaskRanking(Ranking[Area, Gap]):
     @property
     def ranks(self) -> tuple[float, ...]:
         """Of ``areas``, 1 for the largest; equal areas share theirs."""
+        from scipy.stats import rankdata  # takes seconds to import, and training imports this module
+
         return tuple(float(rank) for rank in rankdata([-round(area.area, 12) for area in self.areas]))
 
     @property
