@@ -200,26 +200,26 @@ def by_proxy(rows: list[dict[str, str]], kind: str, drop: str) -> Groups:
     return [np.array(group, float) for group in groups if group]
 
 
-def spearman(points: np.ndarray) -> float:
-    """Rank correlation of two columns; NaN where one is constant."""
-    ranks = rankdata(points, axis=0)
-    ranks -= ranks.mean(0)
-    norms = np.sqrt((ranks**2).sum(0).prod())
-    return float(ranks.prod(1).sum() / norms) if norms else np.nan
+def spearman(points: np.ndarray) -> np.ndarray:
+    """Rank correlation of two columns, (..., pairs, 2) → (...); NaN where one is constant."""
+    ranks = rankdata(points, axis=-2)
+    ranks -= ranks.mean(-2, keepdims=True)
+    norms = np.sqrt((ranks**2).sum(-2).prod(-1))
+    return np.where(norms > 0, ranks.prod(-1).sum(-1) / np.where(norms > 0, norms, 1), np.nan)
 
 
-def within(groups: Groups) -> float:
+def within(groups: Groups) -> np.ndarray:
     """Mean over proxies of the correlation among the downstream tasks of one: is the order of its tasks predicted?"""
-    return float(np.nanmean([spearman(group) for group in groups]))
+    return np.nanmean([spearman(group) for group in groups], axis=0)
 
 
-def pooled(groups: Groups) -> float:
+def pooled(groups: Groups) -> np.ndarray:
     """The correlation over all pairs."""
-    return spearman(np.concatenate(groups))
+    return spearman(np.concatenate(groups, axis=-2))
 
 
 def interval(
-    measure: Callable[[Groups], float], groups: Groups, resamples: int = 1000
+    measure: Callable[[Groups], np.ndarray], groups: Groups, resamples: int = 1000
 ) -> tuple[float, float]:
     """95 % percentile interval over pairs, resampled with replacement among those of each proxy.
 
@@ -227,15 +227,13 @@ def interval(
     and tasks of somebody else.
     """
     random = np.random.default_rng(0)
-    drawn = [
-        measure([group[random.integers(len(group), size=len(group))] for group in groups])
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    draws = [[random.integers(len(group), size=len(group)) for group in groups] for _ in range(resamples)]
+    drawn = [group[np.array(rows)] for group, rows in zip(groups, zip(*draws, strict=True), strict=True)]
+    low, high = np.quantile(measure(drawn), (0.025, 0.975))
     return float(low), float(high)
 
 
-def told(measure: Callable[[Groups], float], groups: Groups) -> str:
+def told(measure: Callable[[Groups], np.ndarray], groups: Groups) -> str:
     """The correlation with its interval."""
     low, high = interval(measure, groups)
     return f"{measure(groups):.2f} ({low:.2f} to {high:.2f})"
