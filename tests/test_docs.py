@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from paretune.commands.cli import main
+from paretune.sweeps.executors import Job
 from tests.test_published import write as results_dataset
 from tests.unit.data.test_emoji import write as emoji
 
@@ -65,7 +66,12 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         os.environ[name[1]] = name[2]
     elif words[:1] == ["paretune"]:
         given = {word for word in words if word.startswith("--")}
-        for option, value in FAST.items() if words[1] in ("compare", "plan", "train") else ():
+        fast = FAST if words[1] in ("compare", "plan", "train") else {}
+        if words[1] == "compare" and "--until" not in given:
+            fast = {**fast, "--seeds": 0}
+        if words[1] == "evaluate":
+            fast = {"--limit": 40, "--steps": 1}
+        for option, value in fast.items():
             words += [] if option in given else [option, str(value)]
         try:
             code = main(words[1:])
@@ -83,6 +89,10 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys) -> None
     monkeypatch.setattr(
         os, "sched_getaffinity", lambda _process: {0}, raising=False
     )  # one worker of one thread
+    for picture in ("frontier_png", "frontier_pdf"):  # slow, and the same as everywhere
+        monkeypatch.setattr(f"paretune.report.page.{picture}", lambda *_, **__: b"")
+    if page.stem != "clusters":  # nor is there a process for each sweep
+        monkeypatch.setattr(Job, "stays_here", lambda _job: "it is a test")
     if page.stem in ("own-data", "domains", "augmentation", "several-tasks"):
         flowers(tmp_path / "flowers")
     if page.stem == "domains":

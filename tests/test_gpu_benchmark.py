@@ -79,6 +79,7 @@ def checked_first(rows: pd.DataFrame, section: str, implementation: str) -> None
     assert timed <= passed
 
 
+@pytest.mark.thorough
 def test_a_part_runs_on_a_cpu_after_the_peaks(tmp_path: Path) -> None:
     done = run("--small", "--out", str(tmp_path / "gpu.csv"), "--parts", "loop", "--budget", "800")
     assert done.returncode == 0, done.stderr

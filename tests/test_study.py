@@ -97,7 +97,7 @@ def test_what_is_kept_of_a_cell_is_read_back_and_says_the_same(
     assert str(pt.compare(kept.runs[cells.TUNED])) == str(pt.compare(runs))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_is_set_aside_of_a_cell_is_not_trained_again(
     cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def foolbox_pgd(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat
     return attacked
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("reference", [torchattacks_pgd, foolbox_pgd])
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
 def test_pgd_is_as_strong_as_the_reference(
@@ -108,11 +109,12 @@ def test_pgd_is_as_strong_as_the_reference(
     compare_with_reference(victim, threat, reference, learnt=0.9)
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reference",
     # The second says the same in twice the time; both are compared on the small model by each run of the tests.
-    [torchattacks_pgd, pytest.param(foolbox_pgd, marks=pytest.mark.matrix)],
+    [torchattacks_pgd, pytest.param(foolbox_pgd, marks=pytest.mark.thorough)],
 )
 @pytest.mark.parametrize("threat", [Linf(2 / 255), Linf(4 / 255), L2(0.25)], ids=repr)
 def test_pgd_is_as_strong_as_the_reference_on_a_pretrained_model(
@@ -273,6 +275,7 @@ ONLY_THERE: list[Attack] = [
 ]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     "attack",
     [APGD(Linf(0.1), steps=10), FAB(L2(1.0), steps=5, targets=2), *slowly(*APGDS, *OTHERS, *ONLY_THERE)],
@@ -282,12 +285,14 @@ def test_it_is_as_strong_as_the_code_of_its_authors(victim: Victim, attack: Atta
     compare(victim, attack, by_pyautoattack)
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [*APGDS, *OTHERS], ids=repr)
 def test_it_is_as_strong_as_that_of_torchattacks(victim: Victim, attack: Attack) -> None:
     compare(victim, attack, by_torchattacks)
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
@@ -326,6 +331,7 @@ def compare(victim: Victim, attack: Attack, reference: Reference) -> None:
     assert statistics.mean(ours) <= statistics.mean(theirs) + 0.005 * len(images) + luck, (ours, theirs)
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(1.0)], ids=repr)
 def test_autoattack_is_as_strong_as_the_reference_at_the_same_budget(victim: Victim, threat: Threat) -> None:
@@ -352,7 +358,7 @@ def test_autoattack_is_as_strong_as_the_reference_at_the_same_budget(victim: Vic
     assert survivors(model, result.images, labels) == int(result.robust.sum())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_published_autoattack_is_as_strong_as_that_of_torchattacks(victim: Victim) -> None:
     model, images, labels = victim[0], victim[1][:128], victim[2][:128]
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -366,6 +372,7 @@ def test_the_published_autoattack_is_as_strong_as_that_of_torchattacks(victim: V
     assert survivors(model, ours, labels) <= left + 0.005 * 128
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("threat", [Linf(0.05), L2(0.5), L1(4.0)], ids=repr)
 def test_autoattack_on_two_classes_is_as_strong_as_what_the_reference_can_run(

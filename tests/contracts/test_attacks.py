@@ -109,6 +109,7 @@ def test_every_attack_and_threat_is_here() -> None:
     assert {type(threat) for threat in BALLS} == set(THREATS.values())
 
 
+@pytest.mark.some
 @every_attack
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_what_comes_back_lies_in_the_ball_and_the_box(name: str, attack: Attack) -> None:
@@ -134,6 +135,7 @@ def test_what_comes_back_lies_in_the_ball_and_the_box(name: str, attack: Attack)
         assert distance.max() > epsilon
 
 
+@pytest.mark.some(12)
 @every_attack
 def test_the_model_the_arguments_and_the_random_state_stay_as_they_are(attack: Attack) -> None:
     model = victim()
@@ -203,6 +205,7 @@ def test_neighbours_do_not_change_what_an_image_draws(attack: Attack) -> None:
     assert torch.equal(alone[~others], together[~others])
 
 
+@pytest.mark.some
 @every_attack
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_it_works_without_gradients_around_it(attack: Attack, mode: Any) -> None:
@@ -217,6 +220,7 @@ def test_it_works_without_gradients_around_it(attack: Attack, mode: Any) -> None
     assert not found.is_inference()
 
 
+@pytest.mark.some(12)
 @every_attack
 def test_wrong_arguments_are_named(attack: Attack) -> None:
     model, images, labels = victim(), torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 1])

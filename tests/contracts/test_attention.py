@@ -32,6 +32,7 @@ STRATEGIES = [
 KNOWN = [name for name in ATTENTION if name != "unknown"]
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_contract_holds(name: str, strategy: Strategy, tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_the_contract_holds(name: str, strategy: Strategy, tmp_path: Path) -> No
     assert without_bias or any("attn" in key for key in outside), outside
 
 
+@pytest.mark.some
 @pytest.mark.parametrize(
     "strategy", [pt.LoRA(rank=2, targets=("q", "v")), pt.IA3(targets=("q", "v"))], ids=repr
 )

@@ -50,6 +50,7 @@ def in_batches(attack: Attack, size: int, images: Tensor, labels: Tensor, model:
     )
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("attack", RUNS, ids=repr)
 def test_one_at_a_time_sevens_and_128_give_the_same_bits(attack: Attack) -> None:
     model, images, labels = problem(150)

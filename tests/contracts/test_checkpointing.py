@@ -26,6 +26,7 @@ def gradients(model: pt.Backbone, images: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in trainable_parameters(model).items() if p.grad is not None}
 
 
+@pytest.mark.some
 @pytest.mark.parametrize(("architecture", "strategy"), CASES)
 def test_gradients_are_those_without(architecture: str, strategy: str) -> None:
     model = backbones.make(architecture)

@@ -72,6 +72,7 @@ def split(images: Tensor, labels: Any) -> ImageSplit:
     return ImageSplit(labels, torch.arange(len(images)), lambda rows: images[rows], "fingerprint")
 
 
+@pytest.mark.some
 @every_bad_model
 @every_attack
 def test_no_attack_counts_logits_that_name_no_class(attack: pt.PGD, spoil: Any, message: str) -> None:
@@ -127,6 +128,7 @@ BAD_LABELS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 every_bad_label = pytest.mark.parametrize(("change", "message"), BAD_LABELS.values(), ids=list(BAD_LABELS))
 
 
+@pytest.mark.some
 @every_bad_label
 @every_attack
 def test_no_attack_takes_labels_that_name_no_class(attack: pt.PGD, change: Any, message: str) -> None:

@@ -202,6 +202,7 @@ def test_the_whole_range_can_be_shown(opened: Opened) -> None:
     assert labels() == before
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 390, 1440])
 @pytest.mark.parametrize("name", ["plain", "several", "hostile", "crowd"])
@@ -443,6 +444,7 @@ def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
     return across and a["top"] < b["bottom"] - 1 and b["top"] < a["bottom"] - 1
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("width", [700, 761, 900, 1120, 1440])
 @pytest.mark.parametrize("name", ["plain", "crowd"])
 def test_no_name_is_painted_on_a_mark_or_another_name(

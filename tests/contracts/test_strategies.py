@@ -68,6 +68,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert "works" in {outcome for outcome, _ in found.values()}, found
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(("arch", "name"), MORE)
 def test_contract_on_more_architectures(arch: str, name: str, tmp_path: Path) -> None:
     assert measured(arch, name, tmp_path)[0] == "works"
@@ -82,6 +83,7 @@ def measured(arch: str, name: str, directory: Path) -> tuple[str, str]:
     return found
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize(("arch", "strategy"), OPTIONS, ids=lambda value: repr(value))
 def test_contract_holds_with_options(arch: str, strategy: Strategy, tmp_path: Path) -> None:
     check(make(arch), strategy, tmp_path / "adapter")
@@ -98,14 +100,14 @@ def test_the_contract_draws_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", FEW)
 def test_contract_holds_for_every_strategy_on_the_usual_architectures(arch: str, tmp_path: Path) -> None:
     for name in MATRIX:
         measured(arch, name, tmp_path / name)
 
 
-@pytest.mark.matrix
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arch", EVERY)
 def test_the_table_of_support_is_true(arch: str, tmp_path: Path) -> None:
@@ -152,6 +154,7 @@ def without_unmeasured(page: str) -> list[str]:
     return [line for line in page.splitlines() if line and not line.startswith("Not measured: ")]
 
 
+@pytest.mark.some(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
@@ -188,6 +191,7 @@ def test_batchnorm_statistics_follow_only_if_asked_to_and_survive_saving(arch: s
 D, DEPTH, HIDDEN = 768, 12, 3072  # width, blocks and hidden units of ViT-B/16
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize(
     ("strategy", "count"),
     [

@@ -36,6 +36,7 @@ STRATEGIES = [
 ]
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 @pytest.mark.parametrize("tie", TIES)
 def test_the_contract_holds_and_the_tie_comes_back(tie: str, strategy: Strategy, tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_a_tensor_is_meant_by_any_of_its_names(where: str) -> None:
         assert torch.equal(net.a.weight, net.b.weight)
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("tie", ["weight", "layer", "embedding", "weight and bias"])
 @pytest.mark.parametrize(
     "other", [pt.BitFit(), pt.FullFineTune(), pt.IA3(targets="[a]"), pt.Compacter(n=2, reduction=2)]

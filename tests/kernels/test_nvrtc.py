@@ -58,11 +58,13 @@ def assert_tight(names: tuple[str, ...], arch: str, directory: Path) -> None:
             ), name
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_machine_code_has_no_spills_and_128_bit_accesses(arch: str, tmp_path: Path) -> None:
     assert_tight((LINF, L2), arch, tmp_path)
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_vectorised_kernel_has_no_spills_and_128_bit_accesses(arch: str, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def with_bug(name: str) -> str:
     return source.replace(right, wrong)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address and undefined", "thread"])
 def test_nothing_is_found_in_the_kernels(flags: tuple[str, ...], tmp_path: Path) -> None:
     done = run_driver(tmp_path, *flags)
@@ -69,6 +70,7 @@ def test_nothing_is_found_in_the_kernels(flags: tuple[str, ...], tmp_path: Path)
     assert NOTICE.sub("", done.stderr) == ""
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_is_found(name: str, tmp_path: Path) -> None:
     _, _, flags, said = BUGS[name]

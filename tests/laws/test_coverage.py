@@ -62,6 +62,7 @@ def test_simulated_accuracies_are_the_true_ones(coverage: ModuleType) -> None:
     assert many[4::5] == pytest.approx(clean)  # the longer run passes through the shorter one's points
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",

@@ -1,6 +1,7 @@
 """The folders of the package show the flow, and imports follow it."""
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -38,9 +39,13 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def arrows(root: Path) -> Iterator[Arrow]:
+@functools.cache
+def arrows(root: Path) -> frozenset[Arrow]:
     """Every import of the package by itself, at the top of a module or inside a function."""
-    known = modules(root)
+    return frozenset(_arrows(modules(root)))
+
+
+def _arrows(known: dict[str, Path]) -> Iterator[Arrow]:
     for module, path in known.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -104,7 +109,8 @@ def test_imports_between_folders_form_no_circle() -> None:
 
 
 def test_imports_between_modules_form_no_circle_either_also_inside_functions() -> None:
-    found = circle({(a, b) for a, b, _ in arrows(ROOT) if a != b and modules(ROOT)[b].name != "__init__.py"})
+    files = modules(ROOT)
+    found = circle({(a, b) for a, b, _ in arrows(ROOT) if a != b and files[b].name != "__init__.py"})
     assert not found, " -> ".join(found)
 
 
@@ -135,7 +141,7 @@ def test_the_search_sees_circles_and_private_names(tmp_path: Path) -> None:
     (root / "__init__.py").write_text("")
     (root / "one" / "a.py").write_text("from package.two import b\n")
     (root / "two" / "b.py").write_text("def late():\n    from package.one.a import _hidden\n")
-    found = set(arrows(root))
+    found = arrows(root)
     assert found == {("package.one.a", "package.two.b", ""), ("package.two.b", "package.one.a", "_hidden")}
     assert circle({(folder(a), folder(b)) for a, b, _ in found}) == ["one", "two", "one"]
     assert [arrow for arrow in found if private(arrow)] == [("package.two.b", "package.one.a", "_hidden")]

@@ -61,6 +61,7 @@ FORGED: dict[str, Callable[[Threat, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
 @pytest.mark.parametrize("forged", FORGED)
 def test_images_that_the_attack_cannot_have_found_are_refused(

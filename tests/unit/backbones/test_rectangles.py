@@ -113,6 +113,7 @@ def test_squares_have_one_key_however_they_are_written() -> None:
         assert repr(square).startswith("ImageData('digits', classes=10, image_size=32, ")
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_strategy_starts_at_the_base_trains_and_is_loaded_again(
@@ -338,6 +339,7 @@ def trained(name: str) -> tuple[pt.Backbone, Tensor, Tensor]:
         return model, images(), model(images())
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", ["resnet", "hf"])
 def test_graphs_take_images_of_the_same_sides(model: str, names: dict[str, str], tmp_path: Path) -> None:
     import onnxruntime
@@ -351,6 +353,7 @@ def test_graphs_take_images_of_the_same_sides(model: str, names: dict[str, str],
     assert torch.allclose(program.module()(x), logits, atol=1e-5)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", MODELS)
 def test_exports_take_images_of_the_same_sides(model: str, names: dict[str, str], tmp_path: Path) -> None:
     backbone, x, logits = trained(names[model])
@@ -456,6 +459,7 @@ def test_an_option_that_is_no_size_shows_how_one_is_written(
         assert value in complained
 
 
+@pytest.mark.thorough
 def test_the_commands_keep_the_sides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = (
         "train --img-size 24,32 --strategy BitFit --limit 120 --epochs 0.2 --batch-size 16 --points 1 --train-steps 1 "

@@ -35,6 +35,7 @@ WITH = [
 STREAM = ("downsample", "shortcut", "norm1", "pre_norm")
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("arch", WITH)
 def test_a_branch_that_is_zero_at_its_site_is_cut_off(arch: str) -> None:
     """Of the whole of each branch: no parameter of it gets a gradient then; and the tensor is laid out as the site says."""

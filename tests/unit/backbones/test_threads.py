@@ -69,6 +69,7 @@ def often_switched() -> Iterator[None]:
 # ---- adapters ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("arch", "strategies"),
     [(VIT, (pt.LoRA(rank=2),) * 4), (VIT, ON_VIT), (CONVNET, (pt.IA3(),) * 3), (CONVNET, ON_CONVNET)],
@@ -189,6 +190,7 @@ def test_adapters_can_be_copied() -> None:
 # ---- one model --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -254,6 +256,7 @@ class Noisy(nn.Module):
         return logits
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 @pytest.mark.parametrize("noisy", [False, True], ids=["deterministic", "noisy"])
 @pytest.mark.parametrize("shared", [False, True], ids=["model", "copy"])

@@ -46,6 +46,7 @@ def through_a_file(model: Any) -> Any:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize(("arch", "name"), PAIRS)
 def test_a_saved_model_comes_back_whole(arch: str, name: str) -> None:
     base = make(arch)
@@ -116,6 +117,7 @@ def test_a_model_with_a_parametrization_of_its_own_is_refused_by_torch() -> None
         pickle.dumps(backbone)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -138,6 +140,7 @@ def test_graphs_are_exported_for_batches_of_any_size(strategy: Strategy) -> None
     torch.testing.assert_close(logits(graph.module(), x), logits(backbone, x))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", ["shallow", "deep"])
 @pytest.mark.parametrize("arch", ["hf_vit", "hf_dinov2"])
 def test_prompts_of_transformers_are_exported_with_the_mask_that_export_makes(arch: str, kind: Any) -> None:

@@ -40,6 +40,7 @@ def weights(tmp_path) -> str:
     return str(tmp_path / "w.pth")
 
 
+@pytest.mark.thorough
 def test_compare_until_certain(tmp_path, weights, capsys, monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0}, raising=False)
     for picture in ("frontier_png", "frontier_pdf"):  # slow
@@ -404,7 +405,7 @@ def test_the_engine_that_is_named_reaches_training(tmp_path, weights, monkeypatc
     assert {run.engine for run in CompareConfig(engine="compiled").runs()} == {"compiled"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compare_names_the_runs_that_were_stopped(tmp_path, weights, capsys, monkeypatch) -> None:
     """Under an attack of nearly all that is possible, nothing is learnt."""
     for picture in ("frontier_png", "frontier_pdf"):

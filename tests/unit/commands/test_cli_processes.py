@@ -41,11 +41,6 @@ NEEDED = {
 }
 # Of full length where this is slow; `paretune compare` in full is the first thing that .ci/run does.
 SHORT = "--limit 120 --epochs 0.5 --batch-size 16 --points 1 --train-steps 1 --eval-steps 1"
-QUICK = {
-    "train": f"train {SHORT}",
-    "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
-    "evaluate": "evaluate DIR --limit 60 --steps 1",
-}
 SLOW = {
     "train": "train",
     "plan": "plan",
@@ -97,7 +92,6 @@ CASES = [
     *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
     *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
     *(pytest.param(text, id=name) for name, text in NEEDED.items()),
-    *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
     *(
         pytest.param(text, id=name, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
         for name, text in SLOW.items()
@@ -162,7 +156,7 @@ def test_it_works_with_what_it_needs(text: str, written: dict[str, str], tmp_pat
     assert "error" not in complained
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_a_race_that_is_killed_goes_on(tmp_path: Path) -> None:
     def rounds(place: Path) -> Any:
@@ -210,12 +204,6 @@ def test_watch_serves_until_it_is_interrupted(watching: subprocess.Popen[str]) -
     ("arguments", "message"),
     [
         (["train", "--epsilon", "-1/255"], "epsilon='-1/255'"),
-        (["train", "--epsilon", "9**9**9"], "an exponent may be at most 64"),
-        (["compare", "--budget", "2h"], "budget is that of a race; give until certain too"),
-        (["compare", "--until", "certain", "--seeds", "0"], "needs at least two seeds"),
-        (["compare", "--until", "certain", "--max-seconds", "9"], "max_seconds is a limit on finished runs"),
-        (["compare", "--until", "certain", "--budget", "soon"], "budget must be a time or a number of"),
-        (["compare", "--until", "bored"], "until"),
         (
             ["compare", "--until", "certain", "--budget", "9 gradients", "--limit", "120"],
             "budget='9 gradients' is too small for one round: 4 runs",

@@ -43,7 +43,9 @@ def paretune(*arguments: str) -> str:
     return done.stdout
 
 
-def test_a_run_and_its_evaluation_take_the_columns_that_are_typed(tmp_path: Path) -> None:
+def test_a_run_and_its_evaluation_take_the_columns_that_are_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, run = table(tmp_path), tmp_path / "run"
     columns = ("--columns", "image=photo no., label=species, split=phase")
     budget = "--img-size 24 --strategy BitFit --batch-size 8 --epochs 0.5 --points 1 --train-steps 0 --eval-steps 1"
@@ -53,10 +55,10 @@ def test_a_run_and_its_evaluation_take_the_columns_that_are_typed(tmp_path: Path
     assert adapter["notes"]["data"]["loaded_with"]["columns"] == NAMES
     data = pt.load_data(path, img_size=24, columns=NAMES)
     assert adapter["notes"]["data"]["fingerprint"] == data.fingerprint
-    attack = ("--steps", "1", "--epsilons", "1/255")
-    assert paretune("evaluate", str(run), *attack) == paretune(
-        "evaluate", str(run), "--data", str(path), *columns, *attack
-    )
+    evaluate = ["evaluate", str(run), "--steps", "1", "--epsilons", "1/255"]
+    assert main(evaluate) == 0
+    told = capsys.readouterr().out
+    assert told == paretune(*evaluate, "--data", str(path), *columns)
 
 
 @pytest.mark.parametrize(

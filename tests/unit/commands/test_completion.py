@@ -29,6 +29,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("words", "completed"),
     [

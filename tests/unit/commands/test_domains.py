@@ -87,7 +87,7 @@ def test_one_call_trains_on_one_domain_and_reports_all(place: Path, tmp_path: Pa
     assert ">sketch (24)<" in page
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_is_the_same_as_the_command(place: Path, tmp_path: Path) -> None:
     given = {"weights": str(place / "w.pth"), "img_size": 32, "batch_size": 8, "epochs": 1.0, "points": 1}
     given |= {

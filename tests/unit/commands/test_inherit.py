@@ -131,7 +131,7 @@ def write(root: Path, domains: dict[str, tuple[str, ...]]) -> Path:
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_tree_of_imagenet_folders_with_the_head_that_the_weights_come_with(tmp_path: Path) -> None:
     names = wordnet_ids()
     chosen = {"imagenet-a": names[:3], "imagenet-r": names[1:4], "val": names[:4]}

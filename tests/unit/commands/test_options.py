@@ -146,12 +146,28 @@ def test_train_refuses(option: str, value: str, message: str, capfd: pytest.Capt
         ("--max-trainable", "0", "max_trainable must be at least 1"),
         ("--max-seconds", "0", "max_seconds must be above 0"),
         ("--strategy", "lora", "--strategy belongs to train; compare takes --strategies"),
+        ("--budget", "2h", "budget is that of a race; give until certain too"),
+        ("--until", "bored", "until"),
     ],
 )
 def test_compare_refuses_before_it_trains(
     option: str, value: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(["compare", option, value], capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "needs at least two seeds"),
+        (["--max-seconds", "9"], "max_seconds is a limit on finished runs"),
+        (["--budget", "soon"], "budget must be a time or a number of"),
+    ],
+)
+def test_a_race_is_refused_before_it_begins(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(["compare", "--until", "certain", *arguments], capfd)
 
 
 @pytest.mark.parametrize(

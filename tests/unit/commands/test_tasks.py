@@ -184,7 +184,7 @@ def test_a_comparison_decides_for_each_task(place: Path, tmp_path: Path) -> None
     assert "all runs are finished" in process.communicate()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_that_were_killed_go_on(place: Path, tmp_path: Path) -> None:
     """On the command line: natural and adversarial, started by a launcher."""
     for steps in ("0", "1"):

@@ -189,6 +189,7 @@ def kept_bits(image: Image.Image, bits: int) -> Image.Image:
     return Image.fromarray((np.array(image).astype(int) & ~(2 ** (8 - bits) - 1)).astype(np.uint8))
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     ("text", "value", "theirs"),
     [

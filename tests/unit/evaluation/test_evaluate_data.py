@@ -120,6 +120,7 @@ def test_data_that_is_not_where_it_was_is_named_with_the_way_out(tmp_path, weigh
     assert "pass --data or --data-root with where it is now" in err
 
 
+@pytest.mark.thorough
 def test_a_limit_of_training_holds_in_a_process_of_its_own(tmp_path, weights) -> None:
     train = (
         "train --backbone timm:test_resnet --img-size 32 --limit 150 --epochs 1 --points 1 --strategy bitfit"

@@ -48,6 +48,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
     monkeypatch.setattr(Journal, "write", write)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("batch_size", "world"), [(40, 1), (3, 1), (3, 2), (7, 3)])
 def test_autoattack_finds_what_its_own_run_on_the_whole_set_finds(batch_size: int, world: int) -> None:
     """Whatever the batches, also those that it gets at once, and the shards."""
@@ -64,6 +65,7 @@ def test_autoattack_finds_what_its_own_run_on_the_whole_set_finds(batch_size: in
     assert np.array_equal(robust, whole.robust.numpy().astype(int))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("writes", [1, 4, 9, 11])
 def test_a_killed_evaluation_goes_on_and_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int

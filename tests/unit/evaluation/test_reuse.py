@@ -72,6 +72,7 @@ class Watch:
                 assert attack.threat.allows(shown, self.data[[*judged]][0]).all()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("make", "attack", "factor"),
     [
@@ -187,6 +188,7 @@ def test_a_point_of_a_larger_ball_counts_in_a_smaller_one_that_it_lies_in(
     assert smaller.tolist() == (larger if counts else none).tolist()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("writes", [1, 2, 5])
 def test_a_killed_evaluation_at_several_radii_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int

@@ -65,6 +65,7 @@ def same(one: Scores, other: Scores) -> bool:
     )
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 7])
 def test_any_number_of_shards_adds_up_to_the_bits_of_one(

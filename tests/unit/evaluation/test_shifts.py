@@ -121,6 +121,7 @@ def _some_classes(data: ImageData, among: tuple[int, ...]) -> ImageSplit:
     return ImageSplit(labels[rows], data.report.ids[rows], reader, "some", data.classes, among=among)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("attack", [ATTACK, pt.AutoAttack(pt.Linf(8 / 255))], ids=["pgd", "autoattack"])
 def test_a_model_answers_among_the_classes_of_the_images(
     model: Linear, data: ImageData, attack: pt.PGD | pt.AutoAttack

@@ -113,6 +113,7 @@ def test_pictures_that_some_tasks_share_leave_each_task_its_number_of_examples()
     assert full.mri == (1, 1, 1)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("shared", [False, True])
 def test_intervals_cover_the_truth(shared: bool) -> None:
     """Of examples drawn anew, in nineteen of twenty cases or more; also where tasks show the same pictures."""

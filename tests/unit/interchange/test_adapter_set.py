@@ -162,6 +162,7 @@ class Counting:
         return forward
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("strategy", [pt.LoRA(rank=2), pt.Compacter()], ids=lambda s: type(s).__name__)
 def test_switching_between_adapters_of_one_strategy_does_not_compile_again(strategy: Strategy) -> None:
     model = make(VIT)

@@ -54,6 +54,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
@@ -109,6 +110,7 @@ def test_transformers_loads_the_merged_model(name: str, strategy: Strategy, tmp_
     assert torch.equal(logits(again, x), logits(merged, x))
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strategy"),
@@ -129,6 +131,7 @@ def test_onnx_runtime_computes_the_same(name: str, strategy: Strategy, tmp_path:
         assert bool((apart <= rounding_bound(backbone, x)).all())
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["compacter_pp", "lora"])
 def test_an_adapter_of_another_library_becomes_an_onnx_graph(name: str, tmp_path: Path) -> None:
@@ -232,6 +235,7 @@ def test_without_its_packages_onnx_says_what_to_install(
         export_model(timm_twin(), tmp_path / "model.onnx", "onnx")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tv_vit", "resnet18"])
 def test_a_model_in_half_precision_becomes_a_graph_that_runs(

@@ -186,6 +186,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_adapter_is_named_and_the_model_untouched(kind: str, tmp_path) -> None:
     saved(

@@ -255,6 +255,7 @@ def replaced(content: Any, draw: st.DataObject) -> Any:
     return draw.draw(ODD)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["paretune.json", "adapter_config.json"])
 @settings(max_examples=30)
 @given(data=st.data())

@@ -75,6 +75,7 @@ OTHER_TYPES = [
 ]
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("dtype", OTHER_TYPES, ids=str)
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_a_tensor_of_another_type_than_was_saved_is_refused(
@@ -116,6 +117,7 @@ def count(tensors: dict[str, Tensor]) -> None:
     spoil(tensors)
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("change", [spoil, swap, count])
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_a_damaged_or_exchanged_tensor_is_refused_by_name(
@@ -188,6 +190,7 @@ def test_a_model_of_a_wider_type_takes_every_number(dtype: torch.dtype, tmp_path
         assert torch.equal(pt.strategies.trainable_parameters(wide)[name], value.double())
 
 
+@pytest.mark.some
 # What other libraries write: ``value`` stands somewhere in a float32 tensor that is then of ``dtype``.
 @pytest.mark.parametrize(
     ("dtype", "value", "message"),

@@ -45,6 +45,7 @@ def test_a_hostile_pattern_is_refused_or_matches_soon(text: str) -> None:
             pattern("a" * 80)
 
 
+@pytest.mark.some
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:30])
 @pytest.mark.parametrize(
     ("kind", "field"),

@@ -254,7 +254,7 @@ def test_colours_on_the_page_are_those_of_the_pictures() -> None:
         assert style.count(f"--colour-{look.number}:") == 2  # light and dark
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_twelve_tasks_of_eight_strategies_fit_into_one_page(tmp_path: Path) -> None:
     strategies = [Strategy(f"Strategy{n}", f"Strategy{n}(rank=8)", 0.01 * n, 10**n) for n in range(8)]
     for number in range(12):

@@ -34,6 +34,7 @@ def limited() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("size", [0, 60, 300, 1000])
 def test_an_evaluation_that_a_full_disk_stopped_goes_on(
     tmp_path: Path, limited: Callable[[int], None], size: int
@@ -86,6 +87,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, content: bytes) -> None:
         pt.evaluate(model, data, [PGD], state=tmp_path / "state")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"half"])
 def test_a_damaged_batch_of_autoattack_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
@@ -204,6 +206,7 @@ def of_transformers() -> pt.Backbone:
     return pt.Backbone(transformers.ViTForImageClassification(config).eval(), image_size=16)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("size", [0, 300, 3000])
 @pytest.mark.parametrize(
     ("name", "save"),

@@ -50,6 +50,7 @@ def keep_lines(file: Path, *numbers: int) -> None:
     file.write_text("".join(lines[number] for number in numbers))
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("state", ["finished", "half"])
 @pytest.mark.parametrize("kept", [(), (0,), (1,), None])
 def test_a_file_of_points_cut_at_a_line_end_is_refused_by_everyone(
@@ -258,6 +259,7 @@ def test_the_command_line_says_it_in_a_line(copies: Path, capsys: pytest.Capture
     assert "has 1 rows, but DONE says that there are 3" in error
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -316,6 +318,7 @@ def test_a_log_is_damaged_before_the_first_checkpoint_too(tmp_path: Path) -> Non
         RunWriter(tmp_path / "run", CONFIG)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "gone", ["", "paretune.json", "adapter_model.safetensors", "half of the tensors", "a pipe"]
 )

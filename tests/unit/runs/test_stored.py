@@ -108,6 +108,7 @@ def test_whenever_a_machine_dies_nothing_is_lost(
     whenever(stored, range(1, 100), tmp_path, monkeypatch)
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("finished", [False, True])
 def test_nor_when_it_starts_a_run_over(

@@ -11,6 +11,7 @@ from tests.contracts.backbones import images, make
 from tests.contracts.contract import check, logits, perturb
 
 
+@pytest.mark.some(2)
 @pytest.mark.filterwarnings("ignore:Unsupported layer type")  # of timm's LayerNorm
 @pytest.mark.parametrize(
     "config",

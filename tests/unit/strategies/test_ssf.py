@@ -76,6 +76,7 @@ ATTENTIONS = (
 )  # fmt: skip
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("arch", [*ATTENTIONS, "poolformer_s12", "mixer_s32_224", "maxvit_rmlp_pico_rw_256"])
 def test_nothing_undoes_a_shift(arch: str) -> None:
     base = make(arch)

@@ -199,6 +199,7 @@ def base() -> pt.Backbone:
     return make("test_vit")
 
 
+@pytest.mark.some(26)
 @pytest.mark.parametrize("case", CASES)
 def test_what_can_be_adapted_is_saved_and_loaded_here_and_in_peft(
     case: str, base: pt.Backbone, tmp_path: Path
@@ -240,6 +241,7 @@ def test_what_can_be_adapted_is_saved_and_loaded_here_and_in_peft(
         assert json.loads((directory / "paretune.json").read_text())["peft_reason"]
 
 
+@pytest.mark.some(21)
 @pytest.mark.parametrize("case", [case for case in CASES if case not in IN_PEFT_ALONE])
 def test_what_peft_has_trained_is_imported_with_its_logits_or_refused(
     case: str, base: pt.Backbone, tmp_path: Path

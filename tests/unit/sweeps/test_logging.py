@@ -32,7 +32,7 @@ def lines(caplog: pytest.LogCaptureFixture, out: Path) -> set[tuple[str, int, st
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_says_what_its_runs_would_say_here_alone(
     tmp_path: Path,
     weights: str,  # noqa: F811

@@ -219,7 +219,7 @@ def test_a_plan_and_a_report_read_what_is_at_the_url(
     assert at(url).keys() == first.keys() | {"tables.md", "tables.tex"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_of_processes_that_are_killed_nothing_is_lost_or_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,7 +246,7 @@ def test_alone_and_together_are_told_apart(tmp_path: Path) -> None:
     assert labels[1] == {"BitFit alone", "BitFit with digits"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_comparison_of_several_tasks_is_planned(tmp_path: Path) -> None:
     config = CompareConfig(
         data=["digits", "again=digits"],  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from tests import tiny
 FALLS = {"optimizer": pt.training.AdamW(2.0, warmup=0.99), "steps": 24, "eval_every": 2, "seed": 3}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("rule", ["clean", "robust", "harmonic", "area"])
 def test_the_model_is_that_of_the_best_point_on_the_select_split(rule, tmp_path: Path) -> None:
     model = tiny.backbone(pt.FullFineTune(bn="adapt"))

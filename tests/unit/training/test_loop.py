@@ -55,9 +55,9 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("how", "least"),
     [
-        pytest.param([], 20, id="killed", marks=pytest.mark.slow),
+        pytest.param([], 20, id="killed", marks=pytest.mark.thorough),
         pytest.param(["everything"], 20, id="everything", marks=pytest.mark.slow),
-        pytest.param(["full"], 20, id="full", marks=pytest.mark.slow),
+        pytest.param(["full"], 20, id="full", marks=pytest.mark.thorough),
         pytest.param(["small"], 6, id="small"),
     ],
 )
@@ -83,7 +83,7 @@ def hidden(directory: Path) -> list[Path]:
     return [*directory.rglob(".*")]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_killed_at_any_moment_of_starting_over_ends_as_if_it_had_not_been(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.killed", str(tmp_path), "over"],

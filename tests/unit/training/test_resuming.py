@@ -35,6 +35,7 @@ class Stop(BaseException):
     """As a kill: nothing after it runs."""
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_stopped_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
     options = {"eval_every": 3, "epsilon": pt.EpsilonSchedule.fixed()} | VARIANTS[name]

@@ -54,6 +54,7 @@ def courses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return places
 
 
+@pytest.mark.some
 @pytest.mark.slow
 @pytest.mark.parametrize("course", COURSES)
 @pytest.mark.parametrize("change", ["fewer", "more"])

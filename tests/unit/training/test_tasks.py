@@ -343,6 +343,7 @@ def test_a_teacher_of_other_blocks_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "taught").exists()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["TRADES", "ATTA", "EWC", "FARE"])
 def test_other_objectives_go_through_the_views_and_are_resumed(name: str, tmp_path: Path) -> None:
     kind: Any = getattr(pt.training, name)

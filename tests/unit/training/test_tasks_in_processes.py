@@ -22,6 +22,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COURSES)
 def test_two_processes_learn_what_one_does(name: str, places: tuple[Path, Path]) -> None:
@@ -38,6 +39,7 @@ def test_two_processes_learn_what_one_does(name: str, places: tuple[Path, Path])
     assert rows[0].equals(rows[1])
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["natural", "adversarial"])
 def test_processes_that_were_killed_end_as_if_they_had_not_been(

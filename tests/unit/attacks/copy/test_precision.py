@@ -306,6 +306,7 @@ def test_normalisation_is_float32_in_a_bfloat16_copy() -> None:
     assert torch.equal(entered[-1], expected)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "strategy", [pt.LoRA(rank=2), pt.Compacter(reduction=8), pt.BitFit(), pt.FullFineTune()], ids=repr
 )

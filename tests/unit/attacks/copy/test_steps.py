@@ -250,6 +250,7 @@ def lora_resnet() -> pt.Backbone:
     return pt.adapt(pt.Backbone(timm_model("test_resnet"), image_size=32), pt.LoRA(rank=2))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("make", "norm"),
     [
@@ -337,6 +338,7 @@ def test_what_cannot_be_compiled_is_taken_as_it_is_and_the_log_says_why(
     assert caplog.text.count("eager steps; they cannot be compiled") == 1
 
 
+@pytest.mark.some(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_generated_code_does_what_the_steps_do(precision: Any) -> None:

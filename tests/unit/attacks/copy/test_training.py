@@ -22,6 +22,7 @@ from tests.unit.attacks.copy.test_engine import (
 __all__ = ["_own_randomness"]  # fixtures
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize(
     "strategy",
     [LoRA(rank=2), SSF(), Compacter(reduction=8, train_norms=True), BitFit(), FullFineTune(bn="adapt")],

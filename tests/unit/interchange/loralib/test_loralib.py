@@ -101,6 +101,7 @@ CASES: dict[str, tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = {
 ROUNDED = {"a depthwise convolution", "a grouped convolution", "3 × 3 convolutions", "the head"}
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize(
     ("name", "bias"),
     [*((name, "none") for name in CASES)]
@@ -186,6 +187,7 @@ WRITTEN: dict[str, tuple[str, Strategy, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("name", "suffix"), [*((name, ".safetensors") for name in WRITTEN), ("parts", ".pt")]
 )

@@ -66,6 +66,7 @@ EXPRESSIBLE = [
 ]
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize(("arch", "strategy"), EXPRESSIBLE, ids=lambda value: str(value))
 def test_our_directory_is_one_of_peft(arch: str, strategy: Strategy, tmp_path: Path) -> None:
     """Stock peft loads it onto the plain model without a warning, and so do we, from our files and from peft's alone."""
@@ -92,7 +93,7 @@ def test_our_directory_is_one_of_peft(arch: str, strategy: Strategy, tmp_path: P
     assert_same(logits(back, model), expected)
 
 
-@pytest.mark.matrix
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", EVERY)
 @pytest.mark.parametrize(
     "strategy",
@@ -279,6 +280,7 @@ def by_peft(arch: str, config: peft.PeftConfig, directory: Path) -> nn.Module:
     return found
 
 
+@pytest.mark.some(8)
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer")  # what peft says of grouped ones
 @pytest.mark.parametrize("name", FROM_PEFT)
 def test_what_peft_saved_has_the_same_logits_here(name: str, tmp_path: Path) -> None:

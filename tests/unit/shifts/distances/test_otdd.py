@@ -46,6 +46,7 @@ def test_it_is_what_assignments_within_assignments_give() -> None:
     assert OTDD().of(pair(a, b, labels_a, labels_b)) == pytest.approx(known)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", [OTDD(), OTDD(inner="gaussian"), OTDD(entropy=0.1, debiased=True)], ids=repr)
 def test_the_same_set_is_at_zero_whatever_its_labels_are_called_and_its_order(kind: OTDD) -> None:
     points, labels = labelled(20, 0)

@@ -13,6 +13,7 @@ def trained(strategy: Strategy, arch: str = "test_vit") -> set[str]:
     return set(pt.strategies.trainable_parameters(pt.adapt(make(arch), strategy), head=False))
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize(
     "strategy",
     [pt.FullFineTune, pt.BitFit, pt.strategies.NormTune, pt.LoRA, pt.IA3, pt.Compacter, pt.Adapter],

@@ -24,6 +24,7 @@ READING = (
 )
 
 
+@pytest.mark.some(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", READING, ids=repr)
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "hf_vit", "hf_dinov2"])

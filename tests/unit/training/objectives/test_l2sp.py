@@ -253,6 +253,7 @@ def test_it_is_added_to_what_learns() -> None:
     assert not L2SP().learns
 
 
+@pytest.mark.some(11)
 @pytest.mark.parametrize("name", sorted(MATRIX.keys() - {"Peft LoHa", "Depthwise adapter"}))
 def test_every_strategy_starts_at_zero_and_is_held_in_all_that_it_trains(name: str) -> None:
     model = make("test_vit")
