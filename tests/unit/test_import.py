@@ -35,6 +35,19 @@ def test_statistics_and_report_need_no_torch() -> None:
     assert not loaded & {"torch", "transformers", "peft", "timm", "matplotlib", "altair"}
 
 
+def test_training_starts_without_what_it_may_never_use() -> None:
+    loaded = modules_after("import paretune.sweeps.entry")
+    assert "torch" in loaded
+    assert not loaded & {
+        "scipy.stats",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+        "timm",
+        "transformers",
+        "peft",
+    }
+
+
 def test_every_exported_name_exists_and_is_listed() -> None:
     assert sorted(paretune.__all__) == paretune.__all__
     for name in paretune.__all__:
