@@ -326,6 +326,16 @@ def test_the_page_tells_what_the_rows_say(answers: ModuleType, tmp_path: Path) -
     lost = large["gap"] / large["PGD"]
     assert lost["LoRA"].round(2) == 0.28
     assert lost.drop("LoRA").min() > 0.45
+    attacked = [
+        run
+        for cell in study.cells
+        if cell.told["objective"] != answers.NATURAL
+        for run in cell.runs[answers.TUNED]
+    ]
+    silent = [run.done and answers.failed(run) and not answers.alarms(run) for run in attacked]
+    named = [run.done and answers.not_robust(run) for run in attacked]
+    assert [sum(silent), sum(named)] == [12, 25]
+    assert all(now for before, now in zip(silent, named, strict=True) if before)
     quiet = failures[failures["quiet"] > 0]
     assert {*zip(quiet["schedule"], quiet["strategy"], quiet["quiet"], strict=True)} == {
         ("fixed", "LinearProbe", 2),

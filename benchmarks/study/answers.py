@@ -35,12 +35,18 @@ from paretune.report.robustness import expected_robustness
 from paretune.runs.rows import read_findings
 from paretune.runs.store import Run
 from paretune.sweeps.racing import entrants
+from paretune.training.guards import no_robustness
 
 UNDER_ATTACK, NATURAL, FULL = "AdversarialTraining()", "natural", "FullFineTune"
 PUBLISHED = ("BitFit", "Compacter")
 LEVEL = 0.95
 PAGE = HERE.parents[1] / "docs/concepts/study.md"
-ALARMS = ("transfer failure", "catastrophic overfitting", "zero gradients")  # how findings of failures begin
+ALARMS = (
+    "transfer failure",
+    "catastrophic overfitting",
+    "zero gradients",
+    "no robustness",
+)  # how findings of failures begin
 CLASSES = {"digits": 10, "fashion-mnist": 10, "emoji": 8, "elpv": 4}
 
 
@@ -120,10 +126,14 @@ def failed(run: Run) -> bool:
     if not run.done or run.points.empty:
         return True
     last = run.points.loc[run.points["step"].idxmax()]
-    chance = 1 / CLASSES[str(run.config["task"]).partition(":")[0]]
+    chance = _chance(run)
     bounds = {name: float(wilson(last[name], last["examples"], LEVEL)[0]) for name in ("clean", "robust")}
     attacked = run.config["objective"]["name"] != "Natural"
     return bounds["clean"] <= chance or (attacked and bounds["robust"] <= chance / 2)
+
+
+def _chance(run: Run) -> float:
+    return 1 / CLASSES[str(run.config["task"]).partition(":")[0]]
 
 
 @functools.cache
@@ -279,6 +289,13 @@ def alarms(run: Run) -> list[int]:
     if not run.done:
         return [int(run.points["step"].max()) if len(run.points) else 0]
     return [noted["step"] for noted in read_findings(run.path) if noted["finding"].startswith(ALARMS)]
+
+
+def not_robust(run: Run) -> bool:
+    """Whether the guard that looks at robust accuracy, which came after the first runs, names this one from its rows."""
+    last = run.points.loc[run.points["step"].idxmax()]
+    accuracies = float(last["clean_select"]), float(last["robust_select"])
+    return no_robustness(*accuracies, _chance(run), int(last["examples_select"]), last["attack"]) is not None
 
 
 def winners(study: Study) -> pd.DataFrame:

@@ -210,6 +210,27 @@ def transfer_failure(clean: float, chance: float, examples: int, epsilon: float)
     return None
 
 
+def no_robustness(clean: float, robust: float, chance: float, examples: int, attack: str) -> str | None:
+    """A warning if a model that was trained under attack ends no more robust than an answer that no attack can change,
+    though its clean accuracy is above that: only robust accuracy shows that it failed.
+
+    Args:
+        clean: accuracy on clean images.
+        robust: accuracy under the evaluation attack.
+        chance: accuracy of the best constant answer, clean and under every attack.
+        examples: number of images; sets how far above chance is clear.
+        attack: the evaluation attack, for the message.
+    """
+    margin = 2 * math.sqrt(chance * (1 - chance) / examples)
+    if robust <= chance + margin < clean:
+        return (
+            f"no robustness: {clean:.0%} right on clean images, but {robust:.0%} under {attack}, where always giving one "
+            f"answer has {chance:.0%}. Train longer, at a higher learning rate or with a strategy that can change more of "
+            "the model, or lower epsilon"
+        )
+    return None
+
+
 def beginning(model: Backbone) -> dict[str, str]:
     """What :func:`no_op` compares with: a digest of each trained parameter but the head's, by name."""
     return {name: digest(value) for name, value in trainable_parameters(model, head=False).items()}

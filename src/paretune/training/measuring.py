@@ -35,6 +35,7 @@ from paretune.training.guards import (
     check_divergence,
     never_attacked,
     no_op,
+    no_robustness,
     transfer_failure,
 )
 from paretune.training.learning import Learning, seed_of
@@ -366,6 +367,8 @@ def measure(
         failing(no_op(model, optimizer, begun, last.step, plan.lr))
     if plan.objective.attack and last.step == plan.total:
         record.note(never_attacked(plan.epsilon, last.epsilon), last.step)
+        for task, select in zip(tasks, selects, strict=True):
+            record.note(_not_robust(task, select, last.epsilon, plan), last.step)
     best = record.is_best(last.step, selects)
     shown = best and (plan.keep.rule != "last" or last.step == plan.total or record.stop is not None)
     measured = []
@@ -403,6 +406,23 @@ def _scored(task: AtWork, record: Record) -> tuple[Measured, Album]:
 
 def _no_transfer(task: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
     failure = transfer_failure(select.clean_accuracy, task.plan.chance, len(select.clean), epsilon)
+    return _of(task, failure, plan)
+
+
+def _not_robust(task: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
+    """Under the weakest of the attacks within the ball that training ended with, as more was not asked of it."""
+    norm = type(plan.objective.attack and plan.objective.attack.threat)
+    accuracies = {
+        select.robust_accuracy(attack): repr(attack)
+        for attack in plan.attacks
+        if isinstance(attack.threat, norm) and attack.threat.epsilon <= epsilon
+    }
+    if not accuracies:
+        return None
+    robust = max(accuracies)
+    failure = no_robustness(
+        select.clean_accuracy, robust, task.plan.chance, len(select.clean), accuracies[robust]
+    )
     return _of(task, failure, plan)
 
 

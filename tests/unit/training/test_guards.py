@@ -16,6 +16,7 @@ from paretune.training.guards import (
     TrainingDiverged,
     catastrophic_overfitting,
     check_divergence,
+    no_robustness,
     transfer_failure,
 )
 from tests import tiny
@@ -39,6 +40,15 @@ def test_transfer_failure_is_chance_under_attack() -> None:
     assert "transfer failure" in (transfer_failure(0.11, 0.1, 400, 4 / 255) or "")
     assert transfer_failure(0.11, 0.1, 400, 0.0) is None  # the attack has not started
     assert transfer_failure(0.5, 0.1, 400, 4 / 255) is None
+
+
+def test_no_robustness_is_what_a_constant_answer_has_where_clean_images_are_told_apart() -> None:
+    assert "no robustness: 30% right on clean images, but 4%" in (
+        no_robustness(0.3, 0.04, 0.1, 400, "PGD") or ""
+    )
+    assert no_robustness(0.3, 0.12, 0.1, 400, "PGD")  # two standard errors are 0.03
+    assert no_robustness(0.3, 0.14, 0.1, 400, "PGD") is None
+    assert no_robustness(0.11, 0.04, 0.1, 400, "PGD") is None  # a transfer failure
 
 
 SHORT: dict[str, Any] = {"steps": 20, "eval_every": 8}
@@ -111,6 +121,21 @@ def test_a_run_that_is_interrupted_while_it_stops_ends_the_same(
     assert list(run.points.step) == [2]
     tiny.run(tmp_path / "whole", stop_on_failure=True, **failing_to_transfer())
     same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_run_that_only_clean_images_show_to_have_learnt_is_named_at_its_end(tmp_path: Path) -> None:
+    probe: dict[str, Any] = {"strategy": pt.LinearProbe(), "steps": 60, "eval_every": 30}
+    probe["optimizer"] = pt.training.AdamW(5e-2)
+    threats = {"at": pt.Linf(0.1), "beyond": pt.Linf(0.2), "elsewhere": pt.L2(1.0)}
+    for name, threat in threats.items():
+        attacks = [pt.PGD(threat, steps=3)]
+        objective = pt.AdversarialTraining(pt.PGD(pt.Linf(0.1), steps=2))
+        run = tiny.run(tmp_path / name, objective=objective, attacks=attacks, stop_on_failure=True, **probe)
+        assert list(run.points.step) == [30, 60]
+        assert findings(tmp_path / name) == ({60: ["no robustness"]} if name == "at" else {})
+        assert run.points.robust_select.iloc[-1] < 0.15 < 0.2 < run.points.clean_select.iloc[-1]
+    tiny.run(tmp_path / "natural", **probe | {"objective": pt.training.Natural()})
+    assert not findings(tmp_path / "natural")
 
 
 def test_a_sound_run_is_not_stopped(tmp_path: Path) -> None:
