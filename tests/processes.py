@@ -63,6 +63,8 @@ if __name__ == "__main__":
         "attacks": [pt.PGD(pt.Linf(2 / 255), steps=3), pt.PGD(pt.L2(0.3), steps=3)],
     }
     tiny.run(directory / "reusing", **reusing)
+    strict = pt.attacks.AutoAttack(pt.Linf(4 / 255), steps=4, queries=8, targets=2)
+    tiny.run(directory / "confirming", steps=24, confirm=strict)
     guard = measuring.check_divergence
     measuring.check_divergence = stop_at_6  # on all processes alike
     for name, changes in (("stopped", {}), ("reusing-stopped", reusing)):

@@ -22,6 +22,7 @@ from paretune.sweeps.grid import directory_name
 from paretune.training.chosen import chosen_steps
 from tests import synthetic, tiny
 from tests.unit.training.test_loop import same_run
+from tests.unit.training.test_processes import together  # noqa: F401  # a fixture
 from tests.unit.training.test_resuming import Stop
 
 STRICT = AutoAttack(Linf(4 / 255), steps=4, queries=8, targets=2)
@@ -112,6 +113,20 @@ def test_a_run_that_is_killed_goes_on_and_confirms_the_same(
     ]
     assert files[0] == files[1]
     assert {path.name for path in confirmed.iterdir()} == {path.name for path in out.iterdir()}
+
+
+@pytest.mark.slow
+def test_several_processes_confirm_what_one_measures(together: Path) -> None:  # noqa: F811
+    (run,) = load_runs(together / "confirming")
+    assert [{of_step.step for of_step in run.confirmed()}] == chosen_steps([run.path], STRICT)
+    model = tiny.backbone(pt.FullFineTune(bn="adapt"))
+    pt.remove_adapter(model)
+    pt.load_adapter(model, run.path / "adapter")
+    scores = pt.evaluate(model, tiny.data().report, [STRICT])
+    assert run.confirmed()[-1].step == 24
+    assert np.array_equal(scores.clean, run.confirmed()[-1].right_clean)
+    assert np.array_equal(scores.robust[STRICT], run.confirmed()[-1].right_robust)
+    assert not {path.name for path in run.path.iterdir()} & {"confirming", "weights"}
 
 
 def test_a_run_that_starts_over_keeps_no_confirmation(confirmed: Path, tmp_path: Path) -> None:
