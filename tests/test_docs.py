@@ -23,13 +23,23 @@ from tests.unit.data.test_emoji import write as emoji
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
+# Those that train for long, or many runs.
+SLOW = (
+    "planning",
+    "racing",
+    "inheritance",
+    "clusters",
+    "averaging",
+    "several-tasks",
+    "areas-and-intervals",
+    "own-data",
+)
+SLOW += ("distance", "reading-a-report", "shifts", "anchors")
 PAGES = [
     pytest.param(
         page,
         id=str(page.relative_to(DOCS)),
-        marks=[pytest.mark.slow]
-        if page.parent == DOCS or page.stem in ("planning", "racing", "inheritance", "clusters")
-        else [],
+        marks=[pytest.mark.slow] if page.parent == DOCS or page.stem in SLOW else [],
     )
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)

@@ -166,6 +166,7 @@ def test_a_run_that_diverged_stays_in_without_its_weights(
     assert not (first.path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_is_right_at_each_radius_where_its_rows_say_so(
     answers: ModuleType, tmp_path: Path
 ) -> None:

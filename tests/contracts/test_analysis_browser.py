@@ -47,6 +47,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["small", "many", "hostile"])
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])

@@ -100,6 +100,7 @@ def foolbox_pgd(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat
     return attacked
 
 
+@pytest.mark.slow
 @pytest.mark.some(3)
 @pytest.mark.parametrize("reference", [torchattacks_pgd, foolbox_pgd])
 @pytest.mark.parametrize("threat", THREATS, ids=repr)

@@ -83,6 +83,7 @@ def test_random_starts_are_drawn_bit_for_bit(threat: Threat, shape: tuple[int, .
         assert torch.equal(streams.take(rows).draw(2, images[rows], threat.random_change), whole[rows])
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_the_same_bits_for_every_batch_size_and_shard() -> None:
     model, images, labels = problem(150)
     data = ImageSplit(labels, torch.arange(150), images.__getitem__, "linear")

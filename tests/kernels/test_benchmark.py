@@ -9,6 +9,7 @@ from tests.kernels.simulator import Simulator
 from tests.test_gpu_benchmark import bench, checked_first, module, pretend_a_clock_and_a_memory, read
 
 
+@pytest.mark.slow
 def test_the_kernel_is_checked_and_then_timed_in_both_precisions_and_layouts(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_efficientnet_recognises_imagenet() -> None:
     assert int((predicted == labels).sum()) >= 17
 
 
+@pytest.mark.slow
 @needs("dinov2-small")
 def test_dinov2_computes_what_the_onnx_graph_computes() -> None:
     """Features after the final norm equal onnxruntime's, at the size where nothing is resampled."""

@@ -339,6 +339,7 @@ def trained(name: str) -> tuple[pt.Backbone, Tensor, Tensor]:
         return model, images(), model(images())
 
 
+@pytest.mark.slow
 @pytest.mark.some(1)
 @pytest.mark.parametrize("model", ["resnet", "hf"])
 def test_graphs_take_images_of_the_same_sides(model: str, names: dict[str, str], tmp_path: Path) -> None:

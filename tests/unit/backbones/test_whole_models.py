@@ -93,6 +93,7 @@ assert pt.strategies.adaptation_of(model) is None
 """
 
 
+@pytest.mark.slow
 def test_a_model_works_in_a_process_that_has_not_made_it(tmp_path: Path) -> None:
     model = adapted("test_vit", pt.Compacter(reads="stream") + pt.LoRA(rank=1))
     x = images(160)
@@ -152,6 +153,7 @@ def test_prompts_of_transformers_are_exported_with_the_mask_that_export_makes(ar
     torch.testing.assert_close(logits(graph.module(), x), logits(backbone, x))
 
 
+@pytest.mark.slow
 def test_prompts_of_transformers_are_written_as_onnx(tmp_path: Path) -> None:
     import onnxruntime
 

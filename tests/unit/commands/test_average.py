@@ -17,6 +17,7 @@ def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     return complained
 
 
+@pytest.mark.slow
 def test_runs_of_the_command_line_are_averaged_from_their_directories_alone(
     tmp_path: Path,
     weights: str,  # noqa: F811

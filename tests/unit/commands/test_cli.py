@@ -71,6 +71,7 @@ def test_compare_until_certain(tmp_path, weights, capsys, monkeypatch) -> None:
     assert (out / "race.json").read_text() == written
 
 
+@pytest.mark.slow
 def test_compare_report_evaluate_and_merge(tmp_path, weights, capsys, monkeypatch) -> None:
     out = tmp_path / "runs"
     arguments = ["compare", *SMALL, "--weights", weights, "--out", str(out), "--seeds", "0", "--workers", "1"]
@@ -205,6 +206,7 @@ def test_reports_are_judged_as_asked(tmp_path, capsys, monkeypatch) -> None:
     assert "did you mean 'flowers'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_volumes_are_printed_and_decide_where_they_are_asked_to(tmp_path, capsys) -> None:
     there = {"fog 1": There(0.8, "Corruption('fog')"), "art": There(0.6, None, 20)}
     write_runs(tmp_path, points=3, seeds=(0,), examples=80, examples_select=60, elsewhere=there)

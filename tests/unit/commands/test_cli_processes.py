@@ -85,17 +85,24 @@ RACE = [
 ]
 RACE += ["--budget", "1e9 gradients", "--workers", "1", "--out", "raced"]
 VOLUMES = ("report SHIFTED --by volume", "analyze TABLE --shifted art")
+LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
 CASES = [
-    pytest.param(TASKS, id="plan of several tasks"),
     *(pytest.param(text, id=f"{text.split()[0]} with tables") for text in TABLES),
     *(pytest.param(text, id=text) for text in VOLUMES),
-    *(pytest.param(text, id=f"train with options {number}") for number, text in enumerate(TRAINING, 1)),
-    *(pytest.param(text, id=f"evaluate with shifts {number}") for number, text in enumerate(MEASURING, 1)),
-    *(pytest.param(text, id=name) for name, text in NEEDED.items()),
     *(
-        pytest.param(text, id=name, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
-        for name, text in SLOW.items()
+        pytest.param(text, id=name, marks=LONG if name in ("average", "distance", "selftest") else [])
+        for name, text in NEEDED.items()
     ),
+    pytest.param(TASKS, id="plan of several tasks", marks=LONG),
+    *(
+        pytest.param(text, id=f"train with options {number}", marks=LONG)
+        for number, text in enumerate(TRAINING, 1)
+    ),
+    *(
+        pytest.param(text, id=f"evaluate with shifts {number}", marks=LONG)
+        for number, text in enumerate(MEASURING, 1)
+    ),
+    *(pytest.param(text, id=name, marks=LONG) for name, text in SLOW.items()),
 ]
 
 

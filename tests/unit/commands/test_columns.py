@@ -43,6 +43,7 @@ def paretune(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluation_take_the_columns_that_are_typed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

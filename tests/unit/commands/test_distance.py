@@ -19,6 +19,7 @@ def printed(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     return capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_prints_what_the_function_returns(capfd: pytest.CaptureFixture[str]) -> None:
     sets = [load_data(name, img_size=8) for name in ("digits", "fashion-mnist")]
     names = ["distance", "digits", "fashion-mnist", "--on", "pixels", *SMALL]
@@ -38,6 +39,7 @@ def test_it_prints_what_the_function_returns(capfd: pytest.CaptureFixture[str]) 
     assert bare.splitlines()[1:] == ["OTDD(on='pixels'), on pixels, 60 and 60 examples"]
 
 
+@pytest.mark.slow
 def test_features_are_of_the_weights_that_are_given(
     weights: str,  # noqa: F811
     capfd: pytest.CaptureFixture[str],

@@ -43,6 +43,7 @@ def test_it_may_come_from_a_file_and_is_suggested(tmp_path: Path, capsys: pytest
     assert "there is no option --loglevel; info takes --log-level" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     def complained(*more: str) -> str:
         command = [sys.executable, "-m", "paretune", "report", "nowhere", *more]
@@ -54,6 +55,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     assert told.splitlines()[-1] == complained().strip()
 
 
+@pytest.mark.slow
 def test_workers_of_a_sweep_listen_as_their_parent_does() -> None:
     started = (
         "import logging, queue; from paretune.sweeps.executors.local import _start\n"

@@ -293,6 +293,7 @@ def test_an_export_without_an_end_or_a_match_is_refused(
     assert not (root / "points.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_report_is_of_the_runs_that_are_asked_for(root: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     ended = process("report", str(root), "--where", "strategy=BitFit", "--out", str(page))

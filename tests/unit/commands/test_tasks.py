@@ -59,6 +59,7 @@ def run(place: Path) -> tuple[Path, str]:
     return place / "run", printed
 
 
+@pytest.mark.slow
 def test_a_run_has_a_directory_and_an_adapter_for_each(run: tuple[Path, str], capsys: Any) -> None:
     out, printed = run
     weights = ["--weights", str(out.parent / "w.pth"), "--steps", "1"]

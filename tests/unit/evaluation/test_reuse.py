@@ -188,6 +188,7 @@ def test_a_point_of_a_larger_ball_counts_in_a_smaller_one_that_it_lies_in(
     assert smaller.tolist() == (larger if counts else none).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.some(1)
 @pytest.mark.parametrize("writes", [1, 2, 5])
 def test_a_killed_evaluation_at_several_radii_goes_on(

@@ -255,6 +255,7 @@ def test_training_changes_the_active_adapter_alone() -> None:
     assert torch.equal(logits(model, x), stepped)
 
 
+@pytest.mark.slow
 @BOTH
 def test_each_name_is_saved_and_added_again(
     arch: str, strategies: tuple[Strategy, ...], tmp_path: Path

@@ -235,6 +235,7 @@ def test_without_its_packages_onnx_says_what_to_install(
         export_model(timm_twin(), tmp_path / "model.onnx", "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.some(1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tv_vit", "resnet18"])

@@ -22,6 +22,7 @@ WIDTHS, HEIGHT = (600, 1000), 430  # pixels
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
+@pytest.mark.slow
 @given(TABLE)
 def test_staircases_are_those_of_single_seeds_and_turn_only_at_their_points(
     rows: list[tuple[str, int, float, float]],
@@ -41,6 +42,7 @@ def test_staircases_are_those_of_single_seeds_and_turn_only_at_their_points(
         assert under == pytest.approx(area(own["clean"], own["robust"]), abs=1e-12)
 
 
+@pytest.mark.slow
 @given(TABLE)
 def test_chosen_points_are_in_the_ranges_and_the_others_are_counted(
     rows: list[tuple[str, int, float, float]],

@@ -48,6 +48,7 @@ def pages(many: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
         return {name: write_report(runs, root / name / "page.html") for name, runs in many.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.some(1)
 @pytest.mark.parametrize("shape", ["tasks", "strategies"])
 def test_a_page_of_many_runs_is_small_and_says_what_it_leaves_out(pages: dict[str, Path], shape: str) -> None:

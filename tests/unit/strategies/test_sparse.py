@@ -336,6 +336,7 @@ def test_it_is_alone_on_a_model() -> None:
         Sparse() + pt.BitFit()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_chooses_under_its_own_attack(tmp_path: Path) -> None:
     strategy = parse("Sparse(budget=400, score='adversarial', samples=8)", STRATEGIES)
     config = RunConfig(

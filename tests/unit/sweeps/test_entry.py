@@ -109,6 +109,7 @@ def test_what_cannot_be_sent_to_workers_is_not(tmp_path: Path) -> None:
         )  # tiny's classes are local to a function
 
 
+@pytest.mark.slow
 def test_data_of_ones_own_reaches_the_workers(tmp_path: Path, weights: str) -> None:  # noqa: F811
     model = {"backbone": "timm:test_resnet", "weights": weights}
     data = tiny.data()

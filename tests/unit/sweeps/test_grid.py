@@ -55,6 +55,7 @@ def test_a_killed_sweep_takes_its_workers_along_and_goes_on_later(tmp_path) -> N
     assert len(load_runs(tmp_path / "runs")) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_while_the_others_are_looked_at_is_not_counted(
     tmp_path: Path,
     weights: str,  # noqa: F811

@@ -94,6 +94,7 @@ def test_the_report_split_has_no_part_in_it(
     assert second == first
 
 
+@pytest.mark.slow
 def test_a_race_that_was_stopped_takes_the_same_course(
     tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

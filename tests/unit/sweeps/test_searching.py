@@ -236,6 +236,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         CompareConfig(**options)
 
 
+@pytest.mark.slow
 def test_train_searches_in_its_run_directory(
     tmp_path: Path,
     weights: str,  # noqa: F811

@@ -161,6 +161,7 @@ def test_data_that_is_not_there_is_named_with_its_task(tmp_path: Path) -> None:
         large.check()
 
 
+@pytest.mark.slow
 def test_a_strategy_that_chooses_by_images_needs_one_task(tmp_path: Path) -> None:
     tasks = {"a": noise(), "b": noise(seed=1)}
     with pytest.raises(ValueError, match="one task"):

@@ -58,7 +58,7 @@ def test_training_learns_and_writes_a_run(tmp_path) -> None:
         pytest.param([], 20, id="killed", marks=pytest.mark.thorough),
         pytest.param(["everything"], 20, id="everything", marks=pytest.mark.slow),
         pytest.param(["full"], 20, id="full", marks=pytest.mark.thorough),
-        pytest.param(["small"], 6, id="small"),
+        pytest.param(["small"], 6, id="small", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_stopped_at_every_change_of_the_disk_ends_as_if_it_had_not_been(

@@ -220,6 +220,7 @@ tiny.run(sys.argv[1], getattr(pt, sys.argv[2])(), optimizer=RATES,
 RATES = AdamW(5e-3, schedule="one-cycle", layer_decay=0.5, head_lr=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.some(1)
 @pytest.mark.parametrize("strategy", [pt.FullFineTune(), pt.LoRA()], ids=repr)
 def test_a_killed_run_with_rates_by_layer_ends_as_if_it_had_not_been(tmp_path: Path, strategy: Any) -> None:

@@ -392,6 +392,7 @@ def trained_vit() -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), *test
 
 
+@pytest.mark.slow
 def test_an_attack_in_bfloat16_is_as_strong_as_one_in_float32() -> None:
     model, images, labels = trained_vit()
     exact = attack_copy(model, precision="fp32")

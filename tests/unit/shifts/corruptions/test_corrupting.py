@@ -77,6 +77,7 @@ def test_an_image_gets_the_same_in_any_batch_and_only_the_example_decides(kind: 
     assert torch.equal(corrupt(images, ids + 1, kind, 3), made) == (kind in fixed)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same() -> None:
     line = (
         "import hashlib, torch; from paretune.shifts.corruptions import corrupt; "

@@ -17,6 +17,7 @@ def drawn(seed: int, shift: float) -> object:
     return pair(a, b, labels_a, labels_b)
 
 
+@pytest.mark.slow
 @pytest.mark.some(3)
 @pytest.mark.parametrize("shift", [1.0, 0.0])
 @pytest.mark.parametrize("kind", KINDS, ids=repr)

@@ -10,6 +10,7 @@ from paretune.sweeps.executors import Job, local
 SMALL = {"limit": 60, "epochs": 1, "points": 1, "train_steps": 0, "eval_steps": 1}
 
 
+@pytest.mark.slow
 def test_a_worker_loads_the_data_of_a_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int | str | None] = []
     load = RunConfig.load_data
