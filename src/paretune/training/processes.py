@@ -3,6 +3,7 @@
 import atexit
 import functools
 import gc
+import importlib
 import itertools
 import logging
 import os
@@ -61,6 +62,9 @@ class Processes:
                     "launch without it, or with accelerate launch --use_fsdp --fsdp_version 2"
                 )
         self.evaluated = evaluated
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Some of its functions have the group of all processes as a default, and keep it if there is one by then.
+            importlib.import_module("torch.distributed.fsdp")
         # Without cpu=True, accelerate leaves the processes of torchrun each alone where there is no accelerator.
         patient = InitProcessGroupKwargs(timeout=_PATIENCE)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
