@@ -41,12 +41,8 @@ UNDER_ATTACK, NATURAL, FULL = "AdversarialTraining()", "natural", "FullFineTune"
 PUBLISHED = ("BitFit", "Compacter")
 LEVEL = 0.95
 PAGE = HERE.parents[1] / "docs/concepts/study.md"
-ALARMS = (
-    "transfer failure",
-    "catastrophic overfitting",
-    "zero gradients",
-    "no robustness",
-)  # how findings of failures begin
+# How findings of failures begin.
+ALARMS = ("transfer failure", "catastrophic overfitting", "zero gradients", "no robustness")
 CLASSES = {"digits": 10, "fashion-mnist": 10, "emoji": 8, "elpv": 4}
 
 

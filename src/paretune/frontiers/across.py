@@ -31,7 +31,7 @@ from paretune.frontiers.deciding import (
 )
 from paretune.frontiers.inference import holm
 from paretune.frontiers.power import needed_seeds, needed_tasks
-from paretune.frontiers.ranking import Area, Gap, Ranking
+from paretune.frontiers.ranking import Area, Gap, Ranking, ranks
 from paretune.frontiers.repeats import Spread, pooled
 from paretune.frontiers.verdict import Comparison, Condition
 
@@ -246,13 +246,11 @@ def across_rankings(
             "no strategy is in all tasks: "
             + "; ".join(f"{task} has {', '.join(table)}" for task, table in tables.items())
         )
-    from scipy.stats import rankdata  # takes seconds to import, and training imports this module
-
     # Of shape (tasks, strategies).
     areas = np.array([[table[name] for name in everywhere] for table in tables.values()])
     means = areas.mean(axis=0)
-    ranks = rankdata(-areas.round(12), axis=1).mean(axis=0)
-    order = np.lexsort((ranks, -means.round(12)))
+    mean_ranks = ranks(areas).mean(axis=0)
+    order = np.lexsort((mean_ranks, -means.round(12)))
     ranked = [everywhere[i] for i in order]
     return AcrossTasks(
         attack=attack,
@@ -261,7 +259,7 @@ def across_rankings(
         tasks=tuple(tables),
         ranked=tuple(ranked),
         mean_areas=tuple(float(means[i]) for i in order),
-        mean_ranks=tuple(float(ranks[i]) for i in order),
+        mean_ranks=tuple(float(mean_ranks[i]) for i in order),
         left_out=tuple(sorted(set.union(*(set(table) for table in tables.values())) - {*everywhere})),
         pairs=_pairs(areas[:, order], ranked, rankings, repeats),
         winners=tuple(map(TaskWinner.of, rankings)),

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from paretune.frontiers.deciding import (
     Certainty,
     Decision,
@@ -21,6 +24,13 @@ from paretune.frontiers.deciding import (
 )
 from paretune.frontiers.repeats import Spread
 from paretune.frontiers.settings import Settings
+
+
+def ranks(areas: ArrayLike) -> NDArray[np.float64]:
+    """Along the last axis, 1 for the largest of ``areas``; equal ones share theirs."""
+    from scipy.stats import rankdata  # takes seconds to import, and training imports this module
+
+    return np.asarray(rankdata(-np.asarray(areas, dtype=np.float64).round(12), axis=-1), dtype=np.float64)
 
 
 @dataclass(frozen=True)

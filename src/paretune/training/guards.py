@@ -201,8 +201,7 @@ def transfer_failure(clean: float, chance: float, examples: int, epsilon: float)
         examples: number of images; sets how far above chance is clear.
         epsilon: strength of the attack now.
     """
-    margin = 2 * math.sqrt(chance * (1 - chance) / examples)
-    if epsilon > 0 and clean <= chance + margin:
+    if epsilon > 0 and clean <= _clear(chance, examples):
         return (
             f"transfer failure: clean accuracy {clean:.0%} is chance level at epsilon {epsilon * 255:.3g}/255. "
             "Start the attack later (EpsilonSchedule.two_hinge()), lower epsilon, or train longer"
@@ -221,14 +220,18 @@ def no_robustness(clean: float, robust: float, chance: float, examples: int, att
         examples: number of images; sets how far above chance is clear.
         attack: the evaluation attack, for the message.
     """
-    margin = 2 * math.sqrt(chance * (1 - chance) / examples)
-    if robust <= chance + margin < clean:
+    if robust <= _clear(chance, examples) < clean:
         return (
             f"no robustness: {clean:.0%} right on clean images, but {robust:.0%} under {attack}, where always giving one "
             f"answer has {chance:.0%}. Train longer, at a higher learning rate or with a strategy that can change more of "
             "the model, or lower epsilon"
         )
     return None
+
+
+def _clear(chance: float, examples: int) -> float:
+    """The accuracy above which a model is clearly better than by chance: by two standard errors."""
+    return chance + 2 * math.sqrt(chance * (1 - chance) / examples)
 
 
 def beginning(model: Backbone) -> dict[str, str]:

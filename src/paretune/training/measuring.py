@@ -412,17 +412,15 @@ def _no_transfer(task: AtWork, select: Scores, epsilon: float, plan: Plan) -> st
 def _not_robust(task: AtWork, select: Scores, epsilon: float, plan: Plan) -> str | None:
     """Under the weakest of the attacks within the ball that training ended with, as more was not asked of it."""
     norm = type(plan.objective.attack and plan.objective.attack.threat)
-    accuracies = {
-        select.robust_accuracy(attack): repr(attack)
+    accuracies = [
+        (select.robust_accuracy(attack), repr(attack))
         for attack in plan.attacks
         if isinstance(attack.threat, norm) and attack.threat.epsilon <= epsilon
-    }
+    ]
     if not accuracies:
         return None
-    robust = max(accuracies)
-    failure = no_robustness(
-        select.clean_accuracy, robust, task.plan.chance, len(select.clean), accuracies[robust]
-    )
+    robust, weakest = max(accuracies)
+    failure = no_robustness(select.clean_accuracy, robust, task.plan.chance, len(select.clean), weakest)
     return _of(task, failure, plan)
 
 

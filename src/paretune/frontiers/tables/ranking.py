@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from paretune.frontiers.ranking import Area, Gap, Ranking
+from paretune.frontiers.ranking import Area, Gap, Ranking, ranks
 from paretune.frontiers.volumes import Corner
 
 
@@ -29,9 +29,7 @@ class TaskRanking(Ranking[Area, Gap]):
     @property
     def ranks(self) -> tuple[float, ...]:
         """Of ``areas``, 1 for the largest; equal areas share theirs."""
-        from scipy.stats import rankdata  # takes seconds to import, and training imports this module
-
-        return tuple(float(rank) for rank in rankdata([-round(area.area, 12) for area in self.areas]))
+        return tuple(ranks([area.area for area in self.areas]).tolist())
 
     @property
     def sentence(self) -> str:
