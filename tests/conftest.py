@@ -18,7 +18,6 @@ torch.set_num_threads(1)
 settings.register_profile("paretune", deadline=None)
 settings.load_profile("paretune")
 
-
 STARTED = time.monotonic()
 
 

@@ -24,17 +24,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 # Those that train for long, or many runs.
-SLOW = (
-    "planning",
-    "racing",
-    "inheritance",
-    "clusters",
-    "averaging",
-    "several-tasks",
-    "areas-and-intervals",
-    "own-data",
-)
-SLOW += ("distance", "reading-a-report", "shifts", "anchors")
+SLOW = {
+    *("planning", "racing", "inheritance", "clusters", "averaging", "several-tasks", "areas-and-intervals"),
+    *("own-data", "distance", "reading-a-report", "shifts", "anchors"),
+}
 PAGES = [
     pytest.param(
         page,
@@ -44,13 +37,14 @@ PAGES = [
     for page in sorted(DOCS.rglob("*.md"))
     if re.search(r"^```(python|bash)$", page.read_text("utf-8"), re.M)
 ]
-FAST = {
-    "--limit": 100,
-    "--epochs": 1,
-    "--points": 1,
-    "--train-steps": 1,
-    "--eval-steps": 1,
-}  # instead of the defaults
+SHORT = {"--limit": 100, "--epochs": 1, "--points": 1, "--train-steps": 1, "--eval-steps": 1}
+# Of each command, instead of the defaults.
+FAST: dict[str, dict[str, int]] = {
+    "compare": {**SHORT, "--seeds": 0},
+    "plan": SHORT,
+    "train": SHORT,
+    "evaluate": {"--limit": 40, "--steps": 1},
+}
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -76,11 +70,9 @@ def run_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         os.environ[name[1]] = name[2]
     elif words[:1] == ["paretune"]:
         given = {word for word in words if word.startswith("--")}
-        fast = FAST if words[1] in ("compare", "plan", "train") else {}
-        if words[1] == "compare" and "--until" not in given:
-            fast = {**fast, "--seeds": 0}
-        if words[1] == "evaluate":
-            fast = {"--limit": 40, "--steps": 1}
+        fast = FAST.get(words[1], {})
+        if "--until" in given:  # which needs more than one
+            fast = {option: value for option, value in fast.items() if option != "--seeds"}
         for option, value in fast.items():
             words += [] if option in given else [option, str(value)]
         try:

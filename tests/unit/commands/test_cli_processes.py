@@ -41,6 +41,11 @@ NEEDED = {
 }
 # Of full length where this is slow; `paretune compare` in full is the first thing that .ci/run does.
 SHORT = "--limit 120 --epochs 0.5 --batch-size 16 --points 1 --train-steps 1 --eval-steps 1"
+QUICK = {
+    "train": f"train {SHORT}",
+    "plan": f"plan {SHORT} --seeds 0 --strategies bitfit",
+    "evaluate": "evaluate DIR --limit 60 --steps 1",
+}
 SLOW = {
     "train": "train",
     "plan": "plan",
@@ -93,6 +98,7 @@ CASES = [
         pytest.param(text, id=name, marks=LONG if name in ("average", "distance", "selftest") else [])
         for name, text in NEEDED.items()
     ),
+    *(pytest.param(text, id=f"{name}, briefly") for name, text in QUICK.items()),
     pytest.param(TASKS, id="plan of several tasks", marks=LONG),
     *(
         pytest.param(text, id=f"train with options {number}", marks=LONG)

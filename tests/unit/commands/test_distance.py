@@ -7,7 +7,7 @@ from PIL import Image
 
 from paretune.commands.cli import main
 from paretune.data import load_data
-from paretune.shifts.distances import MMD, Frechet, distance
+from paretune.shifts.distances import MMD, OTDD, Frechet, distance
 from tests.unit.commands.test_average import refused
 from tests.unit.commands.test_cli import weights  # noqa: F401  # a fixture
 
@@ -24,8 +24,10 @@ def test_it_prints_what_the_function_returns(capfd: pytest.CaptureFixture[str]) 
     sets = [load_data(name, img_size=8) for name in ("digits", "fashion-mnist")]
     names = ["distance", "digits", "fashion-mnist", "--on", "pixels", *SMALL]
     for text, kind in (
+        ("otdd", OTDD(on="pixels")),
         ("mmd", MMD(on="pixels")),
         ("Frechet", Frechet(on="pixels")),
+        ("OTDD(inner='gaussian')", OTDD(inner="gaussian", on="pixels")),
     ):
         known = distance(*sets, kind, limit=60, resamples=10, seed=3)
         told = json.loads(printed([*names, "--kind", text, "--seed", "3", "--json"], capfd))

@@ -165,9 +165,10 @@ def test_compare_refuses_before_it_trains(
     ],
 )
 def test_a_race_is_refused_before_it_begins(
-    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(["compare", "--until", "certain", *arguments], capfd)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

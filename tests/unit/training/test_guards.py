@@ -126,10 +126,10 @@ def test_a_run_that_is_interrupted_while_it_stops_ends_the_same(
 def test_a_run_that_only_clean_images_show_to_have_learnt_is_named_at_its_end(tmp_path: Path) -> None:
     probe: dict[str, Any] = {"strategy": pt.LinearProbe(), "steps": 60, "eval_every": 30}
     probe["optimizer"] = pt.training.AdamW(5e-2)
-    threats = {"at": pt.Linf(0.1), "beyond": pt.Linf(0.2), "elsewhere": pt.L2(1.0)}
-    for name, threat in threats.items():
-        attacks = [pt.PGD(threat, steps=3)]
-        objective = pt.AdversarialTraining(pt.PGD(pt.Linf(0.1), steps=2))
+    trained = {"at": pt.Linf(0.1), "beyond": pt.Linf(0.05), "elsewhere": pt.L2(0.5)}
+    for name, threat in trained.items():
+        attacks = [pt.PGD(pt.Linf(0.1), steps=3)]
+        objective = pt.AdversarialTraining(pt.PGD(threat, steps=2))
         run = tiny.run(tmp_path / name, objective=objective, attacks=attacks, stop_on_failure=True, **probe)
         assert list(run.points.step) == [30, 60]
         assert findings(tmp_path / name) == ({60: ["no robustness"]} if name == "at" else {})
