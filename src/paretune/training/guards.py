@@ -222,9 +222,9 @@ def no_robustness(clean: float, robust: float, chance: float, examples: int, att
     """
     if robust <= _clear(chance, examples) < clean:
         return (
-            f"no robustness: {clean:.0%} right on clean images, but {robust:.0%} under {attack}, where always giving one "
-            f"answer has {chance:.0%}. Train longer, at a higher learning rate or with a strategy that can change more of "
-            "the model, or lower epsilon"
+            f"no robustness: of the select split {clean:.0%} are right without an attack, but {robust:.0%} under {attack}, "
+            f"where always giving one answer has {chance:.0%}. Train longer, at a higher learning rate or with a strategy "
+            "that can change more of the model, or lower epsilon"
         )
     return None
 

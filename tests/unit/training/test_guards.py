@@ -43,7 +43,7 @@ def test_transfer_failure_is_chance_under_attack() -> None:
 
 
 def test_no_robustness_is_what_a_constant_answer_has_where_clean_images_are_told_apart() -> None:
-    assert "no robustness: 30% right on clean images, but 4%" in (
+    assert "no robustness: of the select split 30% are right without an attack, but 4% under PGD" in (
         no_robustness(0.3, 0.04, 0.1, 400, "PGD") or ""
     )
     assert no_robustness(0.3, 0.12, 0.1, 400, "PGD")  # two standard errors are 0.03
